@@ -1,0 +1,37 @@
+"""Attributions to class-level answers, with xarray over Dask; loads neither torch nor Ray.
+
+A run in a notebook::
+
+    from analysis import class_statistics, open_run
+
+    ds = open_run("s3://bucket/runs/demo")
+    statistics = class_statistics(ds).compute()
+    statistics.spatial_map.sel({"class": "archery"}).plot()
+
+- `open_run`: a run as a lazy dataset; `joint_attribution`: its A = S * T
+- `run_summary`: its rows by outcome
+- `class_statistics`: where and when the model looks, per class; `overall_statistics`: over all
+- `save_statistics`, `open_statistics`: keep them beside the run
+- `write_report`: a page about the run, which opens from disk
+"""
+
+from analysis.report import write_report
+from analysis.runs import joint_attribution, open_run
+from analysis.statistics import (
+    class_statistics,
+    open_statistics,
+    overall_statistics,
+    save_statistics,
+)
+from analysis.summary import run_summary
+
+__all__ = [
+    "class_statistics",
+    "joint_attribution",
+    "open_run",
+    "open_statistics",
+    "overall_statistics",
+    "run_summary",
+    "save_statistics",
+    "write_report",
+]

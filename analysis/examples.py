@@ -1,0 +1,123 @@
+"""Clips that stand for a class: which ones, and the frames that the model saw of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain, pairwise, zip_longest
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pipeline.decode import load_clip
+from pipeline.errors import ManifestError
+from pipeline.manifest import ROWS_PER_GROUP, Manifest, read_manifest
+from pipeline.preprocess import Preprocessing
+from pipeline.sampling import Sampling
+
+
+def choose_clips(
+    groups: NDArray[np.integer],
+    correct: NDArray[np.bool_],
+    probability: NDArray[np.floating],
+    *,
+    n_classes: int,
+    clips_per_class: int,
+) -> list[list[int]]:
+    """Take the most confident clips of each class: a correct one, a wrong one, and so on in turn.
+
+    The choice is a function of its arguments alone; of equals, the earlier clip comes first.
+
+    Parameters
+    ----------
+    groups
+        (clips,) class index; clips of another index are not taken.
+    correct
+        (clips,) whether the prediction is right.
+    probability
+        (clips,) of the predicted class.
+
+    Returns
+    -------
+    Positions of the clips taken, for each class in order
+    """
+    by_confidence = np.lexsort((-probability, groups))
+    bounds = np.searchsorted(groups[by_confidence], np.arange(n_classes + 1))
+    chosen = []
+    for start, stop in pairwise(bounds):
+        members = by_confidence[start:stop]
+        right = members[correct[members]][:clips_per_class].tolist()
+        wrong = members[~correct[members]][:clips_per_class].tolist()
+        in_turn = chain.from_iterable(zip_longest(right, wrong))
+        chosen.append([clip for clip in in_turn if clip is not None][:clips_per_class])
+    return chosen
+
+
+def manifest_rows(manifest: Manifest, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Look up manifest rows by number; a row group is read once, however many of its rows are."""
+    wanted = np.unique(np.fromiter(rows, np.int64))
+    found: dict[int, dict[str, Any]] = {}
+    for block in np.unique(wanted // ROWS_PER_GROUP):
+        start = int(block) * ROWS_PER_GROUP
+        table = manifest.rows(start, min(start + ROWS_PER_GROUP, manifest.n_rows))
+        inside = wanted[wanted // ROWS_PER_GROUP == block]
+        found.update(zip(inside.tolist(), table.take(inside - start).to_pylist(), strict=True))
+    return found
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Reads the frames of a run's clips again, the way the run did."""
+
+    manifest: Manifest
+    sampling: Sampling
+    preprocessing: Preprocessing
+
+    @classmethod
+    def of_run(cls, ds: xr.Dataset) -> "ClipSource":
+        """Find the clips of a run from `analysis.open_run`.
+
+        Raises
+        ------
+        ManifestError
+            When the manifest can't be read, or isn't the one that the run was made from.
+        """
+        url = ds.attrs["config"]["manifest"]
+        manifest = read_manifest(url)
+        if manifest.digest != ds.attrs["identity"]["manifest"]:
+            raise ManifestError(f"manifest {url} has changed since the run: its rows are others")
+        return cls(
+            manifest,
+            Sampling(**ds.attrs["sampling"]),
+            Preprocessing.from_dict(ds.attrs["preprocessing"]),
+        )
+
+    def frames(self, path: str, frame_index: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Read the frames of a clip as the model saw them.
+
+        Decodes in this process: a clip with an attribution is one that could be decoded.
+
+        Parameters
+        ----------
+        path
+            The clip's path in the manifest.
+        frame_index
+            (frames,), the frames that the run stored for the clip.
+
+        Returns
+        -------
+        (frames, height, width, 3) uint8
+
+        Raises
+        ------
+        DecodeError
+            When the clip can't be read any more.
+        OSError
+            When its storage fails.
+        ValueError
+            When the file has changed, and other frames would be taken from it now.
+        """
+        clip = load_clip(self.manifest.root, path, self.sampling)
+        if not np.array_equal(clip.frame_index, frame_index):
+            raise ValueError("the file has changed since the run: its frames are others")
+        return self.preprocessing.resize_and_crop(clip.frames)

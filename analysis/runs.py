@@ -1,0 +1,61 @@
+"""A run's store as a labelled, lazy dataset: the way into every analysis and into a notebook."""
+
+import pandas as pd
+import xarray as xr
+
+from pipeline.store import open_store, store_layout, store_url
+
+
+def open_run(url: str) -> xr.Dataset:
+    """Open the attributions of a run; nothing but metadata is read.
+
+    Works while the run goes on: rows that it hasn't reached have ``status`` 0 and fill values.
+
+    Parameters
+    ----------
+    url
+        The run's folder, any fsspec URL.
+
+    Returns
+    -------
+    Dataset of the store's arrays over Dask, one chunk per shard, with the store's attributes.
+    ``clip`` is the row in the manifest, so that a selection still says which clips it holds.
+    ``class`` holds the model's class names: ``ds["class"][ds.label]`` names the labels of rows that
+    have one, and ``label``, ``prediction`` and ``top_classes`` are positions in it, -1 for unknown.
+
+    Raises
+    ------
+    StoreError
+        When there is no run at the URL, or its store has another schema.
+    """
+    group = open_store(store_url(url))
+    layout = store_layout(group)
+    # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.
+    dataset = xr.open_zarr(
+        group.store,
+        group=group.path or None,
+        consolidated=False,
+        chunks={"clip": layout.rows_per_shard},
+    )
+    # Storage lists arrays in any order; the template's is the one to read them in.
+    names = list(layout.arrays())
+    others = sorted(set(map(str, dataset.data_vars)) - set(names))
+    ordered: xr.Dataset = dataset[[*names, *others]]
+    # A range index takes no memory, whatever the number of clips.
+    return ordered.assign_coords(
+        {"clip": pd.RangeIndex(layout.n_rows), "class": list(dataset.attrs["class_names"])}
+    )
+
+
+def joint_attribution(ds: xr.Dataset) -> xr.DataArray:
+    """Joint attribution A = S * T of every clip, lazily.
+
+    Returns
+    -------
+    (clip, time, y, x) float32, sums to 1 over (time, y, x); NaN where ``status`` isn't ok
+    """
+    # S is stored in half precision, in which a product of two small shares would underflow.
+    joint = ds["spatial"].astype("float32") * ds["temporal"].astype("float32")
+    return joint.rename("joint").assign_attrs(
+        description="A = S * T: share of the readout's attention; sums to 1"
+    )

@@ -1,0 +1,36 @@
+"""Attribute every clip of a manifest: ``python -m jobs.attribute --help``."""
+
+import sys
+
+from jobs.cli import run_job
+from pipeline.config import AttributeConfig
+from pipeline.run import execute, plan_run
+from pipeline.summary import FAILURES_NAME
+
+
+def attribute(config: AttributeConfig) -> int:
+    """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
+    plan = plan_run(config)
+    print(
+        f"attribute: {plan.manifest.n_rows} clips of {config.manifest} with {config.model} "
+        f"-> {plan.store_url}",
+        file=sys.stderr,
+    )
+    summary = execute(plan)
+    print(f"attribute: {summary}, in {summary.seconds:.1f} s")
+    print(f"attribute: failures in {config.out}/{FAILURES_NAME}")
+    if summary.n_pending:
+        print(f"attribute: error: {summary.n_pending} rows are pending", file=sys.stderr)
+        return 1
+    if summary.failed_fraction > config.max_failed_fraction:
+        print(
+            f"attribute: error: {summary.failed_fraction:.1%} of the clips failed, more than "
+            f"max_failed_fraction={config.max_failed_fraction:.1%}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(AttributeConfig, attribute, verb="attribute"))

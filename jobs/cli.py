@@ -1,0 +1,99 @@
+"""Command lines from pydantic models: flags, a YAML file, errors on one line, exit codes."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import fsspec
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from pipeline.errors import ConfigError, StaaError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+BAD_INPUT = 2
+"""Exit code of a bad argument, config or input file."""
+
+
+def run_job(
+    config_class: type[Config],
+    job: Callable[[Config], int],
+    *,
+    verb: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line, run the job, and return its exit code.
+
+    A `StaaError` becomes one line on stderr and exit code 2.
+    """
+    try:
+        return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
+    except StaaError as error:
+        print(f"{verb}: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Config:
+    """Read a configuration from ``--config FILE`` (YAML) and flags; a flag wins over the file.
+
+    Raises
+    ------
+    ConfigError
+        Names each key that is wrong, its value and what is expected.
+    """
+    file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file_parser.add_argument("--config")
+    known, flags = file_parser.parse_known_args(argv)
+    values = _read_yaml(known.config) if known.config else {}
+
+    class Settings(BaseSettings, config_class):  # type: ignore[misc, valid-type]
+        model_config = SettingsConfigDict(
+            cli_prog_name=f"python -m jobs.{verb}",
+            cli_kebab_case=True,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_implicit_flags=True,
+        )
+
+    Settings.__doc__ = (
+        f"{config_class.__doc__}\n\n--config FILE reads any of these from YAML; a flag wins."
+    )
+    source: CliSettingsSource[Any] = CliSettingsSource(Settings, cli_parse_args=flags)
+    try:
+        return config_class.model_validate(_merge(values, source()))
+    except ValidationError as error:
+        problems = "; ".join(_describe(dict(item)) for item in error.errors())
+        raise ConfigError(problems) from error
+
+
+def _read_yaml(url: str) -> dict[str, Any]:
+    try:
+        with fsspec.open(url, "r") as stream:
+            values = yaml.safe_load(stream)
+    except OSError as error:
+        raise ConfigError(f"config: can't read {url}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config: {url} is not YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"config: {url} has {type(values).__name__} at its top, expected keys")
+    return values
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _merge(base[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return base | over | nested
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    reason = problem["msg"].removeprefix("Value error, ")
+    given = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
+    return f"{key}: {reason}{given}" if key else f"{reason}{given}"

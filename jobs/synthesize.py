@@ -1,0 +1,20 @@
+"""Write a synthetic dataset: ``python -m jobs.synthesize --help``."""
+
+import sys
+
+from tqdm import tqdm
+
+from jobs.cli import run_job
+from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+
+
+def synthesize(config: SynthesizeConfig) -> int:
+    """Write every clip with its ground truth."""
+    clips = tqdm(write_dataset(config), total=config.n_clips, unit="clip", desc="synthesize")
+    n_frames = sum(clip.scene.n_frames for clip in clips)
+    print(f"synthesize: {config.n_clips} clips, {n_frames} frames in {config.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(SynthesizeConfig, synthesize, verb="synthesize"))

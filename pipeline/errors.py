@@ -1,0 +1,36 @@
+"""The errors that a user can mend; each message says what was found, what was expected, and where."""
+
+from pipeline.status import Status
+
+
+class StaaError(Exception):
+    """Base of every error that is the input's fault; jobs print it on one line and exit with 2."""
+
+
+class ConfigError(StaaError):
+    """A configuration value can't be used."""
+
+
+class ManifestError(StaaError):
+    """A dataset layout or a manifest can't be read as one."""
+
+
+class ModelError(StaaError):
+    """A checkpoint can't be loaded, or isn't a family that is known."""
+
+
+class StoreError(StaaError):
+    """A Zarr store isn't what this version writes, or can't be written."""
+
+
+class RunMismatchError(StoreError):
+    """A store was made by another run than the one that wants to go on with it."""
+
+
+class DecodeError(Exception):
+    """One clip has no frames for the model; becomes the row's ``status`` and ``message``."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message

@@ -1,0 +1,1 @@
+"""How far attributions can be trusted."""

@@ -1,0 +1,101 @@
+"""Evaluates the attributions of a run and stores a value per clip beside it, row for row."""
+
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+from pipeline.evaluation.ground_truth import (
+    Lift,
+    center_gaussian,
+    lift,
+    share_covered,
+    share_on_mask,
+    uniform_attribution,
+)
+from pipeline.focus import joint_attribution
+from pipeline.preprocess import Preprocessing
+from pipeline.status import Status
+from pipeline.store import open_store, store_layout, store_url
+from pipeline.synthetic.ground_truth import GroundTruth
+
+METRICS_NAME = "metrics.zarr"
+"""Name of the store of metrics in a run's folder."""
+
+METHODS = ("staa", "uniform", "center_gaussian")
+"""The run's attribution, and two maps that don't look at the clip."""
+
+
+def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
+    """Lift of a run's attributions, and of the maps to compare them with, over all its ok clips.
+
+    Writes ``mask_covered`` and ``mask_share_<method>`` (clip) float32 to ``metrics.zarr`` in the
+    run's folder; NaN where the clip has no attribution.
+
+    Raises
+    ------
+    StoreError
+        If there is no run at the URL, no clip is ok, or one has no ground truth.
+    """
+    group: Any = open_store(store_url(run_url))
+    layout = store_layout(group)
+    preprocessing = Preprocessing.from_dict(group.attrs["preprocessing"])
+    grid = (layout.n_times, layout.height, layout.width)
+    constant = {"uniform": uniform_attribution(*grid), "center_gaussian": center_gaussian(*grid)}
+    columns = {
+        name: np.full(layout.n_rows, np.nan)
+        for name in ("mask_covered", *(f"mask_share_{method}" for method in METHODS))
+    }
+    for shard in range(layout.n_shards):
+        rows = layout.shard_rows(shard)
+        part = slice(rows.start, rows.stop)
+        ok = np.flatnonzero(group["status"][part] == Status.OK)
+        if not len(ok):
+            continue
+        video_ids, frame_index = group["video_id"][part][ok], group["frame_index"][part][ok]
+        mask = np.stack(
+            [
+                _patches(truth, str(video_id), frames, preprocessing, grid)
+                for video_id, frames in zip(video_ids, frame_index, strict=True)
+            ]
+        )
+        maps = {name: np.broadcast_to(value, mask.shape) for name, value in constant.items()}
+        maps["staa"] = joint_attribution(group["spatial"][part][ok], group["temporal"][part][ok])
+        columns["mask_covered"][rows.start + ok] = share_covered(mask)
+        for method in METHODS:
+            columns[f"mask_share_{method}"][rows.start + ok] = share_on_mask(maps[method], mask)
+    evaluated = np.isfinite(columns["mask_covered"])
+    if not evaluated.any():
+        raise StoreError(f"{run_url}: no clip is ok, so there is nothing to evaluate")
+    _write_metrics(f"{run_url.rstrip('/')}/{METRICS_NAME}", columns)
+    covered = columns["mask_covered"][evaluated]
+    return {
+        method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS
+    }
+
+
+def _patches(
+    truth: GroundTruth,
+    video_id: str,
+    frame_index: NDArray[np.integer],
+    preprocessing: Preprocessing,
+    grid: tuple[int, int, int],
+) -> NDArray[np.float32]:
+    if video_id not in truth.index_of:
+        raise StoreError(f"clip {video_id!r} of the run has no ground truth")
+    return truth.patches(video_id, frame_index, preprocessing, grid)
+
+
+def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]]) -> None:
+    group = zarr.create_group(url, overwrite=True)
+    for name, values in columns.items():
+        array: Any = group.create_array(
+            name,
+            shape=values.shape,
+            dtype="float32",
+            fill_value=float("nan"),
+            dimension_names=("clip",),
+        )
+        array[:] = values

@@ -1,0 +1,157 @@
+"""From a hub id or a folder to a checkpoint's facts, and from those to a loaded model."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from pipeline.errors import ModelError
+from pipeline.models.adapter import Adapter, Geometry
+from pipeline.models.timesformer import Timesformer
+from pipeline.preprocess import Preprocessing
+from pipeline.sampling import Sampling
+
+FAMILIES: dict[str, type[Adapter]] = {
+    "timesformer": Timesformer,
+}
+"""Adapters by the ``model_type`` of a checkpoint's config."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run must know of a checkpoint before any weights are loaded."""
+
+    name: str
+    """Hub id or folder."""
+    revision: str | None
+    """Commit of a hub checkpoint; None for a folder."""
+    weights_digest: str
+    """SHA-256 over the safetensors files."""
+    weights_bytes: int
+    family: str
+    class_names: tuple[str, ...]
+    n_layers: int
+    geometry: Geometry
+    sampling: Sampling
+    """As the published checkpoints of the family are tested."""
+    preprocessing: Preprocessing
+
+
+def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
+    """Read a checkpoint's config, processor and weight hash.
+
+    Raises
+    ------
+    ModelError
+        If there is no such checkpoint, it is no video classifier of a known family, or it has no
+        safetensors weights.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model: {name!r} can't be loaded: {_reason(name, error)}") from error
+    adapter = _family(name, config)
+    weights = _weight_files(name, revision)
+    return Checkpoint(
+        name=name,
+        revision=extract_commit_hash(str(weights[0]), None),
+        weights_digest=_digest(weights),
+        weights_bytes=sum(file.stat().st_size for file in weights),
+        family=config.model_type,
+        class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
+        n_layers=config.num_hidden_layers,
+        geometry=adapter.geometry(config),
+        sampling=adapter.published_sampling(config),
+        preprocessing=Preprocessing.from_processor_dict(processor.to_dict()),
+    )
+
+
+def load_adapter(checkpoint: Checkpoint, *, device: str, dtype: torch.dtype) -> Adapter:
+    """Load a checkpoint's weights, from safetensors only, onto a device, in evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If the weights can't be read, aren't of the config's shapes, or lack some of the model's:
+        transformers would make those up at random, the classifier of a backbone for example.
+    """
+    adapter = FAMILIES[checkpoint.family]
+    try:
+        model, report = adapter.model_class.from_pretrained(
+            checkpoint.name,
+            revision=checkpoint.revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = _reason(checkpoint.name, error)
+        raise ModelError(f"model: {checkpoint.name!r} can't be loaded: {reason}") from error
+    made_up = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if made_up:
+        raise ModelError(
+            f"model: {checkpoint.name!r} has no weights, or of another shape, for {made_up[0]} and "
+            f"{len(made_up) - 1} more: expected a whole {adapter.model_class.__name__}"
+        )
+    return adapter(model.to(device).eval())
+
+
+def _family(name: str, config: PretrainedConfig) -> type[Adapter]:
+    try:
+        return FAMILIES[config.model_type]
+    except KeyError:
+        known = ", ".join(sorted(FAMILIES))
+        raise ModelError(
+            f"model: {name!r} is of type {config.model_type!r}, which is not supported; "
+            f"known: {known}"
+        ) from None
+
+
+def _weight_files(name: str, revision: str | None) -> list[Path]:
+    """Safetensors files of a checkpoint, one or as many as its index lists."""
+
+    def find(file: str) -> Path | None:
+        found = cached_file(
+            name,
+            file,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        return Path(found) if found else None
+
+    if single := find(SAFE_WEIGHTS_NAME):
+        return [single]
+    if index := find(SAFE_WEIGHTS_INDEX_NAME):
+        content: dict[str, Any] = json.loads(index.read_text())
+        files = [find(file) for file in sorted(set(content["weight_map"].values()))]
+        if None not in files:
+            return [file for file in files if file]
+    raise ModelError(f"model: {name!r} has no {SAFE_WEIGHTS_NAME}; only safetensors are loaded")
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _reason(name: str, error: Exception) -> str:
+    if not Path(name).exists() and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        return "there is no such folder, and no hub id has this form"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

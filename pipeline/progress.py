@@ -1,0 +1,74 @@
+"""How far a run is: counted by the write tasks, shown by the driver."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from tqdm import tqdm
+
+_POLL_S = 0.5
+_LOG_EVERY_S = 10.0
+"""Seconds between lines where the output is a log and not a terminal."""
+
+
+class Counter:
+    """Rows that were committed in this run, and how many of them failed; runs as a Ray actor."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        self._failed = 0
+
+    def add(self, done: int, failed: int) -> None:
+        """Count a shard that was committed."""
+        self._done += done
+        self._failed += failed
+
+    def counts(self) -> tuple[int, int]:
+        """Rows done, and of these failed."""
+        return self._done, self._failed
+
+
+@contextmanager
+def shown_progress(n_rows: int, n_done: int) -> Iterator[ray.actor.ActorHandle]:
+    """While open, show rows done, clips/s, failed so far and time left; gives the counter to tell.
+
+    Parameters
+    ----------
+    n_rows
+        Rows of the whole run.
+    n_done
+        Rows that an earlier run has done.
+    """
+    counter = ray.remote(Counter).options(num_cpus=0).remote()
+    stop = threading.Event()
+    bar = tqdm(
+        total=n_rows,
+        initial=n_done,
+        unit="clip",
+        desc="attribute",
+        smoothing=0.1,
+        mininterval=0.1 if sys.stderr.isatty() else _LOG_EVERY_S,
+        dynamic_ncols=True,
+    )
+
+    def update() -> None:
+        done, failed = ray.get(counter.counts.remote())
+        bar.set_postfix(failed=failed, refresh=False)
+        bar.update(n_done + done - bar.n)
+
+    def follow() -> None:
+        while not stop.wait(_POLL_S):
+            update()
+
+    follower = threading.Thread(target=follow, name="progress", daemon=True)
+    follower.start()
+    try:
+        yield counter
+        stop.set()
+        follower.join()
+        update()
+    finally:
+        stop.set()
+        bar.close()

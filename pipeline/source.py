@@ -1,0 +1,49 @@
+"""Ray Datasource: the rows of pending shards, one block per batch of the model."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import pyarrow as pa
+from ray.data import DataContext
+from ray.data.block import Block, BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from pipeline.manifest import Manifest
+
+
+class ManifestSource(Datasource):  # type: ignore[misc]
+    """Reads ranges of manifest rows, each as one block with their numbers in the column ``row``.
+
+    A range is one batch of the model and lies inside one shard. Batches are thereby a function of
+    the row numbers alone: the same whether a run is resumed or not, and so are the bits they give.
+    The driver holds the ranges, not the rows.
+    """
+
+    def __init__(self, manifest: Manifest, ranges: Sequence[range]) -> None:
+        self._manifest = manifest
+        self._ranges = ranges
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown; rows are small beside the frames that come of them."""
+        return None
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        """One task per range, whatever the parallelism: a block must be a batch."""
+        return [self._read_task(rows) for rows in self._ranges]
+
+    def _read_task(self, rows: range) -> ReadTask:
+        metadata = BlockMetadata(
+            num_rows=len(rows), size_bytes=None, input_files=None, exec_stats=None
+        )
+        read: Callable[[], Iterable[Block]] = partial(_read, self._manifest, rows)
+        return ReadTask(read, metadata)
+
+
+def _read(manifest: Manifest, rows: range) -> list[pa.Table]:
+    table = manifest.rows(rows.start, rows.stop)
+    return [table.append_column("row", pa.array(rows, pa.int64()))]

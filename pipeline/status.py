@@ -1,0 +1,40 @@
+"""What became of a clip: one code per outcome, the same in every store, log and summary."""
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Outcome of one manifest row, as stored in the ``status`` array (uint8).
+
+    ``PENDING`` is the fill value: a row is accounted for once its code is not 0. The codes are part
+    of the store's format, so a code is never reused or renumbered.
+    """
+
+    PENDING = 0
+    OK = 1
+    MISSING = 2
+    """No object at the manifest's path."""
+    EMPTY = 3
+    """The object has no bytes."""
+    UNREADABLE = 4
+    """Not a video, no video stream, or a codec that the decoder lacks."""
+    TRUNCATED = 5
+    """A video whose requested frames can't all be decoded."""
+    TOO_SHORT = 6
+    """Fewer frames than the model sees; frames are never repeated to fill up."""
+    TIMEOUT = 7
+    """Decoding outran its time limit."""
+    CRASHED = 8
+    """The decoder took its process down."""
+    MODEL_ERROR = 9
+    """The model gave NaN, or ran out of memory at batch size 1."""
+
+    @property
+    def label(self) -> str:
+        """Lower-case name for summaries and tables, for example ``too_short``."""
+        return self.name.lower()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the row was looked at and has no attribution."""
+        return self not in (Status.PENDING, Status.OK)

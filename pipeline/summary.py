@@ -1,0 +1,93 @@
+"""What became of every row of a run, read from the store alone."""
+
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.manifest import Manifest
+from pipeline.status import Status
+from pipeline.store import open_store
+
+FAILURES_NAME = "failures.parquet"
+"""Name of the table of failed clips in a run's folder."""
+
+_ROWS_PER_READ = 8192
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Rows by status, and the time that the run took."""
+
+    counts: dict[Status, int]
+    """Rows of each status that occurs."""
+    seconds: float
+    """Time spent on attributing, s; 0 where nothing was left to do."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the run."""
+        return sum(self.counts.values())
+
+    @property
+    def n_pending(self) -> int:
+        """Rows that are not accounted for."""
+        return self.counts.get(Status.PENDING, 0)
+
+    @property
+    def failed_fraction(self) -> float:
+        """Share of the rows that failed, whatever the reason."""
+        n_failed = sum(count for status, count in self.counts.items() if status.failed)
+        return n_failed / self.n_rows
+
+    def __str__(self) -> str:
+        """One line: rows, and the count of each status."""
+        counts = ", ".join(f"{count} {status.label}" for status, count in self.counts.items())
+        return f"{self.n_rows} clips: {counts}"
+
+
+def summarise(store_url: str, *, seconds: float) -> RunSummary:
+    """Count the rows of a store by status."""
+    status = np.asarray(open_store(store_url)["status"][:])
+    codes, counts = np.unique(status, return_counts=True)
+    return RunSummary(
+        {Status(code): int(count) for code, count in zip(codes, counts, strict=True)}, seconds
+    )
+
+
+def write_failures(run_url: str, store_url: str, manifest: Manifest) -> str:
+    """Write the failed rows of a run to ``failures.parquet`` in its folder.
+
+    Columns: ``row`` int64, ``video_id``, ``path``, ``status`` (name) and ``message``.
+
+    Returns
+    -------
+    The table's URL
+    """
+    group = open_store(store_url)
+    status = np.asarray(group["status"][:])
+    failed = np.flatnonzero((status != Status.OK) & (status != Status.PENDING))
+    messages = np.asarray(group["message"][:])
+    tables = []
+    # In blocks of a manifest's row group, so that memory doesn't grow with the dataset.
+    for block in np.unique(failed // _ROWS_PER_READ):
+        start = int(block) * _ROWS_PER_READ
+        rows = failed[failed // _ROWS_PER_READ == block]
+        table = manifest.rows(start, min(start + _ROWS_PER_READ, manifest.n_rows))
+        tables.append(table.take(rows - start).select(["video_id", "path"]))
+    found = pa.concat_tables(tables) if tables else pa.table({"video_id": [], "path": []})
+    table = pa.table(
+        {
+            "row": pa.array(failed, pa.int64()),
+            "video_id": found["video_id"].cast(pa.string()),
+            "path": found["path"].cast(pa.string()),
+            "status": pa.array([Status(code).label for code in status[failed]], pa.string()),
+            "message": pa.array([str(text) for text in messages[failed]], pa.string()),
+        }
+    )
+    url = f"{run_url.rstrip('/')}/{FAILURES_NAME}"
+    with fsspec.open(url, "wb") as stream:
+        pq.write_table(table, stream)
+    return url

@@ -1,0 +1,164 @@
+"""Synthetic scenes as a dataset on disk: real H.264 files in Kinetics' layouts, and ground truth.
+
+A dataset folder holds ``annotations.csv`` (Kinetics' columns), the clips below ``clips/``, and
+``ground_truth.zarr``: per clip the actor's mask in every frame and the window of the action.
+"""
+
+import csv
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+import zarr
+from pydantic import Field
+
+from pipeline.config import FrozenConfig
+from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene, actor_mask, render_frame, sample_scene
+
+ANNOTATIONS_NAME = "annotations.csv"
+CLIPS_NAME = "clips"
+GROUND_TRUTH_NAME = "ground_truth.zarr"
+
+_KINETICS_CLIP_S = 10
+"""Kinetics' annotations span 10 s, whatever the length of the file."""
+
+
+class SynthesizeConfig(FrozenConfig):
+    """Write a dataset of synthetic actions as video files, with its ground truth."""
+
+    out: str
+    """Folder of the dataset, on this machine."""
+    n_clips: int = Field(default=80, ge=1)
+    """Clips to write; the classes take turns."""
+    seed: int = Field(default=0, ge=0)
+    """Other seeds give other clips; 0 is the demo's, 1 trained the small model."""
+    split: str = "val"
+    """Name of the split in the annotations."""
+    layout: Literal["flat", "class_folders"] = "flat"
+    """Files side by side below the split, or in a folder for each class."""
+    width: int = Field(default=340, ge=64, multiple_of=2)
+    """Pixels."""
+    height: int = Field(default=256, ge=64, multiple_of=2)
+    """Pixels."""
+    fps: int = Field(default=30, ge=4)
+    """Frames per second."""
+    min_duration_s: float = Field(default=4.0, ge=1)
+    """Shortest clip, s."""
+    max_duration_s: float = Field(default=10.0, ge=1)
+    """Longest clip, s."""
+    n_workers: int | None = Field(default=None, ge=1)
+    """Processes that render and encode; by default one per CPU."""
+
+    @property
+    def canvas(self) -> Canvas:
+        """Size and rate of the video."""
+        return Canvas(self.width, self.height, self.fps, self.min_duration_s, self.max_duration_s)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of a dataset: its scene, and where it is on disk."""
+
+    scene: Scene
+    video_id: str
+    start_s: int
+    path: Path
+
+    def annotation(self, split: str) -> dict[str, Any]:
+        """Row of Kinetics' annotation CSV."""
+        return {
+            "label": self.scene.action.replace("_", " "),
+            "youtube_id": self.video_id,
+            "time_start": self.start_s,
+            "time_end": self.start_s + _KINETICS_CLIP_S,
+            "split": split,
+        }
+
+
+def write_dataset(config: SynthesizeConfig) -> Iterator[Clip]:
+    """Write a dataset; gives each clip once its file and ground truth are written.
+
+    The same configuration writes the same frames.
+    """
+    out = Path(config.out)
+    clips = [_clip(config, index) for index in range(config.n_clips)]
+    for folder in {clip.path.parent for clip in clips}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with (out / ANNOTATIONS_NAME).open("w", newline="") as stream:
+        rows = [clip.annotation(config.split) for clip in clips]
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    ground_truth = out / GROUND_TRUTH_NAME
+    _create_ground_truth(ground_truth, clips)
+    with ProcessPoolExecutor(config.n_workers) as pool:
+        n_clips = len(clips)
+        yield from pool.map(_write_clip, clips, range(n_clips), [ground_truth] * n_clips)
+
+
+def _clip(config: SynthesizeConfig, index: int) -> Clip:
+    action = ACTIONS[index % len(ACTIONS)]
+    scene = sample_scene(config.seed, index, action, config.canvas)
+    video_id = f"syn{config.seed % 1000:03d}{index:05d}"
+    start_s = index * 7 % 60
+    name = f"{video_id}_{start_s:06d}_{start_s + _KINETICS_CLIP_S:06d}.mp4"
+    folder = Path(config.out) / CLIPS_NAME / config.split
+    if config.layout == "class_folders":
+        folder /= action.replace("_", " ")
+    return Clip(scene, video_id, start_s, folder / name)
+
+
+def _create_ground_truth(path: Path, clips: list[Clip]) -> None:
+    canvas = clips[0].scene.canvas
+    group = zarr.create_group(path, overwrite=True)
+    n_frames = max(clip.scene.n_frames for clip in clips)
+    masks = (len(clips), n_frames, canvas.height, canvas.width)
+    group.create_array(
+        "mask",
+        shape=masks,
+        chunks=(1, *masks[1:]),
+        dtype="bool",
+        dimension_names=("clip", "frame", "y", "x"),
+        attributes={"description": "pixels of the actor; False behind a clip's last frame"},
+    )
+    columns: dict[str, tuple[list[Any], tuple[str, ...], str]] = {
+        "video_id": ([clip.video_id for clip in clips], ("clip",), "str"),
+        "action": ([clip.scene.action for clip in clips], ("clip",), "str"),
+        "n_frames": ([clip.scene.n_frames for clip in clips], ("clip",), "int32"),
+        "fps": ([canvas.fps for _ in clips], ("clip",), "float64"),
+        "window": ([clip.scene.window for clip in clips], ("clip", "edge"), "float64"),
+    }
+    for name, (values, dims, dtype) in columns.items():
+        data = np.asarray(values, np.dtypes.StringDType() if dtype == "str" else dtype)
+        array = group.create_array(name, shape=data.shape, dtype=dtype, dimension_names=dims)
+        array[:] = data
+
+
+def _write_clip(clip: Clip, index: int, ground_truth: Path) -> Clip:
+    scene = clip.scene
+    _encode(clip)
+    masks: Any = zarr.open_group(ground_truth, mode="r+")["mask"]
+    padded = np.zeros(masks.shape[1:], np.bool_)
+    padded[: scene.n_frames] = [actor_mask(scene, frame) for frame in range(scene.n_frames)]
+    masks[index] = padded
+    return clip
+
+
+def _encode(clip: Clip) -> None:
+    scene, canvas = clip.scene, clip.scene.canvas
+    with av.open(clip.path, "w") as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(canvas.fps), options={"crf": "20", "preset": "veryfast"}
+        )
+        stream.width, stream.height, stream.pix_fmt = canvas.width, canvas.height, "yuv420p"
+        # One thread: x264's output depends on their number, and processes share the cores already.
+        stream.thread_count = 1
+        for frame in range(scene.n_frames):
+            picture = av.VideoFrame.from_ndarray(render_frame(scene, frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())

@@ -1,0 +1,354 @@
+"""Scenes in which the class is an action of one actor, and everything else is there to mislead.
+
+The actor is a two-tone disc of a warm colour. It acts only inside a window of the clip and rests in
+its first or last pose outside of it. Around it, cool-coloured distractors stand, drift or swing for
+the whole clip, over a textured background that pans, under changing brightness and noise. Place,
+size, orientation and colour are drawn alike for every class, so that one frame says little about it.
+
+A scene is a few numbers drawn from ``(seed, index)``; frames and masks are pure functions of the
+scene and a frame number, so that any frame can be rendered without the ones before it.
+"""
+
+import colorsys
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ACTIONS = (
+    "blink",
+    "bounce",
+    "grow",
+    "move_down",
+    "move_left",
+    "move_right",
+    "move_up",
+    "orbit",
+    "shrink",
+    "spin",
+)
+"""The classes, in label order."""
+
+_DIRECTIONS = {
+    "move_left": (-1.0, 0.0),
+    "move_right": (1.0, 0.0),
+    "move_up": (0.0, -1.0),
+    "move_down": (0.0, 1.0),
+}
+_PAN_PX = 48
+_NOISE_MARGIN_PX = 64
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Size and rate of the rendered video; the defaults are those of a Kinetics clip."""
+
+    width: int = 340
+    height: int = 256
+    fps: int = 30
+    min_duration_s: float = 4.0
+    max_duration_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where and how a shape appears in one frame: pixels, radians, opacity from 0 to 1."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float
+    opacity: float = 1.0
+
+
+@dataclass(frozen=True)
+class Actor:
+    """The one thing whose motion is the class."""
+
+    action: str
+    x: float
+    y: float
+    radius: float
+    angle: float
+    extent: float
+    """Pixels of travel for a move, a bounce or an orbit; a ratio of radii for grow and shrink;
+    turns for spin."""
+    phase: float
+    color: tuple[float, float, float]
+
+    def pose(self, progress: float) -> Pose:
+        """Pose at ``progress`` through the action's window: 0 before it, 1 after it."""
+        x, y, radius, angle, opacity = self.x, self.y, self.radius, self.angle, 1.0
+        if self.action in _DIRECTIONS:
+            dx, dy = _DIRECTIONS[self.action]
+            x += dx * self.extent * (progress - 0.5)
+            y += dy * self.extent * (progress - 0.5)
+        elif self.action in ("grow", "shrink"):
+            sign = 1.0 if self.action == "grow" else -1.0
+            radius *= self.extent ** (sign * (progress - 0.5))
+        elif self.action == "spin":
+            angle += 2 * np.pi * self.extent * progress
+        elif self.action == "blink":
+            opacity = 0.0 if int(progress * 4) in (0, 2) and progress > 0 else 1.0
+        elif self.action == "bounce":
+            y += self.extent * (0.5 - abs(np.sin(2 * np.pi * progress)))
+        elif self.action == "orbit":
+            turn = self.phase + 2 * np.pi * progress
+            x += 0.5 * self.extent * np.cos(turn)
+            y += 0.5 * self.extent * np.sin(turn)
+        return Pose(float(x), float(y), float(radius), float(angle), opacity)
+
+
+@dataclass(frozen=True)
+class Distractor:
+    """A shape that stands, drifts or swings for the whole clip, whatever the class."""
+
+    kind: Literal["square", "triangle", "ring"]
+    motion: Literal["still", "drift", "swing", "turn"]
+    x: float
+    y: float
+    radius: float
+    angle: float
+    vx: float
+    vy: float
+    color: tuple[float, float, float]
+
+    def pose(self, time_s: float, canvas: Canvas) -> Pose:
+        """Pose at a time; what drifts off one side comes back on the other."""
+        x, y, angle = self.x, self.y, self.angle
+        if self.motion == "drift":
+            margin = 2 * self.radius
+            x = (x + self.vx * time_s + margin) % (canvas.width + 2 * margin) - margin
+            y = (y + self.vy * time_s + margin) % (canvas.height + 2 * margin) - margin
+        elif self.motion == "swing":
+            x += self.vx * np.sin(1.5 * time_s)
+            y += self.vy * np.sin(1.5 * time_s)
+        elif self.motion == "turn":
+            angle += 0.05 * self.vx * time_s
+        return Pose(float(x), float(y), self.radius, float(angle))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that a clip shows, and the ground truth of where and when its action is."""
+
+    seed: int
+    index: int
+    canvas: Canvas
+    n_frames: int
+    window: tuple[float, float]
+    """Start and end of the action, seconds from the clip's start."""
+    actor: Actor
+    distractors: tuple[Distractor, ...]
+    pan: tuple[float, float, float]
+    """Cycles per second and two phases (radians) of the background's pan."""
+    flicker: tuple[float, float, float]
+    """Amplitude, cycles per second and phase (radians) of the brightness."""
+    noise: float
+    """Standard deviation of the pixel noise, in grey levels."""
+
+    @property
+    def action(self) -> str:
+        """The class of the clip, one of `ACTIONS`."""
+        return self.actor.action
+
+    def actor_pose(self, frame: int) -> Pose:
+        """Pose of the actor in a frame."""
+        start, end = self.window
+        progress = (frame / self.canvas.fps - start) / (end - start)
+        return self.actor.pose(min(max(progress, 0.0), 1.0))
+
+
+def sample_scene(seed: int, index: int, action: str, canvas: Canvas | None = None) -> Scene:
+    """Draw a scene of a class; the same ``(seed, index, action, canvas)`` gives the same scene.
+
+    The action's window takes 55 to 80 % of the clip and lies anywhere in it. Everything that the
+    model sees (it crops the central square) of the actor stays inside the frame.
+    """
+    canvas = canvas or Canvas()
+    rng = np.random.default_rng([seed, index, ACTIONS.index(action)])
+    duration = rng.uniform(canvas.min_duration_s, canvas.max_duration_s)
+    length = duration * rng.uniform(0.55, 0.8)
+    start = rng.uniform(0.0, duration - length)
+    unit = canvas.height / 256
+    extent = {"grow": rng.uniform(2.0, 2.6), "spin": rng.choice([-1, 1]) * rng.uniform(1.0, 1.5)}
+    extent["shrink"] = extent["grow"]
+    actor = Actor(
+        action=action,
+        x=canvas.width / 2 + unit * rng.uniform(-48, 48),
+        y=canvas.height / 2 + unit * rng.uniform(-48, 48),
+        radius=unit * rng.uniform(18, 32),
+        angle=rng.uniform(0, 2 * np.pi),
+        extent=float(extent.get(action, unit * rng.uniform(72, 110))),
+        phase=rng.uniform(0, 2 * np.pi),
+        color=_color(rng, hues=(-0.08, 0.15), saturations=(0.75, 1.0), values=(0.85, 1.0)),
+    )
+    return Scene(
+        seed=seed,
+        index=index,
+        canvas=canvas,
+        n_frames=round(duration * canvas.fps),
+        window=(float(start), float(start + length)),
+        actor=actor,
+        distractors=tuple(_sample_distractor(rng, canvas) for _ in range(rng.integers(3, 7))),
+        pan=(rng.uniform(0.03, 0.12), rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)),
+        flicker=(rng.uniform(0.03, 0.15), rng.uniform(0.1, 0.6), rng.uniform(0, 2 * np.pi)),
+        noise=rng.uniform(2.0, 7.0),
+    )
+
+
+def render_frame(scene: Scene, frame: int) -> NDArray[np.uint8]:
+    """Render one frame.
+
+    Returns
+    -------
+    uint8 array of shape (height, width, 3), RGB
+    """
+    canvas = scene.canvas
+    time_s = frame / canvas.fps
+    image = _background(scene.seed, scene.index, canvas.height, canvas.width)
+    cycles, phase_x, phase_y = scene.pan
+    left = round(_PAN_PX * (1 + np.sin(2 * np.pi * cycles * time_s + phase_x)) / 2)
+    top = round(_PAN_PX * (1 + np.sin(2 * np.pi * cycles * time_s + phase_y)) / 2)
+    image = image[top : top + canvas.height, left : left + canvas.width].copy()
+    for distractor in scene.distractors:
+        pose = distractor.pose(time_s, canvas)
+        box, coverage = _coverage(distractor.kind, pose, canvas)
+        _paint(image, box, coverage, np.asarray(distractor.color, np.float32))
+    pose = scene.actor_pose(frame)
+    box, coverage = _coverage("disc", pose, canvas)
+    _paint(image, box, coverage * pose.opacity, _two_tone(scene.actor.color, pose, box))
+    amplitude, rate, phase = scene.flicker
+    image *= 1 + amplitude * np.sin(2 * np.pi * rate * time_s + phase)
+    image += scene.noise * _noise(scene, frame)[:, :, None]
+    np.clip(image, 0, 255, out=image)
+    return image.astype(np.uint8)
+
+
+def actor_mask(scene: Scene, frame: int) -> NDArray[np.bool_]:
+    """Where the actor is in a frame, also while it blinks: bool array of shape (height, width)."""
+    canvas = scene.canvas
+    mask = np.zeros((canvas.height, canvas.width), np.bool_)
+    (rows, columns), coverage = _coverage("disc", scene.actor_pose(frame), canvas)
+    mask[rows, columns] = coverage >= 0.5
+    return mask
+
+
+def _sample_distractor(rng: np.random.Generator, canvas: Canvas) -> Distractor:
+    unit = canvas.height / 256
+    kinds: tuple[Literal["square", "triangle", "ring"], ...] = ("square", "triangle", "ring")
+    motions: tuple[Literal["still", "drift", "swing", "turn"], ...] = (
+        "still",
+        "drift",
+        "swing",
+        "turn",
+    )
+    return Distractor(
+        kind=kinds[rng.integers(len(kinds))],
+        motion=motions[rng.integers(len(motions))],
+        x=rng.uniform(0, canvas.width),
+        y=rng.uniform(0, canvas.height),
+        radius=unit * rng.uniform(10, 28),
+        angle=rng.uniform(0, 2 * np.pi),
+        vx=unit * rng.uniform(-40, 40),
+        vy=unit * rng.uniform(-40, 40),
+        color=_color(rng, hues=(0.25, 0.78), saturations=(0.4, 1.0), values=(0.4, 1.0)),
+    )
+
+
+def _color(
+    rng: np.random.Generator,
+    *,
+    hues: tuple[float, float],
+    saturations: tuple[float, float],
+    values: tuple[float, float],
+) -> tuple[float, float, float]:
+    hue, saturation, value = rng.uniform(*hues), rng.uniform(*saturations), rng.uniform(*values)
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return 255 * red, 255 * green, 255 * blue
+
+
+@lru_cache(maxsize=4)
+def _background(seed: int, index: int, height: int, width: int) -> Float32Array:
+    """Texture of three octaves, larger than the canvas by the pan: float32 (h, w, 3)."""
+    rng = np.random.default_rng([seed, index, 101])
+    size = (width + _PAN_PX, height + _PAN_PX)
+    tint = np.asarray(_color(rng, hues=(0, 1), saturations=(0.0, 0.35), values=(0.4, 0.75)))
+    texture = np.zeros((size[1], size[0], 3), np.float32)
+    for cells, contrast in ((4, 28.0), (12, 18.0), (40, 12.0)):
+        octave = rng.normal(0, contrast, (cells, cells)).astype(np.float32)
+        resized = Image.fromarray(octave).resize(size, Image.Resampling.BICUBIC)
+        texture += np.asarray(resized)[:, :, None]
+    return texture + tint.astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _noise_bank(seed: int, index: int, height: int, width: int) -> Float32Array:
+    rng = np.random.default_rng([seed, index, 102])
+    shape = (height + _NOISE_MARGIN_PX, width + _NOISE_MARGIN_PX)
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _noise(scene: Scene, frame: int) -> Float32Array:
+    """Standard normal noise of shape (height, width): a window into one bank, moved every frame."""
+    canvas = scene.canvas
+    bank = _noise_bank(scene.seed, scene.index, canvas.height, canvas.width)
+    # Two primes step through every offset before one repeats.
+    top, left = (frame * 29) % _NOISE_MARGIN_PX, (frame * 43) % _NOISE_MARGIN_PX
+    return bank[top : top + canvas.height, left : left + canvas.width]
+
+
+Box = tuple[slice, slice]
+
+
+def _coverage(kind: str, pose: Pose, canvas: Canvas) -> tuple[Box, Float32Array]:
+    """Antialiased share of each pixel that a shape covers, inside its bounding box."""
+    reach = pose.radius * 1.5 + 1
+    rows = slice(
+        min(max(int(pose.y - reach), 0), canvas.height),
+        max(min(int(pose.y + reach) + 2, canvas.height), 0),
+    )
+    columns = slice(
+        min(max(int(pose.x - reach), 0), canvas.width),
+        max(min(int(pose.x + reach) + 2, canvas.width), 0),
+    )
+    forward, sideways = _local_coordinates(pose, (rows, columns))
+    distance: Float32Array
+    if kind == "disc":
+        distance = np.hypot(forward, sideways) - pose.radius
+    elif kind == "ring":
+        distance = np.abs(np.hypot(forward, sideways) - 0.8 * pose.radius) - 0.25 * pose.radius
+    elif kind == "square":
+        distance = np.maximum(np.abs(forward), np.abs(sideways)) - 0.85 * pose.radius
+    else:
+        slanted = 0.866 * np.abs(sideways) + 0.5 * forward
+        distance = np.maximum(slanted, -forward) - 0.6 * pose.radius
+    return (rows, columns), np.clip(0.5 - distance, 0, 1)
+
+
+def _local_coordinates(pose: Pose, box: Box) -> tuple[Float32Array, Float32Array]:
+    """Pixel coordinates seen from a shape: ahead of it and to its side."""
+    rows, columns = box
+    y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(pose.y)
+    x = np.arange(columns.start, columns.stop, dtype=np.float32)[None, :] - np.float32(pose.x)
+    cosine, sine = np.float32(np.cos(pose.angle)), np.float32(np.sin(pose.angle))
+    return cosine * x + sine * y, cosine * y - sine * x
+
+
+def _two_tone(color: tuple[float, float, float], pose: Pose, box: Box) -> Float32Array:
+    """The actor's colour per pixel: bright ahead, dark behind, so that its orientation shows."""
+    forward, _ = _local_coordinates(pose, box)
+    shade = np.clip(0.5 + forward, 0, 1)[:, :, None] * 0.75 + 0.25
+    result: Float32Array = shade * np.asarray(color, np.float32)
+    return result
+
+
+def _paint(image: Float32Array, box: Box, coverage: Float32Array, color: Float32Array) -> None:
+    rows, columns = box
+    alpha = coverage[:, :, None]
+    image[rows, columns] = image[rows, columns] * (1 - alpha) + color * alpha

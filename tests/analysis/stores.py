@@ -1,0 +1,106 @@
+"""Runs for the tests of analysis: stores with random attributions that keep every promise."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.preprocess import Preprocessing
+from pipeline.sampling import Sampling
+from pipeline.status import Status
+from pipeline.store import StoreLayout, create_store, open_store, store_url, write_shard
+
+Columns = dict[str, NDArray[Any]]
+
+FRAME_SIZE = 64
+PREPROCESSING = Preprocessing(shortest_edge=FRAME_SIZE, crop=(FRAME_SIZE, FRAME_SIZE))
+CLASS_NAMES = ("archery", "bowling", "cooking")
+
+
+def small_layout(n_rows: int, rows_per_shard: int = 4) -> StoreLayout:
+    """Layout of a model of 4 frames in tubelets of 2, and 3 x 5 patches."""
+    return StoreLayout(
+        n_rows=n_rows,
+        rows_per_shard=rows_per_shard,
+        n_frames=4,
+        n_times=2,
+        height=3,
+        width=5,
+        n_ranks=2,
+    )
+
+
+def random_columns(
+    layout: StoreLayout, seed: int = 0, *, n_classes: int = 3, **given: NDArray[Any]
+) -> Columns:
+    """Columns of a whole run; ``given`` ones replace random ones, and failed rows are emptied."""
+    rng = np.random.default_rng(seed)
+    n, times = layout.n_rows, layout.n_times
+    spatial = rng.gamma(0.3, size=(n, times, layout.height, layout.width)) + 1e-6
+    temporal = rng.gamma(1.0, size=(n, times)) + 1e-6
+    columns: Columns = {
+        "status": np.full(n, Status.OK, np.uint8),
+        "video_id": np.array([f"clip{row}" for row in range(n)], object),
+        "start_time": np.zeros(n),
+        "frame_index": np.tile(np.arange(layout.n_frames, dtype=np.int32), (n, 1)),
+        "spatial": (spatial / spatial.sum(axis=(2, 3), keepdims=True)).astype(np.float16),
+        "temporal": (temporal / temporal.sum(axis=1, keepdims=True)).astype(np.float32),
+        "label": rng.integers(0, n_classes, n).astype(np.int32),
+        "prediction": rng.integers(0, n_classes, n).astype(np.int32),
+        "probability": rng.random(n, np.float32),
+        "label_probability": rng.random(n, np.float32),
+        "top_classes": rng.integers(0, n_classes, (n, layout.n_ranks)).astype(np.int32),
+        "top_probabilities": rng.random((n, layout.n_ranks), np.float32),
+        **given,
+    }
+    failed = columns["status"] != Status.OK
+    messages = [f"clip{row} is broken" if failed[row] else "" for row in range(n)]
+    columns.setdefault("message", np.array(messages, object))
+    for name in ("prediction", "top_classes"):
+        columns[name][failed] = -1
+    for name in ("spatial", "temporal", "probability", "label_probability", "top_probabilities"):
+        columns[name][failed] = np.nan
+    return columns
+
+
+def write_run(
+    url: str | Path,
+    layout: StoreLayout,
+    columns: Columns,
+    *,
+    class_names: tuple[str, ...] = CLASS_NAMES,
+    pending_shards: tuple[int, ...] = (),
+    manifest: str = "clips.parquet",
+    digest: str = "0",
+) -> str:
+    """Write a run's store, without the shards that are still pending; gives the run's URL."""
+    sampling = Sampling("uniform", layout.n_frames)
+    attributes = {
+        "class_names": list(class_names),
+        "config": {
+            "manifest": manifest,
+            "model": "org/model",
+            "out": str(url),
+            "method": {"name": "staa", "layer": -1, "residual": False},
+        },
+        "model": {"name": "org/model", "revision": None, "weights_digest": "0", "family": "vivit"},
+        "sampling": asdict(sampling),
+        "preprocessing": asdict(PREPROCESSING),
+        "status_codes": {status.label: int(status) for status in Status},
+        "packages": {"staa": "0.1.0"},
+    }
+    target = store_url(str(url))
+    create_store(target, layout, {"manifest": digest, "model": "0"}, attributes)
+    group = open_store(target, mode="r+")
+    for shard in range(layout.n_shards):
+        if shard not in pending_shards:
+            rows = np.asarray(layout.shard_rows(shard))
+            write_shard(group, {name: column[rows] for name, column in columns.items()}, rows)
+    return str(url)
+
+
+def refuse_to_compute(*_args: Any, **_kwargs: Any) -> None:
+    """A Dask scheduler for what must stay lazy."""
+    raise AssertionError("something was computed")

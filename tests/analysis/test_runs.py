@@ -1,0 +1,93 @@
+"""A run as a dataset: labels, chunks, and what it says of rows that are not there yet."""
+
+import warnings
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import zarr
+
+from analysis import joint_attribution, open_run
+from pipeline.errors import StoreError
+from pipeline.status import Status
+from tests.analysis.stores import (
+    CLASS_NAMES,
+    random_columns,
+    refuse_to_compute,
+    small_layout,
+    write_run,
+)
+
+
+def test_a_run_opens_lazily_with_a_chunk_per_shard_and_without_warnings(tmp_path):
+    layout = small_layout(10, rows_per_shard=4)
+    url = write_run(tmp_path / "run", layout, random_columns(layout))
+    with warnings.catch_warnings(), dask.config.set(scheduler=refuse_to_compute):
+        warnings.simplefilter("error")
+        ds = open_run(url)
+        joint = joint_attribution(ds)
+    assert list(ds.data_vars) == list(layout.arrays())
+    for name, spec in layout.arrays().items():
+        assert ds[name].dims == ("clip", *spec.dims[1:])
+        assert ds[name].chunksizes["clip"] == (4, 4, 2)
+    assert joint.chunksizes["clip"] == (4, 4, 2)
+    assert ds.attrs["config"]["model"] == "org/model"
+
+
+def test_values_and_coordinates_are_the_stores(tmp_path):
+    layout = small_layout(9)
+    columns = random_columns(layout)
+    ds = open_run(write_run(tmp_path / "run", layout, columns) + "/").compute()
+    for name, column in columns.items():
+        np.testing.assert_array_equal(ds[name].values, column)
+    assert ds["class"].values.tolist() == list(CLASS_NAMES)
+    names = [CLASS_NAMES[label] for label in columns["label"]]
+    assert ds["class"][ds["label"]].values.tolist() == names
+    assert ds.isel(clip=[5, 2])["clip"].values.tolist() == [5, 2]
+
+
+def test_joint_attribution_is_the_product_in_single_precision(tmp_path):
+    layout = small_layout(6)
+    status = np.array([1, 1, Status.TIMEOUT, 1, 1, 1], np.uint8)
+    columns = random_columns(layout, status=status)
+    joint = joint_attribution(open_run(write_run(tmp_path / "run", layout, columns)))
+    assert joint.dims == ("clip", "time", "y", "x")
+    assert joint.dtype == np.float32
+    expected = columns["spatial"].astype(np.float32) * columns["temporal"][:, :, None, None]
+    np.testing.assert_array_equal(joint.values, expected)
+    assert np.isnan(joint.values[2]).all()
+    sums = joint.values[status == Status.OK].sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(sums, 1, atol=2e-3)
+
+
+def test_rows_of_a_run_in_progress_are_pending(tmp_path):
+    layout = small_layout(10)
+    url = write_run(tmp_path / "run", layout, random_columns(layout), pending_shards=(1,))
+    ds = open_run(url).compute()
+    assert np.flatnonzero(ds["status"] == Status.PENDING).tolist() == [4, 5, 6, 7]
+    assert (ds["label"][4:8] == -1).all()
+    assert np.isnan(ds["spatial"][4:8]).all()
+
+
+def test_any_fsspec_url_will_do():
+    layout = small_layout(5)
+    columns = random_columns(layout)
+    ds = open_run(write_run("memory://analysis-runs/run", layout, columns))
+    np.testing.assert_array_equal(ds["label"].values, columns["label"])
+
+
+def test_arrays_that_the_template_lacks_come_after_its_own(tmp_path):
+    layout = small_layout(4)
+    url = write_run(tmp_path / "run", layout, random_columns(layout))
+    group = zarr.open_group(f"{url}/attributions.zarr", mode="r+")
+    group.create_array("layer_mean", shape=(4,), dtype="f4", dimension_names=["clip"])
+    assert list(open_run(url).data_vars) == [*layout.arrays(), "layer_mean"]
+
+
+def test_a_wrong_url_isrefuse_to_computed(tmp_path):
+    with pytest.raises(StoreError, match="no store at"):
+        open_run(str(tmp_path / "nothing"))
+    zarr.create_group(str(tmp_path / "other" / "attributions.zarr"))
+    with pytest.raises(StoreError, match="not a store of schema"):
+        open_run(str(Path(tmp_path / "other")))

@@ -1,0 +1,60 @@
+"""Small checkpoints for tests, as `save_pretrained` writes them, that attend unevenly."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    TimesformerConfig,
+    TimesformerForVideoClassification,
+    VideoMAEImageProcessorPil,
+)
+
+CLASS_NAMES = ("juggling", "knitting", "sailing", "waving", "yodelling")
+
+
+def make_timesformer(
+    *, seed: int = 0, qkv_scale: float = 12.0, **config: Any
+) -> TimesformerForVideoClassification:
+    """Make a random TimeSformer, untouched and in evaluation mode: 16x16 pixels, 2x2 patches.
+
+    ``qkv_scale`` multiplies the query, key and value weights: with the default initialisation
+    attention is uniform within 1e-3, and a test of it can't fail.
+    """
+    defaults = {
+        "image_size": 16,
+        "patch_size": 8,
+        "num_frames": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "id2label": dict(enumerate(CLASS_NAMES)),
+    }
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    model = TimesformerForVideoClassification(TimesformerConfig(**{**defaults, **config}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "embeddings" in name:
+                parameter.normal_(std=0.5)
+            elif name.endswith("qkv.weight"):
+                parameter.mul_(qkv_scale)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    torch.set_rng_state(generator_state)
+    return model.eval()
+
+
+def save_timesformer(path: Path, *, seed: int = 0, **config: Any) -> Path:
+    """Write a `make_timesformer` model and its image processor to a folder; returns the folder."""
+    model = make_timesformer(seed=seed, **config)
+    model.save_pretrained(path)
+    side = model.config.image_size
+    VideoMAEImageProcessorPil(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=[0.45, 0.45, 0.45],
+        image_std=[0.225, 0.225, 0.225],
+    ).save_pretrained(path)
+    return path

@@ -1,0 +1,284 @@
+"""Checkpoints as `save_pretrained` leaves them, whole and broken, through the registry."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TimesformerModel, VivitConfig
+
+from pipeline.config import Method
+from pipeline.errors import ConfigError, ModelError
+from pipeline.models.registry import load_adapter, read_checkpoint
+from pipeline.sampling import Sampling
+from tests.checkpoints import CLASS_NAMES, make_timesformer, save_timesformer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_timesformer(tmp_path / "checkpoint", num_frames=8, num_hidden_layers=3)
+
+
+def rewrite_config(folder, **changes):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_facts_of_a_checkpoint(folder):
+    checkpoint = read_checkpoint(str(folder))
+    assert checkpoint.name == str(folder)
+    assert checkpoint.revision is None
+    assert checkpoint.family == "timesformer"
+    assert checkpoint.class_names == CLASS_NAMES
+    assert checkpoint.weights_bytes == (folder / "model.safetensors").stat().st_size
+    assert checkpoint.n_layers == 3
+    geometry = checkpoint.geometry
+    assert (geometry.n_times, geometry.height, geometry.width) == (8, 2, 2)
+    assert geometry.n_frames == 8
+    assert checkpoint.sampling == Sampling(kind="strided", n_samples=8, stride=32)
+    assert checkpoint.preprocessing.output_size(240, 320) == (16, 16)
+    assert checkpoint.preprocessing.resized_size(240, 320) == (16, 21)
+    assert checkpoint.preprocessing.image_mean == (0.45, 0.45, 0.45)
+    assert checkpoint.preprocessing.image_std == (0.225, 0.225, 0.225)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "sampling"),
+    [
+        (8, Sampling(kind="strided", n_samples=8, stride=32)),
+        (16, Sampling(kind="strided", n_samples=16, stride=16)),
+        (96, Sampling(kind="strided", n_samples=96, stride=4)),
+        (5, Sampling(kind="uniform", n_samples=5)),
+    ],
+)
+def test_sampling_is_that_of_the_published_checkpoint_with_as_many_frames(
+    tmp_path, num_frames, sampling
+):
+    folder = save_timesformer(tmp_path, num_frames=num_frames)
+    assert read_checkpoint(str(folder)).sampling == sampling
+
+
+def test_a_loaded_model_predicts_what_the_saved_one_did(folder):
+    original = make_timesformer(num_frames=8, num_hidden_layers=3)
+    adapter = load_adapter(read_checkpoint(str(folder)), device="cpu", dtype=torch.float32)
+    assert not adapter.model.training
+    clips = torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        explanation = adapter.explain(clips, Method())
+        expected = original(pixel_values=clips).logits
+    torch.testing.assert_close(explanation.logits, expected, atol=1e-4, rtol=0)
+    assert explanation.joint.shape == (2, 8, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_is_loaded_in_the_precision_asked_for(folder, dtype):
+    adapter = load_adapter(read_checkpoint(str(folder)), device="cpu", dtype=dtype)
+    assert {parameter.dtype for parameter in adapter.model.parameters()} == {dtype}
+
+
+def test_the_digest_is_of_the_weights_and_not_of_the_path(folder, tmp_path):
+    digest = read_checkpoint(str(folder)).weights_digest
+    copy = shutil.copytree(folder, tmp_path / "elsewhere")
+    assert read_checkpoint(str(copy)).weights_digest == digest
+
+    weights = load_file(copy / "model.safetensors")
+    weights["classifier.bias"][2] += 1e-6
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert read_checkpoint(str(copy)).weights_digest != digest
+
+
+def shard(folder):
+    """Save the folder's model anew in several safetensors files."""
+    model = make_timesformer(num_frames=8, num_hidden_layers=3)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="30KB")
+    files = sorted(folder.glob("model-*.safetensors"))
+    assert len(files) > 1
+    return files
+
+
+def test_weights_in_several_files_are_all_loaded_and_all_in_the_digest(folder):
+    files = shard(folder)
+    checkpoint = read_checkpoint(str(folder))
+    assert checkpoint.weights_bytes == sum(file.stat().st_size for file in files)
+    loaded = load_adapter(checkpoint, device="cpu", dtype=torch.float32).model.state_dict()
+    original = make_timesformer(num_frames=8, num_hidden_layers=3).state_dict()
+    assert all(torch.equal(loaded[name], original[name]) for name in original)
+
+    digests = {checkpoint.weights_digest}
+    for file in files:
+        weights = load_file(file)
+        next(iter(weights.values())).add_(1)
+        save_file(weights, file, metadata={"format": "pt"})
+        digests.add(read_checkpoint(str(folder)).weights_digest)
+    assert len(digests) == len(files) + 1
+
+
+def without_one_shard(folder):
+    shard(folder)[0].unlink()
+
+
+def pickled_weights_only(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def without_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def without_processor(folder):
+    (folder / "preprocessor_config.json").unlink()
+
+
+def without_config(folder):
+    (folder / "config.json").unlink()
+
+
+def broken_config(folder):
+    (folder / "config.json").write_text('{"model_type": "timesf')
+
+
+def unheard_of_type(folder):
+    rewrite_config(folder, model_type="unheard-of")
+
+
+def space_only(folder):
+    rewrite_config(folder, attention_type="space_only")
+
+
+def joint_space_time(folder):
+    rewrite_config(folder, attention_type="joint_space_time")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (without_one_shard, "safetensors"),
+        (pickled_weights_only, "only safetensors are loaded"),
+        (without_weights, "only safetensors are loaded"),
+        (without_processor, "preprocessor_config.json"),
+        (without_config, "config.json"),
+        (broken_config, "not a valid JSON file"),
+        (unheard_of_type, "unheard-of"),
+        (space_only, "attention_type='space_only'.*expected 'divided_space_time'"),
+        (joint_space_time, "attention_type='joint_space_time'"),
+    ],
+)
+def test_a_checkpoint_that_can_not_be_explained_is_refused_unloaded(folder, damage, reason):
+    damage(folder)
+    with pytest.raises(ModelError, match=reason) as error:
+        read_checkpoint(str(folder))
+    one_line(error)
+
+
+def test_another_family_is_refused_with_the_families_that_are_known(tmp_path):
+    folder = save_timesformer(tmp_path)
+    VivitConfig().save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"'vivit'.*known: .*timesformer") as error:
+        read_checkpoint(str(folder))
+    assert str(folder) in one_line(error)
+
+
+def test_a_processor_step_that_can_not_be_honoured_is_named(folder):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_pad": True}))
+    with pytest.raises((ConfigError, ModelError), match="do_pad"):
+        read_checkpoint(str(folder))
+
+
+def backbone_only(folder):
+    """What self-supervised checkpoints are: transformers makes up a classifier at random."""
+    config = make_timesformer(num_frames=8, num_hidden_layers=3).config
+    TimesformerModel(config).save_pretrained(folder)
+
+
+def other_shapes(folder):
+    rewrite_config(folder, hidden_size=48, intermediate_size=64)
+
+
+def another_number_of_classes(folder):
+    rewrite_config(folder, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
+
+
+def cut_off_weights(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def one_weight_less(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    del weights["timesformer.encoder.layer.1.temporal_attention.attention.qkv.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (backbone_only, "classifier"),
+        (other_shapes, "shape"),
+        (another_number_of_classes, "classifier"),
+        (cut_off_weights, "can't be loaded"),
+        (one_weight_less, r"layer\.1\.temporal_attention\.attention\.qkv\.weight"),
+    ],
+)
+def test_weights_are_never_made_up(folder, damage, reason):
+    damage(folder)
+    checkpoint = read_checkpoint(str(folder))
+    with pytest.raises(ModelError, match=reason) as error:
+        load_adapter(checkpoint, device="cpu", dtype=torch.float32)
+    assert str(folder) in one_line(error)
+
+
+@pytest.mark.parametrize("name", ["missing", "missing/deeper/still"])
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path, name):
+    with pytest.raises(ModelError, match="no such folder") as error:
+        read_checkpoint(str(tmp_path / name))
+    assert str(tmp_path / name) in one_line(error)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="can't be loaded") as error:
+        read_checkpoint(str(tmp_path))
+    one_line(error)
+
+
+def test_a_hub_id_that_is_not_cached_is_refused_at_once_offline(tmp_path):
+    # The hub's client reads the variable when it is imported, and so in a process of its own.
+    script = """
+import time
+from pipeline.errors import ModelError
+from pipeline.models.registry import read_checkpoint
+start = time.monotonic()
+try:
+    read_checkpoint("facebook/timesformer-base-finetuned-k400")
+except ModelError as error:
+    print(time.monotonic() - start, error, sep="|")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    seconds, message = done.stdout.strip().split("|")
+    assert float(seconds) < 5
+    assert message.startswith("model: 'facebook/timesformer-base-finetuned-k400' can't be loaded")
+    assert "\n" not in message
