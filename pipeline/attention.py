@@ -111,8 +111,9 @@ def capture_rows(
     for name, (module, _) in wanted.items():
         if module._tap is not None:
             raise RuntimeError(f"the attention of {name!r} is being captured already")
-        module._tap = taps[name]
     try:
+        for name, (module, _) in wanted.items():
+            module._tap = taps[name]
         yield CapturedRows(taps)
     finally:
         for module, _ in wanted.values():

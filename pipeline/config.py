@@ -27,8 +27,10 @@ class SamplingConfig(FrozenConfig):
     @model_validator(mode="after")
     def _stride_goes_with_strided(self) -> "SamplingConfig":
         if (self.kind == "strided") != (self.stride is not None):
-            raise ValueError(f"stride={self.stride} with kind={self.kind!r}: a stride goes with "
-                             "'strided', and only with it")
+            raise ValueError(
+                f"stride={self.stride} with kind={self.kind!r}: a stride goes with "
+                "'strided', and only with it"
+            )
         return self
 
 

@@ -99,12 +99,11 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
         """Take back what ``dataclasses.asdict`` gave, also after JSON made lists of its tuples."""
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in values.items()
-            }
-        )
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing and before cropping, for a frame of the given size."""

@@ -48,6 +48,7 @@ _N_RANKS = 5
 _WRITE_CPUS = 0.25
 """A write task mostly waits for the storage."""
 
+
 @dataclass(frozen=True)
 class Plan:
     """A run that can be carried out: everything was checked, and the store is there."""

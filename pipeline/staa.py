@@ -33,8 +33,7 @@ def divided_attention(cls_rows: Tensor, temporal: Tensor, *, residual: bool = Fa
     -------
     (clips, T, P) float32; sums to 1 over (T, P)
     """
-    to_patches = cls_rows.mean(dim=2)[..., 1:]
-    spatial = to_patches / to_patches.sum(dim=-1, keepdim=True)
+    spatial = _shares(cls_rows.mean(dim=2)[..., 1:])
     mixing = temporal.mean(dim=2)
     if residual:
         mixing = (mixing + torch.eye(mixing.shape[-1], device=mixing.device)) / 2
@@ -56,7 +55,10 @@ def spatial_temporal(joint: Tensor) -> tuple[Tensor, Tensor]:
     temporal
         (clips, T), sums to 1.
     """
-    temporal = joint.sum(dim=-1)
-    mass = temporal.unsqueeze(-1)
-    spatial = torch.where(mass > 0, joint / mass, 1 / joint.shape[-1])
-    return spatial, temporal
+    return _shares(joint), joint.sum(dim=-1)
+
+
+def _shares(weights: Tensor) -> Tensor:
+    """Divide by the sum over the last axis; uniform where that is 0, NaN where it is NaN."""
+    total = weights.sum(dim=-1, keepdim=True)
+    return torch.where(total == 0, 1 / weights.shape[-1], weights / total)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import fsspec
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -114,9 +115,12 @@ def create_store(
     StoreError
         If the target can't be written, or holds something else.
     """
+    unfinished = _is_unfinished(url)
+    if not unfinished and not _is_free(url):
+        raise StoreError(f"out: {url} is there already, and not a store of this product")
     try:
         group = zarr.create_group(
-            url, overwrite=_is_unfinished(url), attributes={"schema": SCHEMA}
+            _location(url), overwrite=unfinished, attributes={"schema": SCHEMA}
         )
         for name, spec in layout.arrays().items():
             _create_array(group, name, spec, layout)
@@ -135,7 +139,7 @@ def open_store(url: str, *, mode: str = "r") -> Group:
         If there is none, or it has another schema.
     """
     try:
-        group = zarr.open_group(url, mode=mode)  # type: ignore[arg-type]
+        group = zarr.open_group(_location(url), mode=mode)  # type: ignore[arg-type]
     except (OSError, ValueError, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"no store at {url}: {error}") from error
     if group.attrs.get("schema") != SCHEMA or "identity" not in group.attrs:
@@ -154,7 +158,7 @@ def store_exists(url: str) -> bool:
         If a Zarr group is here that isn't a store of this product.
     """
     try:
-        group = zarr.open_group(url, mode="r")
+        group = zarr.open_group(_location(url), mode="r")
     except FileNotFoundError:
         return False
     except (OSError, ValueError, zarr.errors.BaseZarrError) as error:
@@ -193,7 +197,8 @@ def check_identity(group: Group, identity: Mapping[str, Any]) -> None:
 def pending_shards(group: Group) -> NDArray[np.int64]:
     """Shards with a row that is pending, in order: int64 (shards,)."""
     layout = store_layout(group)
-    rows = np.flatnonzero(np.asarray(group["status"][:]) == Status.PENDING)
+    status: Any = group["status"]
+    rows = np.flatnonzero(status[:] == Status.PENDING)
     return np.unique(rows // layout.rows_per_shard)
 
 
@@ -214,6 +219,8 @@ def write_shard(group: Group, columns: Mapping[str, NDArray[Any]], rows: NDArray
         is written then.
     """
     layout = store_layout(group)
+    if not len(rows) or rows[0] < 0:
+        raise StoreError(f"rows {rows.tolist()[:3]} are no rows of a store of {layout.n_rows}")
     shard = layout.shard_rows(int(rows[0]) // layout.rows_per_shard)
     if not np.array_equal(rows, shard):
         raise StoreError(
@@ -247,12 +254,28 @@ def store_url(run_url: str) -> str:
     return f"{run_url.rstrip('/')}/{STORE_NAME}"
 
 
+def _location(url: str) -> str:
+    """A local URL as a path: fsspec's local filesystem makes no folders, zarr's own does."""
+    return url.removeprefix("file://")
+
+
 def _is_unfinished(url: str) -> bool:
     try:
-        attributes = zarr.open_group(url, mode="r").attrs
+        attributes = zarr.open_group(_location(url), mode="r").attrs
     except (OSError, ValueError):
         return False
     return attributes.get("schema") == SCHEMA and "identity" not in attributes
+
+
+def _is_free(url: str) -> bool:
+    """Whether nothing is at a URL yet, or an empty folder."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        return not filesystem.exists(path) or (
+            filesystem.isdir(path) and not filesystem.ls(path, detail=False)
+        )
+    except OSError as error:
+        raise StoreError(f"out: can't look at {url}: {error}") from error
 
 
 def _create_array(group: Group, name: str, spec: ArraySpec, layout: StoreLayout) -> None:

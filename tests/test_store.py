@@ -223,13 +223,11 @@ def test_rows_that_are_no_shard_are_refused_and_nothing_is_written(group, url, r
     assert objects(url) == before
 
 
-@pytest.mark.xfail(strict=True, reason="write_shard takes negative rows for a shard -1")
 def test_negative_rows_are_refused(group):
     with pytest.raises(StoreError):
         write_shard(group, columns_of(LAYOUT, range(0, 4)), np.arange(-4, 0))
 
 
-@pytest.mark.xfail(strict=True, reason="write_shard raises IndexError for no rows")
 def test_no_rows_are_refused(group):
     columns = {name: column[:0] for name, column in columns_of(LAYOUT, range(0, 4)).items()}
     with pytest.raises(StoreError):
@@ -413,7 +411,6 @@ def foreign_v2_group(path):
 
 
 @pytest.mark.parametrize("make", [plain_folder, broken_metadata, foreign_v2_group])
-@pytest.mark.xfail(strict=True, reason="create_store writes into what isn't Zarr v3")
 def test_a_folder_of_something_else_is_refused_and_left_alone(url, make):
     make(url)
     before = snapshot(url)
@@ -447,13 +444,7 @@ def url_of_file(tmp_path):
 
 @pytest.mark.parametrize(
     "make_url",
-    [
-        url_of_memory,
-        pytest.param(
-            url_of_file,
-            marks=pytest.mark.xfail(strict=True, reason="fsspec's file:// makes no folders"),
-        ),
-    ],
+    [url_of_memory, url_of_file],
 )
 def test_a_url_of_fsspec_does_all_that_a_path_does(tmp_path, make_url):
     url = make_url(tmp_path)

@@ -71,9 +71,7 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
         raise StoreError(f"{run_url}: no clip is ok, so there is nothing to evaluate")
     _write_metrics(f"{run_url.rstrip('/')}/{METRICS_NAME}", columns)
     covered = columns["mask_covered"][evaluated]
-    return {
-        method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS
-    }
+    return {method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS}
 
 
 def _patches(

@@ -83,4 +83,3 @@ def center_gaussian(n_times: int, height: int, width: int, sigma: float = 0.25) 
 
     frame = np.outer(profile(height), profile(width))
     return np.broadcast_to(frame / frame.sum() / n_times, (n_times, height, width)).copy()
-

@@ -55,11 +55,8 @@ class Timesformer(Adapter):
 
     def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
         """Predict and attribute in one forward pass; see `Adapter.explain`."""
-        layers = self.model.timesformer.encoder.layer
-        if not -len(layers) <= method.layer < len(layers):
-            raise ModelError(f"layer: {method.layer} is not in a model of {len(layers)} layers")
-        layer = layers[method.layer]
-        n_clips, n_frames = pixel_values.shape[:2]
+        layer = self.model.timesformer.encoder.layer[method.layer]
+        n_clips = len(pixel_values)
         wanted = {
             "spatial": (cast(SdpaAttention, layer.attention.attention), _CLS),
             "temporal": (cast(SdpaAttention, layer.temporal_attention.attention), _EVERY_QUERY),
@@ -67,8 +64,13 @@ class Timesformer(Adapter):
         with capture_rows(wanted) as rows:
             logits = self.model(pixel_values=pixel_values).logits
         joint = divided_attention(
-            rows["spatial"][:, :, 0].unflatten(0, (n_clips, n_frames)),
-            rows["temporal"].unflatten(0, (n_clips, -1)),
+            _per_clip(rows["spatial"][:, :, 0], n_clips),
+            _per_clip(rows["temporal"], n_clips),
             residual=method.residual,
         )
         return Explanation(logits, joint)
+
+
+def _per_clip(rows: Tensor, n_clips: int) -> Tensor:
+    """Undo the folding of frames, or of patches, into the batch: (clips, frames or patches, ...)."""
+    return rows.reshape(n_clips, -1, *rows.shape[1:])
