@@ -117,7 +117,7 @@ def create_store(
     """
     unfinished = _is_unfinished(url)
     if not unfinished and not _is_free(url):
-        raise StoreError(f"out: {url} is there already, and not a store of this product")
+        raise StoreError(f"out: {url} is there already: can't create a store there")
     try:
         group = zarr.create_group(
             _location(url), overwrite=unfinished, attributes={"schema": SCHEMA}
