@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.decode import load_clip
 from pipeline.errors import ManifestError
-from pipeline.manifest import ROWS_PER_GROUP, Manifest, read_manifest
+from pipeline.manifest import Manifest, read_manifest
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 
@@ -56,13 +56,7 @@ def choose_clips(
 def manifest_rows(manifest: Manifest, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Look up manifest rows by number; a row group is read once, however many of its rows are."""
     wanted = np.unique(np.fromiter(rows, np.int64))
-    found: dict[int, dict[str, Any]] = {}
-    for block in np.unique(wanted // ROWS_PER_GROUP):
-        start = int(block) * ROWS_PER_GROUP
-        table = manifest.rows(start, min(start + ROWS_PER_GROUP, manifest.n_rows))
-        inside = wanted[wanted // ROWS_PER_GROUP == block]
-        found.update(zip(inside.tolist(), table.take(inside - start).to_pylist(), strict=True))
-    return found
+    return dict(zip(wanted.tolist(), manifest.take(wanted).to_pylist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ class FrozenConfig(BaseModel):
 
 
 class SamplingConfig(FrozenConfig):
-    """Which frames of a clip the model sees; how many is the model's own number."""
+    """Which frames of a clip the model sees; how many, the model says."""
 
     kind: Literal["published", "uniform", "strided"] = "published"
-    """As the checkpoint's family is tested, evenly over the clip, or a centred window of strides."""
+    """As the checkpoint's family is tested, evenly, or in a centred window of strides."""
     stride: int | None = Field(default=None, ge=1)
     """Frames from one sample to the next at `target_fps`; for `strided` only."""
     target_fps: float = Field(default=30.0, gt=0)

@@ -1,4 +1,4 @@
-"""The errors that a user can mend; each message says what was found, what was expected, and where."""
+"""Errors that a user can mend; each says what was found, what was expected, and where."""
 
 from pipeline.status import Status
 

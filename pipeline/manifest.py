@@ -21,8 +21,10 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError
 
@@ -102,6 +104,22 @@ class Manifest:
             )
         _check_paths(table["path"].to_pylist(), self.url)
         return table.replace_schema_metadata(None)
+
+    def take(self, rows: NDArray[np.integer]) -> pa.Table:
+        """Read rows by number, in ascending order; a row group is read once for all of its rows.
+
+        Raises
+        ------
+        ManifestError
+            When a row isn't in the manifest, or a path leaves the root.
+        """
+        tables = [SCHEMA.empty_table()]
+        groups = rows // ROWS_PER_GROUP
+        for group in np.unique(groups):
+            start = int(group) * ROWS_PER_GROUP
+            table = self.rows(start, min(start + ROWS_PER_GROUP, self.n_rows))
+            tables.append(table.take(pa.array(rows[groups == group] - start)))
+        return pa.concat_tables(tables)
 
     def distinct_labels(self) -> list[tuple[str, int]]:
         """Labels in order of their first row, each with that row; null is not a label.

@@ -266,7 +266,7 @@ def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
 def _attributes(
     config: AttributeConfig, checkpoint: Checkpoint, sampling: Sampling
 ) -> dict[str, object]:
-    """What a reader of the store may ask about how it was made."""
+    """Answer what a reader of the store may ask about how it was made."""
     return {
         "config": config.model_dump(mode="json"),
         "class_names": list(checkpoint.class_names),

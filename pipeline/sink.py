@@ -12,7 +12,7 @@ from pipeline.store import open_store, write_shard
 
 
 class ShardSink(Datasink):  # type: ignore[misc]
-    """Writes blocks of whole shards to a store, and tells ``progress`` of each that is committed."""
+    """Writes blocks of whole shards to a store, and tells ``progress`` of each one committed."""
 
     def __init__(self, store_url: str, progress: ray.actor.ActorHandle) -> None:
         self._store_url = store_url

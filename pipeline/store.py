@@ -9,7 +9,7 @@ writers of different shards share none. A shard's data is written first and its 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import numpy as np
@@ -130,7 +130,7 @@ def create_store(
     return group
 
 
-def open_store(url: str, *, mode: str = "r") -> Group:
+def open_store(url: str, *, mode: Literal["r", "r+"] = "r") -> Group:
     """Open a store of this product.
 
     Raises
@@ -139,7 +139,7 @@ def open_store(url: str, *, mode: str = "r") -> Group:
         If there is none, or it has another schema.
     """
     try:
-        group = zarr.open_group(_location(url), mode=mode)  # type: ignore[arg-type]
+        group = zarr.open_group(_location(url), mode=mode)
     except (OSError, ValueError, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"no store at {url}: {error}") from error
     if group.attrs.get("schema") != SCHEMA or "identity" not in group.attrs:
@@ -255,7 +255,7 @@ def store_url(run_url: str) -> str:
 
 
 def _location(url: str) -> str:
-    """A local URL as a path: fsspec's local filesystem makes no folders, zarr's own does."""
+    """Make a local URL a path: fsspec's local filesystem makes no folders, zarr's own does."""
     return url.removeprefix("file://")
 
 
@@ -274,8 +274,8 @@ def _is_free(url: str) -> bool:
         return not filesystem.exists(path) or (
             filesystem.isdir(path) and not filesystem.ls(path, detail=False)
         )
-    except OSError as error:
-        raise StoreError(f"out: can't look at {url}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"out: can't create a store at {url}: {error}") from error
 
 
 def _create_array(group: Group, name: str, spec: ArraySpec, layout: StoreLayout) -> None:

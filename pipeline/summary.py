@@ -1,6 +1,7 @@
 """What became of every row of a run, read from the store alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -13,8 +14,6 @@ from pipeline.store import open_store
 
 FAILURES_NAME = "failures.parquet"
 """Name of the table of failed clips in a run's folder."""
-
-_ROWS_PER_READ = 8192
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class RunSummary:
 
 def summarise(store_url: str, *, seconds: float) -> RunSummary:
     """Count the rows of a store by status."""
-    status = np.asarray(open_store(store_url)["status"][:])
+    group: Any = open_store(store_url)
+    status = group["status"][:]
     codes, counts = np.unique(status, return_counts=True)
     return RunSummary(
         {Status(code): int(count) for code, count in zip(codes, counts, strict=True)}, seconds
@@ -66,23 +66,16 @@ def write_failures(run_url: str, store_url: str, manifest: Manifest) -> str:
     -------
     The table's URL
     """
-    group = open_store(store_url)
-    status = np.asarray(group["status"][:])
+    group: Any = open_store(store_url)
+    status = group["status"][:]
     failed = np.flatnonzero((status != Status.OK) & (status != Status.PENDING))
-    messages = np.asarray(group["message"][:])
-    tables = []
-    # In blocks of a manifest's row group, so that memory doesn't grow with the dataset.
-    for block in np.unique(failed // _ROWS_PER_READ):
-        start = int(block) * _ROWS_PER_READ
-        rows = failed[failed // _ROWS_PER_READ == block]
-        table = manifest.rows(start, min(start + _ROWS_PER_READ, manifest.n_rows))
-        tables.append(table.take(rows - start).select(["video_id", "path"]))
-    found = pa.concat_tables(tables) if tables else pa.table({"video_id": [], "path": []})
+    messages = group["message"][:]
+    found = manifest.take(failed)
     table = pa.table(
         {
             "row": pa.array(failed, pa.int64()),
-            "video_id": found["video_id"].cast(pa.string()),
-            "path": found["path"].cast(pa.string()),
+            "video_id": found["video_id"],
+            "path": found["path"],
             "status": pa.array([Status(code).label for code in status[failed]], pa.string()),
             "message": pa.array([str(text) for text in messages[failed]], pa.string()),
         }

@@ -61,7 +61,9 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
                 for video_id, frames in zip(video_ids, frame_index, strict=True)
             ]
         )
-        maps = {name: np.broadcast_to(value, mask.shape) for name, value in constant.items()}
+        maps: dict[str, NDArray[np.floating]] = {
+            name: np.broadcast_to(value, mask.shape) for name, value in constant.items()
+        }
         maps["staa"] = joint_attribution(group["spatial"][part][ok], group["temporal"][part][ok])
         columns["mask_covered"][rows.start + ok] = share_covered(mask)
         for method in METHODS:

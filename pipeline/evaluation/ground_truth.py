@@ -46,12 +46,14 @@ def share_on_mask(attribution: NDArray[np.floating], mask: NDArray[np.floating])
     """
     if attribution.shape != mask.shape:
         raise ValueError(f"attribution is {attribution.shape} and mask {mask.shape}: not the same")
-    return np.einsum("ntyx,ntyx->n", attribution, mask, dtype=np.float64)
+    shares: Float64Array = np.einsum("ntyx,ntyx->n", attribution, mask, dtype=np.float64)
+    return shares
 
 
 def share_covered(mask: NDArray[np.floating]) -> Float64Array:
     """Share of each clip (time, y, x) that its mask covers: (clips,) float64."""
-    return mask.mean(axis=(1, 2, 3), dtype=np.float64)
+    covered: Float64Array = mask.mean(axis=(1, 2, 3), dtype=np.float64)
+    return covered
 
 
 def lift(share: Float64Array, covered: Float64Array) -> Lift:
@@ -64,12 +66,12 @@ def lift(share: Float64Array, covered: Float64Array) -> Lift:
 
 
 def uniform_attribution(n_times: int, height: int, width: int) -> Float64Array:
-    """The map that knows nothing: (time, y, x), sums to 1."""
+    """Give the map that knows nothing: (time, y, x), sums to 1."""
     return np.full((n_times, height, width), 1 / (n_times * height * width))
 
 
 def center_gaussian(n_times: int, height: int, width: int, sigma: float = 0.25) -> Float64Array:
-    """The map that knows that people film what matters in the middle: (time, y, x), sums to 1.
+    """Give the map that knows only that people film what matters in the middle: (time, y, x).
 
     Parameters
     ----------

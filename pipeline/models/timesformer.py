@@ -47,7 +47,7 @@ class Timesformer(Adapter):
 
     @staticmethod
     def published_sampling(config: PretrainedConfig) -> Sampling:
-        """The stride of the published checkpoint with as many frames, else uniform."""
+        """Take the stride of the published checkpoint with as many frames, else uniform."""
         stride = _PUBLISHED_STRIDES.get(config.num_frames)
         if stride is None:
             return Sampling(kind="uniform", n_samples=config.num_frames)
@@ -72,5 +72,5 @@ class Timesformer(Adapter):
 
 
 def _per_clip(rows: Tensor, n_clips: int) -> Tensor:
-    """Undo the folding of frames, or of patches, into the batch: (clips, frames or patches, ...)."""
+    """Unfold the batch of rows into (clips, frames or patches, ...)."""
     return rows.reshape(n_clips, -1, *rows.shape[1:])

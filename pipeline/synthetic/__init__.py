@@ -1,1 +1,1 @@
-"""Synthetic actions with ground truth: scenes, video files in Kinetics' layouts, the small model."""
+"""Synthetic actions with ground truth: scenes, videos in Kinetics' layouts, the small model."""

@@ -3,7 +3,7 @@
 The actor is a two-tone disc of a warm colour. It acts only inside a window of the clip and rests in
 its first or last pose outside of it. Around it, cool-coloured distractors stand, drift or swing for
 the whole clip, over a textured background that pans, under changing brightness and noise. Place,
-size, orientation and colour are drawn alike for every class, so that one frame says little about it.
+size, orientation and colour are drawn alike for every class, so one frame says little about it.
 
 A scene is a few numbers drawn from ``(seed, index)``; frames and masks are pure functions of the
 scene and a frame number, so that any frame can be rendered without the ones before it.
@@ -295,7 +295,7 @@ def _noise_bank(seed: int, index: int, height: int, width: int) -> Float32Array:
 
 
 def _noise(scene: Scene, frame: int) -> Float32Array:
-    """Standard normal noise of shape (height, width): a window into one bank, moved every frame."""
+    """Take standard normal noise (height, width) from one bank, elsewhere for every frame."""
     canvas = scene.canvas
     bank = _noise_bank(scene.seed, scene.index, canvas.height, canvas.width)
     # Two primes step through every offset before one repeats.
@@ -318,7 +318,7 @@ def _coverage(kind: str, pose: Pose, canvas: Canvas) -> tuple[Box, Float32Array]
         max(min(int(pose.x + reach) + 2, canvas.width), 0),
     )
     forward, sideways = _local_coordinates(pose, (rows, columns))
-    distance: Float32Array
+    distance: NDArray[np.floating]
     if kind == "disc":
         distance = np.hypot(forward, sideways) - pose.radius
     elif kind == "ring":
@@ -328,7 +328,8 @@ def _coverage(kind: str, pose: Pose, canvas: Canvas) -> tuple[Box, Float32Array]
     else:
         slanted = 0.866 * np.abs(sideways) + 0.5 * forward
         distance = np.maximum(slanted, -forward) - 0.6 * pose.radius
-    return (rows, columns), np.clip(0.5 - distance, 0, 1)
+    coverage: Float32Array = np.clip(0.5 - distance, 0, 1)
+    return (rows, columns), coverage
 
 
 def _local_coordinates(pose: Pose, box: Box) -> tuple[Float32Array, Float32Array]:
@@ -341,7 +342,7 @@ def _local_coordinates(pose: Pose, box: Box) -> tuple[Float32Array, Float32Array
 
 
 def _two_tone(color: tuple[float, float, float], pose: Pose, box: Box) -> Float32Array:
-    """The actor's colour per pixel: bright ahead, dark behind, so that its orientation shows."""
+    """Colour the actor per pixel: bright ahead, dark behind, so that its orientation shows."""
     forward, _ = _local_coordinates(pose, box)
     shade = np.clip(0.5 + forward, 0, 1)[:, :, None] * 0.75 + 0.25
     result: Float32Array = shade * np.asarray(color, np.float32)

@@ -74,7 +74,7 @@ class Epoch:
 
 
 def small_timesformer(n_frames: int, seed: int) -> TimesformerForVideoClassification:
-    """An untrained TimeSformer of 0.3 million parameters, with a grid of 8x8 patches."""
+    """Build an untrained TimeSformer of 0.3 million parameters, with a grid of 8x8 patches."""
     torch.manual_seed(seed)
     model = TimesformerForVideoClassification(
         TimesformerConfig(
@@ -125,7 +125,9 @@ def train(
     for epoch in range(1, config.n_epochs + 1):
         model.train()
         total = 0.0
-        for chosen in torch.randperm(len(inputs), generator=generator).split(config.batch_size):
+        order = torch.randperm(len(inputs), generator=generator)
+        for start in range(0, len(order), config.batch_size):
+            chosen = order[start : start + config.batch_size]
             pixels, targets = _flip(inputs[chosen], labels[chosen], generator)
             # bfloat16 trains more than twice as fast on CPUs that have it.
             with torch.autocast("cpu", torch.bfloat16):
