@@ -10,7 +10,7 @@ from analysis.clip_views import clip_views, failure_views
 from analysis.examples import ClipSource, choose_clips
 from analysis.page import PageFolder, render_page
 from analysis.runs import open_run
-from analysis.statistics import class_statistics, overall_statistics
+from analysis.statistics import class_statistics, default_grouping, overall_statistics
 from analysis.summary import run_summary
 from pipeline.errors import ManifestError, StoreError
 from pipeline.status import Status
@@ -55,7 +55,7 @@ def write_report(
     ds = open_run(run_url)
     summary = run_summary(ds)
     if statistics is None:
-        statistics = class_statistics(ds, "label" if summary["n_labelled"] else "prediction")
+        statistics = class_statistics(ds, default_grouping(summary))
     elif statistics.attrs["identity"] != ds.attrs["identity"]:
         raise StoreError(
             f"the statistics are of run {statistics.attrs['identity']}, expected those of "

@@ -13,6 +13,7 @@ from flox.xarray import xarray_reduce
 from numpy.typing import NDArray
 
 from analysis.runs import joint_attribution
+from analysis.summary import RunCounts
 from pipeline.errors import StoreError
 from pipeline.status import Status
 
@@ -102,6 +103,11 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
     for name, description in _DESCRIPTIONS.items():
         statistics[name].attrs = {"description": description}
     return statistics.assign_attrs(by=by, identity=ds.attrs["identity"])
+
+
+def default_grouping(summary: RunCounts) -> By:
+    """Group by label where any row has one, else by prediction."""
+    return "label" if summary["n_labelled"] else "prediction"
 
 
 def normalised_entropy(joint: xr.DataArray) -> xr.DataArray:

@@ -5,7 +5,7 @@ import sys
 from jobs.cli import run_job
 from pipeline.config import AttributeConfig
 from pipeline.run import execute, plan_run
-from pipeline.summary import FAILURES_NAME
+from pipeline.summary import failures_url
 
 
 def attribute(config: AttributeConfig) -> int:
@@ -18,7 +18,7 @@ def attribute(config: AttributeConfig) -> int:
     )
     summary = execute(plan)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
-    print(f"attribute: failures in {config.out}/{FAILURES_NAME}")
+    print(f"attribute: failures in {failures_url(config.out)}")
     if summary.n_pending:
         print(f"attribute: error: {summary.n_pending} rows are pending", file=sys.stderr)
         return 1

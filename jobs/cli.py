@@ -2,13 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import fsspec
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from pipeline.errors import ConfigError, StaaError
 
@@ -32,7 +33,8 @@ def run_job(
     try:
         return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
     except StaaError as error:
-        print(f"{verb}: error: {error}", file=sys.stderr)
+        # Reasons that a library gave may span lines.
+        print(f"{verb}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -44,10 +46,12 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
     ConfigError
         Names each key that is wrong, its value and what is expected.
     """
-    file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     file_parser.add_argument("--config")
-    known, flags = file_parser.parse_known_args(argv)
-    values = _read_yaml(known.config) if known.config else {}
+    try:
+        known, flags = file_parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
 
     class Settings(BaseSettings, config_class):  # type: ignore[misc, valid-type]
         model_config = SettingsConfigDict(
@@ -56,31 +60,58 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
             cli_avoid_json=True,
             cli_hide_none_type=True,
             cli_implicit_flags=True,
+            cli_exit_on_error=False,
         )
 
     Settings.__doc__ = (
-        f"{config_class.__doc__}\n\n--config FILE reads any of these from YAML; a flag wins."
+        f"{config_class.__doc__}\n\n--config FILE reads options from YAML; a flag wins."
     )
-    source: CliSettingsSource[Any] = CliSettingsSource(Settings, cli_parse_args=flags)
     try:
-        return config_class.model_validate(_merge(values, source()))
+        source: CliSettingsSource[Any] = CliSettingsSource(Settings, cli_parse_args=flags)
+        given = source()
+    except SettingsError as error:
+        raise ConfigError(str(error).removeprefix("error parsing CLI: ")) from error
+    values = _read_yaml(known.config) if known.config is not None else {}
+    try:
+        return config_class.model_validate(_merge(values, given))
     except ValidationError as error:
         problems = "; ".join(_describe(dict(item)) for item in error.errors())
         raise ConfigError(problems) from error
+
+
+@contextmanager
+def writing(key: str, url: str) -> Iterator[None]:
+    """Name the key of a target that can't be written, in place of a traceback.
+
+    Raises
+    ------
+    ConfigError
+        When the storage refuses, or no driver of its protocol is known.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"{key}: can't write {url}: {_reason(error)}") from error
 
 
 def _read_yaml(url: str) -> dict[str, Any]:
     try:
         with fsspec.open(url, "r") as stream:
             values = yaml.safe_load(stream)
-    except OSError as error:
-        raise ConfigError(f"config: can't read {url}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"config: {url} is not YAML: {reason}") from error
+        raise ConfigError(f"config: {url} is not YAML: {_reason(error)}") from error
+    # The last two: a protocol that fsspec doesn't know, or has no driver of.
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"config: can't read {url}: {_reason(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"config: {url} has {type(values).__name__} at its top, expected keys")
     return values
+
+
+def _reason(error: Exception) -> str:
+    """Say why on one line, without the path, which the message has already."""
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or " ".join(str(error).split()) or type(error).__name__
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

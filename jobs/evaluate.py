@@ -29,7 +29,7 @@ def evaluate(config: EvaluateConfig) -> int:
             f"({lift.standard_error:.2f})"
         )
     n_clips = lifts["staa"].n_clips
-    print(f"evaluate: {n_clips} clips; values per clip in {config.run}/{METRICS_NAME}")
+    print(f"evaluate: {n_clips} clips; values per clip in {config.run.rstrip('/')}/{METRICS_NAME}")
     return 0
 
 

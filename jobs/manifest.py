@@ -2,7 +2,7 @@
 
 import sys
 
-from jobs.cli import run_job
+from jobs.cli import run_job, writing
 from pipeline.config import FrozenConfig
 from pipeline.manifest import build_manifest, write_manifest
 
@@ -31,7 +31,8 @@ def manifest(config: ManifestConfig) -> int:
         annotations=config.annotations,
         split=config.split,
     )
-    write_manifest(table, config.out)
+    with writing("out", config.out):
+        write_manifest(table, config.out)
     labels = table["label"].drop_null().unique()
     print(f"manifest: {table.num_rows} clips, {len(labels)} labels in {config.out}")
     return 0

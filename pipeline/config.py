@@ -65,11 +65,11 @@ class AttributeConfig(FrozenConfig):
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)
-    """Copies of the model that run at once; by default one per GPU, or 1 on CPUs."""
+    """Copies of the model that run at once; by default one per GPU, or on half of the CPUs."""
     cpus_per_model: float = Field(default=1, gt=0)
     """CPUs, and torch threads, of each copy of the model."""
     batch_size: int = Field(default=8, ge=1)
-    """Clips in one forward pass."""
+    """Clips in one forward pass; with another size, last bits of the results may be others."""
     rows_per_shard: int = Field(default=256, ge=1)
     """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`."""
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)

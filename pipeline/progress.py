@@ -3,9 +3,10 @@
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import ray
+from ray.exceptions import RayError
 from tqdm import tqdm
 
 _POLL_S = 0.5
@@ -17,17 +18,25 @@ class Counter:
     """Rows that were committed in this run, and how many of them failed; runs as a Ray actor."""
 
     def __init__(self) -> None:
-        self._done = 0
-        self._failed = 0
+        self._shards: dict[int, tuple[int, int]] = {}
 
-    def add(self, done: int, failed: int) -> None:
-        """Count a shard that was committed."""
-        self._done += done
-        self._failed += failed
+    def add(self, first_row: int, done: int, failed: int) -> None:
+        """Count the shard that starts at a row; once, however often it is committed."""
+        self._shards[first_row] = (done, failed)
 
     def counts(self) -> tuple[int, int]:
         """Rows done, and of these failed."""
-        return self._done, self._failed
+        shards = self._shards.values()
+        return sum(done for done, _ in shards), sum(failed for _, failed in shards)
+
+
+def count_shard(counter: ray.actor.ActorHandle, first_row: int, *, done: int, failed: int) -> None:
+    """Tell the counter of a shard that was committed, and wait until it was heard.
+
+    What is stored is what counts: that the counter is lost must not fail the task that wrote.
+    """
+    with suppress(RayError):
+        ray.get(counter.add.remote(first_row, done, failed))
 
 
 @contextmanager
@@ -54,7 +63,10 @@ def shown_progress(n_rows: int, n_done: int) -> Iterator[ray.actor.ActorHandle]:
     )
 
     def update() -> None:
-        done, failed = ray.get(counter.counts.remote())
+        try:
+            done, failed = ray.get(counter.counts.remote())
+        except RayError:
+            return
         bar.set_postfix(failed=failed, refresh=False)
         bar.update(n_done + done - bar.n)
 
@@ -66,9 +78,9 @@ def shown_progress(n_rows: int, n_done: int) -> Iterator[ray.actor.ActorHandle]:
     follower.start()
     try:
         yield counter
-        stop.set()
-        follower.join()
-        update()
     finally:
         stop.set()
+        # Behind a shutdown of Ray, a call of the thread would start another one.
+        follower.join()
+        update()
         bar.close()

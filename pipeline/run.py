@@ -14,8 +14,11 @@ from importlib.metadata import version
 
 import numpy as np
 import ray
+import torch
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+from transformers.utils import logging as transformers_logging
 
 from pipeline import __version__
 from pipeline.attributor import Attributor
@@ -23,7 +26,7 @@ from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError, ManifestError, ModelError
 from pipeline.load import ClipLoader
 from pipeline.manifest import Manifest, read_manifest
-from pipeline.models.registry import Checkpoint, read_checkpoint
+from pipeline.models.registry import Checkpoint, load_adapter, read_checkpoint
 from pipeline.progress import shown_progress
 from pipeline.sampling import Sampling
 from pipeline.sink import ShardSink
@@ -43,8 +46,11 @@ from pipeline.summary import RunSummary, summarise, write_failures
 ATTRIBUTION_VERSION = 1
 """Part of a run's identity: raised when the same input would give other attributions."""
 
+_LOGGER = logging.getLogger(__name__)
 _RECORDED_PACKAGES = ("torch", "transformers", "decord2", "ray", "zarr", "numpy")
 _N_RANKS = 5
+_PROCESS_BYTES = 500_000_000
+"""Memory of a process that has loaded torch, and nothing yet of a model."""
 _WRITE_CPUS = 0.25
 """A write task mostly waits for the storage."""
 
@@ -101,6 +107,8 @@ def plan_run(config: AttributeConfig) -> Plan:
     if store_exists(url):
         check_identity(open_store(url), identity)
     else:
+        # Those of a store that is there are known by their digest to be whole.
+        _check_weights(checkpoint)
         create_store(url, layout, identity, _attributes(config, checkpoint, sampling))
     return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url)
 
@@ -111,11 +119,13 @@ def execute(plan: Plan) -> RunSummary:
     Starts Ray on this machine unless ``RAY_ADDRESS`` names a cluster, as it does in a Ray job.
     """
     shards = pending_shards(open_store(plan.store_url))
-    started = time.monotonic()
+    seconds = 0.0
     if len(shards):
+        started = time.monotonic()
         with _ray(plan.config):
-            _attribute(plan, shards)
-    summary = summarise(plan.store_url, seconds=time.monotonic() - started)
+            _attribute_in_passes(plan, shards)
+        seconds = time.monotonic() - started
+    summary = summarise(plan.store_url, seconds=seconds)
     write_failures(plan.config.out, plan.store_url, plan.manifest)
     return summary
 
@@ -146,6 +156,20 @@ def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]
     return resolved
 
 
+def _attribute_in_passes(plan: Plan, shards: NDArray[np.int64]) -> None:
+    """Go on where a pass was broken off, by a storage that failed for example, while it helps."""
+    while True:
+        try:
+            return _attribute(plan, shards)
+        except RayError as error:
+            left = pending_shards(open_store(plan.store_url))
+            if len(left) == len(shards):
+                raise
+            reason = str(error).strip().splitlines()[-1]
+            _LOGGER.warning("%d of %d shards are left: %s", len(left), len(shards), reason)
+            shards = left
+
+
 def _attribute(plan: Plan, shards: NDArray[np.int64]) -> None:
     config, checkpoint = plan.config, plan.checkpoint
     device, n_models = _pool(config)
@@ -153,6 +177,8 @@ def _attribute(plan: Plan, shards: NDArray[np.int64]) -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It warns that its progress bars are off; ours is shown in their place.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     batches = list(_batches(plan.layout, shards, config.batch_size))
     n_done = plan.layout.n_rows - sum(len(rows) for rows in batches)
     loader = ClipLoader(
@@ -186,7 +212,7 @@ def _attribute(plan: Plan, shards: NDArray[np.int64]) -> None:
                 num_gpus=1 if device == "cuda" else 0,
                 # Reserved for the weights, as read and as loaded. It also keeps Ray from fusing the
                 # loader into the actors, which it does for operators that ask for the same.
-                memory=2 * checkpoint.weights_bytes,
+                memory=_PROCESS_BYTES + 2 * checkpoint.weights_bytes,
             )
             .repartition(target_num_rows_per_block=config.rows_per_shard, strict=True)
             .write_datasink(
@@ -234,7 +260,14 @@ def _pool(config: AttributeConfig) -> tuple[str, int]:
         raise ConfigError("device: 'cuda' was asked for, but the cluster has no GPU")
     # Half of the CPUs decode, where the models need CPUs too.
     default = gpus if device == "cuda" else max(1, int(cpus / 2 / config.cpus_per_model))
-    return device, config.n_models or default
+    n_models = config.n_models or default
+    # A cluster may grow; here, a run would wait for ever.
+    if not os.environ.get("RAY_ADDRESS") and n_models * config.cpus_per_model + 1 > cpus:
+        raise ConfigError(
+            f"n_models: {n_models} of {config.cpus_per_model:g} CPUs each leave none of {cpus:g} "
+            "to decode with; choose fewer, or a larger local_cpus"
+        )
+    return device, n_models
 
 
 def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
@@ -250,6 +283,23 @@ def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
             f"model: the processor of {config.model} gives frames of {output_size}, its model "
             f"takes {checkpoint.geometry.input_size}"
         )
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Load the model once, and drop it: an actor that can't would end the run with a traceback."""
+    # Its bar and its table of what is missing would stand between the user and the one line.
+    verbosity, shows_bar = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        load_adapter(checkpoint, device="cpu", dtype=torch.float32)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shows_bar:
+            transformers_logging.enable_progress_bar()
 
 
 def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:

@@ -7,6 +7,7 @@ import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
+from pipeline.progress import count_shard
 from pipeline.status import Status
 from pipeline.store import open_store, write_shard
 
@@ -27,4 +28,5 @@ class ShardSink(Datasink):  # type: ignore[misc]
             for name in ("video_id", "message"):
                 columns[name] = columns[name].astype(np.dtypes.StringDType())
             write_shard(group, columns, rows)
-            self._progress.add.remote(len(rows), int(np.sum(columns["status"] != Status.OK)))
+            n_failed = int(np.sum(columns["status"] != Status.OK))
+            count_shard(self._progress, int(rows[0]), done=len(rows), failed=n_failed)

@@ -80,7 +80,12 @@ def write_failures(run_url: str, store_url: str, manifest: Manifest) -> str:
             "message": pa.array([str(text) for text in messages[failed]], pa.string()),
         }
     )
-    url = f"{run_url.rstrip('/')}/{FAILURES_NAME}"
+    url = failures_url(run_url)
     with fsspec.open(url, "wb") as stream:
         pq.write_table(table, stream)
     return url
+
+
+def failures_url(run_url: str) -> str:
+    """Where the table of failed clips is in a run's folder."""
+    return f"{run_url.rstrip('/')}/{FAILURES_NAME}"

@@ -1,19 +1,70 @@
 """One Ray for the whole session, small; jobs that a test starts as a user would bring their own."""
 
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
 
 import pytest
 import ray
+import torch
+
+from jobs.attribute import attribute
+from jobs.cli import run_job
+from pipeline.config import AttributeConfig
+from tests.runs import Inputs, write_inputs
+
+N_CLIPS = 14
+DAMAGED = {1: "missing", 3: "truncated", 6: "empty", 8: "unreadable", 13: "too_short"}
+"""In each shard of 4 rows one, but for the third and the last, which is short."""
+
+LONG = {0: 3000, 5: 1500}
+"""Frames of clips that are decoded while the batches behind theirs are done already."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of `jobs.attribute`; a test that would change it copies its folder."""
+
+    inputs: Inputs
+    out: Path
+    damaged: dict[int, str]
+    """Status to expect, by row; the other rows are ok."""
+    exit_code: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     ray.init(
         address="local",
-        num_cpus=2,
+        # More than there are: Ray Data would have batches decoded one by one, and so in order.
+        num_cpus=8,
         object_store_memory=300_000_000,
         include_dashboard=False,
         log_to_driver=False,
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def finished_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    folder = tmp_path_factory.mktemp("finished")
+    inputs = write_inputs(folder, N_CLIPS, DAMAGED, LONG)
+    out = folder / "run"
+    stdout, stderr = StringIO(), StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        exit_code = run_job(AttributeConfig, attribute, verb="attribute", argv=inputs.flags(out))
+    return FinishedRun(inputs, out, DAMAGED, exit_code, stdout.getvalue(), stderr.getvalue())
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch with as many threads as a run gives it: with more, the last bits may be others."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import av
 import numpy as np
 import zarr
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config import FrozenConfig
+from pipeline.errors import ConfigError
 from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene, actor_mask, render_frame, sample_scene
 
 ANNOTATIONS_NAME = "annotations.csv"
@@ -37,7 +38,7 @@ class SynthesizeConfig(FrozenConfig):
     """Clips to write; the classes take turns."""
     seed: int = Field(default=0, ge=0)
     """Other seeds give other clips; 0 is the demo's, 1 trained the small model."""
-    split: str = "val"
+    split: str = Field(default="val", pattern=r"^\w[\w.-]*$")
     """Name of the split in the annotations."""
     layout: Literal["flat", "class_folders"] = "flat"
     """Files side by side below the split, or in a folder for each class."""
@@ -47,12 +48,26 @@ class SynthesizeConfig(FrozenConfig):
     """Pixels."""
     fps: int = Field(default=30, ge=4)
     """Frames per second."""
-    min_duration_s: float = Field(default=4.0, ge=1)
+    min_duration_s: float = Field(default=4.0, ge=1, allow_inf_nan=False)
     """Shortest clip, s."""
-    max_duration_s: float = Field(default=10.0, ge=1)
+    max_duration_s: float = Field(default=10.0, ge=1, allow_inf_nan=False)
     """Longest clip, s."""
     n_workers: int | None = Field(default=None, ge=1)
     """Processes that render and encode; by default one per CPU."""
+
+    @model_validator(mode="after")
+    def _scenes_can_be_drawn(self) -> "SynthesizeConfig":
+        if self.min_duration_s > self.max_duration_s:
+            raise ValueError(
+                f"min_duration_s: {self.min_duration_s:g} is above "
+                f"max_duration_s={self.max_duration_s:g}"
+            )
+        if self.width < self.height:
+            raise ValueError(
+                f"width: {self.width} is below height={self.height}: "
+                "actors need a square of the height"
+            )
+        return self
 
     @property
     def canvas(self) -> Canvas:
@@ -84,19 +99,47 @@ def write_dataset(config: SynthesizeConfig) -> Iterator[Clip]:
     """Write a dataset; gives each clip once its file and ground truth are written.
 
     The same configuration writes the same frames.
+
+    Raises
+    ------
+    ConfigError
+        At once, if the folder can't be written or holds clips that this dataset doesn't have.
     """
     out = Path(config.out)
     clips = [_clip(config, index) for index in range(config.n_clips)]
-    for folder in {clip.path.parent for clip in clips}:
-        folder.mkdir(parents=True, exist_ok=True)
-    with (out / ANNOTATIONS_NAME).open("w", newline="") as stream:
-        rows = [clip.annotation(config.split) for clip in clips]
+    _refuse_other_clips(out, clips)
+    ground_truth = out / GROUND_TRUTH_NAME
+    try:
+        for folder in {clip.path.parent for clip in clips}:
+            folder.mkdir(parents=True, exist_ok=True)
+        _write_annotations(out / ANNOTATIONS_NAME, clips, config.split)
+        _create_ground_truth(ground_truth, clips)
+    except OSError as error:
+        raise ConfigError(f"out: can't write {error.filename or out}: {error.strerror}") from error
+    return _write_clips(clips, ground_truth, config.n_workers)
+
+
+def _refuse_other_clips(out: Path, clips: list[Clip]) -> None:
+    """Else a listing of the folder would have clips without annotation and ground truth."""
+    expected = {clip.path for clip in clips}
+    others = [path for path in (out / CLIPS_NAME).rglob("*.mp4") if path not in expected]
+    if others:
+        raise ConfigError(
+            f"out: {out} holds {len(others)} clips of another dataset, for example "
+            f"{min(others).name}: choose another folder, or delete that one"
+        )
+
+
+def _write_annotations(path: Path, clips: list[Clip], split: str) -> None:
+    rows = [clip.annotation(split) for clip in clips]
+    with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    ground_truth = out / GROUND_TRUTH_NAME
-    _create_ground_truth(ground_truth, clips)
-    with ProcessPoolExecutor(config.n_workers) as pool:
+
+
+def _write_clips(clips: list[Clip], ground_truth: Path, n_workers: int | None) -> Iterator[Clip]:
+    with ProcessPoolExecutor(n_workers) as pool:
         n_clips = len(clips)
         yield from pool.map(_write_clip, clips, range(n_clips), [ground_truth] * n_clips)
 
@@ -104,7 +147,7 @@ def write_dataset(config: SynthesizeConfig) -> Iterator[Clip]:
 def _clip(config: SynthesizeConfig, index: int) -> Clip:
     action = ACTIONS[index % len(ACTIONS)]
     scene = sample_scene(config.seed, index, action, config.canvas)
-    video_id = f"syn{config.seed % 1000:03d}{index:05d}"
+    video_id = f"syn{config.seed:03d}{index:05d}"
     start_s = index * 7 % 60
     name = f"{video_id}_{start_s:06d}_{start_s + _KINETICS_CLIP_S:06d}.mp4"
     folder = Path(config.out) / CLIPS_NAME / config.split

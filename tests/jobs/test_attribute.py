@@ -1,0 +1,201 @@
+"""Bad input of `jobs.attribute`: one line that names it, before anything is started or stored."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import TimesformerModel
+
+import jobs.attribute
+from jobs.attribute import attribute
+from jobs.cli import run_job
+from pipeline.config import AttributeConfig
+from pipeline.manifest import read_manifest
+from tests.checkpoints import make_timesformer
+from tests.runs import objects, write_inputs
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    return write_inputs(tmp_path, 2)
+
+
+def run(argv):
+    return run_job(AttributeConfig, attribute, verb="attribute", argv=argv)
+
+
+def refused(capsys, monkeypatch, argv):
+    """The one line of a job that is refused before the step that starts Ray."""
+
+    def execute(plan):
+        raise AssertionError("the run was started")
+
+    monkeypatch.setattr(jobs.attribute, "execute", execute)
+    capsys.readouterr()
+    assert run(argv) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("attribute: error: ")
+    assert stderr.count("\n") == 1
+    return stderr
+
+
+def absent_manifest(inputs):
+    Path(inputs.manifest).unlink()
+    return inputs.manifest
+
+
+def manifest_that_is_none(inputs):
+    Path(inputs.manifest).write_text("clips\n")
+    return inputs.manifest
+
+
+def empty_manifest(inputs):
+    pq.write_table(pq.read_table(inputs.manifest)[:0], inputs.manifest)
+    return f"{inputs.manifest} has no rows"
+
+
+def label_outside_the_classes(inputs):
+    table = pq.read_table(inputs.manifest)
+    rows = table.to_pylist()
+    rows[1]["label"] = "sword fighting"
+    pq.write_table(type(table).from_pylist(rows, table.schema), inputs.manifest)
+    return f"label 'sword fighting' in row 1 of {inputs.manifest}"
+
+
+def absent_model(inputs):
+    Path(inputs.model).rename(f"{inputs.model}-elsewhere")
+    return inputs.model
+
+
+def model_without_a_classifier(inputs):
+    """What self-supervised checkpoints are: transformers would make one up at random."""
+    TimesformerModel(make_timesformer().config).save_pretrained(inputs.model)
+    return "classifier"
+
+
+def processor_of_another_size(inputs):
+    file = Path(inputs.model) / "preprocessor_config.json"
+    settings = json.loads(file.read_text()) | {"crop_size": {"height": 24, "width": 24}}
+    file.write_text(json.dumps(settings))
+    return "(24, 24)"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        absent_manifest,
+        manifest_that_is_none,
+        empty_manifest,
+        label_outside_the_classes,
+        absent_model,
+        model_without_a_classifier,
+        processor_of_another_size,
+    ],
+)
+def test_inputs_that_can_not_be_used_are_named_and_nothing_is_stored(
+    capsys, monkeypatch, tmp_path, inputs, damage
+):
+    named = damage(inputs)
+    assert named in refused(capsys, monkeypatch, inputs.flags(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("layer", [2, -3, 99])
+def test_a_layer_that_the_model_lacks_is_named_with_how_many_it_has(
+    capsys, monkeypatch, tmp_path, inputs, layer
+):
+    line = refused(capsys, monkeypatch, inputs.flags(tmp_path / "run", f"--method.layer={layer}"))
+    assert f"method.layer: {layer} is not in {inputs.model}, which has 2 layers" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("below", ["file", "file/run", "file/deep/run"])
+def test_a_target_that_can_not_be_written_is_named(capsys, monkeypatch, tmp_path, inputs, below):
+    # Tests may run as root, who may write anywhere: but nobody can write below a file.
+    (tmp_path / "file").write_text("notes")
+    line = refused(capsys, monkeypatch, inputs.flags(tmp_path / below))
+    assert "out: " in line
+    assert str(tmp_path / below) in line
+    assert (tmp_path / "file").read_text() == "notes"
+
+
+def test_a_protocol_that_is_not_known_is_named(capsys, monkeypatch, inputs):
+    line = refused(capsys, monkeypatch, inputs.flags("gopher://host/run"))
+    assert "gopher" in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "difference"),
+    [
+        ("--method.layer=0", "method.layer is -1 there and 0 here"),
+        ("--method.residual", "method.residual is False there and True here"),
+        ("--precision=bfloat16", "precision is 'float32' there and 'bfloat16' here"),
+        ("--rows-per-shard=2", "rows_per_shard is 4 there and 2 here"),
+        ("--sampling.kind=strided --sampling.stride=2", "sampling.stride is None there and 2 here"),
+    ],
+)
+def test_a_store_of_another_configuration_is_left_alone_and_the_keys_are_named(
+    capsys, monkeypatch, finished_run, flag, difference
+):
+    before = objects(finished_run.out)
+    flags = finished_run.inputs.flags(finished_run.out, *flag.split())
+    line = refused(capsys, monkeypatch, flags)
+    assert difference in line
+    assert str(finished_run.out) in line
+    assert objects(finished_run.out) == before
+
+
+def test_a_store_of_another_manifest_or_model_is_left_alone_and_both_are_named(
+    capsys, monkeypatch, tmp_path, finished_run
+):
+    before = objects(finished_run.out)
+    line = refused(capsys, monkeypatch, write_inputs(tmp_path, 3).flags(finished_run.out))
+    assert f"manifest is '{read_manifest(finished_run.inputs.manifest).digest}' there" in line
+    assert "model is" not in line
+    make_timesformer(seed=1).save_pretrained(tmp_path / "model")
+    flags = finished_run.inputs.flags(finished_run.out, f"--model={tmp_path / 'model'}")
+    line = refused(capsys, monkeypatch, flags)
+    assert "model is" in line
+    assert "manifest is" not in line
+    assert objects(finished_run.out) == before
+
+
+@pytest.mark.parametrize(("flags", "exit_code"), [((), 1), (("--max-failed-fraction=0.4",), 0)])
+def test_the_exit_code_says_whether_too_many_clips_failed(capsys, finished_run, flags, exit_code):
+    assert finished_run.exit_code == 1
+    # Finished, it computes nothing: the share that may fail is no part of what a run is.
+    assert run(finished_run.inputs.flags(finished_run.out, *flags)) == exit_code
+    stdout, stderr = capsys.readouterr()
+    assert "14 clips: 9 ok" in stdout
+    assert f"failures in {finished_run.out}/failures.parquet" in stdout
+    assert ("35.7% of the clips failed" in stderr) == (exit_code == 1)
+
+
+def test_as_a_command_it_prints_one_line_and_leaves_no_trace_of_ray(tmp_path, inputs):
+    ray_folder = tmp_path / "ray"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "jobs.attribute",
+            *inputs.flags(tmp_path / "run"),
+            "--method.layer=7",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"RAY_TMPDIR": str(ray_folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("attribute: error: method.layer: 7 is not in ")
+    assert done.stderr.count("\n") == 1
+    assert not ray_folder.exists()

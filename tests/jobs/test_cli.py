@@ -1,0 +1,186 @@
+"""Command lines as a user would give them: files, flags, and one line for whatever is wrong."""
+
+import pytest
+
+from jobs.cli import parse, run_job, writing
+from pipeline.config import AttributeConfig, Method, SamplingConfig
+from pipeline.errors import ConfigError, ManifestError
+
+REQUIRED = ("--manifest=clips.parquet", "--model=small", "--out=run")
+
+
+def parsed(*argv):
+    return parse(AttributeConfig, verb="attribute", argv=argv)
+
+
+def run(capsys, *argv, job=lambda config: 0):
+    """Exit code, stdout and stderr of a job."""
+    exit_code = run_job(AttributeConfig, job, verb="attribute", argv=argv)
+    return exit_code, *capsys.readouterr()
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "manifest: clips.parquet\n"
+        "model: small\n"
+        "out: run\n"
+        "batch_size: 4\n"
+        "local_object_store: 2GB\n"
+        "method:\n"
+        "  layer: 1\n"
+        "  residual: true\n"
+    )
+    return str(path)
+
+
+def test_flags_alone_are_enough():
+    assert parsed(*REQUIRED) == AttributeConfig(manifest="clips.parquet", model="small", out="run")
+
+
+def test_a_file_alone_is_enough(file):
+    config = parsed("--config", file)
+    assert config.method == Method(layer=1, residual=True)
+    assert config.batch_size == 4
+    assert config.local_object_store == 2_000_000_000
+    assert config.precision == "float32"
+
+
+def test_a_flag_wins_over_the_file_and_the_files_other_keys_stay(file):
+    config = parsed("--config", file, "--out=elsewhere", "--method.layer=-2", "--batch-size", "8")
+    assert config.out == "elsewhere"
+    assert config.model == "small"
+    assert config.method == Method(layer=-2, residual=True)
+    assert config.batch_size == 8
+
+
+def test_where_the_file_is_named_on_the_command_line_makes_no_difference(file):
+    flags = ("--method.layer", "0", "--no-method.residual")
+    assert parsed(*flags, f"--config={file}") == parsed("--config", file, *flags)
+    assert parsed(*flags, f"--config={file}").method == Method(layer=0, residual=False)
+
+
+def test_nested_keys_of_a_flag_alone_make_their_group():
+    config = parsed(*REQUIRED, "--sampling.kind=strided", "--sampling.stride=4")
+    assert config.sampling == SamplingConfig(kind="strided", stride=4)
+
+
+def test_a_variable_of_the_environment_is_no_setting(monkeypatch):
+    monkeypatch.setenv("BATCH_SIZE", "2")
+    monkeypatch.setenv("OUT", "elsewhere")
+    config = parsed(*REQUIRED)
+    assert (config.batch_size, config.out) == (8, "run")
+
+
+BAD_FLAGS = {
+    "nothing": ((), "manifest: Field required; model: Field required; out: Field required"),
+    "one missing": (REQUIRED[:2], "out: Field required"),
+    "unknown": ((*REQUIRED, "--colour", "red"), "unrecognized arguments: --colour red"),
+    "abbreviated": ((*REQUIRED, "--batch", "4"), "unrecognized arguments: --batch 4"),
+    "stray": ((*REQUIRED, "run.yaml"), "unrecognized arguments: run.yaml"),
+    "without its value": ((*REQUIRED, "--batch-size"), "argument --batch-size: expected one"),
+    "config without a file": ((*REQUIRED, "--config"), "argument --config: expected one"),
+    "wrong type": ((*REQUIRED, "--batch-size=many"), "batch_size: .*integer.*got 'many'"),
+    "wrong type, nested": ((*REQUIRED, "--method.layer=last"), "method.layer: .*got 'last'"),
+    "too small": ((*REQUIRED, "--rows-per-shard=0"), "rows_per_shard: .*got '0'"),
+    "no such choice": ((*REQUIRED, "--device=tpu"), "device: .*'auto', 'cpu'.*got 'tpu'"),
+    "broken JSON": ((*REQUIRED, '--method={"layer": 1'), '"method"'),
+    "two that don't fit": ((*REQUIRED, "--batch-size=7"), "rows_per_shard=256.*batch_size=7"),
+    "two of a group": ((*REQUIRED, "--sampling.kind=strided"), "sampling: stride=None with kind="),
+}
+
+
+def assert_refused(result, reason):
+    exit_code, stdout, stderr = result
+    assert exit_code == 2
+    assert stdout == ""
+    assert stderr.count("\n") == 1
+    prefix, message = stderr[:18], stderr[18:]
+    assert prefix == "attribute: error: "
+    with pytest.raises(ConfigError, match=reason):
+        raise ConfigError(message)
+
+
+@pytest.mark.parametrize(("argv", "reason"), BAD_FLAGS.values(), ids=BAD_FLAGS)
+def test_a_bad_command_line_is_one_line_and_exit_code_2(capsys, argv, reason):
+    assert_refused(run(capsys, *argv), reason)
+
+
+BAD_FILES = {
+    "unknown key": (b"colour: red", "colour: Extra inputs are not permitted"),
+    "unknown nested key": (b"method: {colour: red}", r"method\.colour: Extra"),
+    "key that is no name": (b"1: 2", "1: Keys should be strings"),
+    "wrong type": (b"batch_size: [4]", r"batch_size: .*got \[4\]"),
+    "value for a group": (b"method: 3", "method: .*got 3"),
+    "missing keys": (b"model: small", "manifest: Field required; out: Field required"),
+    "two that don't fit": (b"batch_size: 7", "batch_size=7"),
+    "list": (b"- manifest", "run.yaml has list at its top"),
+    "empty": (b"", "run.yaml has NoneType at its top"),
+    "not YAML": (b"manifest: [clips", "run.yaml is not YAML: .*line 1"),
+    "tabs": (b"method:\n\tlayer: 1", "run.yaml is not YAML: .*line 2"),
+    "calls Python": (b"out: !!python/object/apply:os.getcwd []", "run.yaml is not YAML"),
+    "not text": (b"\xff\xfe\x00", "run.yaml is not YAML"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_one_line_and_exit_code_2(capsys, tmp_path, content, reason):
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    flags = () if reason.startswith("manifest: Field") else REQUIRED
+    assert_refused(run(capsys, f"--config={file}", *flags), reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent.yaml", "absent.yaml: No such file"),
+        ("", "Is a directory"),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_named(capsys, tmp_path, name, reason):
+    assert_refused(run(capsys, f"--config={tmp_path / name}"), f"config: can't read .*{reason}")
+
+
+def test_a_protocol_that_is_not_known_is_named(capsys):
+    result = run(capsys, "--config=gopher://host/run.yaml")
+    assert_refused(result, "config: can't read gopher://.*gopher")
+
+
+def test_help_lists_the_flags_and_is_no_error(capsys):
+    with pytest.raises(SystemExit) as exited:
+        run(capsys, "--help")
+    assert exited.value.code == 0
+    stdout, stderr = capsys.readouterr()
+    assert stderr == ""
+    for text in ("python -m jobs.attribute", "--rows-per-shard", "--method.layer", "--config FILE"):
+        assert text in stdout
+
+
+def fail(config):
+    raise ManifestError(f"manifest: {config.manifest} is\nno manifest")
+
+
+def test_an_error_of_the_input_is_one_line_and_exit_code_2(capsys):
+    result = run(capsys, *REQUIRED, job=fail)
+    assert result == (2, "", "attribute: error: manifest: clips.parquet is no manifest\n")
+
+
+def test_a_fault_of_the_program_is_not_taken_for_one_of_the_input(capsys):
+    with pytest.raises(ZeroDivisionError):
+        run(capsys, *REQUIRED, job=lambda config: 1 // 0)
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_the_exit_code_is_the_jobs_own(capsys, exit_code):
+    assert run(capsys, *REQUIRED, job=lambda config: exit_code) == (exit_code, "", "")
+
+
+def test_a_target_that_can_not_be_written_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    target = file / "below"
+    reason = f"out: can't write {target}: Not a directory"
+    with pytest.raises(ConfigError, match=reason), writing("out", str(target)):
+        target.write_text("")

@@ -1,0 +1,188 @@
+"""Runs that were broken off: what is done again, what isn't, and that no one can tell after."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ray.exceptions import RayError
+
+import pipeline.run
+from pipeline.run import execute, plan_run
+from pipeline.status import Status
+from pipeline.store import open_store, pending_shards, store_url
+from tests.runs import assert_same_columns, objects, stored_columns, write_inputs
+
+ROOT = Path(__file__).parent.parent
+HANG_S = 300
+"""Only a guard: what takes this long is stuck."""
+
+
+def pending(out):
+    return pending_shards(open_store(store_url(str(out)))).tolist()
+
+
+def shard_of(name):
+    """Shard that an object's name belongs to: ``<array>/c/<shard>/0/...``."""
+    return int(name.split("/")[2])
+
+
+@pytest.fixture
+def out(finished_run, tmp_path):
+    return Path(shutil.copytree(finished_run.out, tmp_path / "run"))
+
+
+def forget(out, shard):
+    """Have a shard as if it had never been written."""
+    for name in objects(out):
+        if shard_of(name) == shard:
+            (out / "attributions.zarr" / name).unlink()
+    for folder in (out / "attributions.zarr").glob(f"*/c/{shard}"):
+        shutil.rmtree(folder)
+
+
+def test_a_resumed_run_computes_the_pending_shards_alone_and_gives_the_same_bits(finished_run, out):
+    (out / "failures.parquet").unlink()
+    before = objects(out)
+    forget(out, 1)
+    # The last shard, which is short, loses its commit mark alone.
+    (out / "attributions.zarr" / "status" / "c" / "3").unlink()
+    assert pending(out) == [1, 3]
+
+    summary = execute(plan_run(finished_run.inputs.config(out)))
+
+    after = objects(out)
+    assert {name: content for name, (content, _) in after.items()} == {
+        name: content for name, (content, _) in before.items()
+    }
+    rewritten = {shard_of(name) for name in before if after[name][1] != before[name][1]}
+    assert rewritten == {1, 3}
+    assert summary.seconds > 0
+    assert summary.counts[Status.OK] == 9
+    failures = pq.read_table(out / "failures.parquet")
+    assert failures.equals(pq.read_table(finished_run.out / "failures.parquet"))
+
+
+def test_a_shard_that_can_not_be_written_stays_pending_until_it_can(finished_run, out):
+    forget(out, 1)
+    before = objects(out)
+    # A file where the shard's folder would be: also root can't write below it.
+    blocked = out / "attributions.zarr" / "spatial" / "c" / "1"
+    blocked.write_bytes(b"")
+    plan = plan_run(finished_run.inputs.config(out))
+    with pytest.raises(RayError, match=str(blocked)):
+        execute(plan)
+    assert pending(out) == [1]
+
+    blocked.unlink()
+    execute(plan)
+    assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
+    assert before.items() <= objects(out).items()
+
+
+def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatch, caplog):
+    forget(out, 1)
+    forget(out, 3)
+    passes = []
+    attribute = pipeline.run._attribute
+
+    def broken_off_once(plan, shards):
+        passes.append(shards.tolist())
+        attribute(plan, shards[:1])
+        if len(passes) == 1:
+            raise RayError("the storage\nwas away")
+
+    monkeypatch.setattr(pipeline.run, "_attribute", broken_off_once)
+    summary = execute(plan_run(finished_run.inputs.config(out)))
+    assert passes == [[1, 3], [3]]
+    assert summary.n_pending == 0
+    assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
+    assert "1 of 2 shards are left: was away" in caplog.text
+
+
+def processes_of(ray_folder):
+    """Processes of a job and of the Ray that it started, told by their environment (Linux)."""
+    mark = f"RAY_TMPDIR={ray_folder}".encode()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def kill(pids):
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+@pytest.fixture
+def ray_folder():
+    """Folder of a Ray of its own, which is gone with all its processes after the test."""
+    # Not below tmp_path: the names of Ray's sockets may have 107 characters.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    yield folder
+    while left := processes_of(folder):
+        kill(left)
+        time.sleep(0.1)
+    shutil.rmtree(folder)
+
+
+def start_job(inputs, out, ray_folder):
+    flags = inputs.flags(out, "--rows-per-shard=2", "--local-cpus=2", "--local-object-store=200MB")
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.attribute", *flags],
+        cwd=ROOT,
+        env=environment | {"RAY_TMPDIR": ray_folder},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(condition, job):
+    deadline = time.monotonic() + HANG_S
+    while not condition():
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+def test_a_run_whose_driver_was_killed_is_resumed_to_the_same_bits(local_ray, ray_folder, tmp_path):
+    inputs = write_inputs(tmp_path, 48, {7: "missing", 40: "truncated"})
+    undisturbed = tmp_path / "undisturbed"
+    execute(plan_run(inputs.config(undisturbed, rows_per_shard=2)))
+
+    out = tmp_path / "run"
+    statuses = out / "attributions.zarr" / "status" / "c"
+    job = start_job(inputs, out, ray_folder)
+    try:
+        wait_until(lambda: statuses.exists() and any(statuses.iterdir()), job)
+    finally:
+        job.kill()
+        job.communicate()
+        kill(processes_of(ray_folder))
+    left = pending(out)
+    assert 0 < len(left) < 24
+
+    resumed = start_job(inputs, out, ray_folder)
+    stdout, stderr = resumed.communicate(timeout=HANG_S)
+    assert resumed.returncode == 0, stderr
+    assert "48 clips: 46 ok, 1 missing, 1 truncated" in stdout
+    assert_same_columns(stored_columns(out), stored_columns(undisturbed))
+    assert pq.read_table(out / "failures.parquet")["row"].to_pylist() == [7, 40]
