@@ -4,7 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types check clean
+.PHONY: help install demo test lint types check clean
+
+DEMO := runs/demo
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,8 +16,27 @@ install: .venv/installed  ## Create .venv and install the project with its devel
 .venv/installed: pyproject.toml constraints.txt
 	@echo "== install into .venv"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,evaluation]'
 	@touch $@
+
+demo: install  ## Write clips, attribute them, and draw the report: runs/demo
+	@echo "== demo: write 60 clips of ten synthetic actions, with their ground truth"
+	rm -rf $(DEMO)
+	$(BIN)/python -m jobs.synthesize --out $(DEMO)/dataset --n-clips 60
+	@echo "== demo: list them in a manifest"
+	$(BIN)/python -m jobs.manifest --layout kinetics --annotations $(DEMO)/dataset/annotations.csv \
+		--clips $(DEMO)/dataset/clips --out $(DEMO)/manifest.parquet
+	@echo "== demo: attribute every clip, on a local Ray"
+	$(BIN)/python -m jobs.attribute --config jobs/demo.yaml
+	@echo "== demo: reduce to class statistics, and draw the report"
+	$(BIN)/python -m jobs.aggregate $(DEMO)
+	@echo "== demo: hold the attributions against the ground truth"
+	$(BIN)/python -m jobs.evaluate $(DEMO) --ground-truth $(DEMO)/dataset/ground_truth.zarr
+	@echo
+	@echo "clips         $(DEMO)/dataset/clips"
+	@echo "attributions  $(DEMO)/attributions.zarr   in Python: analysis.open_run('$(DEMO)')"
+	@echo "statistics    $(DEMO)/statistics.zarr     in Python: analysis.open_statistics('$(DEMO)')"
+	@echo "report        open in a browser: file://$(CURDIR)/$(DEMO)/report/index.html"
 
 test: install  ## Run every test
 	@echo "== tests"

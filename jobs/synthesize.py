@@ -2,9 +2,8 @@
 
 import sys
 
-from tqdm import tqdm
-
 from jobs.cli import run_job
+from pipeline.bar import progress_bar
 from pipeline.errors import ConfigError
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 
@@ -13,7 +12,9 @@ def synthesize(config: SynthesizeConfig) -> int:
     """Write every clip with its ground truth."""
     if "://" in config.out:
         raise ConfigError(f"out: {config.out} is a URL, expected a folder on this machine")
-    clips = tqdm(write_dataset(config), total=config.n_clips, unit="clip", desc="synthesize")
+    clips = progress_bar(
+        write_dataset(config), total=config.n_clips, unit="clip", desc="synthesize"
+    )
     n_frames = sum(clip.scene.n_frames for clip in clips)
     print(f"synthesize: {config.n_clips} clips, {n_frames} frames in {config.out}")
     return 0

@@ -4,16 +4,15 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from jobs.cli import run_job
+from pipeline.bar import progress_bar
 from pipeline.manifest import read_manifest
 from pipeline.synthetic.training import (
     TrainConfig,
+    collect_clips,
     held_out_accuracy,
     model_card,
-    render_scenes,
+    render_clips,
     save,
     small_timesformer,
     train,
@@ -24,14 +23,18 @@ def run_training(config: TrainConfig) -> int:
     """Render the scenes, train, measure on the held-out clips, and write model and card."""
     held_out = read_manifest(config.held_out)
     started = time.monotonic()
-    scenes = tqdm(render_scenes(config), total=config.n_clips, unit="scene", desc="render")
-    frames = np.stack(list(scenes))
+    rendered = progress_bar(render_clips(config), total=config.n_clips, unit="scene", desc="render")
+    clips = collect_clips(rendered, config)
     model = small_timesformer(config.n_frames, config.seed)
-    for epoch in train(model, frames, config):
+    for epoch in train(model, clips, config):
         seconds = time.monotonic() - started
-        print(f"train: epoch {epoch.epoch}: loss {epoch.loss:.4f}, {seconds:.0f} s", flush=True)
-    accuracy = held_out_accuracy(model, held_out)
+        print(
+            f"train: epoch {epoch.epoch} of {config.n_epochs}: loss {epoch.loss:.3f}, "
+            f"{epoch.accuracy:.1%} right, {seconds:.0f} s",
+            flush=True,
+        )
     save(model, config.out)
+    accuracy = held_out_accuracy(model, held_out)
     card = model_card(model, config, accuracy, held_out.n_rows, time.monotonic() - started)
     (Path(config.out) / "README.md").write_text(card)
     print(f"train: {accuracy:.1%} of {held_out.n_rows} held-out clips are right; {config.out}")

@@ -46,12 +46,13 @@ class Attributor:
 
     @torch.inference_mode()
     def __call__(self, batch: Columns) -> Columns:
-        """Explain a batch as `ClipLoader` gives it; ``frames`` go, the model's columns come.
+        """Explain a batch as `ClipLoader` gives it: its columns but ``frames``, and the model's.
 
         Clips that failed go through the model as zeros: every batch has the same shape, so a clip's
         numbers don't depend on whether its neighbours could be decoded.
         """
-        frames = torch.from_numpy(batch.pop("frames")).to(self._device, non_blocking=True)
+        # A copy: Ray's arrays are read-only, which torch would warn of.
+        frames = torch.tensor(batch["frames"], device=self._device)
         pixel_values = normalise(frames, self._checkpoint.preprocessing, self._dtype)
         explanation = self._adapter.explain(pixel_values, self._method)
         probabilities = explanation.logits.float().softmax(dim=-1)
@@ -60,7 +61,7 @@ class Attributor:
         top = probabilities.topk(self._n_ranks, dim=-1)
         geometry = self._checkpoint.geometry
         grid = (-1, geometry.n_times, geometry.height, geometry.width)
-        columns = batch | {
+        columns = {name: values for name, values in batch.items() if name != "frames"} | {
             "spatial": spatial.half().reshape(grid).cpu().numpy(),
             "temporal": temporal.cpu().numpy(),
             "prediction": top.indices[:, 0].int().cpu().numpy(),
@@ -89,7 +90,7 @@ def normalise(frames: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) 
     offset = 1.0 if preprocessing.offset else 0.0
     # (x * rescale - offset - mean) / std as one multiplication and one addition.
     scaled = frames.float().mul_(preprocessing.rescale_factor / std).sub_((mean + offset) / std)
-    return scaled.permute(0, 1, 4, 2, 3).to(dtype, memory_format=torch.contiguous_format)
+    return scaled.permute(0, 1, 4, 2, 3).to(dtype).contiguous()
 
 
 def _probability_of(probabilities: Tensor, label: np.ndarray) -> np.ndarray:

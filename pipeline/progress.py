@@ -1,17 +1,15 @@
 """How far a run is: counted by the write tasks, shown by the driver."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import ray
 from ray.exceptions import RayError
-from tqdm import tqdm
+
+from pipeline.bar import progress_bar
 
 _POLL_S = 0.5
-_LOG_EVERY_S = 10.0
-"""Seconds between lines where the output is a log and not a terminal."""
 
 
 class Counter:
@@ -52,15 +50,7 @@ def shown_progress(n_rows: int, n_done: int) -> Iterator[ray.actor.ActorHandle]:
     """
     counter = ray.remote(Counter).options(num_cpus=0).remote()
     stop = threading.Event()
-    bar = tqdm(
-        total=n_rows,
-        initial=n_done,
-        unit="clip",
-        desc="attribute",
-        smoothing=0.1,
-        mininterval=0.1 if sys.stderr.isatty() else _LOG_EVERY_S,
-        dynamic_ncols=True,
-    )
+    bar = progress_bar(total=n_rows, initial=n_done, unit="clip", desc="attribute")
 
     def update() -> None:
         try:

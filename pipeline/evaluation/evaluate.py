@@ -37,7 +37,8 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
     Raises
     ------
     StoreError
-        If there is no run at the URL, no clip is ok, or one has no ground truth.
+        If there is no run at the URL, no clip is ok, one has no ground truth, the ground truth is
+        of other clips, or the metrics can't be written.
     """
     group: Any = open_store(store_url(run_url))
     layout = store_layout(group)
@@ -57,7 +58,7 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
         video_ids, frame_index = group["video_id"][part][ok], group["frame_index"][part][ok]
         mask = np.stack(
             [
-                _patches(truth, str(video_id), frames, preprocessing, grid)
+                truth.patches(str(video_id), frames, preprocessing, grid)
                 for video_id, frames in zip(video_ids, frame_index, strict=True)
             ]
         )
@@ -71,25 +72,20 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
     evaluated = np.isfinite(columns["mask_covered"])
     if not evaluated.any():
         raise StoreError(f"{run_url}: no clip is ok, so there is nothing to evaluate")
-    _write_metrics(f"{run_url.rstrip('/')}/{METRICS_NAME}", columns)
     covered = columns["mask_covered"][evaluated]
+    if not covered.any():
+        raise StoreError(f"{run_url}: the model saw no action, so there is nothing to evaluate")
+    metrics_url = f"{run_url.rstrip('/')}/{METRICS_NAME}"
+    try:
+        _write_metrics(metrics_url, columns)
+    except OSError as error:
+        raise StoreError(f"can't write metrics to {metrics_url}: {error}") from error
     return {method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS}
 
 
-def _patches(
-    truth: GroundTruth,
-    video_id: str,
-    frame_index: NDArray[np.integer],
-    preprocessing: Preprocessing,
-    grid: tuple[int, int, int],
-) -> NDArray[np.float32]:
-    if video_id not in truth.index_of:
-        raise StoreError(f"clip {video_id!r} of the run has no ground truth")
-    return truth.patches(video_id, frame_index, preprocessing, grid)
-
-
 def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]]) -> None:
-    group = zarr.create_group(url, overwrite=True)
+    # As a path: fsspec's local filesystem makes no folders, zarr's own does.
+    group = zarr.create_group(url.removeprefix("file://"), overwrite=True)
     for name, values in columns.items():
         array: Any = group.create_array(
             name,

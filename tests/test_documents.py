@@ -1,0 +1,64 @@
+"""The documents say what is true: paths exist, commands parse, and the notebook's lines run."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import parse
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+CONFIGS = {
+    "aggregate": "AggregateConfig",
+    "attribute": "AttributeConfig",
+    "evaluate": "EvaluateConfig",
+    "manifest": "ManifestConfig",
+    "synthesize": "SynthesizeConfig",
+    "train": "TrainConfig",
+}
+
+
+def commands_of(name):
+    """Every ``python -m jobs.VERB ...`` of a document or the Makefile, as words."""
+    text = (ROOT / name).read_text().replace("\\\n", " ").replace("$(DEMO)", "runs/demo")
+    found = re.findall(r"^\s*(?:\$\(BIN\)/)?python -m jobs\.(.*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in found]
+
+
+def test_the_configs_are_those_of_all_jobs():
+    modules = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__", "cli"}
+    assert modules == set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_path_that_is_linked_exists(name):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text())
+    absent = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert not absent
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "Makefile"])
+def test_every_command_is_understood(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = commands_of(name)
+    assert commands
+    for verb, *arguments in commands:
+        config_class = getattr(importlib.import_module(f"jobs.{verb}"), CONFIGS[verb])
+        parse(config_class, verb=verb, argv=arguments)
+
+
+def test_the_notebooks_lines_run(finished_run, tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("my").mkdir()
+    Path("my/run").symlink_to(finished_run.out)
+    names: dict[str, object] = {}
+    exec(block, names)
+    n_ok = len(finished_run.inputs.video_ids) - len(finished_run.damaged)
+    attribution = names["attribution"].sum(("time", "y", "x")).compute()
+    assert (abs(attribution - 1) < 1e-3).sum() == n_ok
+    assert float(names["when"].sum()) == pytest.approx(1, abs=1e-5)
+    assert set(names["where"].dims) == {"class", "y", "x"}
