@@ -49,8 +49,8 @@ ATTRIBUTION_VERSION = 1
 _LOGGER = logging.getLogger(__name__)
 _RECORDED_PACKAGES = ("torch", "transformers", "decord2", "ray", "zarr", "numpy")
 _N_RANKS = 5
-_PROCESS_BYTES = 500_000_000
-"""Memory of a process that has loaded torch, and nothing yet of a model."""
+_PROCESS_BYTES = 1_000_000_000
+"""Memory of a process that has loaded torch, with room for the frames of a batch."""
 _WRITE_CPUS = 0.25
 """A write task mostly waits for the storage."""
 
