@@ -1,0 +1,227 @@
+"""The model's stage: it says what transformers' own model says, and no clip touches another."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    TimesformerForVideoClassification,
+    VideoMAEImageProcessorPil,
+)
+
+from pipeline.attributor import Attributor
+from pipeline.config import Method
+from pipeline.models.registry import read_checkpoint
+from pipeline.status import Status
+from pipeline.store import StoreLayout
+from tests.checkpoints import CLASS_NAMES, save_timesformer
+
+N_CLIPS, N_RANKS = 4, 3
+LAYOUT = StoreLayout(
+    n_rows=N_CLIPS, rows_per_shard=N_CLIPS, n_frames=3, n_times=3, height=2, width=2, n_ranks=3
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def change_weights(folder, ending, change):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    changed = {name: change(w) for name, w in weights.items() if name.endswith(ending)}
+    save_file(weights | changed, file, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = save_timesformer(tmp_path_factory.mktemp("model"))
+    # Else every clip is of one class with one probability, and it would not show if two changed.
+    change_weights(folder, "attention.output.dense.weight", lambda weight: 60 * weight)
+    change_weights(folder, "classifier.weight", lambda weight: 30 * weight)
+    return folder
+
+
+def attributor_of(folder, **changes):
+    given = {"device": "cpu", "precision": "float32", "n_threads": 1, "n_ranks": N_RANKS}
+    return Attributor(read_checkpoint(str(folder)), Method(), **given | changes)
+
+
+@pytest.fixture(scope="module")
+def attributor(model):
+    return attributor_of(model)
+
+
+def batch_of(failed=None, labels=(0, 4, 2, 1), seed=0):
+    """A batch as `ClipLoader` and Ray give it: failed clips are zeros, arrays are read-only."""
+    squares = np.random.default_rng(seed).integers(0, 256, (N_CLIPS, 3, 2, 2, 3), np.uint8)
+    frames = squares.repeat(8, axis=2).repeat(8, axis=3)
+    status = np.full(N_CLIPS, Status.OK, np.uint8)
+    message = np.full(N_CLIPS, "", object)
+    frame_index = np.tile(np.arange(3, dtype=np.int32), (N_CLIPS, 1))
+    for clip, outcome in (failed or {}).items():
+        frames[clip], status[clip], message[clip] = 0, outcome, f"clip {clip} is {outcome.label}"
+        frame_index[clip] = -1
+    batch = {
+        "row": np.arange(N_CLIPS),
+        "video_id": np.array([f"clip{clip}" for clip in range(N_CLIPS)], object),
+        "start_time": np.zeros(N_CLIPS),
+        "label": np.array(labels, np.int32),
+        "frames": frames,
+        "frame_index": frame_index,
+        "status": status,
+        "message": message,
+    }
+    for column in batch.values():
+        column.flags.writeable = False
+    return batch
+
+
+def untouched_probabilities(folder, frames):
+    """Softmax over transformers' own model of transformers' own preprocessing: (clips, classes)."""
+    model = TimesformerForVideoClassification.from_pretrained(folder).eval()
+    processor = VideoMAEImageProcessorPil.from_pretrained(folder)
+    pixels = [
+        processor(list(clip), return_tensors="pt", input_data_format="channels_last")
+        for clip in frames
+    ]
+    with torch.inference_mode():
+        logits = model(pixel_values=torch.cat([clip["pixel_values"] for clip in pixels])).logits
+    return logits.softmax(dim=-1).numpy()
+
+
+MODEL_COLUMNS = (
+    *("spatial", "temporal", "prediction", "probability", "label_probability"),
+    *("top_classes", "top_probabilities"),
+)
+
+
+def assert_empty(columns, clip):
+    for name in MODEL_COLUMNS:
+        values = columns[name][clip]
+        empty = values == -1 if values.dtype.kind == "i" else np.isnan(values)
+        assert np.all(empty), name
+
+
+def test_what_comes_is_what_the_store_takes(attributor):
+    columns = attributor(batch_of())
+    templates = LAYOUT.arrays()
+    assert set(columns) == {"row", *templates}
+    for name, template in templates.items():
+        assert columns[name].shape == (N_CLIPS, *template.shape)
+        assert columns[name].dtype == (object if template.dtype == "str" else template.dtype), name
+
+
+def test_the_prediction_is_the_untouched_models(model, attributor):
+    batch = batch_of()
+    columns = attributor(batch)
+    expected = untouched_probabilities(model, batch["frames"])
+    order = np.argsort(-expected, axis=1)
+    assert len(set(order[:, 0])) > 1
+    assert np.array_equal(columns["prediction"], order[:, 0])
+    assert np.array_equal(columns["top_classes"], order[:, :N_RANKS])
+    ranked = np.take_along_axis(expected, order, axis=1)
+    np.testing.assert_allclose(columns["top_probabilities"], ranked[:, :N_RANKS], rtol=1e-4)
+    np.testing.assert_array_equal(columns["probability"], columns["top_probabilities"][:, 0])
+    of_label = expected[np.arange(N_CLIPS), batch["label"]]
+    np.testing.assert_allclose(columns["label_probability"], of_label, rtol=1e-4)
+
+
+def test_every_class_can_be_kept_and_they_sum_to_1(model):
+    columns = attributor_of(model, n_ranks=len(CLASS_NAMES))(batch_of())
+    np.testing.assert_allclose(columns["top_probabilities"].sum(axis=1), 1, atol=1e-6)
+    assert (np.diff(columns["top_probabilities"], axis=1) <= 0).all()
+    assert (np.sort(columns["top_classes"], axis=1) == np.arange(len(CLASS_NAMES))).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_attribution_sums_to_1_as_it_is_stored(model, precision):
+    columns = attributor_of(model, precision=precision)(batch_of())
+    assert columns["spatial"].dtype == np.float16
+    spatial, temporal = columns["spatial"].astype(float), columns["temporal"].astype(float)
+    np.testing.assert_allclose(spatial.sum(axis=(2, 3)), 1, atol=1e-3)
+    np.testing.assert_allclose(temporal.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose((spatial * temporal[:, :, None, None]).sum((1, 2, 3)), 1, atol=1e-3)
+    assert (spatial >= 0).all()
+    assert (temporal >= 0).all()
+    # Of a model that attends unevenly, else a map that is wrong would sum to 1 as well.
+    assert spatial.std() > 0.02
+
+
+def test_a_batch_is_left_alone_and_twice_gives_the_same_bits(attributor):
+    batch = batch_of({2: Status.EMPTY})
+    before = {name: column.copy() for name, column in batch.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = attributor(batch), attributor(batch)
+    assert batch.keys() == before.keys()
+    for name, column in before.items():
+        np.testing.assert_array_equal(batch[name], column)
+    for name, column in first.items():
+        np.testing.assert_array_equal(column, second[name])
+
+
+@pytest.mark.parametrize("failed", [(1,), (0, 2, 3)])
+def test_a_clips_numbers_do_not_depend_on_its_neighbours_failure(attributor, failed):
+    whole = attributor(batch_of())
+    broken = attributor(batch_of(dict.fromkeys(failed, Status.TRUNCATED)))
+    for clip in set(range(N_CLIPS)) - set(failed):
+        for name in (*MODEL_COLUMNS, "status", "message"):
+            assert np.array_equal(broken[name][clip], whole[name][clip]), name
+
+
+def test_a_clip_that_failed_keeps_its_reason_and_has_no_attribution(attributor):
+    failed = {0: Status.MISSING, 3: Status.TOO_SHORT}
+    columns = attributor(batch_of(failed))
+    assert columns["status"].tolist() == [Status.MISSING, Status.OK, Status.OK, Status.TOO_SHORT]
+    assert columns["message"].tolist() == ["clip 0 is missing", "", "", "clip 3 is too_short"]
+    assert columns["label"].tolist() == [0, 4, 2, 1]
+    for clip in failed:
+        assert_empty(columns, clip)
+    assert np.isfinite(columns["spatial"][[1, 2]]).all()
+
+
+def test_a_clip_without_a_label_has_no_probability_of_it(attributor):
+    labelled = attributor(batch_of())
+    columns = attributor(batch_of(labels=(-1, 4, 2, -1)))
+    assert np.isnan(columns["label_probability"]).tolist() == [True, False, False, True]
+    assert columns["status"].tolist() == [Status.OK] * N_CLIPS
+    for name in set(MODEL_COLUMNS) - {"label_probability"}:
+        np.testing.assert_array_equal(columns[name], labelled[name])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    ["classifier.weight", "0.intermediate.dense.bias", "1.attention.attention.qkv.weight"],
+)
+def test_a_model_that_gives_nan_is_a_model_error_and_no_crash(tmp_path, weights):
+    folder = save_timesformer(tmp_path)
+    change_weights(
+        folder, weights, lambda weight: weight.index_fill(0, torch.tensor([1]), torch.nan)
+    )
+    columns = attributor_of(folder)(batch_of({1: Status.EMPTY}))
+    error = Status.MODEL_ERROR
+    assert columns["status"].tolist() == [error, Status.EMPTY, error, error]
+    assert columns["message"][1] == "clip 1 is empty"
+    assert all("NaN" in columns["message"][clip] for clip in (0, 2, 3))
+    for clip in range(N_CLIPS):
+        assert_empty(columns, clip)
+
+
+def test_a_clip_that_breaks_the_model_leaves_its_neighbours_alone(tmp_path):
+    folder = save_timesformer(tmp_path)
+    # Without a mean, black stays 0 and any brighter clip overflows float32.
+    VideoMAEImageProcessorPil(do_normalize=False, size=16, crop_size=16).save_pretrained(folder)
+    change_weights(
+        folder, "patch_embeddings.projection.weight", lambda weight: 1e38 * weight.sign()
+    )
+    batch = batch_of()
+    frames = np.zeros_like(batch["frames"])
+    alone = attributor_of(folder)({**batch, "frames": frames})
+    frames[2] = 255
+    columns = attributor_of(folder)({**batch, "frames": frames})
+    ok = Status.OK
+    assert columns["status"].tolist() == [ok, ok, Status.MODEL_ERROR, ok]
+    assert_empty(columns, 2)
+    for name in MODEL_COLUMNS:
+        np.testing.assert_array_equal(columns[name][[0, 1, 3]], alone[name][[0, 1, 3]])
