@@ -12,6 +12,7 @@ short can end the process: one that declares more bytes than it has is refused b
 Frames that can't be decoded are replaced by their neighbours: ``fault_tol`` makes that an error.
 """
 
+import errno
 import io
 import re
 from bisect import bisect_right
@@ -29,6 +30,9 @@ from pipeline.status import Status
 
 # FFmpeg writes lines to stderr for every damaged clip; what matters of them is in the status.
 decord.logging.set_level(decord.logging.QUIET)
+
+_NO_FILE_EVER = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of a path that can't be opened however often it is tried."""
 
 NO_TIMESTAMP_S = -1e9
 """Presentation times below this stand for FFmpeg's AV_NOPTS_VALUE (a packet that has none)."""
@@ -84,11 +88,13 @@ def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
     Raises
     ------
     DecodeError
-        ``MISSING``, when there is no such object; ``UNREADABLE``, when it is a directory or may not
-        be read; and all that `read_frames` raises.
+        ``MISSING``, when there is no such object; ``UNREADABLE``, when it is a directory, may not
+        be read, or has a name that no file can have; and all that `read_frames` raises.
     OSError
         When the storage fails in another way: not a property of the clip, so a retry may succeed.
     """
+    if "\0" in path:
+        raise DecodeError(Status.UNREADABLE, f"no file has a NUL in its name: {path!r}")
     # The path is joined after the URL is parsed: its `?`, `#` or `::` are characters of a name.
     filesystem, base = fsspec.core.url_to_fs(root)
     location = f"{base.rstrip('/')}/{path}"
@@ -100,6 +106,10 @@ def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
         raise DecodeError(Status.UNREADABLE, f"{location} is a directory") from error
     except PermissionError as error:
         raise DecodeError(Status.UNREADABLE, f"no permission to read {location}") from error
+    except OSError as error:
+        if error.errno not in _NO_FILE_EVER:
+            raise
+        raise DecodeError(Status.UNREADABLE, f"can't open {location}: {error.strerror}") from error
     return read_frames(data, sampling)
 
 

@@ -215,7 +215,11 @@ def test_what_is_no_file_has_a_status(tmp_path, mp4):
         "file/below.mp4": Status.MISSING,
         "file": Status.EMPTY,
         "folder": Status.UNREADABLE,
+        "loop": Status.UNREADABLE,
+        "n" * 300: Status.UNREADABLE,
+        "nul\0.mp4": Status.UNREADABLE,
     }
+    (tmp_path / "loop").symlink_to("loop")
     for path, status in expected.items():
         with pytest.raises(DecodeError) as caught:
             load_clip(str(tmp_path), path, UNIFORM)
