@@ -13,7 +13,7 @@ from analysis.examples import ClipSource, manifest_rows
 from analysis.page import PageFolder, Picture
 from analysis.runs import joint_attribution
 from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import Status, failed_rows
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def failure_views(
     ds: xr.Dataset, status: NDArray[np.uint8], source: ClipSource | None, max_failures: int
 ) -> list[FailureView]:
     """Describe the first failed clips of a run whose ``status`` column is given."""
-    rows = np.flatnonzero((status != Status.OK) & (status != Status.PENDING))[:max_failures]
+    rows = np.flatnonzero(failed_rows(status))[:max_failures]
     records = manifest_rows(source.manifest, rows) if source else {}
     failed = ds[["video_id", "message"]].isel(clip=rows).compute()
     return [

@@ -207,11 +207,9 @@ def _draw_shares(axes: Axes, shares: Floats, frame_index: NDArray[np.integer], t
     axes.bar(centres, shares, width=1, color=_ACCENT, alpha=0.85)
     axes.axhline(1, color=_MUTED, ls="--", lw=1)
     for centre, share in zip(centres, shares, strict=True):
-        label = axes.text(
-            centre, share, f"{share:.1f}{_TIMES}", ha="center", va="bottom", fontsize=7, color=_INK
-        )
-        # The line at 1 would strike it through.
-        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
+        # Above the line at 1, which would strike it through.
+        height, text = max(share, 1.03), f"{share:.1f}{_TIMES}"
+        axes.text(centre, height, text, ha="center", va="bottom", fontsize=7, color=_INK)
     axes.set_ylim(0, 1.35 * top)
     axes.set_yticks([])
     axes.set_xticks(centres, [f"frame {index}" for index in frame_index])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from analysis.runs import joint_attribution
 from analysis.summary import RunCounts
 from pipeline.errors import StoreError
-from pipeline.status import Status
+from pipeline.status import Status, failed_rows
 
 By = Literal["label", "prediction"]
 
@@ -72,7 +72,6 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
         raise ValueError(f"by: {by!r} is not one of {', '.join(get_args(By))}")
     status, label, prediction = ds["status"], ds["label"], ds["prediction"]
     ok = status == Status.OK
-    failed = ~ok & (status != Status.PENDING)
     joint = joint_attribution(ds)
     per_clip = xr.Dataset(
         {
@@ -88,7 +87,7 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
         }
     )
     clips = xr.Dataset({"n_clips": ok.astype("int64")})
-    failures = xr.Dataset({"n_failed": failed.astype("int64")})
+    failures = xr.Dataset({"n_failed": failed_rows(status).astype("int64")})
     groups, names = ds[by].where(ok, -1), ds["class"]
     deviations = _grouped(per_clip, groups, names, "std", skipna=False)
     statistics = xr.merge(
@@ -103,6 +102,14 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
     for name, description in _DESCRIPTIONS.items():
         statistics[name].attrs = {"description": description}
     return statistics.assign_attrs(by=by, identity=ds.attrs["identity"])
+
+
+def classes_with_lost_clips(statistics: xr.Dataset) -> list[str]:
+    """Names of classes in whose computed statistics an ok clip's attribution isn't there."""
+    lost = statistics[["spatial_map", "temporal_profile", "entropy"]].isnull()
+    missing = lost["spatial_map"].any(("y", "x")) | lost["temporal_profile"].any("time")
+    concerned = (statistics["n_clips"] > 0) & (missing | lost["entropy"])
+    return [str(name) for name in statistics["class"].values[concerned.values]]
 
 
 def default_grouping(summary: RunCounts) -> By:

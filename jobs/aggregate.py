@@ -8,10 +8,10 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from analysis import class_statistics, open_run, run_summary, save_statistics, write_report
-from analysis.statistics import By, default_grouping
-from jobs.cli import run_job
+from analysis.statistics import By, classes_with_lost_clips, default_grouping
+from jobs.cli import run_job, writing
 from pipeline.config import FrozenConfig
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, StoreError
 
 
 class AggregateConfig(FrozenConfig):
@@ -37,15 +37,25 @@ def aggregate(config: AggregateConfig) -> int:
         pending = f"{summary['n_pending']} of {summary['n_rows']} clips are still pending"
         print(f"aggregate: warning: {pending} and left out", file=sys.stderr)
     by = config.by or default_grouping(summary)
+    if by == "label" and not summary["n_labelled"]:
+        raise ConfigError(f"by: 'label', but no clip of {config.run} has one; try 'prediction'")
     with ProgressBar(minimum=2.0):  # type: ignore[no-untyped-call]
         statistics = class_statistics(ds, by).compute()
-    url = save_statistics(statistics, config.run)
+    if lost := classes_with_lost_clips(statistics):
+        raise StoreError(
+            f"{config.run}: ok clips of {', '.join(lost[:3])} have no attribution: the store has "
+            "lost objects. Delete the status of their shards (status/c/N) and run jobs.attribute "
+            "again"
+        )
+    with writing("run", config.run):
+        url = save_statistics(statistics, config.run)
     print(_table(statistics))
     print(f"aggregate: {int(statistics['n_clips'].sum())} clips by {by}; statistics in {url}")
     if config.report:
-        page = write_report(
-            config.run, statistics=statistics, clips_per_class=config.clips_per_class
-        )
+        with writing("run", config.run):
+            page = write_report(
+                config.run, statistics=statistics, clips_per_class=config.clips_per_class
+            )
         print(f"aggregate: report in {page}")
     return 0
 

@@ -18,7 +18,8 @@ def attribute(config: AttributeConfig) -> int:
     )
     summary = execute(plan)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
-    print(f"attribute: failures in {failures_url(config.out)}")
+    if summary.n_failed:
+        print(f"attribute: failures in {failures_url(config.out)}")
     if summary.n_pending:
         print(f"attribute: error: {summary.n_pending} rows are pending", file=sys.stderr)
         return 1

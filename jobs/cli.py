@@ -15,6 +15,8 @@ from pipeline.errors import ConfigError, StaaError
 
 Config = TypeVar("Config", bound=BaseModel)
 
+INTERRUPTED = 130
+"""Exit code after ctrl-C, as shells have it."""
 BAD_INPUT = 2
 """Exit code of a bad argument, config or input file."""
 
@@ -32,6 +34,9 @@ def run_job(
     """
     try:
         return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print(f"{verb}: interrupted; what was finished is kept", file=sys.stderr)
+        return INTERRUPTED
     except StaaError as error:
         # Reasons that a library gave may span lines.
         print(f"{verb}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)

@@ -4,10 +4,12 @@ import sys
 import time
 from pathlib import Path
 
-from jobs.cli import run_job
+from jobs.cli import run_job, writing
 from pipeline.bar import progress_bar
+from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
 from pipeline.synthetic.training import (
+    CLASS_NAMES,
     TrainConfig,
     collect_clips,
     held_out_accuracy,
@@ -22,6 +24,14 @@ from pipeline.synthetic.training import (
 def run_training(config: TrainConfig) -> int:
     """Render the scenes, train, measure on the held-out clips, and write model and card."""
     held_out = read_manifest(config.held_out)
+    foreign = [label for label, _ in held_out.distinct_labels() if label not in CLASS_NAMES]
+    if foreign or not held_out.distinct_labels():
+        raise ManifestError(
+            f"held_out: {config.held_out} has labels {foreign[:3]}, expected those of synthetic "
+            f"clips: {', '.join(CLASS_NAMES)}"
+        )
+    with writing("out", config.out):
+        Path(config.out).mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     rendered = progress_bar(render_clips(config), total=config.n_clips, unit="scene", desc="render")
     clips = collect_clips(rendered, config)

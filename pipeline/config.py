@@ -1,6 +1,7 @@
 """The configuration of a run: one frozen, validated object, recorded in the store it made."""
 
-from typing import Literal
+import re
+from typing import Literal, Self
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
@@ -13,6 +14,19 @@ class FrozenConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @model_validator(mode="after")
+    def _texts_can_be_recorded(self) -> Self:
+        for name, value in self:
+            if value == "":
+                raise ValueError(f"{name}: is empty")
+            # What is in a configuration is recorded in the store, and shown in reports.
+            if isinstance(value, str) and re.match(r"[\w+.:-]*://[^/@]*@", value):
+                raise ValueError(
+                    f"{name}: the URL holds credentials, which belong into the environment or "
+                    "fsspec's configuration"
+                )
+        return self
+
 
 class SamplingConfig(FrozenConfig):
     """Which frames of a clip the model sees; how many, the model says."""
@@ -21,8 +35,9 @@ class SamplingConfig(FrozenConfig):
     """As the checkpoint's family is tested, evenly, or in a centred window of strides."""
     stride: int | None = Field(default=None, ge=1)
     """Frames from one sample to the next at `target_fps`; for `strided` only."""
-    target_fps: float = Field(default=30.0, gt=0)
-    """Rate that the stride is counted at; a clip of another rate keeps the same time between."""
+    target_fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Rate that the stride is counted at, by default 30; a clip of another rate keeps the same time
+    between two samples; for `strided` only."""
 
     @model_validator(mode="after")
     def _stride_goes_with_strided(self) -> "SamplingConfig":
@@ -30,6 +45,10 @@ class SamplingConfig(FrozenConfig):
             raise ValueError(
                 f"stride={self.stride} with kind={self.kind!r}: a stride goes with "
                 "'strided', and only with it"
+            )
+        if self.kind != "strided" and self.target_fps is not None:
+            raise ValueError(
+                f"target_fps={self.target_fps} with kind={self.kind!r}: a rate goes with 'strided'"
             )
         return self
 
@@ -66,17 +85,17 @@ class AttributeConfig(FrozenConfig):
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)
     """Copies of the model that run at once; by default one per GPU, or on half of the CPUs."""
-    cpus_per_model: float = Field(default=1, gt=0)
+    cpus_per_model: float = Field(default=1, gt=0, allow_inf_nan=False)
     """CPUs, and torch threads, of each copy of the model."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=4096)
     """Clips in one forward pass; with another size, last bits of the results may be others."""
-    rows_per_shard: int = Field(default=256, ge=1)
+    rows_per_shard: int = Field(default=256, ge=1, le=65_536)
     """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`."""
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
     """Share of failed clips above which the job ends with exit code 1."""
-    local_cpus: int | None = Field(default=None, ge=1)
-    """CPUs of the Ray that is started where no cluster is given; by default all."""
-    local_object_store: ByteSize = ByteSize(1_000_000_000)
+    local_cpus: int | None = Field(default=None, ge=2, le=1024)
+    """CPUs of the Ray that is started where no cluster is given: by default all, 2 or more."""
+    local_object_store: ByteSize = Field(default=ByteSize(1_000_000_000), ge=80_000_000)
     """Object store of the Ray that is started where no cluster is given, for example 2GB."""
 
     @model_validator(mode="after")

@@ -31,7 +31,9 @@ from pipeline.status import Status
 # FFmpeg writes lines to stderr for every damaged clip; what matters of them is in the status.
 decord.logging.set_level(decord.logging.QUIET)
 
-_NO_FILE_EVER = (errno.ENAMETOOLONG, errno.ELOOP)
+_DECODER_ERRORS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError)
+
+_NO_FILE_EVER = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
 """Errors of a path that can't be opened however often it is tried."""
 
 NO_TIMESTAMP_S = -1e9
@@ -127,6 +129,10 @@ def read_frames(data: bytes, sampling: Sampling) -> ClipFrames:
     """
     if not data:
         raise DecodeError(Status.EMPTY, "the file has no bytes")
+    if _is_transport_stream(data):
+        raise DecodeError(
+            Status.UNREADABLE, "MPEG transport streams aren't decoded rightly: remux it to mp4"
+        )
     if lacking := _lacking_bytes(data):
         raise DecodeError(
             Status.TRUNCATED, f"the file has {len(data)} bytes and declares {lacking} more"
@@ -134,7 +140,7 @@ def read_frames(data: bytes, sampling: Sampling) -> ClipFrames:
     try:
         # Any share above 0 makes the first frame that had to be replaced an error.
         reader = decord.VideoReader(io.BytesIO(data), num_threads=1, fault_tol=1e-9)
-    except (decord.DECORDError, RuntimeError, AssertionError) as error:
+    except (*_DECODER_ERRORS, AssertionError) as error:
         raise DecodeError(Status.UNREADABLE, f"can't be opened: {_reason(error)}") from error
 
     starts_s = reader.get_frame_timestamp(range(len(reader)))[:, 0]
@@ -146,7 +152,7 @@ def read_frames(data: bytes, sampling: Sampling) -> ClipFrames:
     frames: list[NDArray[np.uint8]] = []
     try:
         frames.extend(_frames_at(reader, frame_index, skip=skip))
-    except (decord.DECORDError, StopIteration, RuntimeError) as error:
+    except (*_DECODER_ERRORS, StopIteration) as error:
         raise DecodeError(
             Status.TRUNCATED,
             f"frame {frame_index[len(frames)]} of {n_frames} can't be decoded: {_reason(error)}",
@@ -197,6 +203,14 @@ def _without_padding(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     height, width, _ = frame.shape
     return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
+
+
+def _is_transport_stream(data: bytes) -> bool:
+    """Whether packets of 188 bytes begin with the sync byte (ISO/IEC 13818-1, 2.4.3.2).
+
+    decord finds no frame times in their index, and gives other frames than are asked for.
+    """
+    return len(data) >= 3 * 188 and data[0] == data[188] == data[376] == 0x47
 
 
 def _lacking_bytes(data: bytes) -> int:

@@ -49,7 +49,7 @@ METADATA_KEYS = ("staa.manifest_version", "staa.root", "staa.layout")
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"),
+    *(".mpeg", ".mpg", ".ogv", ".webm", ".wmv"),
 )
 
 
@@ -179,7 +179,10 @@ def build_manifest(
     if split is not None and layout != "kinetics":
         raise ManifestError(f"layout {layout}: split is {split!r}, expected none; kinetics has it")
 
-    root, listing = _list_clips(clips, layout)
+    try:
+        root, listing = _list_clips(clips, layout)
+    except OSError as error:
+        raise ManifestError(f"layout {layout}: can't list {clips}: {error}") from error
     rows: Iterable[dict[str, Any]]
     if layout == "kinetics":
         rows = _kinetics_rows(str(annotations), listing, split)
@@ -190,10 +193,18 @@ def build_manifest(
     else:
         rows = (_row(path) for path in listing)
     metadata = dict(zip(METADATA_KEYS, (FORMAT_VERSION, root, layout), strict=True))
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(metadata))
+    try:
+        table = pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(metadata))
+    except csv.Error as error:
+        raise ManifestError(f"layout {layout}: {annotations} is not CSV: {error}") from error
+    except UnicodeEncodeError as error:
+        raise ManifestError(
+            f"layout {layout}: {error.object!r} below {clips}: expected names in UTF-8"
+        ) from error
     if table.num_rows == 0:
         of_split = f" of split {split!r}" if split else ""
-        raise ManifestError(f"layout {layout}: no clip{of_split} in {annotations or clips}")
+        wanted = ", expected a folder for each class" if layout == "folders" else ""
+        raise ManifestError(f"layout {layout}: no clip{of_split} in {annotations or clips}{wanted}")
     _check_paths(table["path"].to_pylist(), annotations or clips)
     return table
 
@@ -242,14 +253,14 @@ def _list_clips(clips: str, layout: str) -> tuple[str, list[str]]:
     filesystem, base = _filesystem(clips)
     if filesystem.isdir(base):
         if layout == "list":
-            return str(filesystem.unstrip_protocol(base)), []
+            return _root_url(filesystem, base, clips), []
         found = filesystem.find(base)
     elif layout != "files":
         raise ManifestError(f"layout {layout}: {clips} is not a folder, expected that of the clips")
     elif filesystem.isfile(base):
         # Asked for by name, so whatever its suffix is.
         base, name = base.rsplit("/", 1)
-        return str(filesystem.unstrip_protocol(base)), [name]
+        return _root_url(filesystem, base, clips), [name]
     elif re.search(r"[*?[]", base):
         found = filesystem.glob(base)
         fixed = re.split(r"[*?[]", base, maxsplit=1)[0]
@@ -259,7 +270,22 @@ def _list_clips(clips: str, layout: str) -> tuple[str, list[str]]:
     prefix = base.rstrip("/") + "/"
     paths = [path.removeprefix(prefix) for path in found]
     videos = [path for path in paths if PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES]
-    return str(filesystem.unstrip_protocol(base)), sorted(videos)
+    return _root_url(filesystem, base, clips), sorted(videos)
+
+
+def _root_url(filesystem: fsspec.AbstractFileSystem, base: str, clips: str) -> str:
+    """URL under which workers find the folder; some hold more than a protocol and a path."""
+    url = str(filesystem.unstrip_protocol(base))
+    try:
+        found = fsspec.core.url_to_fs(url) == (filesystem, base)
+    except (OSError, ValueError, TypeError):
+        found = False
+    if not found:
+        raise ManifestError(
+            f"clips below {clips} can't be found again by {url}: expected a URL that is a protocol "
+            "and a path, with hosts and credentials in fsspec's configuration"
+        )
+    return url
 
 
 def _kinetics_rows(
@@ -339,10 +365,12 @@ def _open_parquet(url: str) -> Iterator[pq.ParquetFile]:
         raise ManifestError(f"can't read manifest {url}: {error}") from error
     with file:
         try:
-            parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise ManifestError(f"manifest {url} is not a Parquet file") from error
-        yield parquet
+            yield pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ManifestError(
+                f"manifest {url} is not a Parquet file, or not a whole one: {reason}"
+            ) from error
 
 
 def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:

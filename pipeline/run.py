@@ -5,10 +5,8 @@ actors that hold the model, cuts the rows into shards in order, and writes each 
 """
 
 import logging
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -22,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline import __version__
 from pipeline.attributor import Attributor
+from pipeline.cluster import ModelPool, check_resources, connected
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError, ManifestError, ModelError
 from pipeline.load import ClipLoader
@@ -76,7 +75,11 @@ def plan_run(config: AttributeConfig) -> Plan:
     StaaError
         Of the kind that names what is wrong. Nothing was started, and nothing stored is changed.
     """
+    check_resources(config)
     manifest = read_manifest(config.manifest)
+    for key, url in (("out", config.out), ("manifest", config.manifest), ("clips", manifest.root)):
+        if url.startswith("memory://"):
+            raise ConfigError(f"{key}: {url} is seen by one process alone, and workers are others")
     if manifest.n_rows == 0:
         raise ManifestError(f"manifest: {config.manifest} has no rows")
     checkpoint = read_checkpoint(config.model, config.revision)
@@ -122,8 +125,8 @@ def execute(plan: Plan) -> RunSummary:
     seconds = 0.0
     if len(shards):
         started = time.monotonic()
-        with _ray(plan.config):
-            _attribute_in_passes(plan, shards)
+        with connected(plan.config) as pool:
+            _attribute_in_passes(plan, shards, pool)
         seconds = time.monotonic() - started
     summary = summarise(plan.store_url, seconds=seconds)
     write_failures(plan.config.out, plan.store_url, plan.manifest)
@@ -156,23 +159,23 @@ def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]
     return resolved
 
 
-def _attribute_in_passes(plan: Plan, shards: NDArray[np.int64]) -> None:
+def _attribute_in_passes(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
     """Go on where a pass was broken off, by a storage that failed for example, while it helps."""
-    while True:
+    while len(shards):
         try:
-            return _attribute(plan, shards)
+            return _attribute(plan, shards, pool)
         except RayError as error:
             left = pending_shards(open_store(plan.store_url))
-            if len(left) == len(shards):
-                raise
             reason = str(error).strip().splitlines()[-1]
             _LOGGER.warning("%d of %d shards are left: %s", len(left), len(shards), reason)
+            if len(left) == len(shards):
+                _LOGGER.debug("the pass got nowhere", exc_info=error)
+                return
             shards = left
 
 
-def _attribute(plan: Plan, shards: NDArray[np.int64]) -> None:
+def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
     config, checkpoint = plan.config, plan.checkpoint
-    device, n_models = _pool(config)
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -191,7 +194,7 @@ def _attribute(plan: Plan, shards: NDArray[np.int64]) -> None:
     attributor = {
         "checkpoint": checkpoint,
         "method": config.method,
-        "device": device,
+        "device": pool.device,
         "precision": config.precision,
         "n_threads": max(1, int(config.cpus_per_model)),
         "n_ranks": plan.layout.n_ranks,
@@ -207,9 +210,9 @@ def _attribute(plan: Plan, shards: NDArray[np.int64]) -> None:
                 Attributor,
                 fn_constructor_kwargs=attributor,
                 batch_size=config.batch_size,
-                compute=ActorPoolStrategy(size=n_models),
+                compute=ActorPoolStrategy(size=pool.n_models),
                 num_cpus=config.cpus_per_model,
-                num_gpus=1 if device == "cuda" else 0,
+                num_gpus=1 if pool.device == "cuda" else 0,
                 # Reserved for the weights, as read and as loaded. It also keeps Ray from fusing the
                 # loader into the actors, which it does for operators that ask for the same.
                 memory=_PROCESS_BYTES + 2 * checkpoint.weights_bytes,
@@ -226,48 +229,6 @@ def _batches(layout: StoreLayout, shards: NDArray[np.int64], batch_size: int) ->
         rows = layout.shard_rows(int(shard))
         for start in range(rows.start, rows.stop, batch_size):
             yield range(start, min(start + batch_size, rows.stop))
-
-
-@contextmanager
-def _ray(config: AttributeConfig) -> Iterator[None]:
-    """Connect to the cluster that the environment names, else run one here and stop it after."""
-    if ray.is_initialized():
-        yield
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=config.local_cpus,
-            object_store_memory=int(config.local_object_store),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _pool(config: AttributeConfig) -> tuple[str, int]:
-    """Device of the models, and how many run at once."""
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
-    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
-    if device == "cuda" and not gpus:
-        raise ConfigError("device: 'cuda' was asked for, but the cluster has no GPU")
-    # Half of the CPUs decode, where the models need CPUs too.
-    default = gpus if device == "cuda" else max(1, int(cpus / 2 / config.cpus_per_model))
-    n_models = config.n_models or default
-    # A cluster may grow; here, a run would wait for ever.
-    if not os.environ.get("RAY_ADDRESS") and n_models * config.cpus_per_model + 1 > cpus:
-        raise ConfigError(
-            f"n_models: {n_models} of {config.cpus_per_model:g} CPUs each leave none of {cpus:g} "
-            "to decode with; choose fewer, or a larger local_cpus"
-        )
-    return device, n_models
 
 
 def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
@@ -309,7 +270,7 @@ def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
         kind=config.sampling.kind,
         n_samples=checkpoint.geometry.n_frames,
         stride=config.sampling.stride,
-        target_fps=config.sampling.target_fps,
+        target_fps=config.sampling.target_fps or Sampling.target_fps,
     )
 
 

@@ -1,6 +1,7 @@
 """What became of a clip: one code per outcome, the same in every store, log and summary."""
 
 from enum import IntEnum
+from typing import Any
 
 
 class Status(IntEnum):
@@ -23,11 +24,11 @@ class Status(IntEnum):
     TOO_SHORT = 6
     """Fewer frames than the model sees; frames are never repeated to fill up."""
     TIMEOUT = 7
-    """Decoding outran its time limit."""
+    """Decoding outran its time limit; no time limit is set yet, so it doesn't occur."""
     CRASHED = 8
-    """The decoder took its process down."""
+    """The decoder took its process down; not told apart yet, so it doesn't occur."""
     MODEL_ERROR = 9
-    """The model gave NaN, or ran out of memory at batch size 1."""
+    """The model gave NaN or infinity."""
 
     @property
     def label(self) -> str:
@@ -38,3 +39,8 @@ class Status(IntEnum):
     def failed(self) -> bool:
         """Whether the row was looked at and has no attribution."""
         return self not in (Status.PENDING, Status.OK)
+
+
+def failed_rows(status: Any) -> Any:
+    """Whether each row of a ``status`` array (NumPy, Dask or xarray) was looked at and failed."""
+    return (status != Status.OK) & (status != Status.PENDING)

@@ -26,6 +26,9 @@ SCHEMA = {"name": "staa", "version": 1}
 STORE_NAME = "attributions.zarr"
 """Name of the store in a run's folder."""
 
+_STORAGE_ERRORS = (OSError, ValueError, ImportError)
+"""What fsspec and zarr raise of a URL: no access, no such protocol, no driver of it installed."""
+
 _ROWS_PER_CHUNK = 32
 """At most this many rows are read to get one: the inner chunk of the sharded arrays."""
 
@@ -125,7 +128,7 @@ def create_store(
         for name, spec in layout.arrays().items():
             _create_array(group, name, spec, layout)
         group.update_attributes({**attributes, "layout": vars(layout), "identity": dict(identity)})
-    except (OSError, ValueError) as error:
+    except _STORAGE_ERRORS as error:
         raise StoreError(f"out: can't create a store at {url}: {error}") from error
     return group
 
@@ -140,7 +143,7 @@ def open_store(url: str, *, mode: Literal["r", "r+"] = "r") -> Group:
     """
     try:
         group = zarr.open_group(_location(url), mode=mode)
-    except (OSError, ValueError, zarr.errors.BaseZarrError) as error:
+    except (*_STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"no store at {url}: {error}") from error
     if group.attrs.get("schema") != SCHEMA or "identity" not in group.attrs:
         raise StoreError(
@@ -161,7 +164,7 @@ def store_exists(url: str) -> bool:
         group = zarr.open_group(_location(url), mode="r")
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, zarr.errors.BaseZarrError) as error:
+    except (*_STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"out: can't read {url}: {error}") from error
     if group.attrs.get("schema") is None:
         raise StoreError(f"out: {url} is a Zarr group, but not a store of this product")
@@ -262,7 +265,7 @@ def _location(url: str) -> str:
 def _is_unfinished(url: str) -> bool:
     try:
         attributes = zarr.open_group(_location(url), mode="r").attrs
-    except (OSError, ValueError):
+    except _STORAGE_ERRORS:
         return False
     return attributes.get("schema") == SCHEMA and "identity" not in attributes
 
@@ -274,7 +277,7 @@ def _is_free(url: str) -> bool:
         return not filesystem.exists(path) or (
             filesystem.isdir(path) and not filesystem.ls(path, detail=False)
         )
-    except (OSError, ValueError) as error:
+    except _STORAGE_ERRORS as error:
         raise StoreError(f"out: can't create a store at {url}: {error}") from error
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.manifest import Manifest
-from pipeline.status import Status
+from pipeline.status import Status, failed_rows
 from pipeline.store import open_store
 
 FAILURES_NAME = "failures.parquet"
@@ -36,10 +36,14 @@ class RunSummary:
         return self.counts.get(Status.PENDING, 0)
 
     @property
+    def n_failed(self) -> int:
+        """Rows that failed, whatever the reason."""
+        return sum(count for status, count in self.counts.items() if status.failed)
+
+    @property
     def failed_fraction(self) -> float:
-        """Share of the rows that failed, whatever the reason."""
-        n_failed = sum(count for status, count in self.counts.items() if status.failed)
-        return n_failed / self.n_rows
+        """Share of the rows that failed."""
+        return self.n_failed / self.n_rows
 
     def __str__(self) -> str:
         """One line: rows, and the count of each status."""
@@ -68,8 +72,8 @@ def write_failures(run_url: str, store_url: str, manifest: Manifest) -> str:
     """
     group: Any = open_store(store_url)
     status = group["status"][:]
-    failed = np.flatnonzero((status != Status.OK) & (status != Status.PENDING))
-    messages = group["message"][:]
+    failed = np.flatnonzero(failed_rows(status))
+    messages = group["message"].get_orthogonal_selection((failed,)) if len(failed) else []
     found = manifest.take(failed)
     table = pa.table(
         {
@@ -77,7 +81,7 @@ def write_failures(run_url: str, store_url: str, manifest: Manifest) -> str:
             "video_id": found["video_id"],
             "path": found["path"],
             "status": pa.array([Status(code).label for code in status[failed]], pa.string()),
-            "message": pa.array([str(text) for text in messages[failed]], pa.string()),
+            "message": pa.array([str(text) for text in messages], pa.string()),
         }
     )
     url = failures_url(run_url)

@@ -162,6 +162,14 @@ def test_sound_alone_is_unreadable(tmp_path):
     assert status_of(write_audio(tmp_path / "sound.mp4").read_bytes()) is Status.UNREADABLE
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_a_transport_stream_is_refused_by_name(tmp_path, codec):
+    path = write_mp4(tmp_path / "clip.ts", FRAMES[:40], codec=codec, g="12", bf="2")
+    with pytest.raises(DecodeError, match="transport stream") as caught:
+        read_frames(path.read_bytes(), UNIFORM)
+    assert caught.value.status is Status.UNREADABLE
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("size", [(16, 16), (96, 160), (90, 96), (50, 62)])
 def test_padding_of_rows_is_no_picture(tmp_path, size, turned):

@@ -1,7 +1,9 @@
 """Layouts to rows in a fixed order, nothing outside the root, and a digest of the values alone."""
 
+import os
 import pickle
 import posixpath
+import zipfile
 
 import fsspec
 import pyarrow as pa
@@ -298,3 +300,33 @@ def test_what_is_no_manifest_is_refused(root, tmp_path):
         read_manifest(url)
     with pytest.raises(ManifestError, match="columns are"):
         write_manifest(table.select(["path"]), url)
+
+
+def test_a_damaged_manifest_is_told_as_such(root, tmp_path):
+    url = str(tmp_path / "clips.parquet")
+    write_manifest(build_manifest(layout="files", clips=str(root)), url)
+    whole = (tmp_path / "clips.parquet").read_bytes()
+    for damage in (whole[:-9] + b"\xff" + whole[-8:], whole[:4] + b"\xff" * 40 + whole[44:]):
+        (tmp_path / "clips.parquet").write_bytes(damage)
+        with pytest.raises(ManifestError, match="not a whole one"):
+            read_manifest(url)
+
+
+def test_a_name_that_is_no_text_is_named(tmp_path):
+    (tmp_path / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"")
+    with pytest.raises(ManifestError, match=r"bad.*expected names in UTF-8"):
+        build_manifest(layout="files", clips=str(tmp_path))
+
+
+def test_a_quote_that_never_ends_is_told(root, tmp_path):
+    annotations = text_file(tmp_path, "a.csv", HEADER + '"archery,' + "x" * 200_000)
+    with pytest.raises(ManifestError, match=r"a\.csv is not CSV"):
+        build_manifest(layout="kinetics", clips=str(root), annotations=annotations)
+
+
+def test_a_root_that_workers_could_not_find_again_is_refused(root, tmp_path):
+    archive = tmp_path / "clips.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("folder/a.mp4", b"")
+    with pytest.raises(ManifestError, match="can't be found again"):
+        build_manifest(layout="files", clips=f"zip://folder::file://{archive}")

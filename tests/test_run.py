@@ -9,7 +9,7 @@ import pytest
 import ray
 import xarray as xr
 
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
 from pipeline.models.registry import read_checkpoint
 from pipeline.progress import Counter, count_shard, shown_progress
@@ -150,26 +150,6 @@ def test_a_counter_that_is_lost_fails_neither_the_writers_nor_the_driver(local_r
         ray.kill(counter)
         count_shard(counter, 0, done=4, failed=0)
     assert "0/4" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("n_models", "cpus_per_model"), [(8, 1.0), (1, 7.5), (None, 8.0)])
-def test_models_that_leave_no_cpu_to_decode_are_refused_where_ray_would_wait(
-    local_ray, monkeypatch, tmp_path, n_models, cpus_per_model
-):
-    # A cluster is named by it, and that may grow.
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    inputs = write_inputs(tmp_path, 1)
-    config = inputs.config(tmp_path / "run", n_models=n_models, cpus_per_model=cpus_per_model)
-    with pytest.raises(ConfigError, match=r"n_models: .* to decode with"):
-        execute(plan_run(config))
-
-
-def test_a_gpu_that_is_not_there_is_refused(local_ray, tmp_path):
-    if ray.cluster_resources().get("GPU"):
-        pytest.skip("there is a GPU")
-    inputs = write_inputs(tmp_path, 1)
-    with pytest.raises(ConfigError, match="device: 'cuda'"):
-        execute(plan_run(inputs.config(tmp_path / "run", device="cuda")))
 
 
 def labels_of(tmp_path, *labels):

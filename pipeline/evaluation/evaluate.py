@@ -24,6 +24,8 @@ from pipeline.synthetic.ground_truth import GroundTruth
 METRICS_NAME = "metrics.zarr"
 """Name of the store of metrics in a run's folder."""
 
+_SCHEMA = {"name": "staa-metrics", "version": 1}
+
 METHODS = ("staa", "uniform", "center_gaussian")
 """The run's attribution, and two maps that don't look at the clip."""
 
@@ -32,13 +34,13 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
     """Lift of a run's attributions, and of the maps to compare them with, over all its ok clips.
 
     Writes ``mask_covered`` and ``mask_share_<method>`` (clip) float32 to ``metrics.zarr`` in the
-    run's folder; NaN where the clip has no attribution.
+    run's folder; NaN where the clip has no attribution, or is pending.
 
     Raises
     ------
     StoreError
-        If there is no run at the URL, no clip is ok, one has no ground truth, the ground truth is
-        of other clips, or the metrics can't be written.
+        If there is no run at the URL, no clip is ok, one has no attribution or no ground truth, the
+        ground truth is of other clips, or the metrics can't be written.
     """
     group: Any = open_store(store_url(run_url))
     layout = store_layout(group)
@@ -69,6 +71,11 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
         columns["mask_covered"][rows.start + ok] = share_covered(mask)
         for method in METHODS:
             columns[f"mask_share_{method}"][rows.start + ok] = share_on_mask(maps[method], mask)
+        if np.isnan(maps["staa"]).any():
+            raise StoreError(
+                f"{run_url}: ok clips in rows {rows.start} to {rows.stop - 1} have no attribution: "
+                "the store has lost objects"
+            )
     evaluated = np.isfinite(columns["mask_covered"])
     if not evaluated.any():
         raise StoreError(f"{run_url}: no clip is ok, so there is nothing to evaluate")
@@ -77,13 +84,13 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
         raise StoreError(f"{run_url}: the model saw no action, so there is nothing to evaluate")
     metrics_url = f"{run_url.rstrip('/')}/{METRICS_NAME}"
     try:
-        _write_metrics(metrics_url, columns)
+        _write_metrics(metrics_url, columns, group.attrs["identity"])
     except OSError as error:
         raise StoreError(f"can't write metrics to {metrics_url}: {error}") from error
     return {method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS}
 
 
-def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]]) -> None:
+def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: Any) -> None:
     # As a path: fsspec's local filesystem makes no folders, zarr's own does.
     group = zarr.create_group(url.removeprefix("file://"), overwrite=True)
     for name, values in columns.items():
@@ -95,3 +102,4 @@ def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]]) -> None:
             dimension_names=("clip",),
         )
         array[:] = values
+    group.update_attributes({"schema": _SCHEMA, "identity": identity})

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import numpy as np
 import zarr
 from pydantic import Field, model_validator
@@ -103,8 +103,11 @@ def write_dataset(config: SynthesizeConfig) -> Iterator[Clip]:
     Raises
     ------
     ConfigError
-        At once, if the folder can't be written or holds clips that this dataset doesn't have.
+        At once, if PyAV isn't installed, or the folder can't be written or holds clips that this
+        dataset doesn't have.
     """
+    if find_spec("av") is None:
+        raise ConfigError("synthetic clips need PyAV: pip install 'staa[evaluation]'")
     out = Path(config.out)
     clips = [_clip(config, index) for index in range(config.n_clips)]
     _refuse_other_clips(out, clips)
@@ -193,6 +196,8 @@ def _write_clip(clip: Clip, index: int, ground_truth: Path) -> Clip:
 
 
 def _encode(clip: Clip) -> None:
+    import av  # of the extra `evaluation`
+
     scene, canvas = clip.scene, clip.scene.canvas
     with av.open(clip.path, "w") as container:
         # Else libx264's choices hang on the CPU, and with AVX on memory that it hasn't set.

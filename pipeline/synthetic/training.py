@@ -12,6 +12,8 @@ while training, in which each patch tells whether the actor is on it and what th
 """
 
 import math
+import os
+import shlex
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from pipeline.load import ClipLoader
 from pipeline.manifest import Manifest
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
+from pipeline.status import Status
 from pipeline.synthetic.scenes import ACTIONS, actor_mask, render_frame, sample_scene
 
 CLASS_NAMES = tuple(action.replace("_", " ") for action in ACTIONS)
@@ -231,7 +234,10 @@ def _patch_loss(patch_logits: Tensor, coverage: Tensor, labels: Tensor) -> Tenso
 
 
 def held_out_accuracy(model: TimesformerForVideoClassification, manifest: Manifest) -> float:
-    """Share of a manifest's clips that the model classifies rightly, decoded from their files."""
+    """Share of a manifest's clips that the model classifies rightly, decoded from their files.
+
+    A clip that can't be decoded counts as wrong.
+    """
     loader = ClipLoader(
         root=manifest.root,
         sampling=Sampling(kind="uniform", n_samples=model.config.num_frames),
@@ -252,7 +258,8 @@ def held_out_accuracy(model: TimesformerForVideoClassification, manifest: Manife
         with torch.inference_mode():
             pixels = normalise(torch.from_numpy(clips["frames"]), PREPROCESSING, torch.float32)
             predictions = model(pixel_values=pixels).logits.argmax(dim=-1).numpy()
-        n_right += int((predictions == clips["label"]).sum())
+        decoded = clips["status"] == Status.OK
+        n_right += int((decoded & (predictions == clips["label"])).sum())
     return n_right / manifest.n_rows
 
 
@@ -343,7 +350,7 @@ def model_card(
     """Model card in Markdown: what the model is, how it was made, and how well it does."""
     defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
     flags = "".join(
-        f" --{name.replace('_', '-')} {value}"
+        f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
         for name, value in config.model_dump().items()
         if value != defaults[name] and value is not None and name != "n_workers"
     )
@@ -373,8 +380,8 @@ width {model.config.hidden_size}, {n_parameters:,} parameters.
 | command | `python -m jobs.train{flags}` |
 | data | {config.n_clips:,} rendered scenes of seed {config.seed}, and their reflections |
 | sampling | uniform: run it with `--sampling.kind uniform` |
-| auxiliary loss | while it trained, each patch told whether the actor is on it and what it does |
+| patch loss | weight {config.patch_weight:g}: each patch tells if and how the actor acts on it |
 | seed | {config.seed} |
-| time | {seconds / 60:.0f} minutes, rendering included, on 2 CPU cores |
+| time | {seconds / 60:.0f} minutes, rendering included, on {os.cpu_count()} CPU cores |
 | held-out accuracy | {accuracy:.1%} of {n_held_out} clips, decoded from H.264 files |
 """

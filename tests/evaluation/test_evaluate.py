@@ -72,6 +72,9 @@ def test_every_ok_clip_is_held_against_its_own_ground_truth(dataset, tmp_path):
     assert lifts["uniform"].value == pytest.approx(1, abs=1e-9)
     assert lifts["uniform"].standard_error == pytest.approx(0, abs=1e-9)
     stored = metrics_of(tmp_path / "run")
+    run = zarr.open_group(f"{tmp_path}/run/attributions.zarr", mode="r")
+    metrics = zarr.open_group(f"{tmp_path}/run/metrics.zarr", mode="r")
+    assert metrics.attrs["identity"] == run.attrs["identity"]
     ok = [row for row in range(N_CLIPS) if row not in FAILED]
     np.testing.assert_allclose(stored["mask_covered"][:][ok], covered, rtol=1e-6)
     np.testing.assert_allclose(stored["mask_share_staa"][:][ok], on_mask, rtol=1e-6)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from analysis import open_run, open_statistics
 from jobs.aggregate import AggregateConfig, aggregate
@@ -136,3 +137,22 @@ def test_where_there_is_nothing_to_aggregate_one_line_says_so_and_nothing_is_wri
 def test_a_bad_command_line_is_one_line_and_exit_code_2(capsys, argv):
     exit_code, stdout, stderr = run(capsys, *argv)
     assert (exit_code, stdout, stderr.count("\n")) == (2, "", 1)
+
+
+def test_an_attribution_that_was_lost_is_told_and_the_former_statistics_stay(capsys, out):
+    assert run(capsys, out, "--no-report")[0] == 0
+    before = open_statistics(str(out))
+    shutil.rmtree(out / "attributions.zarr" / "spatial" / "c" / "0")
+    exit_code, _, stderr = run(capsys, out)
+    assert exit_code == 2
+    assert re.search(r"ok clips of \w+.* have no attribution: the store has lost objects", stderr)
+    assert open_statistics(str(out)).identical(before)
+
+
+def test_grouping_by_labels_that_no_clip_has_is_refused(capsys, out):
+    group = zarr.open_group(out / "attributions.zarr", mode="r+")
+    group["label"][:] = -1
+    exit_code, _, stderr = run(capsys, out, "--by=label")
+    assert exit_code == 2
+    assert "by: 'label', but no clip" in stderr
+    assert not (out / "statistics.zarr").exists()

@@ -126,6 +126,11 @@ def test_a_target_that_can_not_be_written_is_named(capsys, monkeypatch, tmp_path
     assert (tmp_path / "file").read_text() == "notes"
 
 
+def test_memory_that_workers_do_not_see_is_refused(capsys, monkeypatch, inputs):
+    error = refused(capsys, monkeypatch, inputs.flags("memory://run"))
+    assert "out: memory://run is seen by one process alone" in error
+
+
 def test_a_protocol_that_is_not_known_is_named(capsys, monkeypatch, inputs):
     line = refused(capsys, monkeypatch, inputs.flags("gopher://host/run"))
     assert "gopher" in line

@@ -87,6 +87,11 @@ BAD_FLAGS = {
     "no such choice": ((*REQUIRED, "--device=tpu"), "device: .*'auto', 'cpu'.*got 'tpu'"),
     "broken JSON": ((*REQUIRED, '--method={"layer": 1'), '"method"'),
     "two that don't fit": ((*REQUIRED, "--batch-size=7"), "rows_per_shard=256.*batch_size=7"),
+    "a rate without its stride": ((*REQUIRED, "--sampling.target-fps=25"), "a rate goes with"),
+    "an empty name": ((*REQUIRED[:2], "--out="), "out: is empty"),
+    "an absurd size": ((*REQUIRED, "--rows-per-shard=99999999999"), "rows_per_shard: .*65536"),
+    "too small a store": ((*REQUIRED, "--local-object-store=10MB"), "local_object_store: .*8000"),
+    "credentials": ((*REQUIRED[:2], "--out=s3://key:secret@bucket/run"), "out: the URL holds cred"),
     "two of a group": ((*REQUIRED, "--sampling.kind=strided"), "sampling: stride=None with kind="),
 }
 
@@ -184,3 +189,12 @@ def test_a_target_that_can_not_be_written_is_named(tmp_path):
     reason = f"out: can't write {target}: Not a directory"
     with pytest.raises(ConfigError, match=reason), writing("out", str(target)):
         target.write_text("")
+
+
+def test_an_interrupted_job_says_so_in_one_line(capsys):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    exit_code, _, stderr = run(capsys, *REQUIRED, job=interrupted)
+    assert exit_code == 130
+    assert stderr == "attribute: interrupted; what was finished is kept\n"

@@ -6,7 +6,7 @@ import torch
 
 from jobs.cli import run_job
 from jobs.train import run_training
-from pipeline.manifest import build_manifest, write_manifest
+from pipeline.manifest import build_manifest, read_manifest, write_manifest
 from pipeline.models.registry import load_adapter, read_checkpoint
 from pipeline.sampling import Sampling
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
@@ -16,6 +16,7 @@ from pipeline.synthetic.training import (
     IMAGE_SIZE,
     TrainConfig,
     collect_clips,
+    held_out_accuracy,
     mirrored,
     render_clips,
     small_timesformer,
@@ -113,7 +114,7 @@ def test_the_untrained_model_attends_unevenly_and_prefers_no_class():
 
 
 def config_of(tmp_path, **changes):
-    values = {"out": str(tmp_path / "model"), "held_out": "", "n_clips": 20, "n_epochs": 12}
+    values = {"out": str(tmp_path / "model"), "held_out": "none", "n_clips": 20, "n_epochs": 8}
     return TrainConfig(**{**values, "batch_size": 10, "n_workers": 1, **changes})
 
 
@@ -178,3 +179,31 @@ def test_a_held_out_manifest_that_is_not_there_is_told_before_anything_is_render
     assert error.count("\n") == 1
     assert "none.parquet" in error
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_clips_of_other_classes_are_refused_before_anything_is_rendered(
+    tmp_path, held_out, capsys, labelled
+):
+    listing = tmp_path / "clips.txt"
+    listing.write_text("a.mp4\tsword" if labelled else "a.mp4")
+    manifest = str(tmp_path / "clips.parquet")
+    write_manifest(
+        build_manifest(layout="list", clips=str(tmp_path), annotations=str(listing)), manifest
+    )
+    argv = ["--out", str(tmp_path / "model"), "--held-out", manifest]
+    assert run_job(TrainConfig, run_training, verb="train", argv=argv) == 2
+    assert "expected those of synthetic clips: blink" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_clip_that_can_not_be_decoded_counts_as_wrong(tmp_path):
+    (tmp_path / "a.mp4").write_text("not a video")
+    listing = tmp_path / "clips.txt"
+    manifest = str(tmp_path / "clips.parquet")
+    model = small_timesformer(8, seed=0)
+    for name in CLASS_NAMES:
+        listing.write_text(f"a.mp4\t{name}")
+        table = build_manifest(layout="list", clips=str(tmp_path), annotations=str(listing))
+        write_manifest(table, manifest)
+        assert held_out_accuracy(model, read_manifest(manifest)) == 0

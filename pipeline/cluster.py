@@ -1,0 +1,138 @@
+"""Where a run is carried out: on the Ray that is there, a named cluster, or a Ray of its own."""
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from pipeline.config import AttributeConfig
+from pipeline.errors import ConfigError
+
+_CONNECT_S = 10.0
+_AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
+
+
+@dataclass(frozen=True)
+class ModelPool:
+    """Copies of the model that run at once."""
+
+    device: str
+    """``cpu`` or ``cuda``."""
+    n_models: int
+
+
+def model_pool(
+    config: AttributeConfig, *, cpus: float, gpus: int, may_grow: bool = False
+) -> ModelPool:
+    """Choose the models' device, and how many run at once beside the decoding.
+
+    Parameters
+    ----------
+    cpus, gpus
+        What the cluster has now.
+    may_grow
+        Whether it may get more; where not, Ray would wait for ever for what isn't there.
+
+    Raises
+    ------
+    ConfigError
+        If what was asked for isn't there, or leaves no CPU to decode with.
+    """
+    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
+    if device == "cuda" and not gpus and not may_grow:
+        raise ConfigError("device: 'cuda' was asked for, and there is no GPU")
+    # Half of the CPUs decode, where the models need CPUs too, and one at the least.
+    share = gpus if device == "cuda" else int(cpus / 2 / config.cpus_per_model)
+    default = max(1, min(share, int((cpus - 1) / config.cpus_per_model)))
+    n_models = config.n_models or default
+    if n_models * config.cpus_per_model + 1 > cpus and not may_grow:
+        raise ConfigError(
+            f"n_models: {n_models} of cpus_per_model={config.cpus_per_model:g} leave none of "
+            f"{cpus:g} CPUs to decode with; choose less, or a larger local_cpus"
+        )
+    return ModelPool(device, n_models)
+
+
+def check_resources(config: AttributeConfig) -> None:
+    """Refuse what the Ray that this run would start could never do, before it is started.
+
+    Raises
+    ------
+    ConfigError
+        As `model_pool` says.
+    """
+    if _starts_ray():
+        model_pool(config, cpus=_local_cpus(config), gpus=torch.cuda.device_count())
+
+
+@contextmanager
+def connected(config: AttributeConfig) -> Iterator[ModelPool]:
+    """While open, Ray is there: this process's, the cluster's of ``RAY_ADDRESS``, or a new one.
+
+    What was connected or started here is left or stopped after.
+
+    Raises
+    ------
+    ConfigError
+        If no cluster answers at ``RAY_ADDRESS``, and as `model_pool` says.
+    """
+    if ray.is_initialized():
+        yield _present_pool(config, may_grow=True)
+        return
+    starts = _starts_ray()
+    try:
+        if starts:
+            # Else every run warns that tokens are on, and of how Ray Data made its own actors.
+            logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            ray.init(
+                address="local",
+                num_cpus=_local_cpus(config),
+                object_store_memory=int(config.local_object_store),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        else:
+            _connect()
+        yield _present_pool(config, may_grow=not starts)
+    finally:
+        ray.shutdown()
+
+
+def _connect() -> None:
+    try:
+        if endpoint := re.fullmatch(r"(?:ray://)?([\w.-]+):(\d+)", os.environ["RAY_ADDRESS"]):
+            # Ray itself would try for minutes.
+            socket.create_connection((endpoint[1], int(endpoint[2])), _CONNECT_S).close()
+        ray.init(log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"RAY_ADDRESS: no cluster answers at {os.environ['RAY_ADDRESS']!r}: {reason}"
+        ) from error
+
+
+def _present_pool(config: AttributeConfig, *, may_grow: bool) -> ModelPool:
+    resources = ray.cluster_resources()
+    return model_pool(
+        config,
+        cpus=resources.get("CPU", 1),
+        gpus=int(resources.get("GPU", 0)),
+        may_grow=may_grow,
+    )
+
+
+def _starts_ray() -> bool:
+    return not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+
+
+def _local_cpus(config: AttributeConfig) -> int:
+    """CPUs are Ray's unit of account: with one, nothing could decode beside the model."""
+    return config.local_cpus or max(2, os.cpu_count() or 2)
