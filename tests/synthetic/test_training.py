@@ -114,7 +114,7 @@ def test_the_untrained_model_attends_unevenly_and_prefers_no_class():
 
 
 def config_of(tmp_path, **changes):
-    values = {"out": str(tmp_path / "model"), "held_out": "none", "n_clips": 20, "n_epochs": 8}
+    values = {"out": str(tmp_path / "model"), "held_out": "none", "n_clips": 20, "n_epochs": 12}
     return TrainConfig(**{**values, "batch_size": 10, "n_workers": 1, **changes})
 
 
