@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TimesformerModel, VivitConfig
+from transformers import TimesformerModel, ViTConfig
 
 from pipeline.config import Method
 from pipeline.errors import ConfigError, ModelError
@@ -187,8 +187,8 @@ def test_a_checkpoint_that_can_not_be_explained_is_refused_unloaded(folder, dama
 
 def test_another_family_is_refused_with_the_families_that_are_known(tmp_path):
     folder = save_timesformer(tmp_path)
-    VivitConfig().save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"'vivit'.*known: .*timesformer") as error:
+    ViTConfig().save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"'vit'.*known: .*timesformer") as error:
         read_checkpoint(str(folder))
     assert str(folder) in one_line(error)
 

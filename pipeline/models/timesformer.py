@@ -4,8 +4,6 @@ Its attention is eager only in transformers, so the adapter swaps the attention 
 model that it holds for `SdpaAttention`, which shares their parameters.
 """
 
-from typing import cast
-
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, TimesformerForVideoClassification
 
@@ -53,13 +51,18 @@ class Timesformer(Adapter):
             return Sampling(kind="uniform", n_samples=config.num_frames)
         return Sampling(kind="strided", n_samples=config.num_frames, stride=stride)
 
+    @staticmethod
+    def has_temporal_attention(config: PretrainedConfig) -> bool:
+        """Divided attention has."""
+        return bool(config.attention_type == "divided_space_time")
+
     def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
         """Predict and attribute in one forward pass; see `Adapter.explain`."""
         layer = self.model.timesformer.encoder.layer[method.layer]
         n_clips = len(pixel_values)
         wanted = {
-            "spatial": (cast(SdpaAttention, layer.attention.attention), _CLS),
-            "temporal": (cast(SdpaAttention, layer.temporal_attention.attention), _EVERY_QUERY),
+            "spatial": (layer.attention.attention, _CLS),
+            "temporal": (layer.temporal_attention.attention, _EVERY_QUERY),
         }
         with capture_rows(wanted) as rows:
             logits = self.model(pixel_values=pixel_values).logits

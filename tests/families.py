@@ -1,0 +1,116 @@
+"""The families of video classifiers, small and random, with a naive readout of each.
+
+What the adapters give is held against transformers' own eager model, loaded from the same folder:
+whole softmax matrices as a forward hook sees them, and the formula written out in NumPy.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    VivitConfig,
+    VivitForVideoClassification,
+    VivitImageProcessor,
+)
+
+from tests.checkpoints import CLASS_NAMES, make_model
+
+Matrix = NDArray[np.floating[Any]]
+COMMON = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "id2label": dict(enumerate(CLASS_NAMES)),
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How tests make a family's checkpoint, and what they expect of its attribution."""
+
+    model_class: type[PreTrainedModel]
+    config: Callable[..., PretrainedConfig]
+    processor: Callable[[int], Any]
+    """Of the side of a frame, pixels."""
+    sizes: tuple[dict[str, Any], dict[str, Any]]
+    many_tokens: dict[str, Any]
+    """A size with 256 tokens or more to attend among."""
+    readout: Callable[[PreTrainedModel], nn.Module]
+    """The attention module that is read by default."""
+    queries: slice | str
+    naive: Callable[[Matrix, int], Matrix]
+    """From the readout's whole softmax (batch, heads, queries, tokens), and T, to (clips, T, P)."""
+    input_name: str = "pixel_values"
+    naive_logits: Callable[[Tensor, int], Tensor] = field(default=lambda logits, n_clips: logits)
+    scale: float = 12.0
+
+    def save(self, path: Path, seed: int = 0, **size: Any) -> Path:
+        """Write a random model and its processor to a folder; returns the folder."""
+        model = make_model(self.model_class, self.config(**size), seed=seed, scale=self.scale)
+        model.save_pretrained(path)
+        side = getattr(model.config, "crop_size", None) or model.config.image_size
+        self.processor(side).save_pretrained(path)
+        return path
+
+    def eager(self, folder: Path) -> PreTrainedModel:
+        """Load the untouched model with transformers alone."""
+        return self.model_class.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+@torch.no_grad()
+def eager_reference(family: Family, model: PreTrainedModel, clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and the whole softmax of the readout's attention, of transformers' eager model."""
+    seen = []
+    handle = family.readout(model).register_forward_hook(
+        lambda module, args, output: seen.append(output[1])
+    )
+    try:
+        logits = model(**{family.input_name: clips}).logits
+    finally:
+        handle.remove()
+    return family.naive_logits(logits, len(clips)), seen[-1]
+
+
+def naive_cls(matrix: Matrix, n_times: int) -> Matrix:
+    """CLS's row, own column dropped, renormalised."""
+    row = matrix.mean(axis=1)[:, 0, 1:]
+    return (row / row.sum(axis=1, keepdims=True)).reshape(len(row), n_times, -1)
+
+
+FAMILIES = {
+    "vivit": Family(
+        model_class=VivitForVideoClassification,
+        config=partial(
+            VivitConfig,
+            **{**COMMON, "image_size": 16, "num_frames": 6, "tubelet_size": [2, 8, 8]},
+        ),
+        processor=lambda side: VivitImageProcessor(
+            size={"shortest_edge": side + 2}, crop_size={"height": side, "width": side}
+        ),
+        sizes=(
+            {},
+            {
+                "num_hidden_layers": 3,
+                "image_size": 24,
+                "num_frames": 8,
+                "hidden_size": 36,
+                "num_attention_heads": 3,
+                "qkv_bias": False,
+            },
+        ),
+        many_tokens={"image_size": 64},
+        readout=lambda model: model.vivit.layers[-1].attention,
+        queries=slice(0, 1),
+        naive=naive_cls,
+    ),
+}

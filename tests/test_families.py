@@ -1,0 +1,329 @@
+"""Every family's adapter against transformers' own eager model, which is never touched."""
+
+import gc
+import weakref
+from copy import deepcopy
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from pipeline import attention
+from pipeline.attention import ATTENTION, capture_rows
+from pipeline.config import Method
+from pipeline.models.registry import FAMILIES as ADAPTERS
+from pipeline.models.registry import load_adapter, read_checkpoint
+from pipeline.sampling import Sampling
+from pipeline.staa import spatial_temporal
+from tests.checkpoints import CLASS_NAMES
+from tests.families import FAMILIES, eager_reference
+from tests.test_attention import SquareMatrices
+
+EACH = pytest.mark.parametrize("name", FAMILIES)
+
+
+def load(folder, dtype=torch.float32):
+    return load_adapter(read_checkpoint(str(folder)), device="cpu", dtype=dtype)
+
+
+def clips_for(adapter, n_clips, seed=1):
+    geometry = adapter.geometry(adapter.model.config)
+    shape = (n_clips, geometry.n_frames, 3, *geometry.input_size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def explain(adapter, clips, **method):
+    with torch.inference_mode():
+        return adapter.explain(clips, Method(**method))
+
+
+def wanted(family, adapter):
+    return {"readout": (family.readout(adapter.model), family.queries)}
+
+
+def rows_of(matrix, queries):
+    """The rows that a capture should give, of a whole softmax."""
+    return matrix.mean(dim=2, keepdim=True) if queries == "mean" else matrix[:, :, queries]
+
+
+@EACH
+@pytest.mark.parametrize(("size", "n_clips"), [(0, 1), (0, 3), (1, 2), (1, 5)])
+def test_rows_logits_and_attribution_equal_the_eager_models(name, size, n_clips, tmp_path):
+    family = FAMILIES[name]
+    folder = family.save(tmp_path, **family.sizes[size])
+    adapter = load(folder)
+    clips = clips_for(adapter, n_clips)
+    logits, matrix = eager_reference(family, family.eager(folder), clips)
+
+    with torch.no_grad(), capture_rows(wanted(family, adapter)) as rows:
+        adapter.model(**{family.input_name: clips})
+    expected = rows_of(matrix, family.queries)
+    torch.testing.assert_close(rows["readout"], expected, atol=1e-5, rtol=0)
+
+    explanation = explain(adapter, clips)
+    geometry = adapter.geometry(adapter.model.config)
+    naive = family.naive(matrix.double().numpy(), geometry.n_times)
+    assert naive.shape == (n_clips, geometry.n_times, geometry.height * geometry.width)
+    assert explanation.joint.dtype is torch.float32
+    np.testing.assert_allclose(explanation.joint, naive, atol=1e-5)
+    torch.testing.assert_close(explanation.logits, logits, atol=1e-4, rtol=0)
+
+
+@EACH
+def test_the_reference_attends_unevenly(name, tmp_path):
+    """Guard of the test above: uniform rows would equal each other whatever is captured."""
+    family = FAMILIES[name]
+    folder = family.save(tmp_path, **family.sizes[1])
+    clips = clips_for(load(folder), 2)
+    _, matrix = eager_reference(family, family.eager(folder), clips)
+    rows = rows_of(matrix, family.queries)
+    assert rows.std(dim=-1).mean() > 0.2 / rows.shape[-1]
+    assert (rows[0] - rows[-1]).abs().max() > 0.1 / rows.shape[-1]
+
+
+@EACH
+def test_attributions_are_distributions(name, tmp_path):
+    family = FAMILIES[name]
+    adapter = load(family.save(tmp_path, **family.sizes[1]))
+    joint = explain(adapter, clips_for(adapter, 3)).joint
+    spatial, temporal = spatial_temporal(joint)
+    assert (joint >= 0).all()
+    np.testing.assert_allclose(joint.sum(dim=(1, 2)), 1, atol=1e-5)
+    np.testing.assert_allclose(spatial.sum(dim=2), 1, atol=1e-5)
+    np.testing.assert_allclose(temporal.sum(dim=1), 1, atol=1e-5)
+
+
+PUBLISHED = [
+    ("vivit", {}, Sampling("strided", 32, stride=2, target_fps=25.0), (16, 14, 14)),
+    ("vivit", {"num_frames": 16}, Sampling("uniform", 16), (8, 14, 14)),
+]
+"""Family, what differs from the config's defaults, how frames are chosen, and the grid."""
+
+
+@pytest.mark.parametrize(("name", "config", "sampling", "grid"), PUBLISHED)
+def test_facts_of_the_published_checkpoints(name, config, sampling, grid):
+    adapter = ADAPTERS[FAMILIES[name].model_class.config_class.model_type]
+    config = adapter.model_class.config_class(**config)
+    assert adapter.published_sampling(config) == sampling
+    geometry = adapter.geometry(config)
+    assert (geometry.n_times, geometry.height, geometry.width) == grid
+    assert geometry.n_frames == sampling.n_samples
+
+
+@EACH
+def test_facts_of_a_checkpoint(name, tmp_path):
+    family = FAMILIES[name]
+    checkpoint = read_checkpoint(str(family.save(tmp_path, **family.sizes[1])))
+    assert checkpoint.family == family.model_class.config_class.model_type
+    assert checkpoint.class_names == CLASS_NAMES
+    preprocessing, geometry = checkpoint.preprocessing, checkpoint.geometry
+    assert preprocessing.output_size(120, 160) == geometry.input_size
+    assert checkpoint.sampling.n_samples == geometry.n_frames
+
+
+@EACH
+def test_another_layer_is_read_where_there_is_one(name, tmp_path):
+    family = FAMILIES[name]
+    folder = family.save(tmp_path, **family.sizes[1])
+    n_layers, adapter = read_checkpoint(str(folder)).n_layers, load(folder)
+    clips = clips_for(adapter, 1)
+    last = explain(adapter, clips).joint
+    assert torch.equal(explain(adapter, clips, layer=n_layers - 1).joint, last)
+    if n_layers > 1:
+        assert not torch.allclose(explain(adapter, clips, layer=0).joint, last, atol=1e-4)
+
+
+MIXING = ("o_proj", "out_proj", "attention.proj", "attention.output.dense", "temporal_dense")
+"""Output projections of attention: without them no token learns of another."""
+
+
+@EACH
+def test_each_share_is_of_the_place_that_it_says(name, tmp_path):
+    """What changes with a patch's pixels, in a model that mixes no tokens, is that patch's share.
+
+    An order of tokens that is taken for another would pass every comparison with the formula.
+    """
+    family = FAMILIES[name]
+    adapter = load(family.save(tmp_path, **family.sizes[1]))
+    with torch.no_grad():
+        for parameter_name, parameter in adapter.model.named_parameters():
+            if any(part in parameter_name for part in MIXING):
+                parameter.zero_()
+    clips = clips_for(adapter, 1)
+    geometry = adapter.geometry(adapter.model.config)
+    before = explain(adapter, clips).joint
+    size = geometry.patch_size
+    for time, row, column in [(0, 1, 2), (2, 0, 1), (1, 2, 0), (geometry.n_times - 1, 2, 2)]:
+        changed = clips.clone()
+        frame = time * geometry.frames_per_time
+        top, left = row * size, column * size
+        changed[0, frame, :, top : top + size, left : left + size] *= -1
+        difference = (explain(adapter, changed).joint - before)[0].abs()
+        expected = time * geometry.height * geometry.width + row * geometry.width + column
+        assert int(difference.flatten().argmax()) == expected
+
+
+@EACH
+def test_no_matrix_over_all_tokens_is_formed(name, tmp_path):
+    family = FAMILIES[name]
+    adapter = load(family.save(tmp_path, **family.many_tokens))
+    eager = family.eager(tmp_path)
+    clips = clips_for(adapter, 1)
+    matrix = eager_reference(family, eager, clips)[1]
+    n_tokens = matrix.shape[-1]
+    if name == "videoprism":  # Its pooler has one query, and its encoders attend within a frame.
+        geometry = adapter.geometry(adapter.model.config)
+        n_tokens = geometry.height * geometry.width
+    assert n_tokens >= 192
+    with torch.inference_mode(), SquareMatrices(n_tokens) as by_eager:
+        eager(**{family.input_name: clips})
+    with SquareMatrices(n_tokens) as by_adapter:
+        explain(adapter, clips)
+    assert by_eager.count > 0
+    assert by_adapter.count == 0
+
+
+@EACH
+def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_key(name, tmp_path):
+    """The reference is transformers' eager function on the q and k that the model made.
+
+    The eager model in float32 would be none: after a layer its activations differ by more than the
+    rows may.
+    """
+    family = FAMILIES[name]
+    adapter = load(family.save(tmp_path, **family.sizes[1]), dtype=torch.bfloat16)
+    readout = family.readout(adapter.model)
+    given = []
+
+    def record(module, query, key, value, attention_mask, **kwargs):
+        if module is readout:
+            given.append((query, key, value, kwargs))
+        return attention.attend(module, query, key, value, attention_mask, **kwargs)
+
+    clips = clips_for(adapter, 3).to(torch.bfloat16)
+    if hasattr(readout, "qkv"):
+        pytest.skip("TimeSformer has no attention function; tests/test_attention.py holds its rows")
+    ALL_ATTENTION_FUNCTIONS["recorded"] = record
+    try:
+        adapter.model.set_attn_implementation("recorded")
+        with torch.no_grad(), capture_rows(wanted(family, adapter)) as rows:
+            adapter.model(**{family.input_name: clips})
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["recorded"]
+    (query, key, value, kwargs), *_ = given
+    assert query.dtype is torch.bfloat16
+    eager = import_module(type(readout).__module__).eager_attention_forward
+    _, matrix = eager(readout, query.float(), key.float(), value.float(), None, **kwargs)
+    expected = rows_of(matrix, family.queries)
+    assert rows["readout"].dtype is torch.float32
+    torch.testing.assert_close(rows["readout"], expected, atol=1e-5, rtol=0)
+
+
+@EACH
+def test_in_bfloat16_the_attribution_stays_near_the_float32_models(name, tmp_path):
+    family = FAMILIES[name]
+    folder = family.save(tmp_path, **family.sizes[0])
+    single, half = load(folder), load(folder, dtype=torch.bfloat16)
+    clips = clips_for(single, 3)
+    joint = explain(half, clips.to(torch.bfloat16)).joint
+    assert joint.dtype is torch.float32
+    np.testing.assert_allclose(joint.sum(dim=(1, 2)), 1, atol=2e-3)
+    np.testing.assert_allclose(joint, explain(single, clips).joint, atol=0.02)
+
+
+@EACH
+def test_two_models_in_one_process_do_not_disturb_each_other(name, tmp_path):
+    family = FAMILIES[name]
+    folders = [family.save(tmp_path / str(seed), seed=seed) for seed in (3, 4)]
+    first, second = load(folders[0]), load(folders[1])
+    untouched = family.model_class.from_pretrained(folders[0]).eval()
+    clips = clips_for(first, 3)
+    alone = [explain(adapter, clips) for adapter in (first, second)]
+    before = eager_reference(family, family.eager(folders[0]), clips)
+    with torch.no_grad():
+        logits_before = untouched(**{family.input_name: clips}).logits
+    with torch.inference_mode(), capture_rows(wanted(family, first)) as rows:
+        first.model(**{family.input_name: clips})
+        captured = rows["readout"].clone()
+        within = explain(second, clips)
+        logits_during = untouched(**{family.input_name: clips}).logits
+        assert torch.equal(rows["readout"], captured)
+    torch.testing.assert_close(within.joint, alone[1].joint, atol=0, rtol=0)
+    torch.testing.assert_close(logits_during, logits_before, atol=0, rtol=0)
+    assert not torch.equal(alone[0].joint, alone[1].joint)
+    torch.testing.assert_close(explain(first, clips).joint, alone[0].joint, atol=0, rtol=0)
+    after = eager_reference(family, family.eager(folders[0]), clips)
+    torch.testing.assert_close(after, before, atol=0, rtol=0)
+
+
+def state_of(model):
+    """What a tap or a hook would show in, of every module."""
+    return [
+        (type(module), type(module).forward, sorted(vars(module)), *map(len, hooks_of(module)))
+        for module in model.modules()
+    ]
+
+
+def hooks_of(module):
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+@EACH
+@pytest.mark.parametrize("raised", [None, InterruptedRunError])
+def test_nothing_is_left_behind(name, raised, tmp_path):
+    family = FAMILIES[name]
+    folder = family.save(tmp_path)
+    classes = {type(module): type(module).forward for module in family.eager(folder).modules()}
+    adapter = load(folder)
+    sdpa, before = ALL_ATTENTION_FUNCTIONS["sdpa"], state_of(adapter.model)
+    clips = clips_for(adapter, 1)
+    try:
+        with torch.no_grad(), capture_rows(wanted(family, adapter)) as rows:
+            adapter.model(**{family.input_name: clips})
+            kept = rows["readout"].clone()
+            if raised:
+                raise raised
+    except InterruptedRunError:
+        pass
+    explain(adapter, clips)
+    assert len(attention._TAPS) == 0
+    assert state_of(adapter.model) == before
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa
+    assert all(kind.forward is forward for kind, forward in classes.items())
+    adapter.model(**{family.input_name: clips + 1})
+    assert torch.equal(rows["readout"], kept)
+
+    gone = [weakref.ref(adapter.model), weakref.ref(family.readout(adapter.model))]
+    del adapter, rows
+    gc.collect()
+    assert all(reference() is None for reference in gone)
+
+
+@EACH
+def test_a_saved_adapted_model_is_transformers_own_when_it_is_loaded(name, tmp_path):
+    family = FAMILIES[name]
+    adapter = load(family.save(tmp_path / "saved"))
+    adapter.model.save_pretrained(tmp_path / "again")
+    assert ATTENTION not in (tmp_path / "again" / "config.json").read_text().split('"')
+    clips = clips_for(adapter, 1)
+    expected = eager_reference(family, family.eager(tmp_path / "saved"), clips)
+    again = eager_reference(family, family.eager(tmp_path / "again"), clips)
+    torch.testing.assert_close(again, expected, atol=0, rtol=0)
+
+
+@EACH
+def test_a_copy_of_a_model_is_a_model_of_its_own(name, tmp_path):
+    family = FAMILIES[name]
+    adapter = load(family.save(tmp_path))
+    copy = deepcopy(adapter)
+    clips = clips_for(adapter, 1)
+    with torch.no_grad(), capture_rows(wanted(family, adapter)) as rows:
+        copy.model(**{family.input_name: clips})
+        with pytest.raises(LookupError, match="captured nothing"):
+            rows["readout"]
