@@ -5,7 +5,7 @@ whole softmax matrices as a forward hook sees them, and the formula written out 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from transformers import (
     PretrainedConfig,
     PreTrainedModel,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEImageProcessorPil,
     VivitConfig,
     VivitForVideoClassification,
     VivitImageProcessor,
@@ -87,6 +90,40 @@ def naive_cls(matrix: Matrix, n_times: int) -> Matrix:
     return (row / row.sum(axis=1, keepdims=True)).reshape(len(row), n_times, -1)
 
 
+def naive_mean_pooling(matrix: Matrix, n_times: int) -> Matrix:
+    """What each token gets of all queries, on average."""
+    return matrix.mean(axis=1).mean(axis=1).reshape(len(matrix), n_times, -1)
+
+
+def naive_first_query(matrix: Matrix, n_times: int) -> Matrix:
+    """The row of the first query, whole."""
+    return matrix.mean(axis=1)[:, 0].reshape(len(matrix), n_times, -1)
+
+
+def pil_processor(side: int) -> VideoMAEImageProcessorPil:
+    """Make VideoMAE's processor, which is TimeSformer's too."""
+    return VideoMAEImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+
+
+VIDEOMAE = Family(
+    model_class=VideoMAEForVideoClassification,
+    config=partial(
+        VideoMAEConfig,
+        **{**COMMON, "image_size": 16, "patch_size": 8, "num_frames": 6},
+    ),
+    processor=pil_processor,
+    sizes=(
+        {},
+        {"num_hidden_layers": 3, "image_size": 24, "num_frames": 8, "qv_bias": False},
+    ),
+    many_tokens={"image_size": 64},
+    readout=lambda model: model.videomae.encoder.layer[-1].attention.attention,
+    queries="mean",
+    naive=naive_mean_pooling,
+)
+
 FAMILIES = {
     "vivit": Family(
         model_class=VivitForVideoClassification,
@@ -112,5 +149,12 @@ FAMILIES = {
         readout=lambda model: model.vivit.layers[-1].attention,
         queries=slice(0, 1),
         naive=naive_cls,
+    ),
+    "videomae": VIDEOMAE,
+    "videomae without mean pooling": replace(
+        VIDEOMAE,
+        config=partial(VIDEOMAE.config, use_mean_pooling=False),
+        queries=slice(0, 1),
+        naive=naive_first_query,
     ),
 }

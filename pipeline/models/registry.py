@@ -17,12 +17,14 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Geometry
 from pipeline.models.timesformer import Timesformer
+from pipeline.models.videomae import VideoMAE
 from pipeline.models.vivit import Vivit
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 
 FAMILIES: dict[str, type[Adapter]] = {
     "timesformer": Timesformer,
+    "videomae": VideoMAE,
     "vivit": Vivit,
 }
 """Adapters by the ``model_type`` of a checkpoint's config."""
