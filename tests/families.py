@@ -23,7 +23,10 @@ from transformers import (
     VivitConfig,
     VivitForVideoClassification,
     VivitImageProcessor,
+    VJEPA2Config,
+    VJEPA2ForVideoClassification,
 )
+from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
 
 from tests.checkpoints import CLASS_NAMES, make_model
 
@@ -156,5 +159,39 @@ FAMILIES = {
         config=partial(VIDEOMAE.config, use_mean_pooling=False),
         queries=slice(0, 1),
         naive=naive_first_query,
+    ),
+    "vjepa2": Family(
+        model_class=VJEPA2ForVideoClassification,
+        config=partial(
+            VJEPA2Config,
+            hidden_size=32,
+            mlp_ratio=2.0,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_pooler_layers=2,
+            crop_size=16,
+            patch_size=8,
+            frames_per_clip=6,
+            pred_hidden_size=16,
+            pred_num_attention_heads=2,
+            pred_num_hidden_layers=1,
+            id2label=dict(enumerate(CLASS_NAMES)),
+        ),
+        processor=lambda side: VJEPA2VideoProcessor(crop_size=side),
+        sizes=(
+            {},
+            {
+                "num_pooler_layers": 0,
+                "crop_size": 24,
+                "frames_per_clip": 8,
+                "hidden_size": 36,
+                "num_attention_heads": 3,
+            },
+        ),
+        many_tokens={"crop_size": 64},
+        readout=lambda model: model.pooler.cross_attention_layer.cross_attn,
+        queries=slice(0, 1),
+        naive=naive_first_query,
+        input_name="pixel_values_videos",
     ),
 }

@@ -101,6 +101,20 @@ PUBLISHED = [
     ("videomae", {}, Sampling("strided", 16, stride=4), (8, 14, 14)),
     ("videomae", {"num_labels": 174}, Sampling("uniform", 16), (8, 14, 14)),
     ("videomae", {"num_frames": 8, "patch_size": (32, 32)}, Sampling("uniform", 8), (4, 7, 7)),
+    ("vjepa2", {}, Sampling("strided", 64, stride=2, target_fps=12.0), (32, 16, 16)),
+    (
+        "vjepa2",
+        {"frames_per_clip": 16},
+        Sampling("strided", 16, stride=4, target_fps=12.0),
+        (8, 16, 16),
+    ),
+    (
+        "vjepa2",
+        {"frames_per_clip": 32, "crop_size": 384},
+        Sampling("strided", 32, stride=2),
+        (16, 24, 24),
+    ),
+    ("vjepa2", {"frames_per_clip": 10}, Sampling("uniform", 10), (5, 16, 16)),
 ]
 """Family, what differs from the config's defaults, how frames are chosen, and the grid."""
 

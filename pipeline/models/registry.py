@@ -19,6 +19,7 @@ from pipeline.models.adapter import Adapter, Geometry
 from pipeline.models.timesformer import Timesformer
 from pipeline.models.videomae import VideoMAE
 from pipeline.models.vivit import Vivit
+from pipeline.models.vjepa2 import VJEPA2
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 
@@ -26,6 +27,7 @@ FAMILIES: dict[str, type[Adapter]] = {
     "timesformer": Timesformer,
     "videomae": VideoMAE,
     "vivit": Vivit,
+    "vjepa2": VJEPA2,
 }
 """Adapters by the ``model_type`` of a checkpoint's config."""
 
