@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import (
     PretrainedConfig,
     PreTrainedModel,
+    TimesformerConfig,
+    TimesformerForVideoClassification,
     VideoMAEConfig,
     VideoMAEForVideoClassification,
     VideoMAEImageProcessorPil,
@@ -81,7 +83,8 @@ def eager_reference(family: Family, model: PreTrainedModel, clips: Tensor) -> tu
         lambda module, args, output: seen.append(output[1])
     )
     try:
-        logits = model(**{family.input_name: clips}).logits
+        # TimeSformer's modules return their softmax only if they are asked to.
+        logits = model(**{family.input_name: clips}, output_attentions=True).logits
     finally:
         handle.remove()
     return family.naive_logits(logits, len(clips)), seen[-1]
@@ -107,6 +110,40 @@ def pil_processor(side: int) -> VideoMAEImageProcessorPil:
     """Make VideoMAE's processor, which is TimeSformer's too."""
     return VideoMAEImageProcessorPil(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+
+
+def naive_patch_major_cls(matrix: Matrix, n_times: int) -> Matrix:
+    """CLS's row as `naive_cls`, of tokens that stand patch by patch, and in time within a patch."""
+    row = naive_cls(matrix, n_times).reshape(len(matrix), -1)
+    joint = np.empty((len(row), n_times, row.shape[1] // n_times))
+    for token in range(row.shape[1]):
+        joint[:, token % n_times, token // n_times] = row[:, token]
+    return joint
+
+
+def naive_frames(matrix: Matrix, n_times: int) -> Matrix:
+    """CLS's row of each frame; the frames count alike."""
+    return naive_cls(matrix, 1).reshape(len(matrix) // n_times, n_times, -1) / n_times
+
+
+def timesformer(attention_type: str, **differences: Any) -> Family:
+    """TimeSformer with another attention than the divided one, of tests/test_attention.py."""
+    return Family(
+        model_class=TimesformerForVideoClassification,
+        config=partial(
+            TimesformerConfig,
+            **{**COMMON, "image_size": 16, "patch_size": 8, "num_frames": 3},
+            attention_type=attention_type,
+        ),
+        processor=pil_processor,
+        sizes=(
+            {},
+            {"num_hidden_layers": 3, "image_size": 24, "num_frames": 4, "qkv_bias": False},
+        ),
+        readout=lambda model: model.timesformer.encoder.layer[-1].attention.attention,
+        queries=slice(0, 1),
+        **differences,
     )
 
 
@@ -193,5 +230,14 @@ FAMILIES = {
         queries=slice(0, 1),
         naive=naive_first_query,
         input_name="pixel_values_videos",
+    ),
+    "timesformer joint": timesformer(
+        "joint_space_time", many_tokens={"image_size": 64}, naive=naive_patch_major_cls
+    ),
+    "timesformer space": timesformer(
+        "space_only",
+        many_tokens={"image_size": 128},
+        naive=naive_frames,
+        naive_logits=lambda logits, n_clips: logits.reshape(n_clips, -1, logits.shape[1]).mean(1),
     ),
 }

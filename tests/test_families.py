@@ -22,6 +22,8 @@ from tests.families import FAMILIES, eager_reference
 from tests.test_attention import SquareMatrices
 
 EACH = pytest.mark.parametrize("name", FAMILIES)
+WITH_ATTENTION_FUNCTION = [name for name in FAMILIES if not name.startswith("timesformer")]
+"""TimeSformer looks none up; tests/test_attention.py holds its rows in bfloat16."""
 
 
 def load(folder, dtype=torch.float32):
@@ -160,10 +162,12 @@ MIXING = ("o_proj", "out_proj", "attention.proj", "attention.output.dense", "tem
 def test_each_share_is_of_the_place_that_it_says(name, tmp_path):
     """What changes with a patch's pixels, in a model that mixes no tokens, is that patch's share.
 
-    An order of tokens that is taken for another would pass every comparison with the formula.
+    An order of tokens that is taken for another would pass every comparison with the formula. The
+    shares of one head are proportional to exp(score): those of other patches keep their ratios.
     """
     family = FAMILIES[name]
     size = {key: value for key, value in family.sizes[1].items() if key != "qv_bias"}
+    size["num_attention_heads"] = 1
     adapter = load(family.save(tmp_path, **size))
     zeroed = MIXING + (("query.weight",) if family.queries == "mean" else ())
     with torch.no_grad():
@@ -179,9 +183,14 @@ def test_each_share_is_of_the_place_that_it_says(name, tmp_path):
         frame = time * geometry.frames_per_time
         top, left = row * size, column * size
         changed[0, frame, :, top : top + size, left : left + size] *= -1
-        difference = (explain(adapter, changed).joint - before)[0].abs()
-        expected = time * geometry.height * geometry.width + row * geometry.width + column
-        assert int(difference.flatten().argmax()) == expected
+        ratios = (explain(adapter, changed).joint / before)[0].log()
+        others = ratios.median() if name != "timesformer space" else ratios[time].median()
+        of_frame = (ratios[time] - others).abs()
+        expected = row * geometry.width + column
+        assert int(of_frame.argmax()) == expected
+        assert of_frame[expected] > 0.01
+        of_frame[expected] = 0
+        assert of_frame.max() < 1e-3
 
 
 @EACH
@@ -204,7 +213,7 @@ def test_no_matrix_over_all_tokens_is_formed(name, tmp_path):
     assert by_adapter.count == 0
 
 
-@EACH
+@pytest.mark.parametrize("name", WITH_ATTENTION_FUNCTION)
 def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_key(name, tmp_path):
     """The reference is transformers' eager function on the q and k that the model made.
 
@@ -222,8 +231,6 @@ def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_ke
         return attention.attend(module, query, key, value, attention_mask, **kwargs)
 
     clips = clips_for(adapter, 3).to(torch.bfloat16)
-    if hasattr(readout, "qkv"):
-        pytest.skip("TimeSformer has no attention function; tests/test_attention.py holds its rows")
     ALL_ATTENTION_FUNCTIONS["recorded"] = record
     try:
         adapter.model.set_attn_implementation("recorded")
@@ -315,7 +322,8 @@ def test_nothing_is_left_behind(name, raised, tmp_path):
     assert state_of(adapter.model) == before
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa
     assert all(kind.forward is forward for kind, forward in classes.items())
-    adapter.model(**{family.input_name: clips + 1})
+    with torch.no_grad():
+        adapter.model(**{family.input_name: clips + 1})
     assert torch.equal(rows["readout"], kept)
 
     gone = [weakref.ref(adapter.model), weakref.ref(family.readout(adapter.model))]

@@ -156,12 +156,8 @@ def unheard_of_type(folder):
     rewrite_config(folder, model_type="unheard-of")
 
 
-def space_only(folder):
-    rewrite_config(folder, attention_type="space_only")
-
-
-def joint_space_time(folder):
-    rewrite_config(folder, attention_type="joint_space_time")
+def unheard_of_attention(folder):
+    rewrite_config(folder, attention_type="time_only")
 
 
 @pytest.mark.parametrize(
@@ -174,8 +170,7 @@ def joint_space_time(folder):
         (without_config, "config.json"),
         (broken_config, "not a valid JSON file"),
         (unheard_of_type, "unheard-of"),
-        (space_only, "attention_type='space_only'.*expected 'divided_space_time'"),
-        (joint_space_time, "attention_type='joint_space_time'"),
+        (unheard_of_attention, "attention_type='time_only'.*divided_space_time"),
     ],
 )
 def test_a_checkpoint_that_can_not_be_explained_is_refused_unloaded(folder, damage, reason):
