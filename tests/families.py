@@ -22,11 +22,16 @@ from transformers import (
     VideoMAEConfig,
     VideoMAEForVideoClassification,
     VideoMAEImageProcessorPil,
+    VideoPrismForVideoClassification,
+    VideoPrismVisionConfig,
     VivitConfig,
     VivitForVideoClassification,
     VivitImageProcessor,
     VJEPA2Config,
     VJEPA2ForVideoClassification,
+)
+from transformers.models.llava_onevision.video_processing_llava_onevision import (
+    LlavaOnevisionVideoProcessor,
 )
 from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
 
@@ -239,5 +244,42 @@ FAMILIES = {
         many_tokens={"image_size": 128},
         naive=naive_frames,
         naive_logits=lambda logits, n_clips: logits.reshape(n_clips, -1, logits.shape[1]).mean(1),
+    ),
+    "videoprism": Family(
+        model_class=VideoPrismForVideoClassification,
+        config=partial(
+            VideoPrismVisionConfig,
+            hidden_size=32,
+            intermediate_size=48,
+            num_attention_heads=2,
+            num_spatial_layers=2,
+            num_temporal_layers=1,
+            image_size=16,
+            tubelet_size=[1, 8, 8],
+            num_frames=3,
+            # Low, so that the cap is felt.
+            attn_logit_softcapping=2.0,
+            id2label=dict(enumerate(CLASS_NAMES)),
+        ),
+        processor=lambda side: LlavaOnevisionVideoProcessor(
+            size={"height": side, "width": side}, do_normalize=False
+        ),
+        sizes=(
+            {},
+            {
+                "image_size": 24,
+                "num_frames": 4,
+                "num_temporal_layers": 2,
+                "hidden_size": 36,
+                "num_attention_heads": 3,
+                "qkv_bias": False,
+            },
+        ),
+        many_tokens={"image_size": 128},
+        readout=lambda model: model.head,
+        queries=slice(0, 1),
+        naive=naive_first_query,
+        input_name="pixel_values_videos",
+        scale=3.0,
     ),
 }

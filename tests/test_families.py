@@ -8,6 +8,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from transformers import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pipeline import attention
@@ -48,6 +49,14 @@ def wanted(family, adapter):
 def rows_of(matrix, queries):
     """The rows that a capture should give, of a whole softmax."""
     return matrix.mean(dim=2, keepdim=True) if queries == "mean" else matrix[:, :, queries]
+
+
+def test_every_video_classifier_of_transformers_has_an_adapter():
+    classes = {
+        config.model_type: model for config, model in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING.items()
+    }
+    assert {kind: adapter.model_class for kind, adapter in ADAPTERS.items()} == classes
+    assert {family.model_class for family in FAMILIES.values()} == set(classes.values())
 
 
 @EACH
@@ -117,6 +126,8 @@ PUBLISHED = [
         (16, 24, 24),
     ),
     ("vjepa2", {"frames_per_clip": 10}, Sampling("uniform", 10), (5, 16, 16)),
+    ("videoprism", {}, Sampling("uniform", 16), (16, 16, 16)),
+    ("videoprism", {"num_frames": 8}, Sampling("uniform", 8), (8, 16, 16)),
 ]
 """Family, what differs from the config's defaults, how frames are chosen, and the grid."""
 

@@ -18,6 +18,7 @@ from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Geometry
 from pipeline.models.timesformer import Timesformer
 from pipeline.models.videomae import VideoMAE
+from pipeline.models.videoprism import VideoPrism
 from pipeline.models.vivit import Vivit
 from pipeline.models.vjepa2 import VJEPA2
 from pipeline.preprocess import Preprocessing
@@ -26,6 +27,7 @@ from pipeline.sampling import Sampling
 FAMILIES: dict[str, type[Adapter]] = {
     "timesformer": Timesformer,
     "videomae": VideoMAE,
+    "videoprism_vision_model": VideoPrism,
     "vivit": Vivit,
     "vjepa2": VJEPA2,
 }
