@@ -280,6 +280,7 @@ FAMILIES = {
         queries=slice(0, 1),
         naive=naive_first_query,
         input_name="pixel_values_videos",
+        naive_logits=lambda logits, n_clips: logits.reshape(n_clips, len(CLASS_NAMES)),
         scale=3.0,
     ),
 }

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from copy import deepcopy
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -14,12 +15,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from pipeline import attention
 from pipeline.attention import ATTENTION, capture_rows
 from pipeline.config import Method
+from pipeline.errors import ConfigError
 from pipeline.models.registry import FAMILIES as ADAPTERS
 from pipeline.models.registry import load_adapter, read_checkpoint
+from pipeline.run import plan_run
 from pipeline.sampling import Sampling
 from pipeline.staa import spatial_temporal
+from pipeline.status import Status
 from tests.checkpoints import CLASS_NAMES
 from tests.families import FAMILIES, eager_reference
+from tests.runs import plain_columns, write_inputs
 from tests.test_attention import SquareMatrices
 
 EACH = pytest.mark.parametrize("name", FAMILIES)
@@ -78,6 +83,7 @@ def test_rows_logits_and_attribution_equal_the_eager_models(name, size, n_clips,
     naive = family.naive(matrix.double().numpy(), geometry.n_times)
     assert naive.shape == (n_clips, geometry.n_times, geometry.height * geometry.width)
     assert explanation.joint.dtype is torch.float32
+    assert explanation.logits.shape == (n_clips, len(CLASS_NAMES))
     np.testing.assert_allclose(explanation.joint, naive, atol=1e-5)
     torch.testing.assert_close(explanation.logits, logits, atol=1e-4, rtol=0)
 
@@ -163,6 +169,41 @@ def test_another_layer_is_read_where_there_is_one(name, tmp_path):
     assert torch.equal(explain(adapter, clips, layer=n_layers - 1).joint, last)
     if n_layers > 1:
         assert not torch.allclose(explain(adapter, clips, layer=0).joint, last, atol=1e-4)
+
+
+@EACH
+def test_a_run_goes_from_clips_to_columns(name, tmp_path, one_thread):
+    model = FAMILIES[name].save(tmp_path / "other")
+    inputs = replace(write_inputs(tmp_path, 3), model=str(model))
+    plan = plan_run(inputs.config(tmp_path / "run"))
+    columns = plain_columns(plan)
+    geometry = plan.checkpoint.geometry
+    assert (columns["status"] == Status.OK).all()
+    assert columns["frame_index"].shape == (3, geometry.n_frames)
+    assert columns["spatial"].shape == (3, geometry.n_times, geometry.height, geometry.width)
+    np.testing.assert_allclose(columns["temporal"].sum(axis=1), 1, atol=1e-5)
+    assert ((columns["prediction"] >= 0) & (columns["prediction"] < len(CLASS_NAMES))).all()
+
+
+@EACH
+def test_a_layer_that_is_not_read_is_refused_before_anything_is_made(name, tmp_path):
+    model = FAMILIES[name].save(tmp_path / "other")
+    inputs = replace(write_inputs(tmp_path, 1), model=str(model))
+    n_layers = read_checkpoint(inputs.model).n_layers
+    for layer in (n_layers, -n_layers - 1):
+        config = inputs.config(tmp_path / "run", method=Method(layer=layer))
+        with pytest.raises(ConfigError, match=rf"method\.layer: {layer} is not in .*layer"):
+            plan_run(config)
+    assert not (tmp_path / "run").exists()
+
+
+@EACH
+def test_a_residual_without_temporal_attention_is_refused(name, tmp_path):
+    model = FAMILIES[name].save(tmp_path / "other")
+    inputs = replace(write_inputs(tmp_path, 1), model=str(model))
+    config = inputs.config(tmp_path / "run", method=Method(residual=True))
+    with pytest.raises(ConfigError, match=r"method\.residual: .*no temporal"):
+        plan_run(config)
 
 
 MIXING = ("o_proj", "out_proj", "attention.proj", "attention.output.dense", "temporal_dense")

@@ -63,4 +63,5 @@ class VideoPrism(Adapter):
             logits = self.model(pixel_values_videos=pixel_values).logits
         joint = pooled_attention(rows["pooler"][:, :, 0])
         n_times = self.geometry(self.model.config).n_times
-        return Explanation(logits, joint.reshape(len(joint), n_times, -1))
+        # transformers leaves the axis of the query in: (clips, 1, classes).
+        return Explanation(logits.flatten(1), joint.reshape(len(joint), n_times, -1))
