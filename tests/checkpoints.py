@@ -23,6 +23,14 @@ _SCALED = (
     "key.weight",
 )
 
+_OUTPUTS = (
+    "o_proj.weight",
+    "out_proj.weight",
+    "attention.proj.weight",
+    "attention.output.dense.weight",
+    "classifier.weight",
+)
+
 CLASS_NAMES = ("juggling", "knitting", "sailing", "waving", "yodelling")
 
 
@@ -53,9 +61,17 @@ def make_timesformer(
 
 
 def make_model(
-    model_class: type[Model], config: PretrainedConfig, *, seed: int = 0, scale: float = 12.0
+    model_class: type[Model],
+    config: PretrainedConfig,
+    *,
+    seed: int = 0,
+    scale: float = 12.0,
+    output_scale: float = 1.0,
 ) -> Model:
-    """Make a random model, untouched and in evaluation mode; ``scale`` as in `make_timesformer`."""
+    """Make a random model, untouched and in evaluation mode; ``scale`` as in `make_timesformer`.
+
+    ``output_scale`` multiplies what brings attention to the logits, which else hardly show it.
+    """
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = model_class(config)
@@ -65,6 +81,8 @@ def make_model(
                 parameter.normal_(std=0.5)
             elif name.endswith(_SCALED):
                 parameter.mul_(scale)
+            elif name.endswith(_OUTPUTS):
+                parameter.mul_(output_scale)
             elif name.endswith("bias"):
                 parameter.normal_(std=0.1)
     torch.set_rng_state(generator_state)

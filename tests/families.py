@@ -69,7 +69,13 @@ class Family:
 
     def save(self, path: Path, seed: int = 0, **size: Any) -> Path:
         """Write a random model and its processor to a folder; returns the folder."""
-        model = make_model(self.model_class, self.config(**size), seed=seed, scale=self.scale)
+        model = make_model(
+            self.model_class,
+            self.config(**size),
+            seed=seed,
+            scale=self.scale,
+            output_scale=self.scale,
+        )
         model.save_pretrained(path)
         side = getattr(model.config, "crop_size", None) or model.config.image_size
         self.processor(side).save_pretrained(path)

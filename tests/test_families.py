@@ -101,6 +101,22 @@ def test_the_reference_attends_unevenly(name, tmp_path):
 
 
 @EACH
+def test_the_references_logits_show_its_attention(name, tmp_path):
+    """Guard of the comparison of logits: another attention must give others."""
+    family = FAMILIES[name]
+    folder = family.save(tmp_path, **family.sizes[1])
+    clips = clips_for(load(folder), 3)
+    model = family.eager(folder)
+    logits, _ = eager_reference(family, model, clips)
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith(("qkv.weight", "k_proj.weight", "key.weight")):
+                parameter[: 2 * model.config.hidden_size].mul_(0.9)
+    others, _ = eager_reference(family, model, clips)
+    assert (others - logits).abs().max() > 1e-3
+
+
+@EACH
 def test_attributions_are_distributions(name, tmp_path):
     family = FAMILIES[name]
     adapter = load(family.save(tmp_path, **family.sizes[1]))
@@ -308,7 +324,7 @@ def test_in_bfloat16_the_attribution_stays_near_the_float32_models(name, tmp_pat
     joint = explain(half, clips.to(torch.bfloat16)).joint
     assert joint.dtype is torch.float32
     np.testing.assert_allclose(joint.sum(dim=(1, 2)), 1, atol=2e-3)
-    np.testing.assert_allclose(joint, explain(single, clips).joint, atol=0.02)
+    np.testing.assert_allclose(joint, explain(single, clips).joint, atol=0.03)
 
 
 @EACH
