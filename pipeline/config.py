@@ -59,9 +59,9 @@ class Method(FrozenConfig):
     name: Literal["staa"] = "staa"
     """The attribution method."""
     layer: int = -1
-    """Block whose attention is read; negative numbers count from the last."""
+    """Block whose attention is read, from the last if negative; an attentive pooler is one."""
     residual: bool = False
-    """Count the skip connection around temporal attention, as (B + I) / 2."""
+    """Count the skip connection around divided temporal attention, as (B + I) / 2."""
 
 
 class AttributeConfig(FrozenConfig):

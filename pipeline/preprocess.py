@@ -16,7 +16,14 @@ from PIL import Image
 from pipeline.errors import ConfigError
 
 # Steps that a transformers processor may take and that would change the pixels, were they ignored.
-UNSUPPORTED_STEPS = ("do_pad", "do_thumbnail", "do_align_long_axis", "do_reduce_labels", "do_flip")
+UNSUPPORTED_STEPS = (
+    "do_pad",
+    "do_thumbnail",
+    "do_align_long_axis",
+    "do_reduce_labels",
+    "do_flip",
+    "do_flip_channel_order",
+)
 
 
 @dataclass(frozen=True)

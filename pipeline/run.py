@@ -236,6 +236,13 @@ def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
     if not -n_layers <= layer < n_layers:
         raise ConfigError(
             f"method.layer: {layer} is not in {config.model}, which has {n_layers} layers"
+            if n_layers > 1
+            else f"method.layer: {layer} is not in {config.model}, which is read in one layer alone"
+        )
+    if config.method.residual and not checkpoint.has_temporal_attention:
+        raise ConfigError(
+            f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
+            "only TimeSformer with divided space-time attention has"
         )
     # A frame of any size shows whether the processor brings all of them to the model's size.
     output_size = checkpoint.preprocessing.output_size(1000, 1500)

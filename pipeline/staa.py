@@ -40,6 +40,67 @@ def divided_attention(cls_rows: Tensor, temporal: Tensor, *, residual: bool = Fa
     return torch.einsum("nsp,npst->ntp", spatial, mixing) / spatial.shape[1]
 
 
+def frame_attention(cls_rows: Tensor) -> Tensor:
+    """Joint attribution where every frame has a CLS of its own and all count alike.
+
+    TimeSformer with space-only attention: no attention goes from one frame to another, and the
+    frames' predictions are averaged. With s[t,p] CLS's row in frame t::
+
+        A[t,p] = s[t,p] / T
+
+    so that T[t] = 1/T for every clip: the model can't prefer a moment.
+
+    Parameters
+    ----------
+    cls_rows
+        (clips, T, heads, 1 + P) float32: CLS's row in each frame, CLS's own column first.
+
+    Returns
+    -------
+    (clips, T, P) float32; sums to 1 over (T, P)
+    """
+    return _shares(cls_rows.mean(dim=2)[..., 1:]) / cls_rows.shape[1]
+
+
+def cls_attention(cls_row: Tensor) -> Tensor:
+    """Joint attribution of joint space-time attention with CLS (ViViT, TimeSformer).
+
+    With a[n] what CLS gives token n, its own column dropped::
+
+        A[n] = a[n] / sum_m a[m]
+
+    Parameters
+    ----------
+    cls_row
+        (clips, heads, 1 + N) float32: CLS's row, CLS's own column first; N = T * P tokens.
+
+    Returns
+    -------
+    (clips, N) float32; sums to 1 over N
+    """
+    return _shares(cls_row.mean(dim=1)[..., 1:])
+
+
+def pooled_attention(row: Tensor) -> Tensor:
+    """Joint attribution where the readout is no token with a column of its own.
+
+    Mean pooling over all tokens (VideoMAE) reads each query n' alike, and so the mean of their rows
+    a[n',n]; an attentive pooler (V-JEPA 2, VideoPrism) reads by the row a[n] of its own query::
+
+        A[n] = (1/N) sum_n' a[n',n]    or    A[n] = a[n]
+
+    Parameters
+    ----------
+    row
+        (clips, heads, N) float32: the mean row, or the pooler's; N = T * P tokens.
+
+    Returns
+    -------
+    (clips, N) float32; sums to 1 over N
+    """
+    return _shares(row.mean(dim=1))
+
+
 def spatial_temporal(joint: Tensor) -> tuple[Tensor, Tensor]:
     """Split a joint attribution into its spatial and temporal part, A = S * T.
 

@@ -1,13 +1,34 @@
 """Small checkpoints for tests, as `save_pretrained` writes them, that attend unevenly."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
     TimesformerConfig,
     TimesformerForVideoClassification,
     VideoMAEImageProcessorPil,
+)
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+_LEARNT_INPUTS = ("embeddings", "query_tokens", "pooling_attention_query")
+_SCALED = (
+    "qkv.weight",
+    "q_proj.weight",
+    "k_proj.weight",
+    "query.weight",
+    "key.weight",
+)
+
+_OUTPUTS = (
+    "o_proj.weight",
+    "out_proj.weight",
+    "attention.proj.weight",
+    "attention.output.dense.weight",
+    "classifier.weight",
 )
 
 CLASS_NAMES = ("juggling", "knitting", "sailing", "waving", "yodelling")
@@ -31,15 +52,37 @@ def make_timesformer(
         "num_attention_heads": 2,
         "id2label": dict(enumerate(CLASS_NAMES)),
     }
+    return make_model(
+        TimesformerForVideoClassification,
+        TimesformerConfig(**{**defaults, **config}),
+        seed=seed,
+        scale=qkv_scale,
+    )
+
+
+def make_model(
+    model_class: type[Model],
+    config: PretrainedConfig,
+    *,
+    seed: int = 0,
+    scale: float = 12.0,
+    output_scale: float = 1.0,
+) -> Model:
+    """Make a random model, untouched and in evaluation mode; ``scale`` as in `make_timesformer`.
+
+    ``output_scale`` multiplies what brings attention to the logits, which else hardly show it.
+    """
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = TimesformerForVideoClassification(TimesformerConfig(**{**defaults, **config}))
+    model = model_class(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "embeddings" in name:
+            if any(part in name for part in _LEARNT_INPUTS):
                 parameter.normal_(std=0.5)
-            elif name.endswith("qkv.weight"):
-                parameter.mul_(qkv_scale)
+            elif name.endswith(_SCALED):
+                parameter.mul_(scale)
+            elif name.endswith(_OUTPUTS):
+                parameter.mul_(output_scale)
             elif name.endswith("bias"):
                 parameter.normal_(std=0.1)
     torch.set_rng_state(generator_state)

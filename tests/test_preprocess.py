@@ -4,14 +4,25 @@ import dataclasses
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import VivitImageProcessor
+from transformers import VivitImageProcessor, image_processing_backends
+from transformers.models.llava_onevision.video_processing_llava_onevision import (
+    LlavaOnevisionVideoProcessor,
+)
+from transformers.models.timesformer.video_processing_timesformer import TimesformerVideoProcessor
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
+from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
+from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
 
+from pipeline.attributor import normalise
 from pipeline.decode import read_frames
 from pipeline.errors import ConfigError
 from pipeline.preprocess import Preprocessing
@@ -66,6 +77,83 @@ def test_equal_to_transformers(height, width, shortest_edge, crop, resample, see
 def test_equal_to_transformers_as_configured(size, processor):
     frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
     assert_equal_to_transformers(frames, processor)
+
+
+class TorchvisionOnTorch:
+    """The few functions of torchvision's that transformers' video processors call, on torch.
+
+    torchvision is no requirement of this project. Its resize is torch's, with antialiasing, in
+    uint8 where torch can and in float32, rounded, where it can't (as on a GPU); the sizes, the
+    crop and the rest are the processors' own.
+    """
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    InterpolationMode = SimpleNamespace(BILINEAR="bilinear", BICUBIC="bicubic", LANCZOS="lanczos")
+
+    def resize(self, video, size, interpolation, antialias):
+        frames = video.flatten(0, -4).to(self.dtype)
+        resized = F.interpolate(frames, size=size, mode=interpolation, antialias=antialias)
+        return resized.round().clamp(0, 255).to(torch.uint8).unflatten(0, video.shape[:-3])
+
+    def crop(self, video, top, left, height, width):
+        return video[..., top : top + height, left : left + width]
+
+    def pad(self, video, padding, fill):
+        left, top, right, bottom = padding
+        return F.pad(video, (left, right, top, bottom), value=fill)
+
+    def normalize(self, video, mean, std, inplace=False):
+        mean, std = torch.as_tensor(mean), torch.as_tensor(std)
+        return (video - mean[:, None, None]) / std[:, None, None]
+
+
+VIDEO_PROCESSORS = {
+    "vjepa2": VJEPA2VideoProcessor(crop_size=256),
+    "vjepa2 384": VJEPA2VideoProcessor(crop_size=384),
+    "videoprism": LlavaOnevisionVideoProcessor(
+        size={"height": 288, "width": 288}, do_normalize=False
+    ),
+    "videomae": VideoMAEVideoProcessor(),
+    "vivit": VivitVideoProcessor(),
+    "timesformer": TimesformerVideoProcessor(),
+}
+
+
+@pytest.mark.parametrize("size", [(240, 320), (320, 240), (233, 415), (301, 300)])
+@pytest.mark.parametrize("name", VIDEO_PROCESSORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_equal_to_transformers_video_processors(name, size, dtype, tmp_path, monkeypatch):
+    processor = VIDEO_PROCESSORS[name]
+    tv = TorchvisionOnTorch(dtype)
+    monkeypatch.setattr(image_processing_backends, "tvF", tv, raising=False)
+    monkeypatch.setattr(
+        image_processing_backends,
+        "pil_torch_interpolation_mapping",
+        {2: tv.InterpolationMode.BILINEAR, 3: tv.InterpolationMode.BICUBIC},
+    )
+    # Smooth, as frames are.
+    noise = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), np.uint8)
+    frames = Preprocessing(shortest_edge=None, resize=size, crop=None).resize_and_crop(noise)
+    theirs = processor(
+        torch.from_numpy(frames),
+        do_convert_rgb=False,
+        input_data_format="channels_last",
+        return_tensors="np",
+    )
+    theirs = np.moveaxis(next(iter(theirs.values()))[0], 1, -1)
+
+    processor.save_pretrained(tmp_path)
+    (file,) = tmp_path.iterdir()
+    preprocessing = Preprocessing.from_processor_dict(json.loads(file.read_text()))
+    pixels = torch.from_numpy(preprocessing.resize_and_crop(frames))
+    ours = normalise(pixels[None], preprocessing, torch.float32)[0].permute(0, 2, 3, 1).numpy()
+    assert ours.shape == theirs.shape
+    grey_levels = np.abs(ours - theirs) * preprocessing.image_std / preprocessing.rescale_factor
+    # Torch's and Pillow's uint8 kernels round twice, each within a level of the exact value.
+    assert grey_levels.max() < (1.01 if dtype is torch.float32 else 2.01)
+    assert (grey_levels > 1.01).mean() < 5e-4
 
 
 @pytest.mark.parametrize("path", REAL_CLIPS)
@@ -150,6 +238,7 @@ def test_parameters_of_other_files():
         ({"image_std": [0.0, 1.0, 1.0]}, "image_std"),
         ({"resample": 9}, "resample"),
         ({"do_pad": True}, "do_pad"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order"),
     ],
 )
 def test_what_cant_be_honoured_is_named(change, key):

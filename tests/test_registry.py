@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TimesformerModel, VivitConfig
+from transformers import TimesformerModel, ViTConfig
 
 from pipeline.config import Method
 from pipeline.errors import ConfigError, ModelError
 from pipeline.models.registry import load_adapter, read_checkpoint
 from pipeline.sampling import Sampling
 from tests.checkpoints import CLASS_NAMES, make_timesformer, save_timesformer
+from tests.families import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 
@@ -156,12 +157,8 @@ def unheard_of_type(folder):
     rewrite_config(folder, model_type="unheard-of")
 
 
-def space_only(folder):
-    rewrite_config(folder, attention_type="space_only")
-
-
-def joint_space_time(folder):
-    rewrite_config(folder, attention_type="joint_space_time")
+def unheard_of_attention(folder):
+    rewrite_config(folder, attention_type="time_only")
 
 
 @pytest.mark.parametrize(
@@ -174,8 +171,7 @@ def joint_space_time(folder):
         (without_config, "config.json"),
         (broken_config, "not a valid JSON file"),
         (unheard_of_type, "unheard-of"),
-        (space_only, "attention_type='space_only'.*expected 'divided_space_time'"),
-        (joint_space_time, "attention_type='joint_space_time'"),
+        (unheard_of_attention, "attention_type='time_only'.*divided_space_time"),
     ],
 )
 def test_a_checkpoint_that_can_not_be_explained_is_refused_unloaded(folder, damage, reason):
@@ -187,8 +183,8 @@ def test_a_checkpoint_that_can_not_be_explained_is_refused_unloaded(folder, dama
 
 def test_another_family_is_refused_with_the_families_that_are_known(tmp_path):
     folder = save_timesformer(tmp_path)
-    VivitConfig().save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"'vivit'.*known: .*timesformer") as error:
+    ViTConfig().save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"'vit'.*known: .*timesformer") as error:
         read_checkpoint(str(folder))
     assert str(folder) in one_line(error)
 
@@ -198,6 +194,60 @@ def test_a_processor_step_that_can_not_be_honoured_is_named(folder):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"do_pad": True}))
     with pytest.raises((ConfigError, ModelError), match="do_pad"):
         read_checkpoint(str(folder))
+
+
+def as_it_is(file):
+    pass
+
+
+def nested_in_the_processors_file(file):
+    nested = {"processor_class": "X", "video_processor": json.loads(file.read_text())}
+    (file.parent / "processor_config.json").write_text(json.dumps(nested))
+    file.unlink()
+
+
+def under_the_image_processors_name(file):
+    file.rename(file.parent / "preprocessor_config.json")
+
+
+def without_its_name(file):
+    parameters = json.loads(file.read_text())
+    del parameters["video_processor_type"]
+    file.write_text(json.dumps(parameters))
+
+
+def broken(file):
+    file.write_text("{")
+
+
+def video_processor_only(tmp_path):
+    folder = FAMILIES["vjepa2"].save(tmp_path / "checkpoint", crop_size=32)
+    file = folder / "video_preprocessor_config.json"
+    assert file.exists()
+    assert not (folder / "preprocessor_config.json").exists()
+    return folder, file
+
+
+@pytest.mark.parametrize(
+    "change", [as_it_is, nested_in_the_processors_file, under_the_image_processors_name]
+)
+def test_a_video_processor_is_read_where_there_is_no_image_processor(tmp_path, change):
+    folder, file = video_processor_only(tmp_path)
+    change(file)
+    preprocessing = read_checkpoint(str(folder)).preprocessing
+    assert preprocessing.shortest_edge == int(32 * 256 / 224)
+    assert preprocessing.crop == (32, 32)
+    assert preprocessing.image_mean == (0.485, 0.456, 0.406)
+    assert preprocessing.rescale_factor == pytest.approx(1 / 255)
+
+
+@pytest.mark.parametrize("change", [without_its_name, broken, Path.unlink])
+def test_a_checkpoint_without_a_processor_of_either_kind_is_refused(tmp_path, change):
+    folder, file = video_processor_only(tmp_path)
+    change(file)
+    with pytest.raises(ModelError, match="can't be loaded") as error:
+        read_checkpoint(str(folder))
+    assert str(folder) in one_line(error)
 
 
 def backbone_only(folder):

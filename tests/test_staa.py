@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.staa import divided_attention, spatial_temporal
+from pipeline.staa import (
+    cls_attention,
+    divided_attention,
+    frame_attention,
+    pooled_attention,
+    spatial_temporal,
+)
 
 sizes = st.tuples(*(st.integers(1, 4) for _ in range(4)))
 """Clips, times, heads, patches."""
@@ -151,6 +157,45 @@ def test_what_cls_gives_itself_does_not_count(attention, own_share):
         divided_attention(*tensors(cls_rows, temporal)),
         atol=1e-5,
     )
+
+
+def naive_cls_attention(cls_row):
+    """A[n] = a[n] / sum_m a[m] over all tokens but CLS, one clip at a time."""
+    shares = []
+    for heads in cls_row:
+        row = sum(heads) / len(heads)
+        shares.append([value / sum(row[1:]) for value in row[1:]])
+    return np.array(shares)
+
+
+@quick
+@given(attention())
+def test_a_cls_row_gives_the_shares_of_all_tokens_but_cls(attention):
+    (rows,) = tensors(attention[0][:, 0])
+    shares = cls_attention(rows)
+    np.testing.assert_allclose(shares, naive_cls_attention(rows.numpy()), atol=1e-6)
+    np.testing.assert_allclose(shares.sum(dim=1), 1, atol=1e-5)
+
+
+@quick
+@given(attention())
+def test_frames_with_a_cls_of_their_own_count_alike(attention):
+    (rows,) = tensors(attention[0])
+    joint = frame_attention(rows)
+    n_times = rows.shape[1]
+    for time in range(n_times):
+        naive = naive_cls_attention(rows[:, time].numpy()) / n_times
+        np.testing.assert_allclose(joint[:, time], naive, atol=1e-6)
+    np.testing.assert_allclose(spatial_temporal(joint)[1], 1 / n_times, rtol=1e-5)
+
+
+@quick
+@given(attention())
+def test_a_pooled_row_is_the_mean_over_heads(attention):
+    (rows,) = tensors(attention[0][:, 0])
+    shares = pooled_attention(rows)
+    np.testing.assert_allclose(shares, rows.numpy().mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(shares.sum(dim=1), 1, atol=1e-5)
 
 
 def test_a_frame_without_mass_is_uniform_in_space_and_zero_in_time():

@@ -1,6 +1,7 @@
 """What the rest of the pipeline knows of a model, whatever its family."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.config import Method
+from pipeline.errors import ModelError
 from pipeline.sampling import Sampling
 
 
@@ -68,6 +70,16 @@ class Adapter(ABC):
     def published_sampling(config: PretrainedConfig) -> Sampling:
         """How the family's published checkpoints choose the frames they are tested on."""
 
+    @staticmethod
+    def n_layers(config: PretrainedConfig) -> int:
+        """Layers that `Method.layer` chooses from: those that the readout attends in."""
+        return int(config.num_hidden_layers)
+
+    @staticmethod
+    def has_temporal_attention(config: PretrainedConfig) -> bool:
+        """Whether attention over time is a step of its own, that `Method.residual` can mix."""
+        return False
+
     @abstractmethod
     def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
         """Predict and attribute in one forward pass.
@@ -77,3 +89,36 @@ class Adapter(ABC):
         pixel_values
             (clips, frames, 3, height, width), normalised, in the model's precision.
         """
+
+
+def tubelet_geometry(
+    n_frames: int, image_size: int | Sequence[int], tubelet: Sequence[int]
+) -> Geometry:
+    """Grid of a model that cuts its frames into tubelets, and takes frames of one size only.
+
+    Parameters
+    ----------
+    image_size
+        Pixels: one number for a square, or (height, width).
+    tubelet
+        (frames, rows, columns) of one token.
+
+    Raises
+    ------
+    ModelError
+        If tubelets aren't square, or don't fill the frame.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    frames, patch, columns = tubelet
+    if patch != columns or size[0] % patch or size[1] % patch:
+        raise ModelError(
+            f"model: tubelets of {patch}x{columns} pixels in frames of {size[0]}x{size[1]} are not "
+            "supported: expected squares that fill the frame"
+        )
+    return Geometry(
+        n_times=n_frames // frames,
+        height=size[0] // patch,
+        width=size[1] // patch,
+        patch_size=patch,
+        frames_per_time=frames,
+    )

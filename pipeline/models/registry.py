@@ -10,17 +10,26 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
+from transformers.models.auto.video_processing_auto import get_video_processor_config
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Geometry
 from pipeline.models.timesformer import Timesformer
+from pipeline.models.videomae import VideoMAE
+from pipeline.models.videoprism import VideoPrism
+from pipeline.models.vivit import Vivit
+from pipeline.models.vjepa2 import VJEPA2
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 
 FAMILIES: dict[str, type[Adapter]] = {
     "timesformer": Timesformer,
+    "videomae": VideoMAE,
+    "videoprism_vision_model": VideoPrism,
+    "vivit": Vivit,
+    "vjepa2": VJEPA2,
 }
 """Adapters by the ``model_type`` of a checkpoint's config."""
 
@@ -39,6 +48,9 @@ class Checkpoint:
     family: str
     class_names: tuple[str, ...]
     n_layers: int
+    """Layers that `Method.layer` chooses from."""
+    has_temporal_attention: bool
+    """Whether `Method.residual` means something."""
     geometry: Geometry
     sampling: Sampling
     """As the published checkpoints of the family are tested."""
@@ -56,10 +68,8 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     """
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(
-            name, revision=revision, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
+        processor = _processor_parameters(name, revision)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"model: {name!r} can't be loaded: {_reason(name, error)}") from error
     adapter = _family(name, config)
     weights = _weight_files(name, revision)
@@ -70,10 +80,11 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         weights_bytes=sum(file.stat().st_size for file in weights),
         family=config.model_type,
         class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
-        n_layers=config.num_hidden_layers,
+        n_layers=adapter.n_layers(config),
+        has_temporal_attention=adapter.has_temporal_attention(config),
         geometry=adapter.geometry(config),
         sampling=adapter.published_sampling(config),
-        preprocessing=Preprocessing.from_processor_dict(processor.to_dict()),
+        preprocessing=Preprocessing.from_processor_dict(processor),
     )
 
 
@@ -107,6 +118,24 @@ def load_adapter(checkpoint: Checkpoint, *, device: str, dtype: torch.dtype) -> 
             f"{len(made_up) - 1} more: expected a whole {adapter.model_class.__name__}"
         )
     return adapter(model.to(device).eval())
+
+
+def _processor_parameters(name: str, revision: str | None) -> dict[str, Any]:
+    """Parameters of a checkpoint's image processor, or of its video processor if it has no other.
+
+    transformers' video processors need torchvision, their files don't.
+    """
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError):
+        parameters: dict[str, Any] = get_video_processor_config(name, revision=revision)
+        if "video_processor_type" not in parameters:
+            raise
+        return parameters
+    image_parameters: dict[str, Any] = processor.to_dict()
+    return image_parameters
 
 
 def _family(name: str, config: PretrainedConfig) -> type[Adapter]:
