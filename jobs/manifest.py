@@ -4,7 +4,8 @@ import sys
 
 from jobs.cli import run_job, writing
 from pipeline.config import FrozenConfig
-from pipeline.manifest import build_manifest, write_manifest
+from pipeline.layouts import build_manifest
+from pipeline.manifest import write_manifest
 
 
 class ManifestConfig(FrozenConfig):

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline.attributor import Attributor
 from pipeline.config import AttributeConfig
+from pipeline.layouts import build_manifest
 from pipeline.load import ClipLoader
-from pipeline.manifest import build_manifest, write_manifest
+from pipeline.manifest import write_manifest
 from pipeline.run import Plan
 from pipeline.store import open_store, store_url
 from tests.checkpoints import CLASS_NAMES, save_timesformer

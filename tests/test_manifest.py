@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ManifestError
-from pipeline.manifest import SCHEMA, build_manifest, read_manifest, write_manifest
+from pipeline.layouts import build_manifest
+from pipeline.manifest import SCHEMA, read_manifest, write_manifest
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 CSV = HEADER + (

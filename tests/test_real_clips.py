@@ -16,7 +16,8 @@ from transformers import (
 from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.config import AttributeConfig
-from pipeline.manifest import build_manifest, write_manifest
+from pipeline.layouts import build_manifest
+from pipeline.manifest import write_manifest
 from pipeline.status import Status
 from tests.clips import REAL_CLIPS, pyav_frames, write_audio
 

@@ -3,14 +3,12 @@
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, VideoPrismForVideoClassification
 
-from pipeline.attention import ATTENTION, capture_rows
+from pipeline.attention import ATTENTION
 from pipeline.config import Method
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
+from pipeline.models.pooler import explain_pooler
 from pipeline.sampling import Sampling
-from pipeline.staa import pooled_attention
-
-_QUERY = slice(0, 1)
 
 
 class VideoPrism(Adapter):
@@ -31,7 +29,6 @@ class VideoPrism(Adapter):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         model.set_attn_implementation(ATTENTION)
-        self._layers = (model.head,)
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
@@ -59,9 +56,5 @@ class VideoPrism(Adapter):
 
     def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
         """Predict and attribute in one forward pass; see `Adapter.explain`."""
-        with capture_rows({"pooler": (self._layers[method.layer], _QUERY)}) as rows:
-            logits = self.model(pixel_values_videos=pixel_values).logits
-        joint = pooled_attention(rows["pooler"][:, :, 0])
-        n_times = self.geometry(self.model.config).n_times
-        # transformers leaves the axis of the query in: (clips, 1, classes).
-        return Explanation(logits.flatten(1), joint.reshape(len(joint), n_times, -1))
+        pooler = self.model.head
+        return explain_pooler(self.model, pooler, pixel_values, self.geometry(self.model.config))

@@ -3,11 +3,11 @@
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, VJEPA2ForVideoClassification
 
-from pipeline.attention import ATTENTION, capture_rows
+from pipeline.attention import ATTENTION
 from pipeline.config import Method
 from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
+from pipeline.models.pooler import explain_pooler
 from pipeline.sampling import Sampling
-from pipeline.staa import pooled_attention
 
 _PUBLISHED_SAMPLING = {
     16: Sampling(kind="strided", n_samples=16, stride=4, target_fps=12.0),
@@ -19,8 +19,6 @@ _PUBLISHED_SAMPLING = {
 The classifiers of 16 and 64 frames are of Something-Something V2, whose clips have 12 frames/s,
 those of 32 frames of Diving-48, with 30.
 """
-
-_QUERY = slice(0, 1)
 
 
 class VJEPA2(Adapter):
@@ -37,7 +35,6 @@ class VJEPA2(Adapter):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         model.set_attn_implementation(ATTENTION)
-        self._layers = (model.pooler.cross_attention_layer.cross_attn,)
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
@@ -60,8 +57,5 @@ class VJEPA2(Adapter):
 
     def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
         """Predict and attribute in one forward pass; see `Adapter.explain`."""
-        with capture_rows({"pooler": (self._layers[method.layer], _QUERY)}) as rows:
-            logits = self.model(pixel_values_videos=pixel_values).logits
-        joint = pooled_attention(rows["pooler"][:, :, 0])
-        n_times = self.geometry(self.model.config).n_times
-        return Explanation(logits, joint.reshape(len(joint), n_times, -1))
+        pooler = self.model.pooler.cross_attention_layer.cross_attn
+        return explain_pooler(self.model, pooler, pixel_values, self.geometry(self.model.config))

@@ -6,7 +6,8 @@ import pytest
 from analysis import open_run
 from analysis.examples import ClipSource, choose_clips, manifest_rows
 from pipeline.errors import DecodeError, ManifestError
-from pipeline.manifest import ROWS_PER_GROUP, build_manifest, read_manifest, write_manifest
+from pipeline.layouts import build_manifest
+from pipeline.manifest import ROWS_PER_GROUP, read_manifest, write_manifest
 from pipeline.status import Status
 from tests.analysis.stores import FRAME_SIZE, random_columns, small_layout, write_run
 from tests.clips import numbered_frames, write_mp4

@@ -10,7 +10,8 @@ from PIL import Image
 
 from analysis import class_statistics, open_run, write_report
 from pipeline.errors import StoreError
-from pipeline.manifest import build_manifest, read_manifest, write_manifest
+from pipeline.layouts import build_manifest
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.status import Status
 from tests.analysis.stores import random_columns, small_layout, write_run
 from tests.clips import numbered_frames, write_mp4

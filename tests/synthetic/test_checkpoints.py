@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import pipeline.synthetic
-from pipeline.manifest import build_manifest, read_manifest, write_manifest
+from pipeline.layouts import build_manifest
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.models.registry import load_adapter, read_checkpoint
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 from pipeline.synthetic.training import CLASS_NAMES, held_out_accuracy

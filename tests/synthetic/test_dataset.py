@@ -14,7 +14,7 @@ from jobs.cli import run_job
 from jobs.synthesize import synthesize
 from pipeline.decode import read_frames
 from pipeline.errors import ConfigError
-from pipeline.manifest import build_manifest
+from pipeline.layouts import build_manifest
 from pipeline.sampling import Sampling
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 from pipeline.synthetic.scenes import ACTIONS, actor_mask, render_frame

@@ -6,7 +6,8 @@ import torch
 
 from jobs.cli import run_job
 from jobs.train import run_training
-from pipeline.manifest import build_manifest, read_manifest, write_manifest
+from pipeline.layouts import build_manifest
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.models.registry import load_adapter, read_checkpoint
 from pipeline.sampling import Sampling
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
