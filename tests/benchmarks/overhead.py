@@ -8,8 +8,9 @@ For each family, at the size of a published base checkpoint and with random weig
   ``output_attentions=True``, whose matrices an attribution could be computed from.
 
 Time is measured in one process with the variants taking turns, so that what slows the machine down
-slows all of them; ratios are of runs in the same turn. Memory is measured in a process of its own
-for each variant.
+slows all of them; ratios are of runs in the same turn. The run after an eager one, which is
+``forward``, was seen to be slower by some percent on a CPU: for explain / forward, leave eager out
+(``--variants forward explain``). Memory is measured in a process of its own for each variant.
 """
 
 import argparse
@@ -254,6 +255,7 @@ def main() -> None:
     add("--batch-sizes", nargs="+", type=int, default=[1])
     add("--repeats", type=int, default=5, help="turns that are timed; 0: memory only")
     add("--no-memory", action="store_true", help="time only")
+    add("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="measure these only")
     add("--layers", type=int, help="shorten the encoders; the ratios aren't the model's then")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
@@ -268,11 +270,11 @@ def main() -> None:
     ]
     # Memory first: a child inherits the ru_maxrss of its parent, which must still be small.
     for result in [] if args.no_memory else results:
-        for variant in VARIANTS:
+        for variant in args.variants:
             result.peak_bytes[variant] = peak_bytes_apart(result.case, variant)
         print(f"memory: {result.case.family} x {result.case.batch_size}", file=sys.stderr)
     for result in results if args.repeats else []:
-        fit = tuple(name for name in VARIANTS if result.peak_bytes.get(name, 0) is not None)
+        fit = tuple(name for name in args.variants if result.peak_bytes.get(name, 0) is not None)
         result.seconds = time_turns(result.case, fit, args.repeats)
         print(f"time: {result.case.family} x {result.case.batch_size}", file=sys.stderr)
     print(table(results))
