@@ -14,6 +14,7 @@ from analysis.statistics import class_statistics, default_grouping, overall_stat
 from analysis.summary import run_summary
 from pipeline.errors import ManifestError, StoreError
 from pipeline.status import Status
+from pipeline.store import in_run
 
 REPORT_NAME = "report"
 """Name of the report's folder in a run's folder."""
@@ -64,7 +65,7 @@ def write_report(
     statistics = statistics.compute()
     clips = ds[["status", "label", "prediction", "probability"]].compute()
     source, source_note = _clip_source(ds)
-    folder = PageFolder(f"{run_url.rstrip('/')}/{REPORT_NAME}")
+    folder = PageFolder(in_run(run_url, REPORT_NAME))
     shown = _chosen(clips, statistics, clips_per_class)
     views = clip_views(ds, [row for rows in shown for row in rows], source, folder)
     scales = SharedScales.of(statistics)

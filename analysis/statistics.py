@@ -16,6 +16,7 @@ from analysis.runs import joint_attribution
 from analysis.summary import RunCounts
 from pipeline.errors import StoreError
 from pipeline.status import Status, failed_rows
+from pipeline.store import in_run
 
 By = Literal["label", "prediction"]
 
@@ -195,7 +196,7 @@ def open_statistics(run_url: str) -> xr.Dataset:
 
 def statistics_url(run_url: str) -> str:
     """Where the statistics are in a run's folder."""
-    return f"{run_url.rstrip('/')}/{STATISTICS_NAME}"
+    return in_run(run_url, STATISTICS_NAME)
 
 
 def _grouped(

@@ -39,6 +39,7 @@ def aggregate(config: AggregateConfig) -> int:
     by = config.by or default_grouping(summary)
     if by == "label" and not summary["n_labelled"]:
         raise ConfigError(f"by: 'label', but no clip of {config.run} has one; try 'prediction'")
+    # Dask's bar has no types.
     with ProgressBar(minimum=2.0):  # type: ignore[no-untyped-call]
         statistics = class_statistics(ds, by).compute()
     if lost := classes_with_lost_clips(statistics):

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from pipeline.errors import ConfigError, StaaError
+from pipeline.errors import ConfigError, StaaError, reason_of
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -96,7 +96,7 @@ def writing(key: str, url: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"{key}: can't write {url}: {_reason(error)}") from error
+        raise ConfigError(f"{key}: can't write {url}: {reason_of(error)}") from error
 
 
 def _read_yaml(url: str) -> dict[str, Any]:
@@ -104,19 +104,13 @@ def _read_yaml(url: str) -> dict[str, Any]:
         with fsspec.open(url, "r") as stream:
             values = yaml.safe_load(stream)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {url} is not YAML: {_reason(error)}") from error
+        raise ConfigError(f"config: {url} is not YAML: {reason_of(error)}") from error
     # The last two: a protocol that fsspec doesn't know, or has no driver of.
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"config: can't read {url}: {_reason(error)}") from error
+        raise ConfigError(f"config: can't read {url}: {reason_of(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"config: {url} has {type(values).__name__} at its top, expected keys")
     return values
-
-
-def _reason(error: Exception) -> str:
-    """Say why on one line, without the path, which the message has already."""
-    strerror = error.strerror if isinstance(error, OSError) else None
-    return strerror or " ".join(str(error).split()) or type(error).__name__
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
 from pipeline.config import FrozenConfig
-from pipeline.evaluation.evaluate import METRICS_NAME, evaluate_lift
+from pipeline.evaluation.evaluate import evaluate_lift, metrics_url
 from pipeline.synthetic.ground_truth import open_ground_truth
 
 
@@ -29,7 +29,7 @@ def evaluate(config: EvaluateConfig) -> int:
             f"({lift.standard_error:.2f})"
         )
     n_clips = lifts["staa"].n_clips
-    print(f"evaluate: {n_clips} clips; values per clip in {config.run.rstrip('/')}/{METRICS_NAME}")
+    print(f"evaluate: {n_clips} clips; values per clip in {metrics_url(config.run)}")
     return 0
 
 

@@ -24,8 +24,9 @@ from pipeline.synthetic.training import (
 def run_training(config: TrainConfig) -> int:
     """Render the scenes, train, measure on the held-out clips, and write model and card."""
     held_out = read_manifest(config.held_out)
-    foreign = [label for label, _ in held_out.distinct_labels() if label not in CLASS_NAMES]
-    if foreign or not held_out.distinct_labels():
+    labels = [label for label, _ in held_out.distinct_labels()]
+    foreign = [label for label in labels if label not in CLASS_NAMES]
+    if foreign or not labels:
         raise ManifestError(
             f"held_out: {config.held_out} has labels {foreign[:3]}, expected those of synthetic "
             f"clips: {', '.join(CLASS_NAMES)}"

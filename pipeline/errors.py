@@ -27,6 +27,12 @@ class RunMismatchError(StoreError):
     """A store was made by another run than the one that wants to go on with it."""
 
 
+def reason_of(error: Exception) -> str:
+    """Say on one line why a library failed, without the path, which a message names itself."""
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or " ".join(str(error).split()) or type(error).__name__
+
+
 class DecodeError(Exception):
     """One clip has no frames for the model; becomes the row's ``status`` and ``message``."""
 

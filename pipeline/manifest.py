@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, reason_of
 
 FORMAT_VERSION = "1"
 ROWS_PER_GROUP = 8192
@@ -175,9 +175,8 @@ def _open_parquet(url: str) -> Iterator[pq.ParquetFile]:
         try:
             yield pq.ParquetFile(file)
         except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
             raise ManifestError(
-                f"manifest {url} is not a Parquet file, or not a whole one: {reason}"
+                f"manifest {url} is not a Parquet file, or not a whole one: {reason_of(error)}"
             ) from error
 
 

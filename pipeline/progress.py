@@ -16,16 +16,20 @@ class Counter:
     """Rows that were committed in this run, and how many of them failed; runs as a Ray actor."""
 
     def __init__(self) -> None:
-        self._shards: dict[int, tuple[int, int]] = {}
+        self._shards: set[int] = set()
+        self._done = 0
+        self._failed = 0
 
     def add(self, first_row: int, done: int, failed: int) -> None:
         """Count the shard that starts at a row; once, however often it is committed."""
-        self._shards[first_row] = (done, failed)
+        if first_row not in self._shards:
+            self._shards.add(first_row)
+            self._done += done
+            self._failed += failed
 
     def counts(self) -> tuple[int, int]:
         """Rows done, and of these failed."""
-        shards = self._shards.values()
-        return sum(done for done, _ in shards), sum(failed for _, failed in shards)
+        return self._done, self._failed
 
 
 def count_shard(counter: ray.actor.ActorHandle, first_row: int, *, done: int, failed: int) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import ray
@@ -128,9 +129,10 @@ def execute(plan: Plan) -> RunSummary:
         with connected(plan.config) as pool:
             _attribute_in_passes(plan, shards, pool)
         seconds = time.monotonic() - started
-    summary = summarise(plan.store_url, seconds=seconds)
-    write_failures(plan.config.out, plan.store_url, plan.manifest)
-    return summary
+    group: Any = open_store(plan.store_url)
+    status = group["status"][:]
+    write_failures(plan.config.out, group, status, plan.manifest)
+    return summarise(status, seconds=seconds)
 
 
 def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:

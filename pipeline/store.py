@@ -123,7 +123,7 @@ def create_store(
         raise StoreError(f"out: {url} is there already: can't create a store there")
     try:
         group = zarr.create_group(
-            _location(url), overwrite=unfinished, attributes={"schema": SCHEMA}
+            zarr_location(url), overwrite=unfinished, attributes={"schema": SCHEMA}
         )
         for name, spec in layout.arrays().items():
             _create_array(group, name, spec, layout)
@@ -142,7 +142,7 @@ def open_store(url: str, *, mode: Literal["r", "r+"] = "r") -> Group:
         If there is none, or it has another schema.
     """
     try:
-        group = zarr.open_group(_location(url), mode=mode)
+        group = zarr.open_group(zarr_location(url), mode=mode)
     except (*_STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"no store at {url}: {error}") from error
     if group.attrs.get("schema") != SCHEMA or "identity" not in group.attrs:
@@ -161,7 +161,7 @@ def store_exists(url: str) -> bool:
         If a Zarr group is here that isn't a store of this product.
     """
     try:
-        group = zarr.open_group(_location(url), mode="r")
+        group = zarr.open_group(zarr_location(url), mode="r")
     except FileNotFoundError:
         return False
     except (*_STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
@@ -252,19 +252,24 @@ def write_shard(group: Group, columns: Mapping[str, NDArray[Any]], rows: NDArray
     write("status")
 
 
+def in_run(run_url: str, name: str) -> str:
+    """URL of what is called ``name`` in a run's folder."""
+    return f"{run_url.rstrip('/')}/{name}"
+
+
 def store_url(run_url: str) -> str:
     """Where the store is in a run's folder."""
-    return f"{run_url.rstrip('/')}/{STORE_NAME}"
+    return in_run(run_url, STORE_NAME)
 
 
-def _location(url: str) -> str:
+def zarr_location(url: str) -> str:
     """Make a local URL a path: fsspec's local filesystem makes no folders, zarr's own does."""
     return url.removeprefix("file://")
 
 
 def _is_unfinished(url: str) -> bool:
     try:
-        attributes = zarr.open_group(_location(url), mode="r").attrs
+        attributes = zarr.open_group(zarr_location(url), mode="r").attrs
     except _STORAGE_ERRORS:
         return False
     return attributes.get("schema") == SCHEMA and "identity" not in attributes

@@ -7,10 +7,12 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from zarr.core.group import Group
 
 from pipeline.manifest import Manifest
 from pipeline.status import Status, failed_rows
-from pipeline.store import open_store
+from pipeline.store import in_run
 
 FAILURES_NAME = "failures.parquet"
 """Name of the table of failed clips in a run's folder."""
@@ -51,29 +53,35 @@ class RunSummary:
         return f"{self.n_rows} clips: {counts}"
 
 
-def summarise(store_url: str, *, seconds: float) -> RunSummary:
-    """Count the rows of a store by status."""
-    group: Any = open_store(store_url)
-    status = group["status"][:]
+def summarise(status: NDArray[np.uint8], *, seconds: float) -> RunSummary:
+    """Count the rows of a run by their ``status`` (clip)."""
     codes, counts = np.unique(status, return_counts=True)
     return RunSummary(
         {Status(code): int(count) for code, count in zip(codes, counts, strict=True)}, seconds
     )
 
 
-def write_failures(run_url: str, store_url: str, manifest: Manifest) -> str:
+def write_failures(
+    run_url: str, group: Group, status: NDArray[np.uint8], manifest: Manifest
+) -> str:
     """Write the failed rows of a run to ``failures.parquet`` in its folder.
 
     Columns: ``row`` int64, ``video_id``, ``path``, ``status`` (name) and ``message``.
+
+    Parameters
+    ----------
+    group
+        The run's store.
+    status
+        Its ``status`` (clip), which the caller has read already.
 
     Returns
     -------
     The table's URL
     """
-    group: Any = open_store(store_url)
-    status = group["status"][:]
     failed = np.flatnonzero(failed_rows(status))
-    messages = group["message"].get_orthogonal_selection((failed,)) if len(failed) else []
+    stored: Any = group["message"]
+    messages = stored.get_orthogonal_selection((failed,)) if len(failed) else []
     found = manifest.take(failed)
     table = pa.table(
         {
@@ -92,4 +100,4 @@ def write_failures(run_url: str, store_url: str, manifest: Manifest) -> str:
 
 def failures_url(run_url: str) -> str:
     """Where the table of failed clips is in a run's folder."""
-    return f"{run_url.rstrip('/')}/{FAILURES_NAME}"
+    return in_run(run_url, FAILURES_NAME)

@@ -18,7 +18,7 @@ from pipeline.evaluation.ground_truth import (
 from pipeline.focus import joint_attribution
 from pipeline.preprocess import Preprocessing
 from pipeline.status import Status
-from pipeline.store import open_store, store_layout, store_url
+from pipeline.store import in_run, open_store, store_layout, store_url, zarr_location
 from pipeline.synthetic.ground_truth import GroundTruth
 
 METRICS_NAME = "metrics.zarr"
@@ -82,17 +82,20 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
     covered = columns["mask_covered"][evaluated]
     if not covered.any():
         raise StoreError(f"{run_url}: the model saw no action, so there is nothing to evaluate")
-    metrics_url = f"{run_url.rstrip('/')}/{METRICS_NAME}"
     try:
-        _write_metrics(metrics_url, columns, group.attrs["identity"])
+        _write_metrics(metrics_url(run_url), columns, group.attrs["identity"])
     except OSError as error:
-        raise StoreError(f"can't write metrics to {metrics_url}: {error}") from error
+        raise StoreError(f"can't write metrics to {metrics_url(run_url)}: {error}") from error
     return {method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS}
 
 
+def metrics_url(run_url: str) -> str:
+    """Where the metrics are in a run's folder."""
+    return in_run(run_url, METRICS_NAME)
+
+
 def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: Any) -> None:
-    # As a path: fsspec's local filesystem makes no folders, zarr's own does.
-    group = zarr.create_group(url.removeprefix("file://"), overwrite=True)
+    group = zarr.create_group(zarr_location(url), overwrite=True)
     for name, values in columns.items():
         array: Any = group.create_array(
             name,

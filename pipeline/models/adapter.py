@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from pipeline.attention import ATTENTION
 from pipeline.config import Method
 from pipeline.errors import ModelError
 from pipeline.sampling import Sampling
@@ -59,6 +60,11 @@ class Adapter(ABC):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self._run_on_sdpa()
+
+    def _run_on_sdpa(self) -> None:
+        """Switch the model's attention over to one that `capture_rows` can read, in place."""
+        self.model.set_attn_implementation(ATTENTION)
 
     @staticmethod
     @abstractmethod

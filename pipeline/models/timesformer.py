@@ -6,7 +6,7 @@ that it holds for `SdpaAttention`, which shares their parameters.
 """
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, TimesformerForVideoClassification
+from transformers import PretrainedConfig, TimesformerForVideoClassification
 
 from pipeline.attention import SdpaAttention, capture_rows
 from pipeline.config import Method
@@ -36,11 +36,10 @@ class Timesformer(Adapter):
 
     model_class = TimesformerForVideoClassification
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        for layer in model.timesformer.encoder.layer:
+    def _run_on_sdpa(self) -> None:
+        for layer in self.model.timesformer.encoder.layer:
             layer.attention.attention = SdpaAttention(layer.attention.attention)
-            if self.has_temporal_attention(model.config):
+            if self.has_temporal_attention(self.model.config):
                 temporal = layer.temporal_attention
                 temporal.attention = SdpaAttention(temporal.attention)
 

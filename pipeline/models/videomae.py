@@ -1,9 +1,9 @@
 """VideoMAE (arXiv 2203.12602): every token attends to all, and there is no CLS."""
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, VideoMAEForVideoClassification
+from transformers import PretrainedConfig, VideoMAEForVideoClassification
 
-from pipeline.attention import ATTENTION, Queries, capture_rows
+from pipeline.attention import Queries, capture_rows
 from pipeline.config import Method
 from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
 from pipeline.sampling import Sampling
@@ -27,10 +27,6 @@ class VideoMAE(Adapter):
     """
 
     model_class = VideoMAEForVideoClassification
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        model.set_attn_implementation(ATTENTION)
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:

@@ -1,9 +1,8 @@
 """VideoPrism (arXiv 2402.13217): attention over space, then over time, and an attentive pooler."""
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, VideoPrismForVideoClassification
+from transformers import PretrainedConfig, VideoPrismForVideoClassification
 
-from pipeline.attention import ATTENTION
 from pipeline.config import Method
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
@@ -25,10 +24,6 @@ class VideoPrism(Adapter):
     """
 
     model_class = VideoPrismForVideoClassification
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        model.set_attn_implementation(ATTENTION)
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:

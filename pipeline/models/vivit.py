@@ -1,9 +1,9 @@
 """ViViT, unfactorised (arXiv 2103.15691, model 1): every token attends to all, and CLS is read."""
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, VivitForVideoClassification
+from transformers import PretrainedConfig, VivitForVideoClassification
 
-from pipeline.attention import ATTENTION, capture_rows
+from pipeline.attention import capture_rows
 from pipeline.config import Method
 from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
 from pipeline.sampling import Sampling
@@ -19,10 +19,6 @@ class Vivit(Adapter):
     """`VivitForVideoClassification`: A is the last block's row of CLS, see `cls_attention`."""
 
     model_class = VivitForVideoClassification
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        model.set_attn_implementation(ATTENTION)
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:

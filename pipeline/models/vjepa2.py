@@ -1,9 +1,8 @@
 """V-JEPA 2 (arXiv 2506.09985): an encoder with joint attention, read by an attentive pooler."""
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, VJEPA2ForVideoClassification
+from transformers import PretrainedConfig, VJEPA2ForVideoClassification
 
-from pipeline.attention import ATTENTION
 from pipeline.config import Method
 from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
 from pipeline.models.pooler import explain_pooler
@@ -31,10 +30,6 @@ class VJEPA2(Adapter):
     """
 
     model_class = VJEPA2ForVideoClassification
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        model.set_attn_implementation(ATTENTION)
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
