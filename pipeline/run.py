@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
@@ -84,7 +83,7 @@ def plan_run(config: AttributeConfig) -> Plan:
     if manifest.n_rows == 0:
         raise ManifestError(f"manifest: {config.manifest} has no rows")
     checkpoint = read_checkpoint(config.model, config.revision)
-    _check_model(config, checkpoint)
+    layers = _check_model(config, checkpoint)
     sampling = _sampling(config, checkpoint)
     class_of_label = resolve_labels(manifest, checkpoint)
     geometry = checkpoint.geometry
@@ -96,13 +95,15 @@ def plan_run(config: AttributeConfig) -> Plan:
         height=geometry.height,
         width=geometry.width,
         n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
+        n_layers=len(layers) if config.method.name == "staa" else 1,
+        n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
     )
     identity = {
         "manifest": manifest.digest,
         "model": checkpoint.weights_digest,
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
-        "method": config.method.model_dump(),
+        "method": config.method.model_dump() | {"layers": layers},
         "precision": config.precision,
         "rows_per_shard": config.rows_per_shard,
         "attribution_version": ATTRIBUTION_VERSION,
@@ -113,7 +114,7 @@ def plan_run(config: AttributeConfig) -> Plan:
     else:
         # Those of a store that is there are known by their digest to be whole.
         _check_weights(checkpoint)
-        create_store(url, layout, identity, _attributes(config, checkpoint, sampling))
+        create_store(url, layout, identity, _attributes(config, checkpoint, sampling, layers))
     return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url)
 
 
@@ -196,10 +197,10 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
     attributor = {
         "checkpoint": checkpoint,
         "method": config.method,
+        "layout": plan.layout,
         "device": pool.device,
         "precision": config.precision,
         "n_threads": max(1, int(config.cpus_per_model)),
-        "n_ranks": plan.layout.n_ranks,
     }
     with shown_progress(plan.layout.n_rows, n_done) as counter:
         (
@@ -233,14 +234,9 @@ def _batches(layout: StoreLayout, shards: NDArray[np.int64], batch_size: int) ->
             yield range(start, min(start + batch_size, rows.stop))
 
 
-def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
-    layer, n_layers = config.method.layer, checkpoint.n_layers
-    if not -n_layers <= layer < n_layers:
-        raise ConfigError(
-            f"method.layer: {layer} is not in {config.model}, which has {n_layers} layers"
-            if n_layers > 1
-            else f"method.layer: {layer} is not in {config.model}, which is read in one layer alone"
-        )
+def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Refuse a method that the model can't be explained by; gives the layers that are read."""
+    layers = config.method.chosen_layers(checkpoint.n_layers)
     if config.method.residual and not checkpoint.has_temporal_attention:
         raise ConfigError(
             f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
@@ -253,6 +249,7 @@ def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
             f"model: the processor of {config.model} gives frames of {output_size}, its model "
             f"takes {checkpoint.geometry.input_size}"
         )
+    return layers
 
 
 def _check_weights(checkpoint: Checkpoint) -> None:
@@ -265,7 +262,7 @@ def _check_weights(checkpoint: Checkpoint) -> None:
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
-        load_adapter(checkpoint, device="cpu", dtype=torch.float32)
+        load_adapter(checkpoint, device="cpu")
     finally:
         transformers_logging.set_verbosity(verbosity)
         if shows_bar:
@@ -284,7 +281,7 @@ def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
 
 
 def _attributes(
-    config: AttributeConfig, checkpoint: Checkpoint, sampling: Sampling
+    config: AttributeConfig, checkpoint: Checkpoint, sampling: Sampling, layers: tuple[int, ...]
 ) -> dict[str, object]:
     """Answer what a reader of the store may ask about how it was made."""
     return {
@@ -296,6 +293,7 @@ def _attributes(
             "weights_digest": checkpoint.weights_digest,
             "family": checkpoint.family,
         },
+        "layers": list(layers),
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
         "status_codes": {status.label: int(status) for status in Status},
