@@ -1,9 +1,12 @@
 """A run's store as a labelled, lazy dataset: the way into every analysis and into a notebook."""
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pipeline.errors import StoreError
 from pipeline.focus import Step, apply_steps, steps_name
 from pipeline.store import open_store, store_layout, store_url
 
@@ -25,6 +28,8 @@ def open_run(url: str) -> xr.Dataset:
     ``class`` holds the model's class names: ``ds["class"][ds.label]`` names the labels of rows that
     have one, and ``label``, ``prediction`` and ``top_classes`` are positions in it, -1 for unknown.
 
+    ``layer`` holds the numbers of the layers, where several are stored or heads of any.
+
     Raises
     ------
     StoreError
@@ -44,20 +49,40 @@ def open_run(url: str) -> xr.Dataset:
     others = sorted(set(map(str, dataset.data_vars)) - set(names))
     ordered: xr.Dataset = dataset[[*names, *others]]
     # A range index takes no memory, whatever the number of clips.
-    return ordered.assign_coords(
+    labelled = ordered.assign_coords(
         {"clip": pd.RangeIndex(layout.n_rows), "class": list(dataset.attrs["class_names"])}
     )
+    if "layer" in labelled.dims:
+        labelled = labelled.assign_coords(layer=list(dataset.attrs["layers"]))
+    return labelled
 
 
-def joint_attribution(ds: xr.Dataset) -> xr.DataArray:
+def joint_attribution(
+    ds: xr.Dataset, *, per: Literal["clip", "layer", "head"] = "clip"
+) -> xr.DataArray:
     """Joint attribution A = S * T of every clip, lazily.
+
+    Parameters
+    ----------
+    per
+        Of the run, or of each layer or head of each layer, where the run has stored them
+        (``method.layers``, ``method.heads``).
 
     Returns
     -------
-    (clip, time, y, x) float32, sums to 1 over (time, y, x); NaN where ``status`` isn't ok
+    (clip, [layer, [head,]] time, y, x) float32, sums to 1 over (time, y, x); NaN where ``status``
+    isn't ok
+
+    Raises
+    ------
+    StoreError
+        When the run has stored no such arrays.
     """
+    prefix = "" if per == "clip" else f"{per}_"
+    if f"{prefix}spatial" not in ds:
+        raise StoreError(f"the run has no attribution of each {per}: {prefix}spatial isn't stored")
     # S is stored in half precision, in which a product of two small shares would underflow.
-    joint = ds["spatial"].astype("float32") * ds["temporal"].astype("float32")
+    joint = ds[f"{prefix}spatial"].astype("float32") * ds[f"{prefix}temporal"].astype("float32")
     return joint.rename("joint").assign_attrs(
         description="A = S * T: share of the readout's attention; sums to 1"
     )

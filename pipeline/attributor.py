@@ -30,6 +30,10 @@ _MODEL_ARRAYS = frozenset(
 """The store's arrays that the model fills, as far as the layout has them."""
 
 
+_OUT_OF_MEMORY_ON_CPU = ("can't allocate memory", "could not create a primitive")
+"""What torch's allocator and oneDNN say in a plain RuntimeError."""
+
+
 class OutOfMemoryError(RuntimeError):
     """The device has no memory for a forward pass of so many clips."""
 
@@ -90,17 +94,17 @@ class Attributor:
         start = 0
         while start < n_clips:
             stop = min(start + (self._clips_at_once or n_clips), n_clips)
-            clips = np.arange(start, stop)
+            clips = slice(start, stop)
             try:
                 explained = self._explain(batch["frames"][clips], batch["label"][clips])
             except OutOfMemoryError as error:
-                if len(clips) > 1:
-                    self._clips_at_once = len(clips) // 2
+                if stop - start > 1:
+                    self._clips_at_once = (stop - start) // 2
                     _LOGGER.warning("%s; trying %d", error, self._clips_at_once)
                     continue
-                _fail(columns, clips, str(error))
+                _fail(columns, np.arange(start, stop), str(error))
             else:
-                _fill(columns, clips, explained)
+                _fill(columns, np.arange(start, stop), explained)
             start = stop
         return columns
 
@@ -172,8 +176,9 @@ def _named_out_of_memory(n_clips: int) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError.
-        on_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        on_cpu = isinstance(error, MemoryError) or any(
+            reason in str(error) for reason in _OUT_OF_MEMORY_ON_CPU
+        )
         if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
             raise
         unit = "clip" if n_clips == 1 else "clips"
@@ -200,6 +205,6 @@ def _fail(columns: Columns, clips: NDArray[np.intp], message: str) -> None:
 
 def _probability_of(probabilities: Tensor, label: NDArray[Any]) -> Tensor:
     """Probability of each clip's label: (clips,), NaN where it is unknown (-1)."""
-    index = torch.from_numpy(label).long().to(probabilities.device)[:, None]
+    index = torch.tensor(label, dtype=torch.int64, device=probabilities.device)[:, None]
     chosen = probabilities.gather(1, index.clamp(min=0))
     return torch.where(index >= 0, chosen, torch.nan)[:, 0]

@@ -1,5 +1,9 @@
 """The model's stage: it says what transformers' own model says, and no clip touches another."""
 
+import json
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -180,6 +184,71 @@ def test_a_clip_that_failed_keeps_its_reason_and_has_no_attribution(attributor):
     for clip in failed:
         assert_empty(columns, clip)
     assert np.isfinite(columns["spatial"][[1, 2]]).all()
+
+
+def test_layers_and_heads_are_stored_beside_the_last_layer(model, attributor):
+    method = Method(layers="all", heads="keep")
+    layout = replace(LAYOUT, n_layers=2, n_heads=2)
+    columns = attributor_of(model, method=method, layout=layout)(batch_of({1: Status.EMPTY}))
+    last = attributor(batch_of({1: Status.EMPTY}))
+    for name, spec in layout.arrays().items():
+        assert columns[name].shape == (N_CLIPS, *spec.shape)
+        if name in last:
+            np.testing.assert_array_equal(columns[name], last[name])
+    np.testing.assert_array_equal(columns["layer_spatial"][:, -1], columns["spatial"])
+    np.testing.assert_array_equal(columns["layer_temporal"][:, -1], columns["temporal"])
+    ok = [0, 2, 3]
+    for prefix in ("layer", "head"):
+        spatial, temporal = columns[f"{prefix}_spatial"], columns[f"{prefix}_temporal"]
+        np.testing.assert_allclose(spatial[ok].sum(axis=(-2, -1), dtype=float), 1, atol=1e-3)
+        np.testing.assert_allclose(temporal[ok].sum(axis=-1), 1, atol=1e-5)
+        assert np.isnan(spatial[1]).all()
+        assert np.isnan(temporal[1]).all()
+    assert not np.array_equal(columns["layer_temporal"][0, 0], columns["layer_temporal"][0, 1])
+    assert not np.array_equal(columns["head_temporal"][0, 1, 0], columns["head_temporal"][0, 1, 1])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_below_float32_the_model_runs_under_autocast_and_its_weights_stay(model, precision):
+    half = attributor_of(model, precision=precision)
+    whole = attributor_of(model)
+    parameters = half._adapter.model.parameters()
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+    columns, exact = half(batch_of()), whole(batch_of())
+    assert (columns["status"] == Status.OK).all()
+    for name in ("spatial", "temporal", "probability"):
+        np.testing.assert_allclose(columns[name], exact[name], atol=0.05)
+        assert not np.array_equal(columns[name], exact[name])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds memory by RLIMIT_DATA")
+def test_a_batch_that_does_not_fit_into_memory_goes_through_in_halves(tmp_path):
+    folder = save_timesformer(
+        tmp_path, image_size=224, patch_size=16, num_frames=8, hidden_size=64, intermediate_size=256
+    )
+    rooms = ("0", "60_000_000", "10_000_000_000")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.attributor_in_little_memory", str(folder), *rooms],
+        # So that freed tensors go back to the system, and none is left to be had without asking.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    nothing, halved, plenty = map(json.loads, done.stdout.splitlines())
+    assert plenty["status"] == [Status.OK] * 8
+    assert len({tuple(share) for share in plenty["temporal"]}) == 8
+
+    assert halved["status"] == [Status.OK] * 8
+    assert halved["same_again"]
+    np.testing.assert_allclose(halved["temporal"], plenty["temporal"], atol=1e-6)
+    assert halved["top_classes"] == plenty["top_classes"]
+    # Once for each of the two: what fits is remembered, and the batch after begins with it.
+    assert done.stderr.count("out of memory with 8 clips in a forward pass; trying 4") == 2
+
+    assert nothing["status"] == [Status.MODEL_ERROR] * 8
+    assert set(nothing["messages"]) == {"out of memory with 1 clip in a forward pass"}
 
 
 def test_a_clip_without_a_label_has_no_probability_of_it(attributor):

@@ -190,6 +190,43 @@ def test_another_layer_is_read_where_there_is_one(name, tmp_path):
 
 
 @EACH
+def test_every_layer_and_head_equals_the_eager_models(name, tmp_path):
+    """Each layer's whole softmax, of the untouched model, through the naive readout, by head."""
+    family = FAMILIES[name]
+    folder = family.save(tmp_path, **family.sizes[1])
+    checkpoint, adapter, eager = read_checkpoint(str(folder)), load(folder), family.eager(folder)
+    clips = clips_for(adapter, 3)
+    paths = {module: path for path, module in adapter.model.named_modules()}
+    explanation = explain(adapter, clips, layers="all", heads="keep")
+    assert explanation.head_joint.shape[:3] == (3, checkpoint.n_layers, checkpoint.n_heads)
+    for layer in range(checkpoint.n_layers):
+        ((module, _),) = adapter.readout(layer).values()
+        path = paths[module]
+        there = replace(family, readout=lambda model, path=path: model.get_submodule(path))
+        _, matrix = eager_reference(there, eager, clips)
+        matrix = matrix.double().numpy()
+        naive = family.naive(matrix, adapter.grid.n_times)
+        np.testing.assert_allclose(explanation.joint[:, layer], naive, atol=1e-5)
+        for head in range(checkpoint.n_heads):
+            alone = family.naive(matrix[:, head : head + 1], adapter.grid.n_times)
+            np.testing.assert_allclose(explanation.head_joint[:, layer, head], alone, atol=1e-5)
+    assert len(np.unique(explanation.head_joint.flatten(1, 2)[0], axis=0)) == (
+        checkpoint.n_layers * checkpoint.n_heads
+    )
+
+
+@EACH
+def test_chosen_layers_are_those_of_all(name, tmp_path):
+    family = FAMILIES[name]
+    adapter = load(family.save(tmp_path, **family.sizes[1]))
+    n_layers = adapter.n_layers(adapter.model.config)
+    clips = clips_for(adapter, 2)
+    every = explain(adapter, clips, layers="all").joint
+    some = explain(adapter, clips, layers=(-1, 0)).joint
+    assert torch.equal(some, every[:, [0, -1]] if n_layers > 1 else every)
+
+
+@EACH
 def test_a_run_goes_from_clips_to_columns(name, tmp_path, one_thread):
     model = FAMILIES[name].save(tmp_path / "other")
     inputs = replace(write_inputs(tmp_path, 3), model=str(model))

@@ -9,12 +9,14 @@ import pytest
 import ray
 import xarray as xr
 
+from pipeline.config import Method
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
 from pipeline.models.registry import read_checkpoint
 from pipeline.progress import Counter, count_shard, shown_progress
 from pipeline.run import execute, plan_run, resolve_labels
 from pipeline.status import Status
+from pipeline.store import open_store
 from tests.checkpoints import CLASS_NAMES
 from tests.runs import (
     assert_same_columns,
@@ -29,6 +31,20 @@ def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one
     plan = plan_run(finished_run.inputs.config(finished_run.out))
     assert plan.layout.n_rows % plan.layout.rows_per_shard != 0
     assert_same_columns(stored_columns(finished_run.out), plain_columns(plan))
+
+
+@pytest.mark.parametrize(
+    "method", [Method(layers="all", heads="keep"), Method(name="rollout")], ids=["all", "rollout"]
+)
+def test_every_method_stores_what_a_plain_loop_gives(finished_run, tmp_path, one_thread, method):
+    plan = plan_run(finished_run.inputs.config(tmp_path / "run", method=method))
+    summary = execute(plan)
+    assert summary.n_pending == 0
+    expected = plain_columns(plan)
+    assert ("head_spatial" in expected) == (method.heads == "keep")
+    assert_same_columns(stored_columns(tmp_path / "run"), expected)
+    layers = open_store(plan.store_url).attrs["layers"]
+    assert layers == [0, 1]
 
 
 def test_rows_are_those_of_the_manifest_in_its_order(finished_run):

@@ -74,16 +74,18 @@ def write_run(
     pending_shards: tuple[int, ...] = (),
     manifest: str = "clips.parquet",
     digest: str = "0",
+    layers: tuple[int, ...] = (11,),
 ) -> str:
     """Write a run's store, without the shards that are still pending; gives the run's URL."""
     sampling = Sampling("uniform", layout.n_frames)
     attributes = {
         "class_names": list(class_names),
+        "layers": list(layers),
         "config": {
             "manifest": manifest,
             "model": "org/model",
             "out": str(url),
-            "method": {"name": "staa", "layer": -1, "residual": False},
+            "method": {"name": "staa", "layers": "last", "heads": "mean", "residual": False},
         },
         "model": {"name": "org/model", "revision": None, "weights_digest": "0", "family": "vivit"},
         "sampling": asdict(sampling),

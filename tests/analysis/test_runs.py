@@ -1,6 +1,7 @@
 """A run as a dataset: labels, chunks, and what it says of rows that are not there yet."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -60,6 +61,36 @@ def test_joint_attribution_is_the_product_in_single_precision(tmp_path):
     assert np.isnan(joint.values[2]).all()
     sums = joint.values[status == Status.OK].sum(axis=(1, 2, 3))
     np.testing.assert_allclose(sums, 1, atol=2e-3)
+
+
+def test_layers_and_heads_are_labelled_and_multiply_to_their_joint_attribution(tmp_path):
+    layout = replace(small_layout(6), n_layers=2, n_heads=3)
+    rng = np.random.default_rng(0)
+    more = {
+        name: rng.random((6, *spec.shape)).astype(spec.dtype)
+        for name, spec in layout.arrays().items()
+        if name.startswith(("layer_", "head_"))
+    }
+    url = write_run(tmp_path / "run", layout, random_columns(layout, **more), layers=(1, 3))
+    ds = open_run(url)
+    assert ds["layer"].values.tolist() == [1, 3]
+    of_layer, of_head = (joint_attribution(ds, per=per) for per in ("layer", "head"))
+    assert of_layer.dims == ("clip", "layer", "time", "y", "x")
+    assert of_head.dims == ("clip", "layer", "head", "time", "y", "x")
+    assert of_head.chunksizes["clip"] == (4, 2)
+    for prefix, joint in (("layer", of_layer), ("head", of_head)):
+        spatial = more[f"{prefix}_spatial"].astype(np.float32)
+        expected = spatial * more[f"{prefix}_temporal"][..., None, None]
+        np.testing.assert_array_equal(joint.values, expected)
+    np.testing.assert_array_equal(of_layer.sel(layer=3).values, of_layer.values[:, 1])
+
+
+def test_a_run_without_layers_says_so(tmp_path):
+    layout = small_layout(4)
+    ds = open_run(write_run(tmp_path / "run", layout, random_columns(layout)))
+    assert "layer" not in ds.coords
+    with pytest.raises(StoreError, match="no attribution of each head: head_spatial"):
+        joint_attribution(ds, per="head")
 
 
 STEPS = (Threshold(kind="otsu", per_frame=True), Focus(smoothing=0.5, temperature=0.5))

@@ -4,6 +4,8 @@ For each family, at the size of a published base checkpoint and with random weig
 
 - ``forward``: the prediction alone, on the attention that the product runs;
 - ``explain``: prediction and attribution of the last layer, `Adapter.explain`;
+- ``all_layers``: the same of every layer (an attentive pooler is one);
+- ``rollout``: prediction and attention rollout;
 - ``eager``: transformers' own model with ``attn_implementation="eager"`` and
   ``output_attentions=True``, whose matrices an attribution could be computed from.
 
@@ -45,13 +47,18 @@ from transformers import (
 )
 
 from pipeline.config import Method
+from pipeline.models.adapter import Adapter
 from pipeline.models.registry import FAMILIES
 
-VARIANTS = ("forward", "explain", "eager")
-_POOLER_VIDEO = ("videoprism_vision_model", "vjepa2")
+VARIANTS = ("forward", "explain", "all_layers", "rollout", "eager")
+_METHODS = {
+    "explain": Method(),
+    "all_layers": Method(layers="all"),
+    "rollout": Method(name="rollout"),
+}
 
 # Where nothing is given, transformers' defaults are those of the checkpoint.
-_CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
+CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
     # facebook/timesformer-base-finetuned-k400, 8 frames of 224 pixels
     "timesformer": partial(TimesformerConfig, num_labels=400),
     # MCG-NJU/videomae-base-finetuned-kinetics, 16 frames of 224 pixels
@@ -79,7 +86,7 @@ class Case:
 
     def config(self) -> PretrainedConfig:
         """Config of the base checkpoint, with `layers` blocks."""
-        make = _CONFIGS[self.family]
+        make = CONFIGS[self.family]
         if self.layers is None:
             return make()
         if self.family == "videoprism_vision_model":
@@ -102,24 +109,33 @@ class Case:
         geometry = adapter_class.geometry(config)
         shape = (self.batch_size, geometry.n_frames, 3, *geometry.input_size)
         generator = torch.Generator().manual_seed(0)
-        dtype = getattr(torch, self.precision)
-        clips = torch.randn(shape, generator=generator).to(self.device, dtype)
-        name = "pixel_values_videos" if self.family in _POOLER_VIDEO else "pixel_values"
+        clips = torch.randn(shape, generator=generator).to(self.device)
+        name = adapter_class.input_name
 
         def load() -> Any:
             torch.manual_seed(0)
-            return adapter_class.model_class(self.config()).to(self.device, dtype).eval()
+            return adapter_class.model_class(self.config()).to(self.device).eval()
 
         runs: dict[str, Callable[[], Tensor]] = {}
-        if {"forward", "explain"} & set(variants):
+        if {"forward", *_METHODS} & set(variants):
             adapter = adapter_class(load())
-            runs["forward"] = lambda: adapter.model(**{name: clips}).logits
-            runs["explain"] = lambda: adapter.explain(clips, Method()).logits
+            runs["forward"] = lambda: adapter.predict(clips)
+            for variant, method in _METHODS.items():
+                runs[variant] = partial(_explained_logits, adapter, clips, method)
         if "eager" in variants:
             stock = load()
             stock.set_attn_implementation("eager")
             runs["eager"] = lambda: stock(**{name: clips}, output_attentions=True).logits
-        return {variant: runs[variant] for variant in variants}
+        return {variant: partial(self._run, runs[variant]) for variant in variants}
+
+    def _run(self, run: Callable[[], Tensor]) -> Tensor:
+        dtype = getattr(torch, self.precision)
+        with torch.autocast(self.device, dtype=dtype, enabled=dtype != torch.float32):
+            return run()
+
+
+def _explained_logits(adapter: Adapter, clips: Tensor, method: Method) -> Tensor:
+    return adapter.explain(clips, method).logits
 
 
 @dataclass
@@ -214,9 +230,9 @@ def machine(device: str) -> dict[str, Any]:
 def table(results: list[Result]) -> str:
     """Results as a Markdown table: median (minimum to maximum) of ratios, medians else."""
     rows = [
-        "| family | layers | batch | forward s | explain / forward | eager / explain "
-        "| peak MB forward, explain, eager |",
-        "|---|---|---|---|---|---|---|",
+        "| family | layers | batch | forward s | explain / forward | all layers / forward "
+        "| rollout / forward | eager / explain | peak MB " + ", ".join(VARIANTS) + " |",
+        "|---" * 9 + "|",
     ]
     for result in results:
         case, forward = result.case, result.seconds.get("forward")
@@ -225,7 +241,7 @@ def table(results: list[Result]) -> str:
             case.layers or "all",
             case.batch_size,
             f"{statistics.median(forward):.3f}" if forward else "-",
-            _spread(result.ratios("explain", "forward")),
+            *(_spread(result.ratios(variant, "forward")) for variant in _METHODS),
             _spread(result.ratios("eager", "explain")),
             ", ".join(_megabytes(result.peak_bytes, variant) for variant in VARIANTS),
         )
@@ -251,7 +267,7 @@ def main() -> None:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--families", nargs="+", choices=sorted(_CONFIGS), default=sorted(_CONFIGS))
+    add("--families", nargs="+", choices=sorted(CONFIGS), default=sorted(CONFIGS))
     add("--batch-sizes", nargs="+", type=int, default=[1])
     add("--repeats", type=int, default=5, help="turns that are timed; 0: memory only")
     add("--no-memory", action="store_true", help="time only")
