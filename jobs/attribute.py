@@ -4,7 +4,8 @@ import sys
 
 from jobs.cli import run_job
 from pipeline.config import AttributeConfig
-from pipeline.run import execute, plan_run
+from pipeline.plan import plan_run
+from pipeline.run import execute
 from pipeline.summary import failures_url
 
 

@@ -14,7 +14,8 @@ import pytest
 from ray.exceptions import RayError
 
 import pipeline.run
-from pipeline.run import execute, plan_run
+from pipeline.plan import plan_run
+from pipeline.run import execute
 from pipeline.status import Status
 from pipeline.store import open_store, pending_shards, store_url
 from tests.runs import assert_same_columns, objects, stored_columns, write_inputs

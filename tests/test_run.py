@@ -12,8 +12,9 @@ import xarray as xr
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
 from pipeline.models.registry import read_checkpoint
+from pipeline.plan import plan_run, resolve_labels
 from pipeline.progress import Counter, count_shard, shown_progress
-from pipeline.run import execute, plan_run, resolve_labels
+from pipeline.run import execute
 from pipeline.status import Status
 from tests.checkpoints import CLASS_NAMES
 from tests.runs import (
