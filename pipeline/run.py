@@ -22,7 +22,7 @@ from pipeline.plan import Plan
 from pipeline.progress import shown_progress
 from pipeline.sink import ShardSink
 from pipeline.source import ManifestSource
-from pipeline.store import StoreLayout, open_store, pending_shards
+from pipeline.store import StoreLayout, open_store, pending_shards, read_status
 from pipeline.summary import RunSummary, summarise, write_failures
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ def execute(plan: Plan) -> RunSummary:
         with connected(plan.config) as pool:
             _attribute_in_passes(plan, shards, pool)
         seconds = time.monotonic() - started
-    group: Any = open_store(plan.store_url)
-    status = group["status"][:]
+    group = open_store(plan.store_url)
+    status = read_status(group)
     write_failures(plan.config.out, group, status, plan.manifest)
     return summarise(status, seconds=seconds)
 

@@ -6,6 +6,8 @@ writers of different shards share none. A shard's data is written first and its 
 ``status`` is the commit mark, and the only state that a resumed run reads.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.group import Group
 
-from pipeline.errors import RunMismatchError, StoreError
+from pipeline.errors import RunMismatchError, StoreError, reason_of
 from pipeline.status import Status
 
 SCHEMA = {"name": "staa", "version": 1}
@@ -28,6 +30,9 @@ STORE_NAME = "attributions.zarr"
 
 _STORAGE_ERRORS = (OSError, ValueError, ImportError)
 """What fsspec and zarr raise of a URL: no access, no such protocol, no driver of it installed."""
+
+_DAMAGE = (*_STORAGE_ERRORS, KeyError, RuntimeError)
+"""What zarr and its codecs raise of an object that is gone, cut short or overwritten."""
 
 _ROWS_PER_CHUNK = 32
 """At most this many rows are read to get one: the inner chunk of the sharded arrays."""
@@ -197,12 +202,39 @@ def check_identity(group: Group, identity: Mapping[str, Any]) -> None:
         )
 
 
+def run_id(run_url: str, identity: Mapping[str, Any]) -> str:
+    """Short name of a run for logs and metrics: its folder's name and a digest of its identity."""
+    # As JSON, a tuple that is to be stored and the list that was read are the same.
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{run_url.rstrip('/').rpartition('/')[2] or 'run'}-{digest[:8]}"
+
+
+def read_status(group: Group) -> NDArray[np.uint8]:
+    """Status of every row: uint8 (clip,), codes of `pipeline.status.Status`.
+
+    Raises
+    ------
+    StoreError
+        Names the object that can't be read.
+    """
+    try:
+        status: Any = group["status"]
+    except _DAMAGE as error:
+        raise StoreError(f"{group.store_path}/status/zarr.json is lost or damaged") from error
+    try:
+        values: NDArray[np.uint8] = status[:]
+    except _DAMAGE as error:
+        raise StoreError(
+            f"{_damaged_object(status)} can't be read: {reason_of(error)}. If it is damaged, delete "
+            "it: jobs.attribute then computes its rows again"
+        ) from error
+    return values
+
+
 def pending_shards(group: Group) -> NDArray[np.int64]:
     """Shards with a row that is pending, in order: int64 (shards,)."""
-    layout = store_layout(group)
-    status: Any = group["status"]
-    rows = np.flatnonzero(status[:] == Status.PENDING)
-    return np.unique(rows // layout.rows_per_shard)
+    rows = np.flatnonzero(read_status(group) == Status.PENDING)
+    return np.unique(rows // store_layout(group).rows_per_shard)
 
 
 def write_shard(group: Group, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:
@@ -284,6 +316,17 @@ def _is_free(url: str) -> bool:
         )
     except _STORAGE_ERRORS as error:
         raise StoreError(f"out: can't create a store at {url}: {error}") from error
+
+
+def _damaged_object(array: Any) -> str:
+    """Find the first object of an array of one dimension that can't be read; zarr names none."""
+    (rows_per_object,) = array.chunks
+    for index in range(-(-array.shape[0] // rows_per_object)):
+        try:
+            array[index * rows_per_object : (index + 1) * rows_per_object]
+        except _DAMAGE:
+            return f"{array.store_path}/{array.metadata.encode_chunk_key((index,))}"
+    return str(array.store_path)
 
 
 def _create_array(group: Group, name: str, spec: ArraySpec, layout: StoreLayout) -> None:
