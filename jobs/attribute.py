@@ -1,9 +1,11 @@
 """Attribute every clip of a manifest: ``python -m jobs.attribute --help``."""
 
+import logging
 import sys
 
 from jobs.cli import run_job
 from pipeline.config import AttributeConfig
+from pipeline.logs import set_up_logging
 from pipeline.plan import plan_run
 from pipeline.run import execute
 from pipeline.summary import failures_url
@@ -11,12 +13,16 @@ from pipeline.summary import failures_url
 
 def attribute(config: AttributeConfig) -> int:
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
+    # As text the lines of this job and its bar say the same; a program reads the records.
+    as_json = config.log_format == "json"
+    set_up_logging(config.log_format, logging.INFO if as_json else logging.WARNING)
     plan = plan_run(config)
-    print(
-        f"attribute: {plan.manifest.n_rows} clips of {config.manifest} with {config.model} "
-        f"-> {plan.store_url}",
-        file=sys.stderr,
-    )
+    if not as_json:
+        print(
+            f"attribute: {plan.manifest.n_rows} clips of {config.manifest} with {config.model} "
+            f"-> {plan.store_url}",
+            file=sys.stderr,
+        )
     summary = execute(plan)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.n_failed:

@@ -44,15 +44,22 @@ class Attributor:
         self._method = method
         self._n_ranks = n_ranks
 
-    @torch.inference_mode()
     def __call__(self, batch: Columns) -> Columns:
-        """Explain a batch as `ClipLoader` gives it: its columns but ``frames``, and the model's.
+        """Explain a batch as `ClipLoader` gives it: its columns but ``frames``, and the model's."""
+        return self.explain(self.to_device(batch["frames"]), batch)
+
+    def to_device(self, frames: np.ndarray) -> Tensor:
+        """Copy frames to the model's device: (clips, T, height, width, 3) uint8."""
+        # A copy also on a CPU: Ray's arrays are read-only, which torch would warn of.
+        return torch.tensor(frames, device=self._device)
+
+    @torch.inference_mode()
+    def explain(self, frames: Tensor, batch: Columns) -> Columns:
+        """Explain a batch whose frames are on the device.
 
         Clips that failed go through the model as zeros: every batch has the same shape, so a clip's
         numbers don't depend on whether its neighbours could be decoded.
         """
-        # A copy: Ray's arrays are read-only, which torch would warn of.
-        frames = torch.tensor(batch["frames"], device=self._device)
         pixel_values = normalise(frames, self._checkpoint.preprocessing, self._dtype)
         explanation = self._adapter.explain(pixel_values, self._method)
         probabilities = explanation.logits.float().softmax(dim=-1)

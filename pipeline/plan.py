@@ -22,6 +22,7 @@ from pipeline.store import (
     check_identity,
     create_store,
     open_store,
+    run_id,
     store_exists,
     store_url,
 )
@@ -44,6 +45,8 @@ class Plan:
     class_of_label: dict[str, int]
     layout: StoreLayout
     store_url: str
+    run: str
+    """Short name of the run, in logs and metrics."""
 
 
 def plan_run(config: AttributeConfig) -> Plan:
@@ -92,7 +95,8 @@ def plan_run(config: AttributeConfig) -> Plan:
         # Those of a store that is there are known by their digest to be whole.
         _check_weights(checkpoint)
         create_store(url, layout, identity, _attributes(config, checkpoint, sampling))
-    return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url)
+    run = run_id(config.out, identity)
+    return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run)
 
 
 def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:

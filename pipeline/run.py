@@ -7,7 +7,6 @@ actors that hold the model, cuts the rows into shards in order, and writes each 
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import ray
@@ -15,13 +14,15 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from pipeline.attributor import Attributor
 from pipeline.cluster import ModelPool, connected
 from pipeline.load import ClipLoader
+from pipeline.logs import fields
+from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan
 from pipeline.progress import shown_progress
 from pipeline.sink import ShardSink
 from pipeline.source import ManifestSource
+from pipeline.stages import ExplainClips, LoadClips
 from pipeline.store import StoreLayout, open_store, pending_shards, read_status
 from pipeline.summary import RunSummary, summarise, write_failures
 
@@ -38,6 +39,7 @@ def execute(plan: Plan) -> RunSummary:
     Starts Ray on this machine unless ``RAY_ADDRESS`` names a cluster, as it does in a Ray job.
     """
     shards = pending_shards(open_store(plan.store_url))
+    _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
     seconds = 0.0
     if len(shards):
         started = time.monotonic()
@@ -47,7 +49,10 @@ def execute(plan: Plan) -> RunSummary:
     group = open_store(plan.store_url)
     status = read_status(group)
     write_failures(plan.config.out, group, status, plan.manifest)
-    return summarise(status, seconds=seconds)
+    summary = summarise(status, seconds=seconds)
+    counts = {code.label: count for code, count in summary.counts.items()}
+    _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
+    return summary
 
 
 def _attribute_in_passes(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
@@ -82,7 +87,9 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
         input_size=checkpoint.geometry.input_size,
         class_of_label=plan.class_of_label,
     )
+    metrics = RunMetrics(plan.run)
     attributor = {
+        "metrics": metrics,
         "checkpoint": checkpoint,
         "method": config.method,
         "device": pool.device,
@@ -90,15 +97,19 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
         "n_threads": max(1, int(config.cpus_per_model)),
         "n_ranks": plan.layout.n_ranks,
     }
-    with shown_progress(plan.layout.n_rows, n_done) as counter:
+    _LOGGER.info(
+        "pass started",
+        extra=fields(run=plan.run, shards=len(shards), rows=plan.layout.n_rows - n_done),
+    )
+    with shown_progress(metrics, plan.layout.n_rows, n_done, config.log_format) as progress:
         (
             ray.data.read_datasource(
                 ManifestSource(plan.manifest, batches),
                 override_num_blocks=len(batches),
             )
-            .map_batches(loader, batch_size=None, num_cpus=1)
+            .map_batches(LoadClips(loader, metrics), batch_size=None, num_cpus=1)
             .map_batches(
-                Attributor,
+                ExplainClips,
                 fn_constructor_kwargs=attributor,
                 batch_size=config.batch_size,
                 compute=ActorPoolStrategy(size=pool.n_models),
@@ -110,7 +121,8 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
             )
             .repartition(target_num_rows_per_block=config.rows_per_shard, strict=True)
             .write_datasink(
-                ShardSink(plan.store_url, counter), ray_remote_args={"num_cpus": _WRITE_CPUS}
+                ShardSink(plan.store_url, progress, metrics, config.log_format),
+                ray_remote_args={"num_cpus": _WRITE_CPUS},
             )
         )
 

@@ -225,8 +225,8 @@ def read_status(group: Group) -> NDArray[np.uint8]:
         values: NDArray[np.uint8] = status[:]
     except _DAMAGE as error:
         raise StoreError(
-            f"{_damaged_object(status)} can't be read: {reason_of(error)}. If it is damaged, delete "
-            "it: jobs.attribute then computes its rows again"
+            f"{_damaged_object(status)} can't be read: {reason_of(error)}. If it is damaged, "
+            "delete it: jobs.attribute then computes its rows again"
         ) from error
     return values
 
