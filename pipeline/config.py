@@ -75,6 +75,9 @@ class AttributeConfig(FrozenConfig):
     """Checkpoint of a video classifier: a hub id or a local folder."""
     out: str
     """Folder of the run, any fsspec URL; an unfinished run in it is resumed."""
+    overwrite: bool = Field(default=False, exclude=True)
+    """Delete the run in that folder, its statistics, report and metrics, and start anew; for one
+    call, so not for a file that is used again."""
     revision: str | None = None
     """Branch, tag or commit of a hub checkpoint."""
     sampling: SamplingConfig = SamplingConfig()

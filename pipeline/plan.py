@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline import __version__
 from pipeline.cluster import check_resources
 from pipeline.config import AttributeConfig
+from pipeline.discard import discard_run
 from pipeline.errors import ConfigError, ManifestError, ModelError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models.registry import Checkpoint, load_adapter, read_checkpoint
@@ -55,7 +56,8 @@ def plan_run(config: AttributeConfig) -> Plan:
     Raises
     ------
     StaaError
-        Of the kind that names what is wrong. Nothing was started, and nothing stored is changed.
+        Of the kind that names what is wrong. Nothing was started, and nothing stored is changed:
+        what ``overwrite`` deletes goes once everything else was checked.
     """
     check_resources(config)
     manifest = read_manifest(config.manifest)
@@ -85,15 +87,20 @@ def plan_run(config: AttributeConfig) -> Plan:
         "preprocessing": asdict(checkpoint.preprocessing),
         "method": config.method.model_dump(),
         "precision": config.precision,
+        # Batches of another size give other last bits. So may another device or number of threads:
+        # they are the machine's, and a run may go on elsewhere.
+        "batch_size": config.batch_size,
         "rows_per_shard": config.rows_per_shard,
         "attribution_version": ATTRIBUTION_VERSION,
     }
     url = store_url(config.out)
-    if store_exists(url):
+    if store_exists(url) and not config.overwrite:
         check_identity(open_store(url), identity)
     else:
         # Those of a store that is there are known by their digest to be whole.
         _check_weights(checkpoint)
+        if config.overwrite:
+            discard_run(config.out)
         create_store(url, layout, identity, _attributes(config, checkpoint, sampling))
     run = run_id(config.out, identity)
     return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run)

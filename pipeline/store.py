@@ -17,12 +17,13 @@ import fsspec
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.common import JSON
 from zarr.core.group import Group
 
 from pipeline.errors import RunMismatchError, StoreError, reason_of
 from pipeline.status import Status
 
-SCHEMA = {"name": "staa", "version": 1}
+SCHEMA: dict[str, JSON] = {"name": "staa", "version": 1}
 """Marks a group as a store of this product; the version changes with the arrays' meaning."""
 
 STORE_NAME = "attributions.zarr"
@@ -171,7 +172,8 @@ def store_exists(url: str) -> bool:
         return False
     except (*_STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"out: can't read {url}: {error}") from error
-    if group.attrs.get("schema") is None:
+    schema = group.attrs.get("schema")
+    if not isinstance(schema, dict) or schema.get("name") != SCHEMA["name"]:
         raise StoreError(f"out: {url} is a Zarr group, but not a store of this product")
     return "identity" in group.attrs
 
@@ -198,7 +200,7 @@ def check_identity(group: Group, identity: Mapping[str, Any]) -> None:
     if differences:
         raise RunMismatchError(
             f"out: the store at {group.store} was made by another run: {'; '.join(differences)}. "
-            "Choose another folder, or delete that one"
+            "Choose another folder, or start anew with --overwrite"
         )
 
 
