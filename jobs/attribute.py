@@ -23,6 +23,10 @@ def attribute(config: AttributeConfig) -> int:
             f"-> {plan.store_url}",
             file=sys.stderr,
         )
+    if config.retry_failed:
+        counts = ", ".join(f"{count} {status.label}" for status, count in plan.retried.items())
+        n_rows = sum(plan.retried.values())
+        print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
     summary = execute(plan)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.n_failed:

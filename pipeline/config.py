@@ -1,14 +1,32 @@
 """The configuration of a run: one frozen, validated object, recorded in the store it made."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.logs import LogFormat
+from pipeline.status import Status
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
+
+
+FAILURES = tuple(status.label for status in Status if status.failed)
+"""Names of the ways to fail."""
+
+
+def _split(value: Any) -> Any:
+    """Names from ``timeout,crashed``, as a flag and a file may have them."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 class FrozenConfig(BaseModel):
@@ -78,6 +96,11 @@ class AttributeConfig(FrozenConfig):
     overwrite: bool = Field(default=False, exclude=True)
     """Delete the run in that folder, its statistics, report and metrics, and start anew; for one
     call, so not for a file that is used again."""
+    retry_failed: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), exclude=True
+    )
+    """Compute clips anew that failed: `all`, or the names of their statuses, as `timeout,crashed`;
+    for one call."""
     revision: str | None = None
     """Branch, tag or commit of a hub checkpoint."""
     sampling: SamplingConfig = SamplingConfig()
@@ -104,6 +127,23 @@ class AttributeConfig(FrozenConfig):
     """CPUs of the Ray that is started where no cluster is given: by default all, 2 or more."""
     local_object_store: ByteSize = Field(default=ByteSize(1_000_000_000), ge=80_000_000)
     """Object store of the Ray that is started where no cluster is given, for example 2GB."""
+
+    @field_validator("retry_failed")
+    @classmethod
+    def _failures_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names == ("all",):
+            return FAILURES
+        if unknown := [name for name in names if name not in FAILURES]:
+            raise ValueError(
+                f"{unknown[0]!r} is no way to fail; expected all, or of {', '.join(FAILURES)}"
+            )
+        return names
+
+    @model_validator(mode="after")
+    def _overwriting_leaves_nothing_to_retry(self) -> "AttributeConfig":
+        if self.overwrite and self.retry_failed:
+            raise ValueError("overwrite and retry_failed: the one deletes what the other computes")
+        return self
 
     @model_validator(mode="after")
     def _batches_fill_shards(self) -> "AttributeConfig":

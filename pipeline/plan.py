@@ -23,6 +23,7 @@ from pipeline.store import (
     check_identity,
     create_store,
     open_store,
+    reset_rows,
     run_id,
     store_exists,
     store_url,
@@ -48,6 +49,8 @@ class Plan:
     store_url: str
     run: str
     """Short name of the run, in logs and metrics."""
+    retried: dict[Status, int]
+    """Rows that had failed in an earlier run and are pending anew, by their status there."""
 
 
 def plan_run(config: AttributeConfig) -> Plan:
@@ -57,7 +60,8 @@ def plan_run(config: AttributeConfig) -> Plan:
     ------
     StaaError
         Of the kind that names what is wrong. Nothing was started, and nothing stored is changed:
-        what ``overwrite`` deletes goes once everything else was checked.
+        what ``overwrite`` deletes and ``retry_failed`` resets goes once everything else was
+        checked.
     """
     check_resources(config)
     manifest = read_manifest(config.manifest)
@@ -94,8 +98,11 @@ def plan_run(config: AttributeConfig) -> Plan:
         "attribution_version": ATTRIBUTION_VERSION,
     }
     url = store_url(config.out)
+    retried: dict[Status, int] = {}
     if store_exists(url) and not config.overwrite:
         check_identity(open_store(url), identity)
+        if config.retry_failed:
+            retried = reset_rows(url, [s for s in Status if s.label in config.retry_failed])
     else:
         # Those of a store that is there are known by their digest to be whole.
         _check_weights(checkpoint)
@@ -103,7 +110,7 @@ def plan_run(config: AttributeConfig) -> Plan:
             discard_run(config.out)
         create_store(url, layout, identity, _attributes(config, checkpoint, sampling))
     run = run_id(config.out, identity)
-    return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run)
+    return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run, retried)
 
 
 def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:

@@ -23,7 +23,7 @@ from pipeline.progress import shown_progress
 from pipeline.sink import ShardSink
 from pipeline.source import ManifestSource
 from pipeline.stages import ExplainClips, LoadClips
-from pipeline.store import StoreLayout, open_store, pending_shards, read_status
+from pipeline.store import PendingRows, StoreLayout, open_store, pending_rows, read_status
 from pipeline.summary import RunSummary, summarise, write_failures
 
 _LOGGER = logging.getLogger(__name__)
@@ -38,13 +38,13 @@ def execute(plan: Plan) -> RunSummary:
 
     Starts Ray on this machine unless ``RAY_ADDRESS`` names a cluster, as it does in a Ray job.
     """
-    shards = pending_shards(open_store(plan.store_url))
+    pending = pending_rows(open_store(plan.store_url))
     _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
     seconds = 0.0
-    if len(shards):
+    if pending.n_rows:
         started = time.monotonic()
         with connected(plan.config) as pool:
-            _attribute_in_passes(plan, shards, pool)
+            _attribute_in_passes(plan, pending, pool)
         seconds = time.monotonic() - started
     group = open_store(plan.store_url)
     status = read_status(group)
@@ -55,22 +55,23 @@ def execute(plan: Plan) -> RunSummary:
     return summary
 
 
-def _attribute_in_passes(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
+def _attribute_in_passes(plan: Plan, pending: PendingRows, pool: ModelPool) -> None:
     """Go on where a pass was broken off, by a storage that failed for example, while it helps."""
-    while len(shards):
+    while pending.n_rows:
         try:
-            return _attribute(plan, shards, pool)
+            return _attribute(plan, pending, pool)
         except RayError as error:
-            left = pending_shards(open_store(plan.store_url))
+            left = pending_rows(open_store(plan.store_url))
             reason = str(error).strip().splitlines()[-1]
-            _LOGGER.warning("%d of %d shards are left: %s", len(left), len(shards), reason)
-            if len(left) == len(shards):
+            n_left, n_shards = len(left.shards), len(pending.shards)
+            _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, reason)
+            if left.n_rows == pending.n_rows:
                 _LOGGER.debug("the pass got nowhere", exc_info=error)
                 return
-            shards = left
+            pending = left
 
 
-def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
+def _attribute(plan: Plan, pending: PendingRows, pool: ModelPool) -> None:
     config, checkpoint = plan.config, plan.checkpoint
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -78,8 +79,8 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # It warns that its progress bars are off; ours is shown in their place.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    batches = list(_batches(plan.layout, shards, config.batch_size))
-    n_done = plan.layout.n_rows - sum(len(rows) for rows in batches)
+    batches = list(_batches(plan.layout, pending.shards, config.batch_size))
+    n_done = plan.layout.n_rows - pending.n_rows
     loader = ClipLoader(
         root=plan.manifest.root,
         sampling=plan.sampling,
@@ -89,6 +90,7 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
     )
     metrics = RunMetrics(plan.run)
     attributor = {
+        "layout": plan.layout,
         "metrics": metrics,
         "checkpoint": checkpoint,
         "method": config.method,
@@ -99,7 +101,7 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
     }
     _LOGGER.info(
         "pass started",
-        extra=fields(run=plan.run, shards=len(shards), rows=plan.layout.n_rows - n_done),
+        extra=fields(run=plan.run, shards=len(pending.shards), rows=pending.n_rows),
     )
     with shown_progress(metrics, plan.layout.n_rows, n_done, config.log_format) as progress:
         (
@@ -107,7 +109,7 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
                 ManifestSource(plan.manifest, batches),
                 override_num_blocks=len(batches),
             )
-            .map_batches(LoadClips(loader, metrics), batch_size=None, num_cpus=1)
+            .map_batches(LoadClips(loader, pending, metrics), batch_size=None, num_cpus=1)
             .map_batches(
                 ExplainClips,
                 fn_constructor_kwargs=attributor,
@@ -121,7 +123,7 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
             )
             .repartition(target_num_rows_per_block=config.rows_per_shard, strict=True)
             .write_datasink(
-                ShardSink(plan.store_url, progress, metrics, config.log_format),
+                ShardSink(plan.store_url, pending, progress, metrics, config.log_format),
                 ray_remote_args={"num_cpus": _WRITE_CPUS},
             )
         )

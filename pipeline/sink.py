@@ -15,22 +15,27 @@ from pipeline.logs import LogFormat, fields, set_up_logging
 from pipeline.metrics import RunMetrics
 from pipeline.progress import count_shard
 from pipeline.status import Status
-from pipeline.store import StoreLayout, open_store, store_layout, write_shard
+from pipeline.store import PendingRows, StoreLayout, open_store, store_layout, write_shard
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class ShardSink(Datasink):  # type: ignore[misc]
-    """Writes blocks of whole shards to a store, and tells ``progress`` of each one committed."""
+    """Writes blocks of whole shards to a store, and tells ``progress`` of each one committed.
+
+    ``pending`` are the rows that the run is to compute.
+    """
 
     def __init__(
         self,
         store_url: str,
+        pending: PendingRows,
         progress: ray.actor.ActorHandle,
         metrics: RunMetrics,
         log_format: LogFormat,
     ) -> None:
         self._store_url = store_url
+        self._pending = pending
         self._progress = progress
         self._metrics = metrics
         self._log_format = log_format
@@ -46,8 +51,12 @@ class ShardSink(Datasink):  # type: ignore[misc]
                 columns[name] = columns[name].astype(np.dtypes.StringDType())
             started = time.perf_counter()
             with self._metrics.seconds_of("write"):
-                write_shard(group, columns, rows)
-            self._tell(store_layout(group), columns, rows, time.perf_counter() - started)
+                written = write_shard(group, columns, rows)
+            seconds = time.perf_counter() - started
+            # What a task finds committed, another committed and may not have told of.
+            new = self._pending.mask(rows)
+            new_columns = {name: values[new] for name, values in columns.items()}
+            self._tell(store_layout(group), new_columns, rows[new], seconds, bool(written.any()))
 
     def _tell(
         self,
@@ -55,13 +64,14 @@ class ShardSink(Datasink):  # type: ignore[misc]
         columns: dict[str, NDArray[Any]],
         rows: NDArray[np.int64],
         seconds: float,
+        committed: bool,
     ) -> None:
         codes, n_rows = np.unique(columns["status"], return_counts=True)
         counts = {Status(code).label: int(n) for code, n in zip(codes, n_rows, strict=True)}
         n_bytes = sum(values.nbytes for values in columns.values())
         first_row = int(rows[0])
         _LOGGER.info(
-            "shard committed",
+            "shard committed" if committed else "shard found committed",
             extra=fields(
                 run=self._metrics.run,
                 shard=first_row // layout.rows_per_shard,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -96,9 +97,9 @@ def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatc
     passes = []
     attribute = pipeline.run._attribute
 
-    def broken_off_once(plan, shards, pool):
-        passes.append(shards.tolist())
-        attribute(plan, shards[:1], pool)
+    def broken_off_once(plan, pending, pool):
+        passes.append(pending.shards.tolist())
+        attribute(plan, replace(pending, shards=pending.shards[:1]), pool)
         if len(passes) == 1:
             raise RayError("the storage\nwas away")
 
