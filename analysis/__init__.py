@@ -9,6 +9,7 @@ A run in a notebook::
     statistics.spatial_map.sel({"class": "archery"}).plot()
 
 - `open_run`: a run as a lazy dataset; `joint_attribution`: its A = S * T
+- `focused_attribution`: A after `Threshold` and `Focus`, with the parameters recorded
 - `run_summary`: its rows by outcome
 - `class_statistics`: where and when the model looks, per class; `overall_statistics`: over all
 - `save_statistics`, `open_statistics`: keep them beside the run
@@ -16,7 +17,7 @@ A run in a notebook::
 """
 
 from analysis.report import write_report
-from analysis.runs import joint_attribution, open_run
+from analysis.runs import focused_attribution, joint_attribution, open_run
 from analysis.statistics import (
     class_statistics,
     open_statistics,
@@ -24,9 +25,13 @@ from analysis.statistics import (
     save_statistics,
 )
 from analysis.summary import run_summary
+from pipeline.focus import Focus, Threshold
 
 __all__ = [
+    "Focus",
+    "Threshold",
     "class_statistics",
+    "focused_attribution",
     "joint_attribution",
     "open_run",
     "open_statistics",

@@ -1,8 +1,10 @@
 """A run's store as a labelled, lazy dataset: the way into every analysis and into a notebook."""
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pipeline.focus import Step, apply_steps, steps_name
 from pipeline.store import open_store, store_layout, store_url
 
 
@@ -58,4 +60,37 @@ def joint_attribution(ds: xr.Dataset) -> xr.DataArray:
     joint = ds["spatial"].astype("float32") * ds["temporal"].astype("float32")
     return joint.rename("joint").assign_attrs(
         description="A = S * T: share of the readout's attention; sums to 1"
+    )
+
+
+def focused_attribution(ds: xr.Dataset, *steps: Step) -> xr.DataArray:
+    """Joint attribution after dynamic threshold and attention focusing, lazily.
+
+    For example ``focused_attribution(ds, Threshold(kind="otsu"), Focus(temperature=0.5))``. The
+    store stays as it is; what was applied is recorded in the attribute ``steps``.
+
+    Parameters
+    ----------
+    ds
+        A run from `open_run`, or a selection of its clips.
+    steps
+        Applied in this order.
+
+    Returns
+    -------
+    (clip, time, y, x) float32, sums to 1 over (time, y, x); NaN where ``status`` isn't ok
+    """
+    joint = joint_attribution(ds)
+    focused: xr.DataArray = xr.apply_ufunc(
+        apply_steps,
+        joint,
+        kwargs={"steps": steps},
+        input_core_dims=[["time", "y", "x"]],
+        output_core_dims=[["time", "y", "x"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+    )
+    return focused.rename("focused").assign_attrs(
+        description=f"{joint.attrs['description']}; {steps_name(steps)}",
+        steps=[step.parameters for step in steps],
     )

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 import zarr
 from flox.xarray import xarray_reduce
-from numpy.typing import NDArray
 
 from analysis.runs import joint_attribution
 from analysis.summary import RunCounts
+from pipeline import focus
 from pipeline.errors import StoreError
 from pipeline.status import Status, failed_rows
 from pipeline.store import in_run
@@ -131,7 +131,7 @@ def normalised_entropy(joint: xr.DataArray) -> xr.DataArray:
     (...) float64 in [0, 1]: 0 where all attention is on one patch, 1 where it is uniform
     """
     entropy: xr.DataArray = xr.apply_ufunc(
-        _normalised_entropy,
+        focus.normalised_entropy,
         joint,
         input_core_dims=[["time", "y", "x"]],
         dask="parallelized",
@@ -212,14 +212,3 @@ def _grouped(
         **options,
     )
     return reduced.assign_coords({"class": names})
-
-
-def _normalised_entropy(joint: NDArray[np.floating]) -> NDArray[np.float64]:
-    values = joint.reshape(*joint.shape[:-3], -1).astype(np.float64)
-    # Stored shares are rounded to half precision, and their sum with them.
-    values /= values.sum(axis=-1, keepdims=True)
-    # The limit of v log v is 0 where v is.
-    surprise = -np.log(np.where(values > 0, values, 1.0))
-    entropy = (values * surprise).sum(axis=-1) / np.log(values.shape[-1])
-    clipped: NDArray[np.float64] = np.clip(entropy, 0.0, 1.0)
-    return clipped

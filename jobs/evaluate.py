@@ -6,12 +6,18 @@ from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
 from pipeline.config import FrozenConfig
-from pipeline.evaluation.evaluate import evaluate_lift, metrics_url
+from pipeline.evaluation.evaluate import evaluate_run, metrics_url
+from pipeline.evaluation.ground_truth import Lift
 from pipeline.synthetic.ground_truth import open_ground_truth
 
 
 class EvaluateConfig(FrozenConfig):
-    """Measure the share of attribution that falls on the ground truth's mask, and its lift."""
+    """Measure the share of attribution that falls on the ground truth's mask, and its lift.
+
+    Prints both for the run's attribution and for maps to compare it with; then for the attribution
+    after dynamic threshold and attention focusing, with the share of patches that aren't 0 (kept)
+    and the entropy over the highest there can be.
+    """
 
     run: CliPositionalArg[str]
     """Folder of the run, any fsspec URL."""
@@ -20,17 +26,25 @@ class EvaluateConfig(FrozenConfig):
 
 
 def evaluate(config: EvaluateConfig) -> int:
-    """Print the lift of each method and store the values per clip."""
-    lifts = evaluate_lift(config.run, open_ground_truth(config.ground_truth))
-    print(f"{'method':<16} {'on mask':>8} {'covered':>8} {'lift':>6}  (standard error)")
-    for method, lift in lifts.items():
+    """Print the lift of each method, the effect of sharpening, and store the values per clip."""
+    evaluation = evaluate_run(config.run, open_ground_truth(config.ground_truth))
+    print(f"{'method':<28} {'on mask':>8} {'covered':>8} {'lift':>6}  (standard error)")
+    for method, lift in evaluation.methods.items():
+        print(f"{method:<28} {lift.share:>8.1%} {lift.covered:>8.1%} {_value(lift)}")
+    print()
+    print(f"{'staa, sharpened by':<28} {'on mask':>8} {'kept':>8} {'lift':>6}  {'':<8}entropy")
+    for variant, effect in evaluation.variants.items():
         print(
-            f"{method:<16} {lift.share:>8.1%} {lift.covered:>8.1%} {lift.value:>6.2f}  "
-            f"({lift.standard_error:.2f})"
+            f"{variant:<28} {effect.lift.share:>8.1%} {effect.kept:>8.1%} "
+            f"{_value(effect.lift):<16}{effect.entropy:.3f}"
         )
-    n_clips = lifts["staa"].n_clips
-    print(f"evaluate: {n_clips} clips; values per clip in {metrics_url(config.run)}")
+    print()
+    print(f"evaluate: {evaluation.n_clips} clips; values per clip in {metrics_url(config.run)}")
     return 0
+
+
+def _value(lift: Lift) -> str:
+    return f"{lift.value:>6.2f}  ({lift.standard_error:.2f})"
 
 
 if __name__ == "__main__":

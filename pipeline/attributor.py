@@ -1,7 +1,13 @@
 """The model's stage: uint8 frames in, the store's columns out."""
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import Method, Precision
@@ -10,6 +16,26 @@ from pipeline.models.registry import Checkpoint, load_adapter
 from pipeline.preprocess import Preprocessing
 from pipeline.staa import spatial_temporal
 from pipeline.status import Status
+from pipeline.store import StoreLayout
+
+_LOGGER = logging.getLogger(__name__)
+
+_MODEL_ARRAYS = frozenset(
+    (
+        *("spatial", "temporal", "layer_spatial", "layer_temporal"),
+        *("head_spatial", "head_temporal", "prediction", "probability", "label_probability"),
+        *("top_classes", "top_probabilities"),
+    )
+)
+"""The store's arrays that the model fills, as far as the layout has them."""
+
+
+Timed = Callable[[Literal["transfer", "forward"]], AbstractContextManager[None]]
+"""Gives a context whose seconds are those of one part of a forward pass."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """The device has no memory for a forward pass of so many clips."""
 
 
 class Attributor:
@@ -17,71 +43,120 @@ class Attributor:
 
     Parameters
     ----------
+    layout
+        Of the store that the columns are for.
     device
         ``cpu`` or ``cuda``.
+    precision
+        Below float32, the forward pass runs under autocast; weights stay in float32.
     n_threads
         Torch's threads, on a CPU; results are the same bit for bit only for the same number.
-    n_ranks
-        How many of the most probable classes to keep.
+    timed
+        Is told how long copying the frames to the device takes, and how long all behind it.
     """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         method: Method,
+        layout: StoreLayout,
         *,
         device: str,
         precision: Precision,
         n_threads: int,
-        n_ranks: int,
+        timed: Timed = lambda part: nullcontext(),
     ) -> None:
         if device == "cpu":
             torch.set_num_threads(n_threads)
         self._device = torch.device(device)
-        self._dtype = getattr(torch, precision)
-        self._adapter = load_adapter(checkpoint, device=device, dtype=self._dtype)
-        self._checkpoint = checkpoint
+        self._dtype: torch.dtype = getattr(torch, precision)
+        self._adapter = load_adapter(checkpoint, device=device)
+        self._preprocessing = checkpoint.preprocessing
         self._method = method
-        self._n_ranks = n_ranks
+        self._timed = timed
+        self._templates = {
+            name: spec for name, spec in layout.arrays().items() if name in _MODEL_ARRAYS
+        }
+        self._clips_at_once: int | None = None
 
     def __call__(self, batch: Columns) -> Columns:
-        """Explain a batch as `ClipLoader` gives it: its columns but ``frames``, and the model's."""
-        return self.explain(self.to_device(batch["frames"]), batch)
-
-    def to_device(self, frames: np.ndarray) -> Tensor:
-        """Copy frames to the model's device: (clips, T, height, width, 3) uint8."""
-        # A copy also on a CPU: Ray's arrays are read-only, which torch would warn of.
-        return torch.tensor(frames, device=self._device)
-
-    @torch.inference_mode()
-    def explain(self, frames: Tensor, batch: Columns) -> Columns:
-        """Explain a batch whose frames are on the device.
+        """Explain a batch as `ClipLoader` gives it: its columns but ``frames``, and the model's.
 
         Clips that failed go through the model as zeros: every batch has the same shape, so a clip's
-        numbers don't depend on whether its neighbours could be decoded.
+        numbers don't depend on whether its neighbours could be decoded. A batch that has nothing
+        else doesn't go through.
+
+        A batch for which the device lacks memory goes through in halves, down to single clips, and
+        so do those after it. Only a clip that doesn't fit alone fails, as ``model_error``.
         """
-        pixel_values = normalise(frames, self._checkpoint.preprocessing, self._dtype)
-        explanation = self._adapter.explain(pixel_values, self._method)
-        probabilities = explanation.logits.float().softmax(dim=-1)
-        spatial, temporal = spatial_temporal(explanation.joint)
-        finite = probabilities.isfinite().all(dim=-1) & temporal.isfinite().all(dim=-1)
-        top = probabilities.topk(self._n_ranks, dim=-1)
-        geometry = self._checkpoint.geometry
-        grid = (-1, geometry.n_times, geometry.height, geometry.width)
+        n_clips = len(batch["row"])
         columns = {name: values for name, values in batch.items() if name != "frames"} | {
-            "spatial": spatial.half().reshape(grid).cpu().numpy(),
-            "temporal": temporal.cpu().numpy(),
-            "prediction": top.indices[:, 0].int().cpu().numpy(),
-            "probability": top.values[:, 0].cpu().numpy(),
-            "label_probability": _probability_of(probabilities, batch["label"]),
-            "top_classes": top.indices.int().cpu().numpy(),
-            "top_probabilities": top.values.cpu().numpy(),
+            name: np.full((n_clips, *spec.shape), spec.fill_value, spec.dtype)
+            for name, spec in self._templates.items()
         }
-        return _mark_failures(columns, finite.cpu().numpy())
+        for name in ("status", "message"):
+            columns[name] = columns[name].copy()
+        start = 0 if (batch["status"] == Status.OK).any() else n_clips
+        while start < n_clips:
+            stop = min(start + (self._clips_at_once or n_clips), n_clips)
+            clips = np.arange(start, stop)
+            try:
+                explained = self._explain(batch["frames"][clips], batch["label"][clips])
+            except OutOfMemoryError as error:
+                if len(clips) > 1:
+                    self._clips_at_once = len(clips) // 2
+                    _LOGGER.warning("%s; trying %d", error, self._clips_at_once)
+                    continue
+                _fail(columns, clips, str(error))
+            else:
+                _fill(columns, clips, explained)
+            start = stop
+        return columns
+
+    def _explain(self, frames: NDArray[np.uint8], label: NDArray[np.int32]) -> Columns:
+        """Model's columns of some clips; `OutOfMemoryError` if the device has no room for them."""
+        with _named_out_of_memory(len(frames)), torch.inference_mode():
+            with self._timed("transfer"):
+                # A copy: Ray's arrays are read-only, which torch would warn of.
+                on_device = torch.tensor(frames, device=self._device)
+            # It ends with the results on the host, and so with what the device had to do.
+            with self._timed("forward"):
+                return self._columns(on_device, label)
+
+    def _columns(self, frames: Tensor, label: NDArray[np.int32]) -> Columns:
+        pixel_values = normalise(frames, self._preprocessing, self._dtype)
+        with torch.autocast(
+            self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
+        ):
+            explanation = self._adapter.explain(pixel_values, self._method)
+        probabilities = explanation.logits.float().softmax(dim=-1)
+        top = probabilities.topk(self._templates["top_classes"].shape[0], dim=-1)
+        columns = {
+            **self._attribution("", explanation.joint[:, -1]),
+            "prediction": top.indices[:, 0],
+            "probability": top.values[:, 0],
+            "label_probability": _probability_of(probabilities, label),
+            "top_classes": top.indices,
+            "top_probabilities": top.values,
+        }
+        if "layer_spatial" in self._templates:
+            columns |= self._attribution("layer_", explanation.joint)
+        if explanation.head_joint is not None:
+            columns |= self._attribution("head_", explanation.head_joint)
+        return {name: values.cpu().numpy() for name, values in columns.items()}
+
+    def _attribution(self, prefix: str, joint: Tensor) -> dict[str, Tensor]:
+        """Spatial and temporal part of (clips, ..., T, P), as the store has them."""
+        spatial, temporal = spatial_temporal(joint)
+        shape = self._templates[f"{prefix}spatial"].shape
+        return {
+            f"{prefix}spatial": spatial.half().reshape(-1, *shape),
+            f"{prefix}temporal": temporal,
+        }
 
 
 def normalise(frames: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:
-    """Rescale and normalise on the frames' device.
+    """Rescale and normalise on the frames' device, in one pass over them.
 
     Parameters
     ----------
@@ -90,34 +165,55 @@ def normalise(frames: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) 
 
     Returns
     -------
-    (clips, T, 3, height, width) of ``dtype``
+    (clips, T, 3, height, width) of ``dtype``, computed in float32
     """
     mean = torch.tensor(preprocessing.image_mean, device=frames.device)
     std = torch.tensor(preprocessing.image_std, device=frames.device)
     offset = 1.0 if preprocessing.offset else 0.0
+    channels_first = frames.permute(0, 1, 4, 2, 3)
     # (x * rescale - offset - mean) / std as one multiplication and one addition.
-    scaled = frames.float().mul_(preprocessing.rescale_factor / std).sub_((mean + offset) / std)
-    return scaled.permute(0, 1, 4, 2, 3).to(dtype).contiguous()
+    return torch.addcmul(
+        (-(mean + offset) / std)[:, None, None],
+        channels_first,
+        (preprocessing.rescale_factor / std)[:, None, None],
+        out=torch.empty(channels_first.shape, dtype=dtype, device=frames.device),
+    )
 
 
-def _probability_of(probabilities: Tensor, label: np.ndarray) -> np.ndarray:
-    index = torch.from_numpy(np.maximum(label, 0)).long().to(probabilities.device)
-    chosen = probabilities.gather(1, index[:, None])[:, 0].cpu().numpy()
-    result: np.ndarray = np.where(label >= 0, chosen, np.float32("nan"))
-    return result
+@contextmanager
+def _named_out_of_memory(n_clips: int) -> Iterator[None]:
+    """Tell a device that is out of memory from everything else that may go wrong."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError.
+        on_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        unit = "clip" if n_clips == 1 else "clips"
+        # The error's traceback would keep the tensors that take up the memory.
+        failure = OutOfMemoryError(f"out of memory with {n_clips} {unit} in a forward pass")
+        raise failure from None
 
 
-def _mark_failures(columns: Columns, finite: np.ndarray) -> Columns:
-    """Give fill values to what has no attribution, and a status to what the model failed on."""
-    ok = columns["status"] == Status.OK
-    broke = ok & ~finite
-    columns["status"] = np.where(broke, np.uint8(Status.MODEL_ERROR), columns["status"])
-    columns["message"] = np.where(broke, "the model gave NaN or infinity", columns["message"])
-    failed = ~(ok & finite)
-    for name in ("spatial", "temporal", "probability", "label_probability", "top_probabilities"):
-        columns[name] = columns[name].copy()
-        columns[name][failed] = np.nan
-    for name in ("prediction", "top_classes"):
-        columns[name] = columns[name].copy()
-        columns[name][failed] = -1
-    return columns
+def _fill(columns: Columns, clips: NDArray[np.intp], explained: Columns) -> None:
+    """Take over what the model says of clips that were decoded; NaN is a failure of the model."""
+    ok = columns["status"][clips] == Status.OK
+    finite = np.isfinite(explained["probability"]) & np.isfinite(explained["temporal"]).all(axis=1)
+    for name, values in explained.items():
+        columns[name][clips[ok & finite]] = values[ok & finite]
+    _fail(columns, clips[~finite], "the model gave NaN or infinity")
+
+
+def _fail(columns: Columns, clips: NDArray[np.intp], message: str) -> None:
+    """Name the model's failure on clips that were decoded."""
+    failed = clips[columns["status"][clips] == Status.OK]
+    columns["status"][failed] = Status.MODEL_ERROR
+    columns["message"][failed] = message
+
+
+def _probability_of(probabilities: Tensor, label: NDArray[Any]) -> Tensor:
+    """Probability of each clip's label: (clips,), NaN where it is unknown (-1)."""
+    index = torch.from_numpy(label).long().to(probabilities.device)[:, None]
+    chosen = probabilities.gather(1, index.clamp(min=0))
+    return torch.where(index >= 0, chosen, torch.nan)[:, 0]

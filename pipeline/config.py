@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.errors import ConfigError
 from pipeline.logs import LogFormat
 from pipeline.status import Status
 
@@ -73,15 +74,57 @@ class SamplingConfig(FrozenConfig):
         return self
 
 
+def _as_layers(value: Any) -> Any:
+    """Take one number for a list of one, and the command line's ``0,5`` for a list of two."""
+    if isinstance(value, str) and re.fullmatch(r"-?\d+(\s*,\s*-?\d+)*", value.strip()):
+        return [int(number) for number in value.split(",")]
+    return [value] if isinstance(value, int) else value
+
+
 class Method(FrozenConfig):
     """How attention becomes an attribution."""
 
-    name: Literal["staa"] = "staa"
-    """The attribution method."""
-    layer: int = -1
-    """Block whose attention is read, from the last if negative; an attentive pooler is one."""
+    name: Literal["staa", "rollout"] = "staa"
+    """STAA of single layers, or attention rollout through all of them, the skips included."""
+    layers: Annotated[
+        Literal["last", "all"] | Annotated[tuple[int, ...], Field(min_length=1)],
+        BeforeValidator(_as_layers),
+    ] = "last"
+    """Blocks whose attention is read, `last`, `all`, or numbers, from the last if negative; an
+    attentive pooler is one. The run's attribution is the last one's; several are stored beside."""
+    heads: Literal["mean", "keep"] = "mean"
+    """Average the heads' attention, or also store an attribution of each head."""
     residual: bool = False
     """Count the skip connection around divided temporal attention, as (B + I) / 2."""
+
+    @model_validator(mode="after")
+    def _rollout_leaves_nothing_to_choose(self) -> Self:
+        if self.name == "rollout":
+            for key, default in (("layers", "last"), ("heads", "mean"), ("residual", False)):
+                if (value := getattr(self, key)) != default:
+                    raise ValueError(
+                        f"{key}={value!r} with name='rollout': it goes through every layer, with "
+                        f"its heads averaged and its skips, so {key} is {default!r}"
+                    )
+        return self
+
+    def chosen_layers(self, n_layers: int) -> tuple[int, ...]:
+        """Give the numbers of the layers that are read, from 0, first to last; rollout reads all.
+
+        Raises
+        ------
+        ConfigError
+            If one isn't among the model's ``n_layers``.
+        """
+        if self.layers == "all" or self.name == "rollout":
+            return tuple(range(n_layers))
+        if self.layers == "last":
+            return (n_layers - 1,)
+        for layer in self.layers:
+            if not -n_layers <= layer < n_layers:
+                has = f"has {n_layers} layers" if n_layers > 1 else "is read in one layer alone"
+                raise ConfigError(f"method.layers: {layer} is not in the model, which {has}")
+        return tuple(sorted({layer % n_layers for layer in self.layers}))
 
 
 class AttributeConfig(FrozenConfig):

@@ -6,7 +6,6 @@ Everything here goes on without a cluster; what is wrong is said before one is s
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from pipeline import __version__
@@ -71,7 +70,7 @@ def plan_run(config: AttributeConfig) -> Plan:
     if manifest.n_rows == 0:
         raise ManifestError(f"manifest: {config.manifest} has no rows")
     checkpoint = read_checkpoint(config.model, config.revision)
-    _check_model(config, checkpoint)
+    layers = _check_model(config, checkpoint)
     sampling = _sampling(config, checkpoint)
     class_of_label = resolve_labels(manifest, checkpoint)
     geometry = checkpoint.geometry
@@ -83,13 +82,15 @@ def plan_run(config: AttributeConfig) -> Plan:
         height=geometry.height,
         width=geometry.width,
         n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
+        n_layers=len(layers) if config.method.name == "staa" else 1,
+        n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
     )
     identity = {
         "manifest": manifest.digest,
         "model": checkpoint.weights_digest,
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
-        "method": config.method.model_dump(),
+        "method": config.method.model_dump() | {"layers": layers},
         "precision": config.precision,
         # Batches of another size give other last bits. So may another device or number of threads:
         # they are the machine's, and a run may go on elsewhere.
@@ -108,7 +109,7 @@ def plan_run(config: AttributeConfig) -> Plan:
         _check_weights(checkpoint)
         if config.overwrite:
             discard_run(config.out)
-        create_store(url, layout, identity, _attributes(config, checkpoint, sampling))
+        create_store(url, layout, identity, _attributes(config, checkpoint, sampling, layers))
     run = run_id(config.out, identity)
     return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run, retried)
 
@@ -139,14 +140,9 @@ def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]
     return resolved
 
 
-def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
-    layer, n_layers = config.method.layer, checkpoint.n_layers
-    if not -n_layers <= layer < n_layers:
-        raise ConfigError(
-            f"method.layer: {layer} is not in {config.model}, which has {n_layers} layers"
-            if n_layers > 1
-            else f"method.layer: {layer} is not in {config.model}, which is read in one layer alone"
-        )
+def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Refuse a method that the model can't be explained by; gives the layers that are read."""
+    layers = config.method.chosen_layers(checkpoint.n_layers)
     if config.method.residual and not checkpoint.has_temporal_attention:
         raise ConfigError(
             f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
@@ -159,6 +155,7 @@ def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
             f"model: the processor of {config.model} gives frames of {output_size}, its model "
             f"takes {checkpoint.geometry.input_size}"
         )
+    return layers
 
 
 def _check_weights(checkpoint: Checkpoint) -> None:
@@ -171,7 +168,7 @@ def _check_weights(checkpoint: Checkpoint) -> None:
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
-        load_adapter(checkpoint, device="cpu", dtype=torch.float32)
+        load_adapter(checkpoint, device="cpu")
     finally:
         transformers_logging.set_verbosity(verbosity)
         if shows_bar:
@@ -190,7 +187,7 @@ def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
 
 
 def _attributes(
-    config: AttributeConfig, checkpoint: Checkpoint, sampling: Sampling
+    config: AttributeConfig, checkpoint: Checkpoint, sampling: Sampling, layers: tuple[int, ...]
 ) -> dict[str, object]:
     """Answer what a reader of the store may ask about how it was made."""
     return {
@@ -202,6 +199,7 @@ def _attributes(
             "weights_digest": checkpoint.weights_digest,
             "family": checkpoint.family,
         },
+        "layers": list(layers),
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
         "status_codes": {status.label: int(status) for status in Status},

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
+from pipeline.attributor import Attributor
 from pipeline.cluster import ModelPool, connected
 from pipeline.load import ClipLoader
 from pipeline.logs import fields
@@ -22,7 +23,7 @@ from pipeline.plan import Plan
 from pipeline.progress import shown_progress
 from pipeline.sink import ShardSink
 from pipeline.source import ManifestSource
-from pipeline.stages import ExplainClips, LoadClips
+from pipeline.stages import LoadClips
 from pipeline.store import PendingRows, StoreLayout, open_store, pending_rows, read_status
 from pipeline.summary import RunSummary, summarise, write_failures
 
@@ -90,14 +91,13 @@ def _attribute(plan: Plan, pending: PendingRows, pool: ModelPool) -> None:
     )
     metrics = RunMetrics(plan.run)
     attributor = {
-        "layout": plan.layout,
-        "metrics": metrics,
+        "timed": metrics.seconds_of,
         "checkpoint": checkpoint,
         "method": config.method,
+        "layout": plan.layout,
         "device": pool.device,
         "precision": config.precision,
         "n_threads": max(1, int(config.cpus_per_model)),
-        "n_ranks": plan.layout.n_ranks,
     }
     _LOGGER.info(
         "pass started",
@@ -111,7 +111,7 @@ def _attribute(plan: Plan, pending: PendingRows, pool: ModelPool) -> None:
             )
             .map_batches(LoadClips(loader, pending, metrics), batch_size=None, num_cpus=1)
             .map_batches(
-                ExplainClips,
+                Attributor,
                 fn_constructor_kwargs=attributor,
                 batch_size=config.batch_size,
                 compute=ActorPoolStrategy(size=pool.n_models),

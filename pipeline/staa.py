@@ -3,6 +3,9 @@
 Every result is a distribution: non-negative, and it sums to 1 over the axes it is defined on. The
 joint attribution A[t,p] is the share of the readout token's attention that the token at (t,p) gets;
 T[t] = sum_p A[t,p] and S[t,p] = A[t,p] / T[t], so that A = S * T always.
+
+Rows are of heads averaged or of single heads; the axes before the named ones, (clips) or (clips,
+heads), are kept.
 """
 
 import torch
@@ -21,23 +24,22 @@ def divided_attention(cls_rows: Tensor, temporal: Tensor, *, residual: bool = Fa
     Parameters
     ----------
     cls_rows
-        (clips, T, heads, 1 + P) float32: CLS's row of the spatial attention in each frame, CLS's
-        own column first.
+        (..., T, 1 + P) float32: CLS's row of the spatial attention in each frame, CLS's own column
+        first.
     temporal
-        (clips, P, heads, T, T) float32: the temporal attention of each patch, rows are queries.
+        (..., P, T, T) float32: the temporal attention of each patch, rows are queries.
     residual
         Use (B + I) / 2 in place of B, the share that the block's skip connection carries
         (Abnar & Zuidema 2020, eq. 1).
 
     Returns
     -------
-    (clips, T, P) float32; sums to 1 over (T, P)
+    (..., T, P) float32; sums to 1 over (T, P)
     """
-    spatial = _shares(cls_rows.mean(dim=2)[..., 1:])
-    mixing = temporal.mean(dim=2)
+    spatial = _shares(cls_rows[..., 1:])
     if residual:
-        mixing = (mixing + torch.eye(mixing.shape[-1], device=mixing.device)) / 2
-    return torch.einsum("nsp,npst->ntp", spatial, mixing) / spatial.shape[1]
+        temporal = (temporal + torch.eye(temporal.shape[-1], device=temporal.device)) / 2
+    return torch.einsum("...sp,...pst->...tp", spatial, temporal) / spatial.shape[-2]
 
 
 def frame_attention(cls_rows: Tensor) -> Tensor:
@@ -53,13 +55,13 @@ def frame_attention(cls_rows: Tensor) -> Tensor:
     Parameters
     ----------
     cls_rows
-        (clips, T, heads, 1 + P) float32: CLS's row in each frame, CLS's own column first.
+        (..., T, 1 + P) float32: CLS's row in each frame, CLS's own column first.
 
     Returns
     -------
-    (clips, T, P) float32; sums to 1 over (T, P)
+    (..., T, P) float32; sums to 1 over (T, P)
     """
-    return _shares(cls_rows.mean(dim=2)[..., 1:]) / cls_rows.shape[1]
+    return _shares(cls_rows[..., 1:]) / cls_rows.shape[-2]
 
 
 def cls_attention(cls_row: Tensor) -> Tensor:
@@ -72,13 +74,13 @@ def cls_attention(cls_row: Tensor) -> Tensor:
     Parameters
     ----------
     cls_row
-        (clips, heads, 1 + N) float32: CLS's row, CLS's own column first; N = T * P tokens.
+        (..., 1 + N) float32: CLS's row, CLS's own column first; N = T * P tokens.
 
     Returns
     -------
-    (clips, N) float32; sums to 1 over N
+    (..., N) float32; sums to 1 over N
     """
-    return _shares(cls_row.mean(dim=1)[..., 1:])
+    return _shares(cls_row[..., 1:])
 
 
 def pooled_attention(row: Tensor) -> Tensor:
@@ -92,13 +94,13 @@ def pooled_attention(row: Tensor) -> Tensor:
     Parameters
     ----------
     row
-        (clips, heads, N) float32: the mean row, or the pooler's; N = T * P tokens.
+        (..., N) float32: the mean row, or the pooler's; N = T * P tokens.
 
     Returns
     -------
-    (clips, N) float32; sums to 1 over N
+    (..., N) float32; sums to 1 over N
     """
-    return _shares(row.mean(dim=1))
+    return _shares(row)
 
 
 def spatial_temporal(joint: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,14 +109,14 @@ def spatial_temporal(joint: Tensor) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     joint
-        (clips, T, P), sums to 1 over (T, P).
+        (..., T, P), sums to 1 over (T, P).
 
     Returns
     -------
     spatial
-        (clips, T, P), sums to 1 over P; uniform in a frame that gets nothing at all.
+        (..., T, P), sums to 1 over P; uniform in a frame that gets nothing at all.
     temporal
-        (clips, T), sums to 1.
+        (..., T), sums to 1.
     """
     return _shares(joint), joint.sum(dim=-1)
 

@@ -1,4 +1,4 @@
-"""The stages as Ray Data calls them: timed, each telling how long its batches took."""
+"""Loading as Ray Data calls it: of the rows that are pending, telling how long a batch took."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.attributor import Attributor
 from pipeline.load import ClipLoader, Columns
 from pipeline.metrics import RunMetrics
-from pipeline.status import Status
-from pipeline.store import PendingRows, StoreLayout
+from pipeline.store import PendingRows
 
 
 @dataclass(frozen=True)
@@ -44,31 +42,3 @@ def _spread(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
         spread[:] = ""
     spread[mask] = values
     return spread
-
-
-class ExplainClips:
-    """`Attributor`, in an actor, for the batches in which a clip has frames."""
-
-    def __init__(self, layout: StoreLayout, metrics: RunMetrics, **attributor: Any) -> None:
-        self._layout = layout
-        self._metrics = metrics
-        self._attributor = Attributor(**attributor)
-
-    def __call__(self, batch: Columns) -> Columns:
-        """Explain a batch of clips."""
-        if not (batch["status"] == Status.OK).any():
-            return self._without_attribution(batch)
-        with self._metrics.seconds_of("transfer"):
-            frames = self._attributor.to_device(batch["frames"])
-        # It ends with the results on the host, so what a GPU has still to do is waited for.
-        with self._metrics.seconds_of("forward"):
-            return self._attributor.explain(frames, batch)
-
-    def _without_attribution(self, batch: Columns) -> Columns:
-        columns = {name: values for name, values in batch.items() if name != "frames"}
-        n_clips = len(batch["row"])
-        return columns | {
-            name: np.full((n_clips, *spec.shape), spec.fill_value, spec.dtype)
-            for name, spec in self._layout.arrays().items()
-            if name not in batch
-        }

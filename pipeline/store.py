@@ -65,6 +65,10 @@ class StoreLayout:
     height: int
     width: int
     n_ranks: int
+    n_layers: int = 1
+    """Layers that are stored."""
+    n_heads: int = 0
+    """Heads that are stored of each; 0 if they were averaged alone."""
 
     @property
     def n_shards(self) -> int:
@@ -111,6 +115,41 @@ class StoreLayout:
             ),
             "top_probabilities": ArraySpec(
                 ("clip", "rank"), ranks, "float32", nan, "their probabilities"
+            ),
+            **self._layer_and_head_arrays(),
+        }
+
+    def _layer_and_head_arrays(self) -> dict[str, ArraySpec]:
+        """Templates of what is stored beside ``spatial`` and ``temporal`` if it was asked for."""
+        dims, shape = ("clip", "layer"), (self.n_layers,)
+        arrays: dict[str, ArraySpec] = {}
+        if self.n_layers > 1:
+            arrays |= self._attribution_arrays("layer", dims, shape, "of each layer")
+        if self.n_heads:
+            heads = (*dims, "head"), (*shape, self.n_heads)
+            arrays |= self._attribution_arrays("head", *heads, "of each head of each layer")
+        return arrays
+
+    def _attribution_arrays(
+        self, prefix: str, dims: tuple[str, ...], shape: tuple[int, ...], of: str
+    ) -> dict[str, ArraySpec]:
+        nan = float("nan")
+        return {
+            f"{prefix}_spatial": ArraySpec(
+                (*dims, "time", "y", "x"),
+                (*shape, self.n_times, self.height, self.width),
+                "float16",
+                nan,
+                f"S {of}; sums to 1 over (y, x)",
+                sharded=True,
+            ),
+            f"{prefix}_temporal": ArraySpec(
+                (*dims, "time"),
+                (*shape, self.n_times),
+                "float32",
+                nan,
+                f"T {of}; sums to 1",
+                sharded=True,
             ),
         }
 

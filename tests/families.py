@@ -35,6 +35,7 @@ from transformers.models.llava_onevision.video_processing_llava_onevision import
 )
 from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
 
+from pipeline.attention import Scores, first_row, mean_row
 from tests.checkpoints import CLASS_NAMES, make_model
 
 Matrix = NDArray[np.floating[Any]]
@@ -60,7 +61,7 @@ class Family:
     """A size with 256 tokens or more to attend among."""
     readout: Callable[[PreTrainedModel], nn.Module]
     """The attention module that is read by default."""
-    queries: slice | str
+    read: Callable[[Scores], Tensor]
     naive: Callable[[Matrix, int], Matrix]
     """From the readout's whole softmax (batch, heads, queries, tokens), and T, to (clips, T, P)."""
     input_name: str = "pixel_values"
@@ -153,7 +154,7 @@ def timesformer(attention_type: str, **differences: Any) -> Family:
             {"num_hidden_layers": 3, "image_size": 24, "num_frames": 4, "qkv_bias": False},
         ),
         readout=lambda model: model.timesformer.encoder.layer[-1].attention.attention,
-        queries=slice(0, 1),
+        read=first_row,
         **differences,
     )
 
@@ -171,7 +172,7 @@ VIDEOMAE = Family(
     ),
     many_tokens={"image_size": 64},
     readout=lambda model: model.videomae.encoder.layer[-1].attention.attention,
-    queries="mean",
+    read=mean_row,
     naive=naive_mean_pooling,
 )
 
@@ -198,14 +199,14 @@ FAMILIES = {
         ),
         many_tokens={"image_size": 64},
         readout=lambda model: model.vivit.layers[-1].attention,
-        queries=slice(0, 1),
+        read=first_row,
         naive=naive_cls,
     ),
     "videomae": VIDEOMAE,
     "videomae without mean pooling": replace(
         VIDEOMAE,
         config=partial(VIDEOMAE.config, use_mean_pooling=False),
-        queries=slice(0, 1),
+        read=first_row,
         naive=naive_first_query,
     ),
     "vjepa2": Family(
@@ -238,7 +239,7 @@ FAMILIES = {
         ),
         many_tokens={"crop_size": 64},
         readout=lambda model: model.pooler.cross_attention_layer.cross_attn,
-        queries=slice(0, 1),
+        read=first_row,
         naive=naive_first_query,
         input_name="pixel_values_videos",
     ),
@@ -283,7 +284,7 @@ FAMILIES = {
         ),
         many_tokens={"image_size": 128},
         readout=lambda model: model.head,
-        queries=slice(0, 1),
+        read=first_row,
         naive=naive_first_query,
         input_name="pixel_values_videos",
         naive_logits=lambda logits, n_clips: logits.reshape(n_clips, len(CLASS_NAMES)),

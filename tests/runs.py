@@ -133,10 +133,10 @@ def plain_columns(plan: Plan) -> Columns:
     attributor = Attributor(
         plan.checkpoint,
         plan.config.method,
+        plan.layout,
         device="cpu",
         precision="float32",
         n_threads=1,
-        n_ranks=plan.layout.n_ranks,
     )
     batches = []
     for start in range(0, plan.manifest.n_rows, plan.config.batch_size):

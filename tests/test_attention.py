@@ -9,12 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TimesformerForVideoClassification
 from transformers.models.timesformer.modeling_timesformer import TimesformerSelfAttention
 
-from pipeline.attention import attention_rows, capture_rows
+from pipeline.attention import Scores, all_rows, capture, first_row
 from pipeline.models.timesformer import Timesformer
 from tests.checkpoints import make_timesformer
-
-EVERY_QUERY = slice(None)
-CLS = slice(0, 1)
 
 SIZES = [
     pytest.param({"num_hidden_layers": 1, "num_attention_heads": 2}, 1, id="1-layer"),
@@ -68,8 +65,8 @@ def every_row(adapter):
     """What a capture of all layers wants: spatial CLS rows and temporal matrices."""
     wanted = {}
     for index, layer in enumerate(adapter.model.timesformer.encoder.layer):
-        wanted[f"spatial {index}"] = (layer.attention.attention, CLS)
-        wanted[f"temporal {index}"] = (layer.temporal_attention.attention, EVERY_QUERY)
+        wanted[f"spatial {index}"] = (layer.attention.attention, first_row)
+        wanted[f"temporal {index}"] = (layer.temporal_attention.attention, all_rows)
     return wanted
 
 
@@ -80,7 +77,7 @@ def test_rows_and_logits_equal_the_eager_models(config, n_clips):
     clips = pixels(eager, n_clips)
     logits, spatial, temporal = eager_reference(eager, clips)
 
-    with torch.no_grad(), capture_rows(every_row(adapter)) as rows:
+    with torch.no_grad(), capture(every_row(adapter)) as rows:
         sdpa_logits = adapter.model(pixel_values=clips).logits
 
     torch.testing.assert_close(sdpa_logits, logits, atol=1e-4, rtol=0)
@@ -107,7 +104,7 @@ def test_any_slice_of_queries_is_the_same_slice_of_the_softmax(queries):
     _, spatial, _ = eager_reference(eager, clips)
     adapter = Timesformer(deepcopy(eager))
     module = adapter.model.timesformer.encoder.layer[1].attention.attention
-    with torch.no_grad(), capture_rows({"rows": (module, queries)}) as rows:
+    with torch.no_grad(), capture({"rows": (module, lambda scores: scores.rows(queries))}) as rows:
         adapter.model(pixel_values=clips)
     torch.testing.assert_close(rows["rows"], spatial[1][:, :, queries], atol=1e-5, rtol=0)
 
@@ -135,7 +132,7 @@ def test_in_bfloat16_the_softmax_is_float32_of_the_models_own_query_and_key(prec
     attention = adapter.model.timesformer.encoder.layer[1].attention.attention
     projected = []
     attention.qkv.register_forward_hook(lambda module, args, output: projected.append(output))
-    with torch.no_grad(), context, capture_rows({"rows": (attention, CLS)}) as rows:
+    with torch.no_grad(), context, capture({"rows": (attention, first_row)}) as rows:
         adapter.model(pixel_values=clips)
 
     assert projected[0].dtype is torch.bfloat16
@@ -152,7 +149,7 @@ def test_in_bfloat16_the_softmax_is_float32_of_the_models_own_query_and_key(prec
 def test_rows_of_large_scores_stay_finite_in_half_precision():
     query = torch.full((1, 1, 1, 64), 200.0, dtype=torch.float16)
     key = torch.stack([torch.full((64,), 200.0), torch.full((64,), -200.0)]).half()[None, None]
-    rows = attention_rows(query, key, scale=1.0)
+    rows = first_row(Scores(query, key, scale=1.0))
     torch.testing.assert_close(rows, torch.tensor([[[[1.0, 0.0]]]]))
 
 
@@ -162,7 +159,7 @@ def test_another_model_and_the_class_of_transformers_are_undisturbed():
     clips = pixels(other, 2)
     before = eager_reference(other, clips)
     adapter = Timesformer(make_timesformer(seed=4))
-    with torch.no_grad(), capture_rows(every_row(adapter)) as rows:
+    with torch.no_grad(), capture(every_row(adapter)) as rows:
         adapter.model(pixel_values=clips)
         captured = rows["spatial 0"].clone()
         during = eager_reference(other, clips)
@@ -213,7 +210,7 @@ def test_after_the_context_nothing_is_captured_any_more(raised):
     adapter = Timesformer(make_timesformer())
     clips = pixels(adapter.model, 1)
     try:
-        with torch.no_grad(), capture_rows(every_row(adapter)) as rows:
+        with torch.no_grad(), capture(every_row(adapter)) as rows:
             adapter.model(pixel_values=clips)
             kept = rows["temporal 1"].clone()
             if raised:
@@ -223,7 +220,7 @@ def test_after_the_context_nothing_is_captured_any_more(raised):
     with torch.no_grad():
         adapter.model(pixel_values=clips + 1)
     assert torch.equal(rows["temporal 1"], kept)
-    with torch.no_grad(), capture_rows(every_row(adapter)) as again:
+    with torch.no_grad(), capture(every_row(adapter)) as again:
         adapter.model(pixel_values=clips)
     assert torch.equal(again["temporal 1"], kept)
 
@@ -231,7 +228,7 @@ def test_after_the_context_nothing_is_captured_any_more(raised):
 def test_the_last_forward_pass_is_the_one_that_is_kept():
     adapter = Timesformer(make_timesformer())
     first, second = pixels(adapter.model, 1, seed=1), pixels(adapter.model, 3, seed=2)
-    with torch.no_grad(), capture_rows(every_row(adapter)) as rows:
+    with torch.no_grad(), capture(every_row(adapter)) as rows:
         adapter.model(pixel_values=first)
         adapter.model(pixel_values=second)
     assert rows["spatial 0"].shape[0] == 3 * adapter.model.config.num_frames
@@ -240,10 +237,10 @@ def test_the_last_forward_pass_is_the_one_that_is_kept():
 def test_a_second_capture_of_one_module_is_refused_and_the_first_goes_on():
     adapter = Timesformer(make_timesformer())
     wanted = every_row(adapter)
-    with torch.no_grad(), capture_rows(wanted) as rows:
+    with torch.no_grad(), capture(wanted) as rows:
         with (
             pytest.raises(RuntimeError, match="'mine' is being captured already"),
-            capture_rows({"mine": wanted["spatial 1"]}),
+            capture({"mine": wanted["spatial 1"]}),
         ):
             pass
         adapter.model(pixel_values=pixels(adapter.model, 1))
@@ -255,18 +252,18 @@ def test_a_refused_capture_leaves_no_tap_behind():
     wanted = every_row(adapter)
     free, taken = wanted["spatial 0"], wanted["spatial 1"]
     with (
-        capture_rows({"taken": taken}),
+        capture({"taken": taken}),
         pytest.raises(RuntimeError, match="'taken'"),
-        capture_rows({"free": free, "taken": taken}),
+        capture({"free": free, "taken": taken}),
     ):
         pass
-    with capture_rows({"free": free}):
+    with capture({"free": free}):
         pass
 
 
 def test_rows_before_a_forward_pass_are_refused_by_name():
     adapter = Timesformer(make_timesformer())
-    with capture_rows(every_row(adapter)) as rows:
+    with capture(every_row(adapter)) as rows:
         with pytest.raises(LookupError, match="'spatial 1' has captured nothing"):
             rows["spatial 1"]
         with pytest.raises(LookupError, match="unheard-of"):
@@ -275,7 +272,7 @@ def test_rows_before_a_forward_pass_are_refused_by_name():
 
 def test_output_attentions_is_refused_with_what_to_use_instead():
     adapter = Timesformer(make_timesformer())
-    with pytest.raises(ValueError, match="capture_rows"):
+    with pytest.raises(ValueError, match="`capture`"):
         adapter.model(pixel_values=pixels(adapter.model, 1), output_attentions=True)
 
 
@@ -300,7 +297,7 @@ def test_the_spatial_attention_matrix_is_never_formed():
     adapter = Timesformer(deepcopy(eager))
     with torch.no_grad(), SquareMatrices(n_tokens=65) as by_eager:
         eager(pixel_values=clips)
-    with torch.no_grad(), capture_rows(every_row(adapter)), SquareMatrices(65) as by_sdpa:
+    with torch.no_grad(), capture(every_row(adapter)), SquareMatrices(65) as by_sdpa:
         adapter.model(pixel_values=clips)
     assert by_eager.count > 0
     assert by_sdpa.count == 0

@@ -1,6 +1,7 @@
 """The model's stage: it says what transformers' own model says, and no clip touches another."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def model(tmp_path_factory):
 
 
 def attributor_of(folder, **changes):
-    given = {"device": "cpu", "precision": "float32", "n_threads": 1, "n_ranks": N_RANKS}
-    return Attributor(read_checkpoint(str(folder)), Method(), **given | changes)
+    given = {"method": Method(), "layout": LAYOUT, "device": "cpu", "precision": "float32"}
+    return Attributor(read_checkpoint(str(folder)), **given | {"n_threads": 1} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_the_prediction_is_the_untouched_models(model, attributor):
 
 
 def test_every_class_can_be_kept_and_they_sum_to_1(model):
-    columns = attributor_of(model, n_ranks=len(CLASS_NAMES))(batch_of())
+    columns = attributor_of(model, layout=replace(LAYOUT, n_ranks=len(CLASS_NAMES)))(batch_of())
     np.testing.assert_allclose(columns["top_probabilities"].sum(axis=1), 1, atol=1e-6)
     assert (np.diff(columns["top_probabilities"], axis=1) <= 0).all()
     assert (np.sort(columns["top_classes"], axis=1) == np.arange(len(CLASS_NAMES))).all()

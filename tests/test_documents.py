@@ -59,7 +59,8 @@ def test_the_notebooks_lines_run(finished_run, tmp_path, monkeypatch):
     names: dict[str, object] = {}
     exec(block, names)
     n_ok = len(finished_run.inputs.video_ids) - len(finished_run.damaged)
-    attribution = names["attribution"].sum(("time", "y", "x")).compute()
-    assert (abs(attribution - 1) < 1e-3).sum() == n_ok
+    for name in ("attribution", "focused"):
+        attribution = names[name].sum(("time", "y", "x")).compute()
+        assert (abs(attribution - 1) < 1e-3).sum() == n_ok
     assert float(names["when"].sum()) == pytest.approx(1, abs=1e-5)
     assert set(names["where"].dims) == {"class", "y", "x"}

@@ -144,8 +144,7 @@ def test_only_the_pending_rows_of_a_batch_are_loaded_and_their_bits_are_the_same
         class_of_label=plan.class_of_label,
     )
     attributor = Attributor(
-        checkpoint, plan.config.method, device="cpu", precision="float32", n_threads=1,
-        n_ranks=plan.layout.n_ranks,
+        checkpoint, plan.config.method, plan.layout, device="cpu", precision="float32", n_threads=1,
     )  # fmt: skip
     table = plan.manifest.rows(0, 4)
     rows = {name: table[name].to_numpy() for name in table.column_names} | {"row": np.arange(4)}

@@ -1,5 +1,6 @@
 """Evaluates the attributions of a run and stores a value per clip beside it, row for row."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ from pipeline.evaluation.ground_truth import (
     share_on_mask,
     uniform_attribution,
 )
-from pipeline.focus import joint_attribution
+from pipeline.focus import (
+    Focus,
+    Step,
+    Threshold,
+    apply_steps,
+    joint_attribution,
+    normalised_entropy,
+    share_kept,
+    steps_name,
+)
 from pipeline.preprocess import Preprocessing
 from pipeline.status import Status
 from pipeline.store import in_run, open_store, store_layout, store_url, zarr_location
@@ -30,11 +40,58 @@ METHODS = ("staa", "uniform", "center_gaussian")
 """The run's attribution, and two maps that don't look at the clip."""
 
 
-def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
-    """Lift of a run's attributions, and of the maps to compare them with, over all its ok clips.
+_THRESHOLDS = (
+    Threshold(percentile=50),
+    Threshold(percentile=90),
+    Threshold(kind="sigma", n_sigma=1),
+    Threshold(kind="otsu"),
+)
 
-    Writes ``mask_covered`` and ``mask_share_<method>`` (clip) float32 to ``metrics.zarr`` in the
-    run's folder; NaN where the clip has no attribution, or is pending.
+VARIANTS: tuple[tuple[Step, ...], ...] = (
+    (),
+    *((threshold,) for threshold in _THRESHOLDS),
+    *((replace(threshold, per_frame=True),) for threshold in _THRESHOLDS),
+    (Focus(temperature=0.5),),
+    (Focus(smoothing=1),),
+    (Focus(smoothing=1, temperature=0.5),),
+    (Threshold(kind="otsu"), Focus(temperature=0.5)),
+)
+"""What the run's attribution is sharpened by, to see the effect; the first leaves it as it is."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a variant makes of the run's attribution, over the clips of a dataset."""
+
+    lift: Lift
+    kept: float
+    """Mean share of the clip's patches whose value isn't 0."""
+    entropy: float
+    """Mean entropy of A over the highest it can have, `pipeline.focus.normalised_entropy`."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's attributions against ground truth."""
+
+    methods: dict[str, Lift]
+    """By the names in `METHODS`."""
+    variants: dict[str, Effect]
+    """By `pipeline.focus.steps_name` of `VARIANTS`."""
+
+    @property
+    def n_clips(self) -> int:
+        """Clips that were evaluated: those that are ok."""
+        return self.methods["staa"].n_clips
+
+
+def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
+    """Lift of a run's attributions, of maps to compare them with, and the effect of sharpening.
+
+    Writes into ``metrics.zarr`` in the run's folder, float32, NaN where the clip has no attribution
+    or is pending: ``mask_covered`` and ``mask_share_<method>`` (clip), and ``variant_mask_share``,
+    ``variant_kept`` and ``variant_entropy`` (clip, variant). ``variant`` holds the variants' names,
+    and its attribute ``steps`` their parameters.
 
     Raises
     ------
@@ -50,6 +107,10 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
     columns = {
         name: np.full(layout.n_rows, np.nan)
         for name in ("mask_covered", *(f"mask_share_{method}" for method in METHODS))
+    }
+    columns |= {
+        name: np.full((layout.n_rows, len(VARIANTS)), np.nan)
+        for name in ("variant_mask_share", "variant_kept", "variant_entropy")
     }
     for shard in range(layout.n_shards):
         rows = layout.shard_rows(shard)
@@ -68,14 +129,20 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
             name: np.broadcast_to(value, mask.shape) for name, value in constant.items()
         }
         maps["staa"] = joint_attribution(group["spatial"][part][ok], group["temporal"][part][ok])
-        columns["mask_covered"][rows.start + ok] = share_covered(mask)
-        for method in METHODS:
-            columns[f"mask_share_{method}"][rows.start + ok] = share_on_mask(maps[method], mask)
         if np.isnan(maps["staa"]).any():
             raise StoreError(
                 f"{run_url}: ok clips in rows {rows.start} to {rows.stop - 1} have no attribution: "
                 "the store has lost objects"
             )
+        clips = rows.start + ok
+        columns["mask_covered"][clips] = share_covered(mask)
+        for method in METHODS:
+            columns[f"mask_share_{method}"][clips] = share_on_mask(maps[method], mask)
+        for variant, steps in enumerate(VARIANTS):
+            sharpened = apply_steps(maps["staa"], steps)
+            columns["variant_mask_share"][clips, variant] = share_on_mask(sharpened, mask)
+            columns["variant_kept"][clips, variant] = share_kept(sharpened)
+            columns["variant_entropy"][clips, variant] = normalised_entropy(sharpened)
     evaluated = np.isfinite(columns["mask_covered"])
     if not evaluated.any():
         raise StoreError(f"{run_url}: no clip is ok, so there is nothing to evaluate")
@@ -86,7 +153,21 @@ def evaluate_lift(run_url: str, truth: GroundTruth) -> dict[str, Lift]:
         _write_metrics(metrics_url(run_url), columns, group.attrs["identity"])
     except OSError as error:
         raise StoreError(f"can't write metrics to {metrics_url(run_url)}: {error}") from error
-    return {method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS}
+    on_mask, kept, entropy = (
+        columns[name][evaluated].T
+        for name in ("variant_mask_share", "variant_kept", "variant_entropy")
+    )
+    return Evaluation(
+        {method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS},
+        {
+            steps_name(steps): Effect(
+                lift(on_mask[variant], covered),
+                float(kept[variant].mean()),
+                float(entropy[variant].mean()),
+            )
+            for variant, steps in enumerate(VARIANTS)
+        },
+    )
 
 
 def metrics_url(run_url: str) -> str:
@@ -102,7 +183,16 @@ def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: 
             shape=values.shape,
             dtype="float32",
             fill_value=float("nan"),
-            dimension_names=("clip",),
+            dimension_names=("clip", "variant")[: values.ndim],
         )
         array[:] = values
+    names = [steps_name(steps) for steps in VARIANTS]
+    variant: Any = group.create_array(
+        "variant",
+        shape=(len(names),),
+        dtype="str",
+        dimension_names=("variant",),
+        attributes={"steps": [[step.parameters for step in steps] for steps in VARIANTS]},
+    )
+    variant[:] = np.array(names, object)
     group.update_attributes({"schema": _SCHEMA, "identity": identity})

@@ -1,14 +1,15 @@
 """What the rest of the pipeline knows of a model, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.attention import ATTENTION
+from pipeline.attention import ATTENTION, Captured, Scores, all_scores, capture
 from pipeline.config import Method
 from pipeline.errors import ModelError
 from pipeline.sampling import Sampling
@@ -34,6 +35,10 @@ class Geometry:
         """Frames that the model sees of a clip."""
         return self.n_times * self.frames_per_time
 
+    def unfolded(self, shares: Tensor) -> Tensor:
+        """Unfold tokens (..., T * P), frame after frame, to (..., T, P)."""
+        return shares.reshape(*shares.shape[:-1], self.n_times, self.height * self.width)
+
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of the frames that the model takes, pixels."""
@@ -45,9 +50,16 @@ class Explanation:
     """What one forward pass says of a batch: the prediction, and what it was read from."""
 
     logits: Tensor
-    """(clips, classes), in the model's precision."""
+    """(clips, classes), in the precision of the forward pass."""
     joint: Tensor
-    """(clips, T, P) float32; the joint attribution, sums to 1 over (T, P)."""
+    """(clips, layers, T, P) float32; the joint attribution of each layer that was asked for, first
+    to last, of its heads averaged. Sums to 1 over (T, P)."""
+    head_joint: Tensor | None = None
+    """(clips, layers, heads, T, P) float32; of each head alone, where heads are kept."""
+
+
+Readout = Mapping[str, tuple[nn.Module, Callable[[Scores], Tensor]]]
+"""What is read of a layer's attention: by name, the module and the rows to take."""
 
 
 class Adapter(ABC):
@@ -57,13 +69,16 @@ class Adapter(ABC):
     """
 
     model_class: ClassVar[type[PreTrainedModel]]
+    input_name: ClassVar[str] = "pixel_values"
+    """The model's argument that takes the frames."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self.grid = self.geometry(model.config)
         self._run_on_sdpa()
 
     def _run_on_sdpa(self) -> None:
-        """Switch the model's attention over to one that `capture_rows` can read, in place."""
+        """Switch the model's attention over to one that `capture` can read, in place."""
         self.model.set_attn_implementation(ATTENTION)
 
     @staticmethod
@@ -78,8 +93,13 @@ class Adapter(ABC):
 
     @staticmethod
     def n_layers(config: PretrainedConfig) -> int:
-        """Layers that `Method.layer` chooses from: those that the readout attends in."""
+        """Layers that `Method.layers` chooses from: those that the readout attends in."""
         return int(config.num_hidden_layers)
+
+    @staticmethod
+    def n_heads(config: PretrainedConfig) -> int:
+        """Heads of each of these layers."""
+        return int(config.num_attention_heads)
 
     @staticmethod
     def has_temporal_attention(config: PretrainedConfig) -> bool:
@@ -87,14 +107,89 @@ class Adapter(ABC):
         return False
 
     @abstractmethod
+    def readout(self, layer: int) -> Readout:
+        """Rows that the readout of a layer, from 0, consists of."""
+
+    @abstractmethod
+    def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
+        """Joint attribution from the rows of one layer's readout.
+
+        Parameters
+        ----------
+        rows
+            What `readout` named, each (batch, heads, rows, tokens) float32; heads that are averaged
+            are one head.
+        residual
+            As `Method.residual` says.
+
+        Returns
+        -------
+        (clips, heads, T, P) float32; sums to 1 over (T, P)
+        """
+
+    @abstractmethod
+    def attention(self) -> Mapping[str, nn.Module]:
+        """Every attention module between the frames' tokens and the readout, by name."""
+
+    @abstractmethod
+    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+        """Attention rollout from what `attention` named: (clips, T, P) float32; sums to 1."""
+
+    def predict(self, pixel_values: Tensor) -> Tensor:
+        """Logits of a batch: (clips, classes)."""
+        logits: Tensor = self.model(**{self.input_name: pixel_values}).logits
+        return logits
+
     def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
         """Predict and attribute in one forward pass.
 
         Parameters
         ----------
         pixel_values
-            (clips, frames, 3, height, width), normalised, in the model's precision.
+            (clips, frames, 3, height, width), normalised.
         """
+        if method.name == "rollout":
+            every = {name: (module, all_scores) for name, module in self.attention().items()}
+            with capture(every) as scores:
+                logits = self.predict(pixel_values)
+            with _no_autocast(pixel_values):
+                return Explanation(logits, self.rollout(scores)[:, None])
+
+        readouts = {layer: self.readout(layer) for layer in method.chosen_layers(self._depth)}
+        wanted = {
+            (layer, name): read
+            for layer, readout in readouts.items()
+            for name, read in readout.items()
+        }
+        with capture(wanted) as rows:
+            logits = self.predict(pixel_values)
+        by_layer = [
+            {name: rows[layer, name] for name in readout} for layer, readout in readouts.items()
+        ]
+        averaged = [
+            {name: row.mean(dim=1, keepdim=True) for name, row in layer.items()}
+            for layer in by_layer
+        ]
+        with _no_autocast(pixel_values):
+            return Explanation(
+                logits,
+                self._attributions(averaged, method)[:, :, 0],
+                self._attributions(by_layer, method) if method.heads == "keep" else None,
+            )
+
+    @property
+    def _depth(self) -> int:
+        return self.n_layers(self.model.config)
+
+    def _attributions(self, layers: Sequence[Mapping[str, Tensor]], method: Method) -> Tensor:
+        """Stack the layers' attributions: (clips, layers, heads, T, P)."""
+        joint = [self.attribution(rows, residual=method.residual) for rows in layers]
+        return torch.stack(joint, dim=1)
+
+
+def _no_autocast(tensor: Tensor) -> torch.autocast:
+    """Attributions are float32 from the softmax on, whatever the forward pass ran in."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def tubelet_geometry(

@@ -1,27 +1,48 @@
 """Readout by an attentive pooler: one query attends to all tokens, and is what is classified."""
 
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from abc import abstractmethod
+from collections.abc import Mapping
 
-from pipeline.attention import capture_rows
-from pipeline.models.adapter import Explanation, Geometry
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from pipeline.attention import first_row
+from pipeline.models.adapter import Adapter, Readout
 from pipeline.staa import pooled_attention
 
-_QUERY = slice(0, 1)
 
+class PooledAdapter(Adapter):
+    """A family that is read by an attentive pooler: A is the row of its query, `pooled_attention`.
 
-def explain_pooler(
-    model: PreTrainedModel, pooler: nn.Module, pixel_values: Tensor, geometry: Geometry
-) -> Explanation:
-    """Predict, and attribute by the row of the pooler's query; see `Adapter.explain`.
-
-    Parameters
-    ----------
-    pooler
-        The model's attention module whose query 0 is read; it runs on `pipeline.attention.attend`.
+    That cross-attention is the only place where the prediction is read from tokens, and so the only
+    layer: 0, or -1. In the blocks before it tokens attend to tokens, and what A gives a token they
+    gathered there from others; rollout follows them.
     """
-    with capture_rows({"pooler": (pooler, _QUERY)}) as rows:
-        logits = model(pixel_values_videos=pixel_values).logits
-    joint = pooled_attention(rows["pooler"][:, :, 0])
-    # VideoPrism's logits keep the axis of the query: (clips, 1, classes).
-    return Explanation(logits.flatten(1), joint.reshape(len(joint), geometry.n_times, -1))
+
+    input_name = "pixel_values_videos"
+
+    @property
+    @abstractmethod
+    def pooler(self) -> nn.Module:
+        """The attention module whose query 0 is read."""
+
+    @staticmethod
+    def n_layers(config: PretrainedConfig) -> int:
+        """Count the pooler alone."""
+        return 1
+
+    def predict(self, pixel_values: Tensor) -> Tensor:
+        """Logits of a batch: (clips, classes); VideoPrism's keep the axis of the query."""
+        return super().predict(pixel_values).flatten(1)
+
+    def readout(self, layer: int) -> Readout:
+        """Row of the pooler's query."""
+        return {"pooler": (self.pooler, first_row)}
+
+    def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
+        """Take the row itself; see `Adapter.attribution`."""
+        return self.on_grid(rows["pooler"][:, :, 0])
+
+    def on_grid(self, row: Tensor) -> Tensor:
+        """Shares (..., N) of all tokens as (..., T, P), which is their order."""
+        return self.grid.unfolded(pooled_attention(row))

@@ -48,7 +48,9 @@ class Checkpoint:
     family: str
     class_names: tuple[str, ...]
     n_layers: int
-    """Layers that `Method.layer` chooses from."""
+    """Layers that `Method.layers` chooses from."""
+    n_heads: int
+    """Heads of each of these."""
     has_temporal_attention: bool
     """Whether `Method.residual` means something."""
     geometry: Geometry
@@ -81,6 +83,7 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         family=config.model_type,
         class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
         n_layers=adapter.n_layers(config),
+        n_heads=adapter.n_heads(config),
         has_temporal_attention=adapter.has_temporal_attention(config),
         geometry=adapter.geometry(config),
         sampling=adapter.published_sampling(config),
@@ -88,8 +91,8 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     )
 
 
-def load_adapter(checkpoint: Checkpoint, *, device: str, dtype: torch.dtype) -> Adapter:
-    """Load a checkpoint's weights, from safetensors only, onto a device, in evaluation mode.
+def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
+    """Load a checkpoint's weights, from safetensors only, in float32 and evaluation mode.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def load_adapter(checkpoint: Checkpoint, *, device: str, dtype: torch.dtype) -> 
         model, report = adapter.model_class.from_pretrained(
             checkpoint.name,
             revision=checkpoint.revision,
-            dtype=dtype,
+            dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,

@@ -5,13 +5,16 @@ attention is eager only in transformers, so the adapter swaps the attention modu
 that it holds for `SdpaAttention`, which shares their parameters.
 """
 
-from torch import Tensor
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig, TimesformerForVideoClassification
 
-from pipeline.attention import SdpaAttention, capture_rows
-from pipeline.config import Method
+from pipeline.attention import Captured, Scores, SdpaAttention, all_rows, first_row
 from pipeline.errors import ModelError
-from pipeline.models.adapter import Adapter, Explanation, Geometry
+from pipeline.models.adapter import Adapter, Geometry, Readout
+from pipeline.rollout import all_on_first, divided_rollout, rollout
 from pipeline.sampling import Sampling
 from pipeline.staa import cls_attention, divided_attention, frame_attention
 
@@ -19,9 +22,6 @@ _PUBLISHED_STRIDES = {8: 32, 16: 16, 96: 4}
 """Frames between two samples at 30 fps for TimeSformer, -HR and -L (arXiv 2102.05095, sec. 4)."""
 
 _ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
-
-_CLS = slice(0, 1)
-_EVERY_QUERY = slice(None)
 
 
 class Timesformer(Adapter):
@@ -67,33 +67,70 @@ class Timesformer(Adapter):
         """Divided attention has."""
         return bool(config.attention_type == "divided_space_time")
 
-    def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
-        """Predict and attribute in one forward pass; see `Adapter.explain`."""
-        layer = self.model.timesformer.encoder.layer[method.layer]
-        wanted = {"cls": (layer.attention.attention, _CLS)}
-        if self.has_temporal_attention(self.model.config):
-            wanted["temporal"] = (layer.temporal_attention.attention, _EVERY_QUERY)
-        with capture_rows(wanted) as rows:
-            logits = self.model(pixel_values=pixel_values).logits
+    def predict(self, pixel_values: Tensor) -> Tensor:
+        """Logits of a batch, (clips, classes); with space-only attention, the frames' mean."""
+        logits = super().predict(pixel_values)
+        if self._kind == "space_only":
+            return logits.reshape(len(pixel_values), -1, logits.shape[-1]).mean(dim=1)
+        return logits
 
-        n_clips, cls_rows = len(pixel_values), rows["cls"][:, :, 0]
-        kind = self.model.config.attention_type
-        if kind == "joint_space_time":
-            # The tokens of a patch lie together, one after the other in time.
-            n_times = self.geometry(self.model.config).n_times
-            joint = cls_attention(cls_rows).reshape(n_clips, -1, n_times).transpose(1, 2)
-        elif kind == "space_only":
-            logits = _per_clip(logits, n_clips).mean(dim=1)
-            joint = frame_attention(_per_clip(cls_rows, n_clips))
-        else:
-            joint = divided_attention(
-                _per_clip(cls_rows, n_clips),
-                _per_clip(rows["temporal"], n_clips),
-                residual=method.residual,
-            )
-        return Explanation(logits, joint)
+    def readout(self, layer: int) -> Readout:
+        """CLS's row over space, and with divided attention each patch's matrix over time."""
+        block = self.model.timesformer.encoder.layer[layer]
+        rows = {"cls": (block.attention.attention, first_row)}
+        if self._kind == "divided_space_time":
+            rows["temporal"] = (block.temporal_attention.attention, all_rows)
+        return rows
+
+    def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
+        """Joint attribution by the kind of attention; see `Adapter.attribution`."""
+        cls_rows = rows["cls"][:, :, 0]
+        if self._kind == "joint_space_time":
+            return self._in_time_order(cls_attention(cls_rows))
+        of_frames = _per_clip(cls_rows, self.grid.n_times)
+        if self._kind == "space_only":
+            return frame_attention(of_frames)
+        n_patches = self.grid.height * self.grid.width
+        return divided_attention(
+            of_frames, _per_clip(rows["temporal"], n_patches), residual=residual
+        )
+
+    def attention(self) -> Mapping[str, nn.Module]:
+        """Attention over space, and with divided attention over time, of every block."""
+        modules = {}
+        for index, block in enumerate(self.model.timesformer.encoder.layer):
+            modules[f"spatial {index}"] = block.attention.attention
+            if self._kind == "divided_space_time":
+                modules[f"temporal {index}"] = block.temporal_attention.attention
+        return modules
+
+    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+        """Roll CLS out, its own share dropped; each frame's alike with space-only attention."""
+        blocks = range(len(self.model.timesformer.encoder.layer))
+        spatial = [scores[f"spatial {index}"] for index in blocks]
+        batch, _, n_tokens, _ = spatial[0].query.shape
+        n_times = self.grid.n_times
+        if self._kind == "divided_space_time":
+            temporal = [scores[f"temporal {index}"] for index in blocks]
+            n_clips, device = batch // n_times, spatial[0].query.device
+            cls = torch.ones(n_clips, device=device)
+            patches = torch.zeros(n_clips, n_times, n_tokens - 1, device=device)
+            _, patches = divided_rollout(cls, patches, list(zip(temporal, spatial, strict=True)))
+            return patches / patches.sum(dim=(1, 2), keepdim=True)
+        shares = cls_attention(rollout(all_on_first(spatial[0]), spatial))
+        if self._kind == "joint_space_time":
+            return self._in_time_order(shares)
+        return shares.reshape(-1, n_times, n_tokens - 1) / n_times
+
+    @property
+    def _kind(self) -> str:
+        return str(self.model.config.attention_type)
+
+    def _in_time_order(self, shares: Tensor) -> Tensor:
+        """(..., T, P) of joint attention's tokens: those of a patch lie together."""
+        return shares.reshape(*shares.shape[:-1], -1, self.grid.n_times).transpose(-1, -2)
 
 
-def _per_clip(values: Tensor, n_clips: int) -> Tensor:
-    """Unfold a batch of frames or patches into (clips, frames or patches, ...)."""
-    return values.reshape(n_clips, -1, *values.shape[1:])
+def _per_clip(rows: Tensor, n: int) -> Tensor:
+    """Unfold a batch of n frames or patches a clip: (clips, heads, n, ...)."""
+    return rows.reshape(-1, n, *rows.shape[1:]).transpose(1, 2)

@@ -1,11 +1,14 @@
 """VideoMAE (arXiv 2203.12602): every token attends to all, and there is no CLS."""
 
-from torch import Tensor
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoMAEForVideoClassification
 
-from pipeline.attention import Queries, capture_rows
-from pipeline.config import Method
-from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
+from pipeline.attention import Captured, Scores, first_row, mean_row
+from pipeline.models.adapter import Adapter, Geometry, Readout, tubelet_geometry
+from pipeline.rollout import all_on_first, rollout
 from pipeline.sampling import Sampling
 from pipeline.staa import pooled_attention
 
@@ -15,11 +18,9 @@ _PUBLISHED_STRIDES = {16: 4}
 _SOMETHING_SOMETHING_CLASSES = 174
 """Something-Something V2's checkpoints sample the whole clip evenly (arXiv 2203.12602, app.)."""
 
-_FIRST_TOKEN = slice(0, 1)
-
 
 class VideoMAE(Adapter):
-    """`VideoMAEForVideoClassification`: A is the mean over the last block's rows of all tokens.
+    """`VideoMAEForVideoClassification`: A is the mean over a block's rows of all tokens.
 
     With ``use_mean_pooling=False`` the classifier reads the first token instead, as if it were CLS.
     It is a patch like the others, in the corner of the first frames; A is its row, with its own
@@ -48,12 +49,31 @@ class VideoMAE(Adapter):
             return Sampling(kind="uniform", n_samples=n_frames)
         return Sampling(kind="strided", n_samples=n_frames, stride=stride)
 
-    def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
-        """Predict and attribute in one forward pass; see `Adapter.explain`."""
-        config = self.model.config
-        queries: Queries = "mean" if config.use_mean_pooling else _FIRST_TOKEN
-        attention = self.model.videomae.encoder.layer[method.layer].attention.attention
-        with capture_rows({"readout": (attention, queries)}) as rows:
-            logits = self.model(pixel_values=pixel_values).logits
-        joint = pooled_attention(rows["readout"][:, :, 0])
-        return Explanation(logits, joint.reshape(len(joint), self.geometry(config).n_times, -1))
+    def readout(self, layer: int) -> Readout:
+        """Mean row over all tokens, or the row of the first."""
+        attention = self.model.videomae.encoder.layer[layer].attention.attention
+        return {"readout": (attention, mean_row if self._pools else first_row)}
+
+    def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
+        """Take the row itself; see `Adapter.attribution`."""
+        return self._on_grid(rows["readout"][:, :, 0])
+
+    def attention(self) -> Mapping[str, nn.Module]:
+        """Attention of every block."""
+        blocks = self.model.videomae.encoder.layer
+        return {str(index): block.attention.attention for index, block in enumerate(blocks)}
+
+    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+        """Roll all tokens alike out, or the first."""
+        layers = [scores[name] for name in self.attention()]
+        readout = all_on_first(layers[0])
+        if self._pools:
+            readout = torch.full_like(readout, 1 / readout.shape[1])
+        return self._on_grid(rollout(readout, layers))
+
+    @property
+    def _pools(self) -> bool:
+        return bool(self.model.config.use_mean_pooling)
+
+    def _on_grid(self, row: Tensor) -> Tensor:
+        return self.grid.unfolded(pooled_attention(row))

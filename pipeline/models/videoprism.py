@@ -1,23 +1,25 @@
 """VideoPrism (arXiv 2402.13217): attention over space, then over time, and an attentive pooler."""
 
-from torch import Tensor
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoPrismForVideoClassification
 
-from pipeline.config import Method
+from pipeline.attention import Captured, Scores, first_row
 from pipeline.errors import ModelError
-from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
-from pipeline.models.pooler import explain_pooler
+from pipeline.models.adapter import Geometry, tubelet_geometry
+from pipeline.models.pooler import PooledAdapter
+from pipeline.rollout import rollout
 from pipeline.sampling import Sampling
 
 
-class VideoPrism(Adapter):
-    """`VideoPrismForVideoClassification`: A is the row of the pooler's query, `pooled_attention`.
+class VideoPrism(PooledAdapter):
+    """`VideoPrismForVideoClassification`: a factorised encoder, then a pooler.
 
-    The encoder is factorised, as ViViT's model 2 is: its first blocks attend over the patches of a
-    frame, its last over the times of a patch. The pooler's query then attends to all T * P tokens
-    at once, so A is joint over space and time. What A gives a token at (t, p) is read there, but it
-    was gathered: by the spatial blocks from all of frame t, by the temporal ones from all times of
-    patch p. The pooler has no other layer: 0, or -1.
+    As in ViViT's model 2, the encoder's first blocks attend over the patches of a frame, its last
+    over the times of a patch. The pooler's query then attends to all T * P tokens at once, so A is
+    joint over space and time. What A gives a token at (t, p) is read there, but it was gathered: by
+    the spatial blocks from all of frame t, by the temporal ones from all times of patch p.
 
     The encoder's scores are capped, which SDPA can't do; `pipeline.attention.attend` does it some
     queries at a time. The pooler's aren't.
@@ -44,12 +46,27 @@ class VideoPrism(Adapter):
         """
         return Sampling(kind="uniform", n_samples=config.num_frames)
 
-    @staticmethod
-    def n_layers(config: PretrainedConfig) -> int:
-        """Count the pooler alone."""
-        return 1
+    @property
+    def pooler(self) -> nn.Module:
+        """The pooling head."""
+        module: nn.Module = self.model.head
+        return module
 
-    def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
-        """Predict and attribute in one forward pass; see `Adapter.explain`."""
-        pooler = self.model.head
-        return explain_pooler(self.model, pooler, pixel_values, self.geometry(self.model.config))
+    def attention(self) -> Mapping[str, nn.Module]:
+        """Attention of the spatial blocks, the temporal blocks and the pooler, in that order."""
+        encoder = self.model.vision_model
+        blocks = {f"spatial {i}": block for i, block in enumerate(encoder.spatial_layers)}
+        blocks |= {f"temporal {i}": block for i, block in enumerate(encoder.temporal_layers)}
+        modules = {name: block.attention for name, block in blocks.items()}
+        return {**modules, "pooler": self.pooler}
+
+    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+        """Roll the pooler's row out, over the times of each patch and then within each frame."""
+        names = list(self.attention())
+        spatial = [scores[name] for name in names if name.startswith("spatial")]
+        temporal = [scores[name] for name in names if name.startswith("temporal")]
+        joint = self.on_grid(first_row(scores["pooler"]).mean(dim=1)[:, 0])
+        n_clips, n_times, n_patches = joint.shape
+        over_time = rollout(joint.transpose(1, 2).flatten(0, 1), temporal)
+        joint = over_time.reshape(n_clips, n_patches, n_times).transpose(1, 2)
+        return rollout(joint.flatten(0, 1), spatial).reshape(n_clips, n_times, n_patches)

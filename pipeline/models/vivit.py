@@ -1,22 +1,22 @@
 """ViViT, unfactorised (arXiv 2103.15691, model 1): every token attends to all, and CLS is read."""
 
-from torch import Tensor
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 from transformers import PretrainedConfig, VivitForVideoClassification
 
-from pipeline.attention import capture_rows
-from pipeline.config import Method
-from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
+from pipeline.attention import Captured, Scores, first_row
+from pipeline.models.adapter import Adapter, Geometry, Readout, tubelet_geometry
+from pipeline.rollout import all_on_first, rollout
 from pipeline.sampling import Sampling
 from pipeline.staa import cls_attention
 
 _PUBLISHED_STRIDES = {32: 2}
 """Frames between two samples, of Kinetics at 25 fps (arXiv 2103.15691, sec. 4.1)."""
 
-_CLS = slice(0, 1)
-
 
 class Vivit(Adapter):
-    """`VivitForVideoClassification`: A is the last block's row of CLS, see `cls_attention`."""
+    """`VivitForVideoClassification`: A is a block's row of CLS, see `cls_attention`."""
 
     model_class = VivitForVideoClassification
 
@@ -37,11 +37,22 @@ class Vivit(Adapter):
             return Sampling(kind="uniform", n_samples=n_frames)
         return Sampling(kind="strided", n_samples=n_frames, stride=stride, target_fps=25.0)
 
-    def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
-        """Predict and attribute in one forward pass; see `Adapter.explain`."""
-        attention = self.model.vivit.layers[method.layer].attention
-        with capture_rows({"cls": (attention, _CLS)}) as rows:
-            logits = self.model(pixel_values=pixel_values).logits
-        n_times = self.geometry(self.model.config).n_times
-        joint = cls_attention(rows["cls"][:, :, 0])
-        return Explanation(logits, joint.reshape(len(joint), n_times, -1))
+    def readout(self, layer: int) -> Readout:
+        """CLS's row."""
+        return {"cls": (self.model.vivit.layers[layer].attention, first_row)}
+
+    def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
+        """CLS's row without its own column; see `Adapter.attribution`."""
+        return self._on_grid(rows["cls"][:, :, 0])
+
+    def attention(self) -> Mapping[str, nn.Module]:
+        """Attention of every block."""
+        return {str(index): block.attention for index, block in enumerate(self.model.vivit.layers)}
+
+    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+        """Roll CLS out, its own share dropped."""
+        layers = [scores[name] for name in self.attention()]
+        return self._on_grid(rollout(all_on_first(layers[0]), layers))
+
+    def _on_grid(self, cls_row: Tensor) -> Tensor:
+        return self.grid.unfolded(cls_attention(cls_row))

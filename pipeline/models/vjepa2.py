@@ -1,11 +1,14 @@
 """V-JEPA 2 (arXiv 2506.09985): an encoder with joint attention, read by an attentive pooler."""
 
-from torch import Tensor
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 from transformers import PretrainedConfig, VJEPA2ForVideoClassification
 
-from pipeline.config import Method
-from pipeline.models.adapter import Adapter, Explanation, Geometry, tubelet_geometry
-from pipeline.models.pooler import explain_pooler
+from pipeline.attention import Captured, Scores, first_row
+from pipeline.models.adapter import Geometry, tubelet_geometry
+from pipeline.models.pooler import PooledAdapter
+from pipeline.rollout import rollout
 from pipeline.sampling import Sampling
 
 _PUBLISHED_SAMPLING = {
@@ -20,13 +23,10 @@ those of 32 frames of Diving-48, with 30.
 """
 
 
-class VJEPA2(Adapter):
-    """`VJEPA2ForVideoClassification`: A is the row of the pooler's query, see `pooled_attention`.
+class VJEPA2(PooledAdapter):
+    """`VJEPA2ForVideoClassification`: an encoder, then a pooler.
 
-    The pooler has self-attention blocks (3 in the published checkpoints), then one query that
-    attends to the tokens. That cross-attention is the only place where the prediction is read from
-    tokens, and so the only layer: 0, or -1. In the blocks before, and in the encoder, tokens attend
-    to tokens, and what A gives a token they gathered there from others.
+    The pooler has self-attention blocks (3 in the published checkpoints) before its query.
     """
 
     model_class = VJEPA2ForVideoClassification
@@ -45,12 +45,19 @@ class VJEPA2(Adapter):
         uniform = Sampling(kind="uniform", n_samples=n_frames)
         return _PUBLISHED_SAMPLING.get(n_frames, uniform)
 
-    @staticmethod
-    def n_layers(config: PretrainedConfig) -> int:
-        """Count the pooler's cross-attention alone."""
-        return 1
+    @property
+    def pooler(self) -> nn.Module:
+        """The pooler's cross-attention."""
+        module: nn.Module = self.model.pooler.cross_attention_layer.cross_attn
+        return module
 
-    def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
-        """Predict and attribute in one forward pass; see `Adapter.explain`."""
-        pooler = self.model.pooler.cross_attention_layer.cross_attn
-        return explain_pooler(self.model, pooler, pixel_values, self.geometry(self.model.config))
+    def attention(self) -> Mapping[str, nn.Module]:
+        """Attention of the encoder, the pooler's blocks and its query, in that order."""
+        blocks = [block.attention for block in self.model.vjepa2.encoder.layer]
+        blocks += [block.self_attn for block in self.model.pooler.self_attention_layers]
+        return {**{str(index): block for index, block in enumerate(blocks)}, "pooler": self.pooler}
+
+    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+        """Roll the pooler's row out, through its blocks and the encoder's."""
+        *layers, pooler = [scores[name] for name in self.attention()]
+        return self.on_grid(rollout(first_row(pooler).mean(dim=1)[:, 0], layers))

@@ -6,9 +6,10 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
-from analysis import joint_attribution, open_run
+from analysis import Focus, Threshold, focused_attribution, joint_attribution, open_run
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from tests.analysis.stores import (
@@ -59,6 +60,49 @@ def test_joint_attribution_is_the_product_in_single_precision(tmp_path):
     assert np.isnan(joint.values[2]).all()
     sums = joint.values[status == Status.OK].sum(axis=(1, 2, 3))
     np.testing.assert_allclose(sums, 1, atol=2e-3)
+
+
+STEPS = (Threshold(kind="otsu", per_frame=True), Focus(smoothing=0.5, temperature=0.5))
+
+
+def test_focused_attribution_is_lazy_and_a_chunk_per_shard(tmp_path):
+    layout = small_layout(10, rows_per_shard=4)
+    ds = open_run(write_run(tmp_path / "run", layout, random_columns(layout)))
+    with dask.config.set(scheduler=refuse_to_compute):
+        focused = focused_attribution(ds, *STEPS)
+    assert focused.dims == ("clip", "time", "y", "x")
+    assert focused.chunksizes["clip"] == (4, 4, 2)
+    assert focused.dtype == np.float32
+
+
+def test_focused_attribution_is_the_steps_applied_to_each_clip(tmp_path):
+    layout = small_layout(6)
+    status = np.array([1, 1, Status.TIMEOUT, 1, 1, 1], np.uint8)
+    columns = random_columns(layout, status=status)
+    ds = open_run(write_run(tmp_path / "run", layout, columns))
+    focused = focused_attribution(ds, *STEPS).compute()
+    joint = joint_attribution(ds).values
+    for clip in range(6):
+        alone = STEPS[1].apply(STEPS[0].apply(joint[clip]))
+        np.testing.assert_array_equal(focused.sel(clip=clip).values, alone)
+    assert np.isnan(focused.values[2]).all()
+    some = focused_attribution(ds.isel(clip=[5, 1]), *STEPS).compute()
+    np.testing.assert_array_equal(some.values, focused.values[[5, 1]])
+    np.testing.assert_array_equal(focused_attribution(ds).values, joint)
+
+
+def test_focused_attribution_records_its_steps_in_what_is_saved(tmp_path):
+    layout = small_layout(4)
+    ds = open_run(write_run(tmp_path / "run", layout, random_columns(layout)))
+    focused = focused_attribution(ds, *STEPS).compute()
+    focused.to_dataset().to_zarr(tmp_path / "focused.zarr", zarr_format=3, consolidated=False)
+    saved = xr.open_zarr(tmp_path / "focused.zarr", consolidated=False)["focused"]
+    np.testing.assert_array_equal(saved.values, focused.values)
+    assert "otsu, per frame, then smoothing 0.5, temperature 0.5" in saved.attrs["description"]
+    assert saved.attrs["steps"] == [
+        {"step": "threshold", "kind": "otsu", "per_frame": True},
+        {"step": "focus", "smoothing": 0.5, "temperature": 0.5},
+    ]
 
 
 def test_rows_of_a_run_in_progress_are_pending(tmp_path):

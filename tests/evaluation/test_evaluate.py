@@ -4,13 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 from jobs.cli import run_job
 from jobs.evaluate import EvaluateConfig, evaluate
 from pipeline.errors import StoreError
-from pipeline.evaluation.evaluate import METHODS, evaluate_lift
-from pipeline.focus import joint_attribution
+from pipeline.evaluation.evaluate import METHODS, VARIANTS, evaluate_run
+from pipeline.focus import (
+    Threshold,
+    apply_steps,
+    joint_attribution,
+    normalised_entropy,
+    steps_name,
+)
 from pipeline.status import Status
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 from pipeline.synthetic.ground_truth import open_ground_truth
@@ -56,7 +63,7 @@ def test_every_ok_clip_is_held_against_its_own_ground_truth(dataset, tmp_path):
     url, clips = dataset
     columns = columns_of(clips)
     truth = open_ground_truth(url)
-    lifts = evaluate_lift(write_run(tmp_path / "run", LAYOUT, columns), truth)
+    lifts = evaluate_run(write_run(tmp_path / "run", LAYOUT, columns), truth).methods
     joint = joint_attribution(columns["spatial"], columns["temporal"])
     covered, on_mask = [], []
     for row, clip in enumerate(clips):
@@ -82,19 +89,84 @@ def test_every_ok_clip_is_held_against_its_own_ground_truth(dataset, tmp_path):
 
 def test_metrics_are_rows_of_the_run_and_nan_where_a_clip_failed(dataset, tmp_path):
     url, clips = dataset
-    evaluate_lift(write_run(tmp_path / "run", LAYOUT, columns_of(clips)), open_ground_truth(url))
+    evaluate_run(write_run(tmp_path / "run", LAYOUT, columns_of(clips)), open_ground_truth(url))
     stored = metrics_of(tmp_path / "run")
-    assert set(stored) == {"mask_covered", *(f"mask_share_{method}" for method in METHODS)}
-    for array in stored.values():
-        assert (array.shape, array.dtype) == ((N_CLIPS,), np.float32)
-        assert array.metadata.dimension_names == ("clip",)
-        assert np.flatnonzero(np.isnan(array[:])).tolist() == sorted(FAILED)
+    assert stored.pop("variant")[:].tolist() == [steps_name(steps) for steps in VARIANTS]
+    per_variant = {"variant_mask_share", "variant_kept", "variant_entropy"}
+    per_clip = {"mask_covered", *(f"mask_share_{method}" for method in METHODS)}
+    assert set(stored) == per_clip | per_variant
+    for name, array in stored.items():
+        n_dimensions = 2 if name in per_variant else 1
+        assert array.shape == (N_CLIPS, len(VARIANTS))[:n_dimensions]
+        assert array.dtype == np.float32
+        assert array.metadata.dimension_names == ("clip", "variant")[:n_dimensions]
+        values = array[:].reshape(N_CLIPS, -1)
+        assert np.flatnonzero(np.isnan(values).all(axis=1)).tolist() == sorted(FAILED)
+        assert np.isfinite(np.delete(values, sorted(FAILED), axis=0)).all()
+
+
+def test_variants_are_what_their_steps_make_of_the_attribution(dataset, tmp_path):
+    url, clips = dataset
+    columns, truth = columns_of(clips), open_ground_truth(url)
+    evaluation = evaluate_run(write_run(tmp_path / "run", LAYOUT, columns), truth)
+    joint = joint_attribution(columns["spatial"], columns["temporal"])
+    ok = [row for row in range(N_CLIPS) if row not in FAILED]
+    stored = xr.open_zarr(tmp_path / "run" / "metrics.zarr", consolidated=False)
+    assert tuple(evaluation.variants) == tuple(stored["variant"].values)
+    for steps, recorded in zip(VARIANTS, stored["variant"].attrs["steps"], strict=True):
+        assert recorded == [step.parameters for step in steps]
+        effect = evaluation.variants[steps_name(steps)]
+        row_values = stored.sel(variant=steps_name(steps)).isel(clip=ok)
+        sharpened = [apply_steps(joint[row], steps) for row in ok]
+        masks = [
+            truth.patches(clips[row].video_id, columns["frame_index"][row], PREPROCESSING, GRID)
+            for row in ok
+        ]
+        on_mask = [float((a * mask).sum()) for a, mask in zip(sharpened, masks, strict=True)]
+        kept = [np.count_nonzero(a) / a.size for a in sharpened]
+        entropy = [float(normalised_entropy(a)) for a in sharpened]
+        np.testing.assert_allclose(row_values["variant_mask_share"], on_mask, rtol=1e-5)
+        np.testing.assert_allclose(row_values["variant_kept"], kept, rtol=1e-6)
+        np.testing.assert_allclose(row_values["variant_entropy"], entropy, rtol=1e-5, atol=1e-7)
+        assert effect.lift.value == pytest.approx(np.mean(on_mask) / np.mean(masks), rel=1e-5)
+        assert effect.kept == pytest.approx(np.mean(kept))
+        assert effect.entropy == pytest.approx(np.mean(entropy))
+    stored_as_is = evaluation.variants["as stored"]
+    assert stored_as_is.lift == evaluation.methods["staa"]
+    assert stored_as_is.kept == 1
+
+
+def test_cutting_noise_off_around_the_actor_lifts(dataset, tmp_path):
+    """Where the peaks lie on the actor; on the others a threshold can only make things worse."""
+    url, clips = dataset
+    columns, truth = columns_of(clips, failed={}), open_ground_truth(url)
+    best = VARIANTS.index((Threshold(kind="otsu"),))
+    masks = [
+        truth.patches(clip.video_id, columns["frame_index"][row], PREPROCESSING, GRID)
+        for row, clip in enumerate(clips)
+    ]
+    noise = np.random.default_rng(0).uniform(0.0, 0.2, (N_CLIPS, *GRID))
+    lifts = {}
+    for name, sign in [("on the actor", 1), ("off the actor", -1)]:
+        peaks = np.stack([sign * mask == (sign * mask).max() for mask in masks])
+        joint = peaks + noise
+        joint /= joint.sum(axis=(1, 2, 3), keepdims=True)
+        columns["temporal"] = joint.sum(axis=(2, 3)).astype(np.float32)
+        columns["spatial"] = (joint / joint.sum(axis=(2, 3), keepdims=True)).astype(np.float16)
+        evaluation = evaluate_run(write_run(tmp_path / name, LAYOUT, columns), truth)
+        effects = evaluation.variants
+        lifts[name] = (
+            effects["as stored"].lift.value,
+            effects[steps_name(VARIANTS[best])].lift.value,
+        )
+    assert lifts["on the actor"][1] > 1.2 * lifts["on the actor"][0]
+    assert lifts["off the actor"][1] < lifts["off the actor"][0]
 
 
 def test_rows_that_are_pending_are_left_out(dataset, tmp_path):
     url, clips = dataset
     run = write_run(tmp_path / "run", LAYOUT, columns_of(clips), pending_shards=(0,))
-    assert evaluate_lift(run, open_ground_truth(url))["staa"].n_clips == 4
+    assert evaluate_run(run, open_ground_truth(url)).n_clips == 4
     assert np.isnan(metrics_of(run)["mask_covered"][:4]).all()
 
 
@@ -106,8 +178,8 @@ def test_all_attention_on_the_actor_has_the_highest_lift(dataset, tmp_path):
         columns["spatial"][row] = mask == mask.max(axis=(1, 2), keepdims=True)
         columns["spatial"][row] /= columns["spatial"][row].sum(axis=(1, 2), keepdims=True)
         columns["temporal"][row] = np.arange(2) == mask.max(axis=(1, 2)).argmax()
-    on_actor = evaluate_lift(write_run(tmp_path / "best", LAYOUT, columns), truth)
-    chance = evaluate_lift(write_run(tmp_path / "any", LAYOUT, columns_of(clips, {})), truth)
+    on_actor = evaluate_run(write_run(tmp_path / "best", LAYOUT, columns), truth).methods
+    chance = evaluate_run(write_run(tmp_path / "any", LAYOUT, columns_of(clips, {})), truth).methods
     highest = on_actor["staa"]
     assert highest.value > max(on_actor["center_gaussian"].value, chance["staa"].value, 2)
     assert {lift.covered for lift in chance.values()} == {highest.covered}
@@ -117,7 +189,7 @@ def test_all_attention_on_the_actor_has_the_highest_lift(dataset, tmp_path):
 def test_a_second_evaluation_replaces_the_first(dataset, tmp_path, prefix):
     url, clips = dataset
     run = write_run(tmp_path / "run", LAYOUT, columns_of(clips))
-    first, second = (evaluate_lift(f"{prefix}{run}/", open_ground_truth(url)) for _ in range(2))
+    first, second = (evaluate_run(f"{prefix}{run}/", open_ground_truth(url)) for _ in range(2))
     assert first == second
     assert np.isfinite(metrics_of(run)["mask_share_staa"][:]).sum() == 6
 
@@ -131,20 +203,32 @@ def refuse(capsys, *argv):
     return stderr
 
 
-def test_the_job_prints_a_line_for_each_method_and_where_the_values_are(capsys, dataset, tmp_path):
+def test_the_job_prints_a_line_for_each_method_and_variant_and_where_the_values_are(
+    capsys, dataset, tmp_path
+):
     url, clips = dataset
     run = write_run(tmp_path / "run", LAYOUT, columns_of(clips))
     argv = [run, "--ground-truth", url]
     assert run_job(EvaluateConfig, evaluate, verb="evaluate", argv=argv) == 0
-    lines = capsys.readouterr().out.splitlines()
-    lifts = evaluate_lift(run, open_ground_truth(url))
-    assert [line.split()[0] for line in lines[1:4]] == list(METHODS)
-    for line, lift in zip(lines[1:4], lifts.values(), strict=True):
-        _, share, covered, value, error = line.split()
-        assert share == f"{lift.share:.1%}"
-        assert covered == f"{lift.covered:.1%}"
-        assert (value, error) == (f"{lift.value:.2f}", f"({lift.standard_error:.2f})")
-    assert lines[4] == f"evaluate: 6 clips; values per clip in {run}/metrics.zarr"
+    methods, variants, last = capsys.readouterr().out.split("\n\n")
+    evaluation = evaluate_run(run, open_ground_truth(url))
+    lines = methods.splitlines()[1:]
+    for line, (method, lift) in zip(lines, evaluation.methods.items(), strict=True):
+        assert line.split() == [
+            *(method, f"{lift.share:.1%}", f"{lift.covered:.1%}"),
+            *(f"{lift.value:.2f}", f"({lift.standard_error:.2f})"),
+        ]
+    lines = variants.splitlines()[1:]
+    for line, (variant, effect) in zip(lines, evaluation.variants.items(), strict=True):
+        assert line.startswith(f"{variant}  ")
+        assert line.removeprefix(variant).split() == [
+            *(f"{effect.lift.share:.1%}", f"{effect.kept:.1%}"),
+            *(f"{effect.lift.value:.2f}", f"({effect.lift.standard_error:.2f})"),
+            f"{effect.entropy:.3f}",
+        ]
+    for table in (methods, variants):
+        assert max(map(len, table.splitlines())) <= 80
+    assert last == f"evaluate: 6 clips; values per clip in {run}/metrics.zarr\n"
 
 
 def test_a_run_or_a_ground_truth_that_is_not_there_is_one_line(capsys, dataset, tmp_path):
@@ -169,7 +253,7 @@ def test_a_clip_without_ground_truth_is_named_and_nothing_is_written(capsys, dat
     columns = columns_of(clips, {**FAILED, 4: Status.MISSING})
     columns["video_id"][4] = "unheard-of"
     run = write_run(tmp_path / "failed", LAYOUT, columns)
-    assert evaluate_lift(run, open_ground_truth(url))["staa"].n_clips == 5
+    assert evaluate_run(run, open_ground_truth(url)).n_clips == 5
 
 
 def test_the_ground_truth_of_other_clips_of_the_same_names_is_refused(dataset, tmp_path):
@@ -178,7 +262,7 @@ def test_the_ground_truth_of_other_clips_of_the_same_names_is_refused(dataset, t
     columns["frame_index"][3] = [5, 50, 100, 150]
     run = write_run(tmp_path / "run", LAYOUT, columns)
     with pytest.raises(StoreError, match=f"'{clips[3].video_id}' .* frames 5 to 150"):
-        evaluate_lift(run, open_ground_truth(url))
+        evaluate_run(run, open_ground_truth(url))
 
 
 def test_a_run_without_an_ok_clip_is_refused(dataset, tmp_path):
@@ -186,7 +270,7 @@ def test_a_run_without_an_ok_clip_is_refused(dataset, tmp_path):
     failed = dict.fromkeys(range(N_CLIPS), Status.MISSING)
     run = write_run(tmp_path / "run", LAYOUT, columns_of(clips, failed))
     with pytest.raises(StoreError, match="no clip is ok"):
-        evaluate_lift(run, open_ground_truth(url))
+        evaluate_run(run, open_ground_truth(url))
 
 
 @pytest.mark.filterwarnings("error")

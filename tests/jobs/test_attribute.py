@@ -111,8 +111,8 @@ def test_inputs_that_can_not_be_used_are_named_and_nothing_is_stored(
 def test_a_layer_that_the_model_lacks_is_named_with_how_many_it_has(
     capsys, monkeypatch, tmp_path, inputs, layer
 ):
-    line = refused(capsys, monkeypatch, inputs.flags(tmp_path / "run", f"--method.layer={layer}"))
-    assert f"method.layer: {layer} is not in {inputs.model}, which has 2 layers" in line
+    line = refused(capsys, monkeypatch, inputs.flags(tmp_path / "run", f"--method.layers={layer}"))
+    assert f"method.layers: {layer} is not in the model, which has 2 layers" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -139,7 +139,7 @@ def test_a_protocol_that_is_not_known_is_named(capsys, monkeypatch, inputs):
 @pytest.mark.parametrize(
     ("flag", "difference"),
     [
-        ("--method.layer=0", "method.layer is -1 there and 0 here"),
+        ("--method.layers=0", "method.layers is [1] there and [0] here"),
         ("--method.residual", "method.residual is False there and True here"),
         ("--precision=bfloat16", "precision is 'float32' there and 'bfloat16' here"),
         ("--rows-per-shard=2", "rows_per_shard is 4 there and 2 here"),
@@ -192,7 +192,7 @@ def test_as_a_command_it_prints_one_line_and_leaves_no_trace_of_ray(tmp_path, in
             "-m",
             "jobs.attribute",
             *inputs.flags(tmp_path / "run"),
-            "--method.layer=7",
+            "--method.layers=7",
         ],
         cwd=ROOT,
         env=os.environ | {"RAY_TMPDIR": str(ray_folder)},
@@ -202,6 +202,6 @@ def test_as_a_command_it_prints_one_line_and_leaves_no_trace_of_ray(tmp_path, in
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("attribute: error: method.layer: 7 is not in ")
+    assert done.stderr.startswith("attribute: error: method.layers: 7 is not in ")
     assert done.stderr.count("\n") == 1
     assert not ray_folder.exists()

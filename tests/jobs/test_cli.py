@@ -33,7 +33,7 @@ def file(tmp_path):
         "batch_size: 4\n"
         "local_object_store: 2GB\n"
         "method:\n"
-        "  layer: 1\n"
+        "  layers: 1\n"
         "  residual: true\n"
     )
     return str(path)
@@ -45,24 +45,24 @@ def test_flags_alone_are_enough():
 
 def test_a_file_alone_is_enough(file):
     config = parsed("--config", file)
-    assert config.method == Method(layer=1, residual=True)
+    assert config.method == Method(layers=(1,), residual=True)
     assert config.batch_size == 4
     assert config.local_object_store == 2_000_000_000
     assert config.precision == "float32"
 
 
 def test_a_flag_wins_over_the_file_and_the_files_other_keys_stay(file):
-    config = parsed("--config", file, "--out=elsewhere", "--method.layer=-2", "--batch-size", "8")
+    config = parsed("--config", file, "--out=elsewhere", "--method.layers=-2", "--batch-size", "8")
     assert config.out == "elsewhere"
     assert config.model == "small"
-    assert config.method == Method(layer=-2, residual=True)
+    assert config.method == Method(layers=(-2,), residual=True)
     assert config.batch_size == 8
 
 
 def test_where_the_file_is_named_on_the_command_line_makes_no_difference(file):
-    flags = ("--method.layer", "0", "--no-method.residual")
+    flags = ("--method.layers", "0", "--no-method.residual")
     assert parsed(*flags, f"--config={file}") == parsed("--config", file, *flags)
-    assert parsed(*flags, f"--config={file}").method == Method(layer=0, residual=False)
+    assert parsed(*flags, f"--config={file}").method == Method(layers=(0,), residual=False)
 
 
 def test_nested_keys_of_a_flag_alone_make_their_group():
@@ -86,10 +86,10 @@ BAD_FLAGS = {
     "without its value": ((*REQUIRED, "--batch-size"), "argument --batch-size: expected one"),
     "config without a file": ((*REQUIRED, "--config"), "argument --config: expected one"),
     "wrong type": ((*REQUIRED, "--batch-size=many"), "batch_size: .*integer.*got 'many'"),
-    "wrong type, nested": ((*REQUIRED, "--method.layer=last"), "method.layer: .*got 'last'"),
+    "wrong type, nested": ((*REQUIRED, "--method.layers=first"), "method.layers.*got 'first'"),
     "too small": ((*REQUIRED, "--rows-per-shard=0"), "rows_per_shard: .*got '0'"),
     "no such choice": ((*REQUIRED, "--device=tpu"), "device: .*'auto', 'cpu'.*got 'tpu'"),
-    "broken JSON": ((*REQUIRED, '--method={"layer": 1'), '"method"'),
+    "broken JSON": ((*REQUIRED, '--method={"layers": 1'), '"method"'),
     "two that don't fit": ((*REQUIRED, "--batch-size=7"), "rows_per_shard=256.*batch_size=7"),
     "a rate without its stride": ((*REQUIRED, "--sampling.target-fps=25"), "a rate goes with"),
     "an empty name": ((*REQUIRED[:2], "--out="), "out: is empty"),
@@ -127,7 +127,7 @@ BAD_FILES = {
     "list": (b"- manifest", "run.yaml has list at its top"),
     "empty": (b"", "run.yaml has NoneType at its top"),
     "not YAML": (b"manifest: [clips", "run.yaml is not YAML: .*line 1"),
-    "tabs": (b"method:\n\tlayer: 1", "run.yaml is not YAML: .*line 2"),
+    "tabs": (b"method:\n\tlayers: 1", "run.yaml is not YAML: .*line 2"),
     "calls Python": (b"out: !!python/object/apply:os.getcwd []", "run.yaml is not YAML"),
     "not text": (b"\xff\xfe\x00", "run.yaml is not YAML"),
 }
@@ -163,7 +163,12 @@ def test_help_lists_the_flags_and_is_no_error(capsys):
     assert exited.value.code == 0
     stdout, stderr = capsys.readouterr()
     assert stderr == ""
-    for text in ("python -m jobs.attribute", "--rows-per-shard", "--method.layer", "--config FILE"):
+    for text in (
+        "python -m jobs.attribute",
+        "--rows-per-shard",
+        "--method.layers",
+        "--config FILE",
+    ):
         assert text in stdout
 
 

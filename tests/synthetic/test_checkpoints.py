@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 import pipeline.synthetic
 from pipeline.layouts import build_manifest
@@ -31,9 +30,7 @@ def held_out(tmp_path_factory):
 
 
 def accuracy_of(name, manifest):
-    adapter = load_adapter(
-        read_checkpoint(str(CHECKPOINTS / name)), device="cpu", dtype=torch.float32
-    )
+    adapter = load_adapter(read_checkpoint(str(CHECKPOINTS / name)), device="cpu")
     return held_out_accuracy(adapter.model, manifest)
 
 

@@ -164,7 +164,7 @@ def test_the_job_leaves_a_checkpoint_that_loads_and_a_card_that_tells(
     assert checkpoint.class_names == CLASS_NAMES
     assert checkpoint.geometry.n_frames == n_frames
     assert checkpoint.preprocessing.output_size(256, 340) == checkpoint.geometry.input_size
-    load_adapter(checkpoint, device="cpu", dtype=torch.float32)
+    load_adapter(checkpoint, device="cpu")
     card = (tmp_path / "model" / "README.md").read_text()
     for fact in (f"--n-frames {n_frames}" if n_frames == 1 else "--n-clips 20", "of 10 clips"):
         assert fact in card
