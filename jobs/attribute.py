@@ -1,21 +1,32 @@
 """Attribute every clip of a manifest: ``python -m jobs.attribute --help``."""
 
+import logging
 import sys
 
 from jobs.cli import run_job
 from pipeline.config import AttributeConfig
-from pipeline.run import execute, plan_run
+from pipeline.logs import set_up_logging
+from pipeline.plan import plan_run
+from pipeline.run import execute
 from pipeline.summary import failures_url
 
 
 def attribute(config: AttributeConfig) -> int:
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
+    # As text the lines of this job and its bar say the same; a program reads the records.
+    as_json = config.log_format == "json"
+    set_up_logging(config.log_format, logging.INFO if as_json else logging.WARNING)
     plan = plan_run(config)
-    print(
-        f"attribute: {plan.manifest.n_rows} clips of {config.manifest} with {config.model} "
-        f"-> {plan.store_url}",
-        file=sys.stderr,
-    )
+    if not as_json:
+        print(
+            f"attribute: {plan.manifest.n_rows} clips of {config.manifest} with {config.model} "
+            f"-> {plan.store_url}",
+            file=sys.stderr,
+        )
+    if config.retry_failed:
+        counts = ", ".join(f"{count} {status.label}" for status, count in plan.retried.items())
+        n_rows = sum(plan.retried.values())
+        print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
     summary = execute(plan)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.n_failed:

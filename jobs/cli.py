@@ -1,9 +1,12 @@
 """Command lines from pydantic models: flags, a YAML file, errors on one line, exit codes."""
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 import fsspec
@@ -15,8 +18,10 @@ from pipeline.errors import ConfigError, StaaError, reason_of
 
 Config = TypeVar("Config", bound=BaseModel)
 
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
 """Exit code after ctrl-C, as shells have it."""
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM, which `kill`, `ray job stop` and Kubernetes send."""
 BAD_INPUT = 2
 """Exit code of a bad argument, config or input file."""
 
@@ -33,10 +38,14 @@ def run_job(
     A `StaaError` becomes one line on stderr and exit code 2.
     """
     try:
-        return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
+        with _terminated_by_exception():
+            return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         print(f"{verb}: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED
+    except _Terminated:
+        print(f"{verb}: terminated; what was finished is kept", file=sys.stderr)
+        return TERMINATED
     except StaaError as error:
         # Reasons that a library gave may span lines.
         print(f"{verb}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -82,6 +91,28 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
     except ValidationError as error:
         problems = "; ".join(_describe(dict(item)) for item in error.errors())
         raise ConfigError(problems) from error
+
+
+class _Terminated(BaseException):
+    """SIGTERM; like KeyboardInterrupt, not for those who handle errors."""
+
+
+@contextmanager
+def _terminated_by_exception() -> Iterator[None]:
+    """While open, SIGTERM is raised as an exception, so that what was started is stopped."""
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    # Python sets handlers in the main thread alone.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """The model's stage: uint8 frames in, the store's columns out."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ _MODEL_ARRAYS = frozenset(
 _OUT_OF_MEMORY_ON_CPU = ("can't allocate memory", "could not create a primitive")
 """What torch's allocator and oneDNN say in a plain RuntimeError."""
 
+Timed = Callable[[Literal["transfer", "forward"]], AbstractContextManager[None]]
+"""Gives a context whose seconds are those of one part of a forward pass."""
+
 
 class OutOfMemoryError(RuntimeError):
     """The device has no memory for a forward pass of so many clips."""
@@ -51,6 +54,8 @@ class Attributor:
         Below float32, the forward pass runs under autocast; weights stay in float32.
     n_threads
         Torch's threads, on a CPU; results are the same bit for bit only for the same number.
+    timed
+        Is told how long copying the frames to the device takes, and how long all behind it.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Attributor:
         device: str,
         precision: Precision,
         n_threads: int,
+        timed: Timed = lambda part: nullcontext(),
     ) -> None:
         if device == "cpu":
             torch.set_num_threads(n_threads)
@@ -70,6 +76,7 @@ class Attributor:
         self._adapter = load_adapter(checkpoint, device=device)
         self._preprocessing = checkpoint.preprocessing
         self._method = method
+        self._timed = timed
         self._templates = {
             name: spec for name, spec in layout.arrays().items() if name in _MODEL_ARRAYS
         }
@@ -79,7 +86,8 @@ class Attributor:
         """Explain a batch as `ClipLoader` gives it: its columns but ``frames``, and the model's.
 
         Clips that failed go through the model as zeros: every batch has the same shape, so a clip's
-        numbers don't depend on whether its neighbours could be decoded.
+        numbers don't depend on whether its neighbours could be decoded. A batch that has nothing
+        else doesn't go through.
 
         A batch for which the device lacks memory goes through in halves, down to single clips, and
         so do those after it. Only a clip that doesn't fit alone fails, as ``model_error``.
@@ -91,7 +99,7 @@ class Attributor:
         }
         for name in ("status", "message"):
             columns[name] = columns[name].copy()
-        start = 0
+        start = 0 if (batch["status"] == Status.OK).any() else n_clips
         while start < n_clips:
             stop = min(start + (self._clips_at_once or n_clips), n_clips)
             clips = slice(start, stop)
@@ -111,29 +119,34 @@ class Attributor:
     def _explain(self, frames: NDArray[np.uint8], label: NDArray[np.int32]) -> Columns:
         """Model's columns of some clips; `OutOfMemoryError` if the device has no room for them."""
         with _named_out_of_memory(len(frames)), torch.inference_mode():
-            # A copy: Ray's arrays are read-only, which torch would warn of.
-            pixel_values = normalise(
-                torch.tensor(frames, device=self._device), self._preprocessing, self._dtype
-            )
-            with torch.autocast(
-                self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
-            ):
-                explanation = self._adapter.explain(pixel_values, self._method)
-            probabilities = explanation.logits.float().softmax(dim=-1)
-            top = probabilities.topk(self._templates["top_classes"].shape[0], dim=-1)
-            columns = {
-                **self._attribution("", explanation.joint[:, -1]),
-                "prediction": top.indices[:, 0],
-                "probability": top.values[:, 0],
-                "label_probability": _probability_of(probabilities, label),
-                "top_classes": top.indices,
-                "top_probabilities": top.values,
-            }
-            if "layer_spatial" in self._templates:
-                columns |= self._attribution("layer_", explanation.joint)
-            if explanation.head_joint is not None:
-                columns |= self._attribution("head_", explanation.head_joint)
-            return {name: values.cpu().numpy() for name, values in columns.items()}
+            with self._timed("transfer"):
+                # A copy: Ray's arrays are read-only, which torch would warn of.
+                on_device = torch.tensor(frames, device=self._device)
+            # It ends with the results on the host, and so with what the device had to do.
+            with self._timed("forward"):
+                return self._columns(on_device, label)
+
+    def _columns(self, frames: Tensor, label: NDArray[np.int32]) -> Columns:
+        pixel_values = normalise(frames, self._preprocessing, self._dtype)
+        with torch.autocast(
+            self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
+        ):
+            explanation = self._adapter.explain(pixel_values, self._method)
+        probabilities = explanation.logits.float().softmax(dim=-1)
+        top = probabilities.topk(self._templates["top_classes"].shape[0], dim=-1)
+        columns = {
+            **self._attribution("", explanation.joint[:, -1]),
+            "prediction": top.indices[:, 0],
+            "probability": top.values[:, 0],
+            "label_probability": _probability_of(probabilities, label),
+            "top_classes": top.indices,
+            "top_probabilities": top.values,
+        }
+        if "layer_spatial" in self._templates:
+            columns |= self._attribution("layer_", explanation.joint)
+        if explanation.head_joint is not None:
+            columns |= self._attribution("head_", explanation.head_joint)
+        return {name: values.cpu().numpy() for name, values in columns.items()}
 
     def _attribution(self, prefix: str, joint: Tensor) -> dict[str, Tensor]:
         """Spatial and temporal part of (clips, ..., T, P), as the store has them."""

@@ -1,26 +1,91 @@
-"""One progress bar for every job: quick on a terminal, a line now and then in a log."""
+"""How far a job is: a bar on a terminal, a line now and then in a log."""
 
+import logging
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.logs import fields
+
 _LOG_EVERY_S = 10.0
 """Seconds between lines where the output is a log and not a terminal."""
+_LINE = (
+    "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+)
 
 
 def progress_bar(
-    iterable: Iterable[Any] | None = None, *, total: int, initial: int = 0, unit: str, desc: str
+    iterable: Iterable[Any] | None = None,
+    *,
+    total: int,
+    initial: int = 0,
+    unit: str,
+    desc: str,
+    logger: logging.Logger | None = None,
 ) -> "tqdm[Any]":
-    """Show items done, their rate and the time left, around an iterable or updated by hand."""
-    return tqdm(
-        iterable,
-        total=total,
-        initial=initial,
-        unit=unit,
-        desc=desc,
-        smoothing=0.1,
-        mininterval=0.1 if sys.stderr.isatty() else _LOG_EVERY_S,
-        dynamic_ncols=True,
-    )
+    """Show items done, their rate and the time left, around an iterable or updated by hand.
+
+    With a logger, they are fields of its records, and nothing else is shown.
+    """
+    shown: dict[str, Any] = {"total": total, "initial": initial, "unit": unit, "desc": desc}
+    if logger is not None:
+        return _Records(iterable, **shown, mininterval=_LOG_EVERY_S, miniters=0, logger=logger)
+    if sys.stderr.isatty():
+        return tqdm(iterable, **shown, smoothing=0.1, mininterval=0.1, dynamic_ncols=True)
+    return _Lines(iterable, **shown, mininterval=_LOG_EVERY_S, miniters=0, bar_format=_LINE)
+
+
+class _Lines(tqdm):  # type: ignore[type-arg]
+    """Whole lines: in a log, what a bar draws over itself would pile up in one."""
+
+    def __init__(self, iterable: Iterable[Any] | None, **kwargs: Any) -> None:
+        # With `leave`, tqdm would close with a line break of its own.
+        super().__init__(iterable, **kwargs, leave=False)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write where it is; not the empty message, with which tqdm clears a bar."""
+        if msg is None:
+            self._write()
+
+    def close(self) -> None:
+        """Write where it ended."""
+        if not self.disable:
+            self.display()
+        super().close()
+
+    def _write(self) -> None:
+        print(self, file=sys.stderr, flush=True)
+
+
+class _Records(_Lines):
+    """Log records with fields."""
+
+    def __init__(
+        self, iterable: Iterable[Any] | None, *, logger: logging.Logger, **kwargs: Any
+    ) -> None:
+        self._logger = logger
+        self._more: dict[str, Any] = {}
+        super().__init__(iterable, **kwargs)
+
+    def set_postfix(
+        self, ordered_dict: Any = None, refresh: bool | None = True, **values: Any
+    ) -> None:
+        """Keep as fields what a bar shows behind the rate."""
+        self._more = values
+
+    def _write(self) -> None:
+        state = self.format_dict
+        done, rate = state["n"] - state["initial"], state["rate"]
+        rate = rate or (done / state["elapsed"] if state["elapsed"] else 0.0)
+        self._logger.info(
+            "progress",
+            extra=fields(
+                done=state["n"],
+                total=state["total"],
+                per_second=round(rate, 3),
+                seconds_left=round((state["total"] - state["n"]) / rate) if rate else None,
+                **self._more,
+            ),
+        )

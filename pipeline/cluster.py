@@ -3,7 +3,9 @@
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,6 +88,8 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
         yield _present_pool(config, may_grow=True)
         return
     starts = _starts_ray()
+    # Ray puts one of its own in its place.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if starts:
             # Else every run warns that tokens are on, and of how Ray Data made its own actors.
@@ -101,6 +105,8 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
             )
         else:
             _connect()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
         yield _present_pool(config, may_grow=not starts)
     finally:
         ray.shutdown()

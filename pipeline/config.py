@@ -3,12 +3,31 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
+from pipeline.logs import LogFormat
+from pipeline.status import Status
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
+
+
+FAILURES = tuple(status.label for status in Status if status.failed)
+"""Names of the ways to fail."""
+
+
+def _split(value: Any) -> Any:
+    """Names from ``timeout,crashed``, as a flag and a file may have them."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 class FrozenConfig(BaseModel):
@@ -117,6 +136,14 @@ class AttributeConfig(FrozenConfig):
     """Checkpoint of a video classifier: a hub id or a local folder."""
     out: str
     """Folder of the run, any fsspec URL; an unfinished run in it is resumed."""
+    overwrite: bool = Field(default=False, exclude=True)
+    """Delete the run in that folder, its statistics, report and metrics, and start anew; for one
+    call, so not for a file that is used again."""
+    retry_failed: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), exclude=True
+    )
+    """Compute clips anew that failed: `all`, or the names of their statuses, as `timeout,crashed`;
+    for one call."""
     revision: str | None = None
     """Branch, tag or commit of a hub checkpoint."""
     sampling: SamplingConfig = SamplingConfig()
@@ -137,10 +164,29 @@ class AttributeConfig(FrozenConfig):
     """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`."""
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
     """Share of failed clips above which the job ends with exit code 1."""
+    log_format: LogFormat = "text"
+    """Of the logs, in workers and here; with `json`, progress is logged in place of a bar."""
     local_cpus: int | None = Field(default=None, ge=2, le=1024)
     """CPUs of the Ray that is started where no cluster is given: by default all, 2 or more."""
     local_object_store: ByteSize = Field(default=ByteSize(1_000_000_000), ge=80_000_000)
     """Object store of the Ray that is started where no cluster is given, for example 2GB."""
+
+    @field_validator("retry_failed")
+    @classmethod
+    def _failures_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names == ("all",):
+            return FAILURES
+        if unknown := [name for name in names if name not in FAILURES]:
+            raise ValueError(
+                f"{unknown[0]!r} is no way to fail; expected all, or of {', '.join(FAILURES)}"
+            )
+        return names
+
+    @model_validator(mode="after")
+    def _overwriting_leaves_nothing_to_retry(self) -> "AttributeConfig":
+        if self.overwrite and self.retry_failed:
+            raise ValueError("overwrite and retry_failed: the one deletes what the other computes")
+        return self
 
     @model_validator(mode="after")
     def _batches_fill_shards(self) -> "AttributeConfig":

@@ -1,49 +1,66 @@
-"""How far a run is: counted by the write tasks, shown by the driver."""
+"""How far a run is: counted by an actor for the write tasks, shown by the driver."""
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import ray
 from ray.exceptions import RayError
 
 from pipeline.bar import progress_bar
+from pipeline.logs import LogFormat
+from pipeline.metrics import RunMetrics
+from pipeline.status import Status
 
+_LOGGER = logging.getLogger(__name__)
 _POLL_S = 0.5
 
 
-class Counter:
-    """Rows that were committed in this run, and how many of them failed; runs as a Ray actor."""
+class Progress:
+    """Rows that were committed in this run, by the name of their status; runs as a Ray actor.
 
-    def __init__(self) -> None:
-        self._shards: set[int] = set()
-        self._done = 0
-        self._failed = 0
+    The one place that knows each shard once, and that lives as long as the run: it tells the
+    metrics, too, whose counts would go with the processes of write tasks.
+    """
 
-    def add(self, first_row: int, done: int, failed: int) -> None:
+    def __init__(self, metrics: RunMetrics, n_pending: int) -> None:
+        self._metrics = metrics
+        self._n_pending = n_pending
+        self._first_rows: set[int] = set()
+        self._counts: Counter[str] = Counter()
+        metrics.set_pending(n_pending)
+
+    def add(self, first_row: int, counts: Mapping[str, int], n_bytes: int) -> None:
         """Count the shard that starts at a row; once, however often it is committed."""
-        if first_row not in self._shards:
-            self._shards.add(first_row)
-            self._done += done
-            self._failed += failed
+        if first_row not in self._first_rows:
+            self._first_rows.add(first_row)
+            self._counts.update(counts)
+            self._metrics.count_shard(counts, n_bytes)
+            self._metrics.set_pending(self._n_pending - self._counts.total())
 
     def counts(self) -> tuple[int, int]:
         """Rows done, and of these failed."""
-        return self._done, self._failed
+        return self._counts.total(), self._counts.total() - self._counts[Status.OK.label]
 
 
-def count_shard(counter: ray.actor.ActorHandle, first_row: int, *, done: int, failed: int) -> None:
-    """Tell the counter of a shard that was committed, and wait until it was heard.
+def count_shard(
+    progress: ray.actor.ActorHandle, first_row: int, counts: Mapping[str, int], n_bytes: int
+) -> None:
+    """Tell of a shard that was committed, and wait until it was heard.
 
-    What is stored is what counts: that the counter is lost must not fail the task that wrote.
+    What is stored is what counts: that the actor is lost must not fail the task that wrote.
     """
     with suppress(RayError):
-        ray.get(counter.add.remote(first_row, done, failed))
+        ray.get(progress.add.remote(first_row, counts, n_bytes))
 
 
 @contextmanager
-def shown_progress(n_rows: int, n_done: int) -> Iterator[ray.actor.ActorHandle]:
-    """While open, show rows done, clips/s, failed so far and time left; gives the counter to tell.
+def shown_progress(
+    metrics: RunMetrics, n_rows: int, n_done: int, log_format: LogFormat = "text"
+) -> Iterator[ray.actor.ActorHandle]:
+    """While open, show rows done, clips/s, failed so far and time left; gives the actor to tell.
 
     Parameters
     ----------
@@ -52,13 +69,14 @@ def shown_progress(n_rows: int, n_done: int) -> Iterator[ray.actor.ActorHandle]:
     n_done
         Rows that an earlier run has done.
     """
-    counter = ray.remote(Counter).options(num_cpus=0).remote()
+    actor = ray.remote(Progress).options(num_cpus=0).remote(metrics, n_rows - n_done)
     stop = threading.Event()
-    bar = progress_bar(total=n_rows, initial=n_done, unit="clip", desc="attribute")
+    logger = _LOGGER if log_format == "json" else None
+    bar = progress_bar(total=n_rows, initial=n_done, unit="clip", desc="attribute", logger=logger)
 
     def update() -> None:
         try:
-            done, failed = ray.get(counter.counts.remote())
+            done, failed = ray.get(actor.counts.remote())
         except RayError:
             return
         bar.set_postfix(failed=failed, refresh=False)
@@ -71,7 +89,7 @@ def shown_progress(n_rows: int, n_done: int) -> Iterator[ray.actor.ActorHandle]:
     follower = threading.Thread(target=follow, name="progress", daemon=True)
     follower.start()
     try:
-        yield counter
+        yield actor
     finally:
         stop.set()
         # Behind a shutdown of Ray, a call of the thread would start another one.

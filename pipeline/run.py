@@ -1,4 +1,4 @@
-"""A run from its configuration to a complete store: planned without a cluster, carried out on Ray.
+"""A planned run carried out on Ray, to a complete store.
 
 Ray Data reads batches of manifest rows, decodes them in CPU tasks, explains them in a pool of
 actors that hold the model, cuts the rows into shards in order, and writes each shard once.
@@ -7,115 +7,31 @@ actors that hold the model, cuts the rows into shards in order, and writes each 
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
-from transformers.utils import logging as transformers_logging
 
-from pipeline import __version__
 from pipeline.attributor import Attributor
-from pipeline.cluster import ModelPool, check_resources, connected
-from pipeline.config import AttributeConfig
-from pipeline.errors import ConfigError, ManifestError, ModelError
+from pipeline.cluster import ModelPool, connected
 from pipeline.load import ClipLoader
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.models.registry import Checkpoint, load_adapter, read_checkpoint
+from pipeline.logs import fields
+from pipeline.metrics import RunMetrics
+from pipeline.plan import Plan
 from pipeline.progress import shown_progress
-from pipeline.sampling import Sampling
 from pipeline.sink import ShardSink
 from pipeline.source import ManifestSource
-from pipeline.status import Status
-from pipeline.store import (
-    StoreLayout,
-    check_identity,
-    create_store,
-    open_store,
-    pending_shards,
-    store_exists,
-    store_url,
-)
+from pipeline.stages import LoadClips
+from pipeline.store import PendingRows, StoreLayout, open_store, pending_rows, read_status
 from pipeline.summary import RunSummary, summarise, write_failures
 
-ATTRIBUTION_VERSION = 1
-"""Part of a run's identity: raised when the same input would give other attributions."""
-
 _LOGGER = logging.getLogger(__name__)
-_RECORDED_PACKAGES = ("torch", "transformers", "decord2", "ray", "zarr", "numpy")
-_N_RANKS = 5
 _PROCESS_BYTES = 1_000_000_000
 """Memory of a process that has loaded torch, with room for the frames of a batch."""
 _WRITE_CPUS = 0.25
 """A write task mostly waits for the storage."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run that can be carried out: everything was checked, and the store is there."""
-
-    config: AttributeConfig
-    manifest: Manifest
-    checkpoint: Checkpoint
-    sampling: Sampling
-    class_of_label: dict[str, int]
-    layout: StoreLayout
-    store_url: str
-
-
-def plan_run(config: AttributeConfig) -> Plan:
-    """Check a configuration against its manifest, model and target; create the store or find it.
-
-    Raises
-    ------
-    StaaError
-        Of the kind that names what is wrong. Nothing was started, and nothing stored is changed.
-    """
-    check_resources(config)
-    manifest = read_manifest(config.manifest)
-    for key, url in (("out", config.out), ("manifest", config.manifest), ("clips", manifest.root)):
-        if url.startswith("memory://"):
-            raise ConfigError(f"{key}: {url} is seen by one process alone, and workers are others")
-    if manifest.n_rows == 0:
-        raise ManifestError(f"manifest: {config.manifest} has no rows")
-    checkpoint = read_checkpoint(config.model, config.revision)
-    layers = _check_model(config, checkpoint)
-    sampling = _sampling(config, checkpoint)
-    class_of_label = resolve_labels(manifest, checkpoint)
-    geometry = checkpoint.geometry
-    layout = StoreLayout(
-        n_rows=manifest.n_rows,
-        rows_per_shard=config.rows_per_shard,
-        n_frames=geometry.n_frames,
-        n_times=geometry.n_times,
-        height=geometry.height,
-        width=geometry.width,
-        n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
-        n_layers=len(layers) if config.method.name == "staa" else 1,
-        n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
-    )
-    identity = {
-        "manifest": manifest.digest,
-        "model": checkpoint.weights_digest,
-        "sampling": asdict(sampling),
-        "preprocessing": asdict(checkpoint.preprocessing),
-        "method": config.method.model_dump() | {"layers": layers},
-        "precision": config.precision,
-        "rows_per_shard": config.rows_per_shard,
-        "attribution_version": ATTRIBUTION_VERSION,
-    }
-    url = store_url(config.out)
-    if store_exists(url):
-        check_identity(open_store(url), identity)
-    else:
-        # Those of a store that is there are known by their digest to be whole.
-        _check_weights(checkpoint)
-        create_store(url, layout, identity, _attributes(config, checkpoint, sampling, layers))
-    return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url)
 
 
 def execute(plan: Plan) -> RunSummary:
@@ -123,61 +39,40 @@ def execute(plan: Plan) -> RunSummary:
 
     Starts Ray on this machine unless ``RAY_ADDRESS`` names a cluster, as it does in a Ray job.
     """
-    shards = pending_shards(open_store(plan.store_url))
+    pending = pending_rows(open_store(plan.store_url))
+    _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
     seconds = 0.0
-    if len(shards):
+    if pending.n_rows:
         started = time.monotonic()
         with connected(plan.config) as pool:
-            _attribute_in_passes(plan, shards, pool)
+            _attribute_in_passes(plan, pending, pool)
         seconds = time.monotonic() - started
-    group: Any = open_store(plan.store_url)
-    status = group["status"][:]
+    group = open_store(plan.store_url)
+    status = read_status(group)
     write_failures(plan.config.out, group, status, plan.manifest)
-    return summarise(status, seconds=seconds)
+    summary = summarise(status, seconds=seconds)
+    counts = {code.label: count for code, count in summary.counts.items()}
+    _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
+    return summary
 
 
-def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:
-    """Class index of each label of a manifest.
-
-    A label is a class name of the model, as it stands or with other case and with underscores for
-    spaces, or a class index.
-
-    Raises
-    ------
-    ManifestError
-        Names the first label that the model doesn't have, and its row.
-    """
-    exact = {name: index for index, name in enumerate(checkpoint.class_names)}
-    loose = {_loose(name): index for name, index in exact.items()}
-    indices = {str(index): index for index in exact.values()}
-    resolved = {}
-    for label, row in manifest.distinct_labels():
-        index = exact.get(label, loose.get(_loose(label), indices.get(label)))
-        if index is None:
-            raise ManifestError(
-                f"manifest: label {label!r} in row {row} of {manifest.url} is not a class of "
-                f"{checkpoint.name}, which has {len(exact)} ({', '.join(list(exact)[:3])}, ...)"
-            )
-        resolved[label] = index
-    return resolved
-
-
-def _attribute_in_passes(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
+def _attribute_in_passes(plan: Plan, pending: PendingRows, pool: ModelPool) -> None:
     """Go on where a pass was broken off, by a storage that failed for example, while it helps."""
-    while len(shards):
+    while pending.n_rows:
         try:
-            return _attribute(plan, shards, pool)
+            return _attribute(plan, pending, pool)
         except RayError as error:
-            left = pending_shards(open_store(plan.store_url))
+            left = pending_rows(open_store(plan.store_url))
             reason = str(error).strip().splitlines()[-1]
-            _LOGGER.warning("%d of %d shards are left: %s", len(left), len(shards), reason)
-            if len(left) == len(shards):
+            n_left, n_shards = len(left.shards), len(pending.shards)
+            _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, reason)
+            if left.n_rows == pending.n_rows:
                 _LOGGER.debug("the pass got nowhere", exc_info=error)
                 return
-            shards = left
+            pending = left
 
 
-def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
+def _attribute(plan: Plan, pending: PendingRows, pool: ModelPool) -> None:
     config, checkpoint = plan.config, plan.checkpoint
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -185,8 +80,8 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # It warns that its progress bars are off; ours is shown in their place.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    batches = list(_batches(plan.layout, shards, config.batch_size))
-    n_done = plan.layout.n_rows - sum(len(rows) for rows in batches)
+    batches = list(_batches(plan.layout, pending.shards, config.batch_size))
+    n_done = plan.layout.n_rows - pending.n_rows
     loader = ClipLoader(
         root=plan.manifest.root,
         sampling=plan.sampling,
@@ -194,7 +89,9 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
         input_size=checkpoint.geometry.input_size,
         class_of_label=plan.class_of_label,
     )
+    metrics = RunMetrics(plan.run)
     attributor = {
+        "timed": metrics.seconds_of,
         "checkpoint": checkpoint,
         "method": config.method,
         "layout": plan.layout,
@@ -202,13 +99,17 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
         "precision": config.precision,
         "n_threads": max(1, int(config.cpus_per_model)),
     }
-    with shown_progress(plan.layout.n_rows, n_done) as counter:
+    _LOGGER.info(
+        "pass started",
+        extra=fields(run=plan.run, shards=len(pending.shards), rows=pending.n_rows),
+    )
+    with shown_progress(metrics, plan.layout.n_rows, n_done, config.log_format) as progress:
         (
             ray.data.read_datasource(
                 ManifestSource(plan.manifest, batches),
                 override_num_blocks=len(batches),
             )
-            .map_batches(loader, batch_size=None, num_cpus=1)
+            .map_batches(LoadClips(loader, pending, metrics), batch_size=None, num_cpus=1)
             .map_batches(
                 Attributor,
                 fn_constructor_kwargs=attributor,
@@ -222,7 +123,8 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
             )
             .repartition(target_num_rows_per_block=config.rows_per_shard, strict=True)
             .write_datasink(
-                ShardSink(plan.store_url, counter), ray_remote_args={"num_cpus": _WRITE_CPUS}
+                ShardSink(plan.store_url, pending, progress, metrics, config.log_format),
+                ray_remote_args={"num_cpus": _WRITE_CPUS},
             )
         )
 
@@ -232,74 +134,3 @@ def _batches(layout: StoreLayout, shards: NDArray[np.int64], batch_size: int) ->
         rows = layout.shard_rows(int(shard))
         for start in range(rows.start, rows.stop, batch_size):
             yield range(start, min(start + batch_size, rows.stop))
-
-
-def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> tuple[int, ...]:
-    """Refuse a method that the model can't be explained by; gives the layers that are read."""
-    layers = config.method.chosen_layers(checkpoint.n_layers)
-    if config.method.residual and not checkpoint.has_temporal_attention:
-        raise ConfigError(
-            f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
-            "only TimeSformer with divided space-time attention has"
-        )
-    # A frame of any size shows whether the processor brings all of them to the model's size.
-    output_size = checkpoint.preprocessing.output_size(1000, 1500)
-    if output_size != checkpoint.geometry.input_size:
-        raise ModelError(
-            f"model: the processor of {config.model} gives frames of {output_size}, its model "
-            f"takes {checkpoint.geometry.input_size}"
-        )
-    return layers
-
-
-def _check_weights(checkpoint: Checkpoint) -> None:
-    """Load the model once, and drop it: an actor that can't would end the run with a traceback."""
-    # Its bar and its table of what is missing would stand between the user and the one line.
-    verbosity, shows_bar = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        load_adapter(checkpoint, device="cpu")
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if shows_bar:
-            transformers_logging.enable_progress_bar()
-
-
-def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
-    if config.sampling.kind == "published":
-        return checkpoint.sampling
-    return Sampling(
-        kind=config.sampling.kind,
-        n_samples=checkpoint.geometry.n_frames,
-        stride=config.sampling.stride,
-        target_fps=config.sampling.target_fps or Sampling.target_fps,
-    )
-
-
-def _attributes(
-    config: AttributeConfig, checkpoint: Checkpoint, sampling: Sampling, layers: tuple[int, ...]
-) -> dict[str, object]:
-    """Answer what a reader of the store may ask about how it was made."""
-    return {
-        "config": config.model_dump(mode="json"),
-        "class_names": list(checkpoint.class_names),
-        "model": {
-            "name": checkpoint.name,
-            "revision": checkpoint.revision,
-            "weights_digest": checkpoint.weights_digest,
-            "family": checkpoint.family,
-        },
-        "layers": list(layers),
-        "sampling": asdict(sampling),
-        "preprocessing": asdict(checkpoint.preprocessing),
-        "status_codes": {status.label: int(status) for status in Status},
-        "packages": {"staa": __version__} | {name: version(name) for name in _RECORDED_PACKAGES},
-    }
-
-
-def _loose(label: str) -> str:
-    return label.replace("_", " ").casefold()

@@ -6,7 +6,9 @@ writers of different shards share none. A shard's data is written first and its 
 ``status`` is the commit mark, and the only state that a resumed run reads.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,12 +17,13 @@ import fsspec
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.common import JSON
 from zarr.core.group import Group
 
-from pipeline.errors import RunMismatchError, StoreError
+from pipeline.errors import RunMismatchError, StoreError, reason_of
 from pipeline.status import Status
 
-SCHEMA = {"name": "staa", "version": 1}
+SCHEMA: dict[str, JSON] = {"name": "staa", "version": 1}
 """Marks a group as a store of this product; the version changes with the arrays' meaning."""
 
 STORE_NAME = "attributions.zarr"
@@ -28,6 +31,12 @@ STORE_NAME = "attributions.zarr"
 
 _STORAGE_ERRORS = (OSError, ValueError, ImportError)
 """What fsspec and zarr raise of a URL: no access, no such protocol, no driver of it installed."""
+
+_DAMAGE = (*_STORAGE_ERRORS, KeyError, RuntimeError)
+"""What zarr and its codecs raise of an object that is gone, cut short or overwritten."""
+
+_N_WRITERS = 16
+"""Objects that are reset at once: the time is that of the storage's answers."""
 
 _ROWS_PER_CHUNK = 32
 """At most this many rows are read to get one: the inner chunk of the sharded arrays."""
@@ -205,7 +214,8 @@ def store_exists(url: str) -> bool:
         return False
     except (*_STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
         raise StoreError(f"out: can't read {url}: {error}") from error
-    if group.attrs.get("schema") is None:
+    schema = group.attrs.get("schema")
+    if not isinstance(schema, dict) or schema.get("name") != SCHEMA["name"]:
         raise StoreError(f"out: {url} is a Zarr group, but not a store of this product")
     return "identity" in group.attrs
 
@@ -232,20 +242,120 @@ def check_identity(group: Group, identity: Mapping[str, Any]) -> None:
     if differences:
         raise RunMismatchError(
             f"out: the store at {group.store} was made by another run: {'; '.join(differences)}. "
-            "Choose another folder, or delete that one"
+            "Choose another folder, or start anew with --overwrite"
         )
+
+
+def run_id(run_url: str, identity: Mapping[str, Any]) -> str:
+    """Short name of a run for logs and metrics: its folder's name and a digest of its identity."""
+    # As JSON, a tuple that is to be stored and the list that was read are the same.
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{run_url.rstrip('/').rpartition('/')[2] or 'run'}-{digest[:8]}"
+
+
+def read_status(group: Group) -> NDArray[np.uint8]:
+    """Status of every row: uint8 (clip,), codes of `pipeline.status.Status`.
+
+    Raises
+    ------
+    StoreError
+        Names the object that can't be read.
+    """
+    try:
+        status: Any = group["status"]
+    except _DAMAGE as error:
+        raise StoreError(f"{group.store_path}/status/zarr.json is lost or damaged") from error
+    try:
+        values: NDArray[np.uint8] = status[:]
+    except _DAMAGE as error:
+        raise StoreError(
+            f"{_damaged_object(status)} can't be read: {reason_of(error)}. If it is damaged, "
+            "delete it: jobs.attribute then computes its rows again"
+        ) from error
+    return values
+
+
+@dataclass(frozen=True)
+class PendingRows:
+    """Rows of a run that are to be computed.
+
+    Small whatever the run's size: most shards are pending as a whole or done as a whole, and only
+    of those that are neither the rows are listed.
+    """
+
+    n_rows: int
+    shards: NDArray[np.int64]
+    """Shards with a pending row, in order."""
+    partial_shards: NDArray[np.int64]
+    """Of these the ones that have rows that are done, in order."""
+    rows_of_partial: NDArray[np.int64]
+    """Pending rows of the partial shards, in order."""
+    rows_per_shard: int
+
+    def mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of some rows of these shards is pending."""
+        of_whole = ~_found(rows // self.rows_per_shard, self.partial_shards)
+        return of_whole | _found(rows, self.rows_of_partial)
+
+
+def pending_rows(group: Group) -> PendingRows:
+    """Rows that are to be computed; `StoreError` as `read_status`."""
+    layout = store_layout(group)
+    rows = np.flatnonzero(read_status(group) == Status.PENDING)
+    shard_of_row = rows // layout.rows_per_shard
+    shards, n_pending = np.unique(shard_of_row, return_counts=True)
+    stops = np.minimum((shards + 1) * layout.rows_per_shard, layout.n_rows)
+    partial = shards[n_pending < stops - shards * layout.rows_per_shard]
+    of_partial = rows[_found(shard_of_row, partial)]
+    return PendingRows(len(rows), shards, partial, of_partial, layout.rows_per_shard)
 
 
 def pending_shards(group: Group) -> NDArray[np.int64]:
     """Shards with a row that is pending, in order: int64 (shards,)."""
-    layout = store_layout(group)
-    status: Any = group["status"]
-    rows = np.flatnonzero(status[:] == Status.PENDING)
-    return np.unique(rows // layout.rows_per_shard)
+    return pending_rows(group).shards
 
 
-def write_shard(group: Group, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> None:
+def reset_rows(url: str, statuses: Collection[Status]) -> dict[Status, int]:
+    """Mark the rows of some statuses as pending; other rows and the data stay.
+
+    For a run that isn't going on: its write tasks, too, write ``status``.
+
+    Returns
+    -------
+    Rows that were reset, by the status that they had
+
+    Raises
+    ------
+    StoreError
+        If the storage refuses; what was reset until then is pending.
+    """
+    group = open_store(url, mode="r+")
+    layout, status = store_layout(group), read_status(group)
+    chosen = np.isin(status, list(statuses))
+    counts = {code: int(np.sum(status == code)) for code in statuses if (status == code).any()}
+    status[chosen] = Status.PENDING
+    array: Any = group["status"]
+
+    def write(shard: int) -> None:
+        rows = layout.shard_rows(shard)
+        array[rows.start : rows.stop] = status[rows.start : rows.stop]
+
+    shards = np.unique(np.flatnonzero(chosen) // layout.rows_per_shard).tolist()
+    try:
+        with ThreadPoolExecutor(max_workers=_N_WRITERS) as pool:
+            list(pool.map(write, shards))
+    except _STORAGE_ERRORS as error:
+        raise StoreError(f"out: can't write {group.store_path}/status: {error}") from error
+    return counts
+
+
+def write_shard(
+    group: Group, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
     """Write one shard: its data, then its ``status``, after which it counts as done.
+
+    Rows that are done already keep what is stored of them, whatever the columns have in their
+    place: a shard of which only some rows are pending is completed.
 
     Parameters
     ----------
@@ -253,6 +363,10 @@ def write_shard(group: Group, columns: Mapping[str, NDArray[Any]], rows: NDArray
         Every array of the store by name, each of the shard's rows.
     rows
         Row numbers of the columns; exactly the rows of one shard.
+
+    Returns
+    -------
+    (rows,) whether each row was pending, and is written now
 
     Raises
     ------
@@ -278,17 +392,31 @@ def write_shard(group: Group, columns: Mapping[str, NDArray[Any]], rows: NDArray
                 f"shard at row {shard.start}: column {name!r} has shape {columns[name].shape}, "
                 f"expected {(len(shard), *spec.shape)}"
             )
-    if (columns["status"] == Status.PENDING).any():
+
+    def stored(name: str) -> NDArray[Any]:
+        array: Any = group[name]
+        values: NDArray[Any] = array[shard.start : shard.stop]
+        return values
+
+    pending: NDArray[np.bool_] = stored("status") == Status.PENDING
+    if (columns["status"][pending] == Status.PENDING).any():
         raise StoreError(f"shard at row {shard.start}: a row to be written is still pending")
+    if not pending.any():
+        return pending
 
     def write(name: str) -> None:
+        values = columns[name]
+        if not pending.all():
+            values = stored(name)
+            values[pending] = columns[name][pending]
         array: Any = group[name]
-        array[shard.start : shard.stop] = columns[name]
+        array[shard.start : shard.stop] = values
 
     # One object each: on object storage the time is the round trips', so they go side by side.
     with ThreadPoolExecutor(max_workers=len(templates)) as pool:
         list(pool.map(write, templates.keys() - {"status"}))
     write("status")
+    return pending
 
 
 def in_run(run_url: str, name: str) -> str:
@@ -323,6 +451,26 @@ def _is_free(url: str) -> bool:
         )
     except _STORAGE_ERRORS as error:
         raise StoreError(f"out: can't create a store at {url}: {error}") from error
+
+
+def _found(values: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each value is in an array that is sorted; not as `np.isin`, which sorts it anew."""
+    position = np.searchsorted(ascending, values)
+    found = np.zeros(len(values), bool)
+    inside = position < len(ascending)
+    found[inside] = ascending[position[inside]] == values[inside]
+    return found
+
+
+def _damaged_object(array: Any) -> str:
+    """Find the first object of an array of one dimension that can't be read; zarr names none."""
+    (rows_per_object,) = array.chunks
+    for index in range(-(-array.shape[0] // rows_per_object)):
+        try:
+            array[index * rows_per_object : (index + 1) * rows_per_object]
+        except _DAMAGE:
+            return f"{array.store_path}/{array.metadata.encode_chunk_key((index,))}"
+    return str(array.store_path)
 
 
 def _create_array(group: Group, name: str, spec: ArraySpec, layout: StoreLayout) -> None:

@@ -13,7 +13,7 @@ from pipeline.config import AttributeConfig
 from pipeline.layouts import build_manifest
 from pipeline.load import ClipLoader
 from pipeline.manifest import write_manifest
-from pipeline.run import Plan
+from pipeline.plan import Plan
 from pipeline.store import open_store, store_url
 from tests.checkpoints import CLASS_NAMES, save_timesformer
 from tests.clips import write_mp4

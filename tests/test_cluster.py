@@ -6,7 +6,7 @@ import ray
 from pipeline.cluster import ModelPool, connected, model_pool
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
-from pipeline.run import plan_run
+from pipeline.plan import plan_run
 from tests.runs import write_inputs
 
 

@@ -16,6 +16,7 @@ CONFIGS = {
     "attribute": "AttributeConfig",
     "evaluate": "EvaluateConfig",
     "manifest": "ManifestConfig",
+    "status": "StatusConfig",
     "synthesize": "SynthesizeConfig",
     "train": "TrainConfig",
 }

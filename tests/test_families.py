@@ -18,7 +18,7 @@ from pipeline.config import Method
 from pipeline.errors import ConfigError
 from pipeline.models.registry import FAMILIES as ADAPTERS
 from pipeline.models.registry import load_adapter, read_checkpoint
-from pipeline.run import plan_run
+from pipeline.plan import plan_run
 from pipeline.sampling import Sampling
 from pipeline.staa import spatial_temporal
 from pipeline.status import Status

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +15,9 @@ import pytest
 from ray.exceptions import RayError
 
 import pipeline.run
-from pipeline.run import execute, plan_run
+from pipeline.plan import plan_run
+from pipeline.run import execute
+from pipeline.state import read_state
 from pipeline.status import Status
 from pipeline.store import open_store, pending_shards, store_url
 from tests.runs import assert_same_columns, objects, stored_columns, write_inputs
@@ -94,9 +97,9 @@ def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatc
     passes = []
     attribute = pipeline.run._attribute
 
-    def broken_off_once(plan, shards, pool):
-        passes.append(shards.tolist())
-        attribute(plan, shards[:1], pool)
+    def broken_off_once(plan, pending, pool):
+        passes.append(pending.shards.tolist())
+        attribute(plan, replace(pending, shards=pending.shards[:1]), pool)
         if len(passes) == 1:
             raise RayError("the storage\nwas away")
 
@@ -165,7 +168,9 @@ def wait_until(condition, job):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
-def test_a_run_whose_driver_was_killed_is_resumed_to_the_same_bits(local_ray, ray_folder, tmp_path):
+def test_a_run_whose_driver_was_killed_and_terminated_is_resumed_to_the_same_bits(
+    local_ray, ray_folder, tmp_path
+):
     inputs = write_inputs(tmp_path, 48, {7: "missing", 40: "truncated"})
     undisturbed = tmp_path / "undisturbed"
     execute(plan_run(inputs.config(undisturbed, rows_per_shard=2)))
@@ -175,12 +180,24 @@ def test_a_run_whose_driver_was_killed_is_resumed_to_the_same_bits(local_ray, ra
     job = start_job(inputs, out, ray_folder)
     try:
         wait_until(lambda: statuses.exists() and any(statuses.iterdir()), job)
+        state = read_state(str(out))
+        assert 0 < state.n_shards_done < 24
     finally:
         job.kill()
         job.communicate()
         kill(processes_of(ray_folder))
     left = pending(out)
     assert 0 < len(left) < 24
+
+    # Once more, and asked to stop this time.
+    stopped = start_job(inputs, out, ray_folder)
+    wait_until(lambda: len(pending(out)) < len(left), stopped)
+    stopped.send_signal(signal.SIGTERM)
+    _, stderr = stopped.communicate(timeout=HANG_S)
+    assert stopped.returncode == 143
+    assert "Traceback" not in stderr
+    assert stderr.endswith("\nattribute: terminated; what was finished is kept\n")
+    assert 0 < len(pending(out)) < len(left)
 
     resumed = start_job(inputs, out, ray_folder)
     stdout, stderr = resumed.communicate(timeout=HANG_S)

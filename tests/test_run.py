@@ -12,9 +12,11 @@ import xarray as xr
 from pipeline.config import Method
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
+from pipeline.metrics import RunMetrics
 from pipeline.models.registry import read_checkpoint
-from pipeline.progress import Counter, count_shard, shown_progress
-from pipeline.run import execute, plan_run, resolve_labels
+from pipeline.plan import plan_run, resolve_labels
+from pipeline.progress import Progress, count_shard, shown_progress
+from pipeline.run import execute
 from pipeline.status import Status
 from pipeline.store import open_store
 from tests.checkpoints import CLASS_NAMES
@@ -25,6 +27,8 @@ from tests.runs import (
     stored_columns,
     write_inputs,
 )
+
+METRICS = RunMetrics("test")
 
 
 def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one_thread):
@@ -145,26 +149,26 @@ def test_a_finished_run_does_nothing_when_it_is_run_again(finished_run):
 
 
 def test_the_bar_goes_on_from_what_an_earlier_run_did(local_ray, capsys):
-    with shown_progress(20, 8) as counter:
-        count_shard(counter, 8, done=4, failed=1)
-        count_shard(counter, 12, done=4, failed=2)
-    last = capsys.readouterr().err.split("\r")[-1]
+    with shown_progress(METRICS, 20, 8) as progress:
+        count_shard(progress, 8, {"ok": 3, "missing": 1}, 100)
+        count_shard(progress, 12, {"ok": 2, "missing": 1, "empty": 1}, 100)
+    last = capsys.readouterr().err.splitlines()[-1]
     assert "16/20" in last
     assert "failed=3" in last
 
 
 def test_a_shard_that_is_committed_twice_is_counted_once():
-    counter = Counter()
+    progress = Progress(METRICS, 8)
     for _ in range(2):
-        counter.add(4, 4, 1)
-    counter.add(0, 4, 0)
-    assert counter.counts() == (8, 1)
+        progress.add(4, {"ok": 3, "missing": 1}, 100)
+    progress.add(0, {"ok": 4}, 100)
+    assert progress.counts() == (8, 1)
 
 
-def test_a_counter_that_is_lost_fails_neither_the_writers_nor_the_driver(local_ray, capsys):
-    with shown_progress(4, 0) as counter:
-        ray.kill(counter)
-        count_shard(counter, 0, done=4, failed=0)
+def test_a_count_that_is_lost_fails_neither_the_writers_nor_the_driver(local_ray, capsys):
+    with shown_progress(METRICS, 4, 0) as progress:
+        ray.kill(progress)
+        count_shard(progress, 0, {"ok": 4}, 100)
     assert "0/4" in capsys.readouterr().err
 
 

@@ -143,6 +143,7 @@ def test_a_protocol_that_is_not_known_is_named(capsys, monkeypatch, inputs):
         ("--method.residual", "method.residual is False there and True here"),
         ("--precision=bfloat16", "precision is 'float32' there and 'bfloat16' here"),
         ("--rows-per-shard=2", "rows_per_shard is 4 there and 2 here"),
+        ("--batch-size=1", "batch_size is 2 there and 1 here"),
         ("--sampling.kind=strided --sampling.stride=2", "sampling.stride is None there and 2 here"),
     ],
 )

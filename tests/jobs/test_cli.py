@@ -1,5 +1,9 @@
 """Command lines as a user would give them: files, flags, and one line for whatever is wrong."""
 
+import os
+import signal
+import time
+
 import pytest
 
 from jobs.cli import parse, run_job, writing
@@ -194,6 +198,25 @@ def test_a_target_that_can_not_be_written_is_named(tmp_path):
     reason = f"out: can't write {target}: Not a directory"
     with pytest.raises(ConfigError, match=reason), writing("out", str(target)):
         target.write_text("")
+
+
+def test_a_terminated_job_says_so_in_one_line_and_stops_what_it_started(capsys):
+    stopped = []
+
+    def terminated(config):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            # The handler runs between two instructions.
+            time.sleep(60)
+        finally:
+            stopped.append(config.out)
+
+    before = signal.getsignal(signal.SIGTERM)
+    exit_code, _, stderr = run(capsys, *REQUIRED, job=terminated)
+    assert exit_code == 143
+    assert stderr == "attribute: terminated; what was finished is kept\n"
+    assert stopped == ["run"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_interrupted_job_says_so_in_one_line(capsys):

@@ -1,0 +1,211 @@
+"""A run as it can be carried out: its configuration, checked against manifest, model and target.
+
+Everything here goes on without a cluster; what is wrong is said before one is started.
+"""
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+from transformers.utils import logging as transformers_logging
+
+from pipeline import __version__
+from pipeline.cluster import check_resources
+from pipeline.config import AttributeConfig
+from pipeline.discard import discard_run
+from pipeline.errors import ConfigError, ManifestError, ModelError
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.models.registry import Checkpoint, load_adapter, read_checkpoint
+from pipeline.sampling import Sampling
+from pipeline.status import Status
+from pipeline.store import (
+    StoreLayout,
+    check_identity,
+    create_store,
+    open_store,
+    reset_rows,
+    run_id,
+    store_exists,
+    store_url,
+)
+
+ATTRIBUTION_VERSION = 1
+"""Part of a run's identity: raised when the same input would give other attributions."""
+
+_RECORDED_PACKAGES = ("torch", "transformers", "decord2", "ray", "zarr", "numpy")
+_N_RANKS = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be carried out: everything was checked, and the store is there."""
+
+    config: AttributeConfig
+    manifest: Manifest
+    checkpoint: Checkpoint
+    sampling: Sampling
+    class_of_label: dict[str, int]
+    layout: StoreLayout
+    store_url: str
+    run: str
+    """Short name of the run, in logs and metrics."""
+    retried: dict[Status, int]
+    """Rows that had failed in an earlier run and are pending anew, by their status there."""
+
+
+def plan_run(config: AttributeConfig) -> Plan:
+    """Check a configuration against its manifest, model and target; create the store or find it.
+
+    Raises
+    ------
+    StaaError
+        Of the kind that names what is wrong. Nothing was started, and nothing stored is changed:
+        what ``overwrite`` deletes and ``retry_failed`` resets goes once everything else was
+        checked.
+    """
+    check_resources(config)
+    manifest = read_manifest(config.manifest)
+    for key, url in (("out", config.out), ("manifest", config.manifest), ("clips", manifest.root)):
+        if url.startswith("memory://"):
+            raise ConfigError(f"{key}: {url} is seen by one process alone, and workers are others")
+    if manifest.n_rows == 0:
+        raise ManifestError(f"manifest: {config.manifest} has no rows")
+    checkpoint = read_checkpoint(config.model, config.revision)
+    layers = _check_model(config, checkpoint)
+    sampling = _sampling(config, checkpoint)
+    class_of_label = resolve_labels(manifest, checkpoint)
+    geometry = checkpoint.geometry
+    layout = StoreLayout(
+        n_rows=manifest.n_rows,
+        rows_per_shard=config.rows_per_shard,
+        n_frames=geometry.n_frames,
+        n_times=geometry.n_times,
+        height=geometry.height,
+        width=geometry.width,
+        n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
+        n_layers=len(layers) if config.method.name == "staa" else 1,
+        n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
+    )
+    identity = {
+        "manifest": manifest.digest,
+        "model": checkpoint.weights_digest,
+        "sampling": asdict(sampling),
+        "preprocessing": asdict(checkpoint.preprocessing),
+        "method": config.method.model_dump() | {"layers": layers},
+        "precision": config.precision,
+        # Batches of another size give other last bits. So may another device or number of threads:
+        # they are the machine's, and a run may go on elsewhere.
+        "batch_size": config.batch_size,
+        "rows_per_shard": config.rows_per_shard,
+        "attribution_version": ATTRIBUTION_VERSION,
+    }
+    url = store_url(config.out)
+    retried: dict[Status, int] = {}
+    if store_exists(url) and not config.overwrite:
+        check_identity(open_store(url), identity)
+        if config.retry_failed:
+            retried = reset_rows(url, [s for s in Status if s.label in config.retry_failed])
+    else:
+        # Those of a store that is there are known by their digest to be whole.
+        _check_weights(checkpoint)
+        if config.overwrite:
+            discard_run(config.out)
+        create_store(url, layout, identity, _attributes(config, checkpoint, sampling, layers))
+    run = run_id(config.out, identity)
+    return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run, retried)
+
+
+def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:
+    """Class index of each label of a manifest.
+
+    A label is a class name of the model, as it stands or with other case and with underscores for
+    spaces, or a class index.
+
+    Raises
+    ------
+    ManifestError
+        Names the first label that the model doesn't have, and its row.
+    """
+    exact = {name: index for index, name in enumerate(checkpoint.class_names)}
+    loose = {_loose(name): index for name, index in exact.items()}
+    indices = {str(index): index for index in exact.values()}
+    resolved = {}
+    for label, row in manifest.distinct_labels():
+        index = exact.get(label, loose.get(_loose(label), indices.get(label)))
+        if index is None:
+            raise ManifestError(
+                f"manifest: label {label!r} in row {row} of {manifest.url} is not a class of "
+                f"{checkpoint.name}, which has {len(exact)} ({', '.join(list(exact)[:3])}, ...)"
+            )
+        resolved[label] = index
+    return resolved
+
+
+def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Refuse a method that the model can't be explained by; gives the layers that are read."""
+    layers = config.method.chosen_layers(checkpoint.n_layers)
+    if config.method.residual and not checkpoint.has_temporal_attention:
+        raise ConfigError(
+            f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
+            "only TimeSformer with divided space-time attention has"
+        )
+    # A frame of any size shows whether the processor brings all of them to the model's size.
+    output_size = checkpoint.preprocessing.output_size(1000, 1500)
+    if output_size != checkpoint.geometry.input_size:
+        raise ModelError(
+            f"model: the processor of {config.model} gives frames of {output_size}, its model "
+            f"takes {checkpoint.geometry.input_size}"
+        )
+    return layers
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Load the model once, and drop it: an actor that can't would end the run with a traceback."""
+    # Its bar and its table of what is missing would stand between the user and the one line.
+    verbosity, shows_bar = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        load_adapter(checkpoint, device="cpu")
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shows_bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
+    if config.sampling.kind == "published":
+        return checkpoint.sampling
+    return Sampling(
+        kind=config.sampling.kind,
+        n_samples=checkpoint.geometry.n_frames,
+        stride=config.sampling.stride,
+        target_fps=config.sampling.target_fps or Sampling.target_fps,
+    )
+
+
+def _attributes(
+    config: AttributeConfig, checkpoint: Checkpoint, sampling: Sampling, layers: tuple[int, ...]
+) -> dict[str, object]:
+    """Answer what a reader of the store may ask about how it was made."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "class_names": list(checkpoint.class_names),
+        "model": {
+            "name": checkpoint.name,
+            "revision": checkpoint.revision,
+            "weights_digest": checkpoint.weights_digest,
+            "family": checkpoint.family,
+        },
+        "layers": list(layers),
+        "sampling": asdict(sampling),
+        "preprocessing": asdict(checkpoint.preprocessing),
+        "status_codes": {status.label: int(status) for status in Status},
+        "packages": {"staa": __version__} | {name: version(name) for name in _RECORDED_PACKAGES},
+    }
+
+
+def _loose(label: str) -> str:
+    return label.replace("_", " ").casefold()

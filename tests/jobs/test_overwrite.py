@@ -1,0 +1,156 @@
+"""`--overwrite`: what it deletes, when it does, and what it leaves."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import zarr
+
+import jobs.attribute
+from analysis.report import REPORT_NAME
+from analysis.statistics import STATISTICS_NAME
+from jobs.attribute import attribute
+from jobs.cli import run_job
+from pipeline.config import AttributeConfig
+from pipeline.discard import DERIVED_NAMES, discard_run
+from pipeline.errors import StoreError
+from pipeline.evaluation.evaluate import metrics_url
+from pipeline.plan import plan_run
+from pipeline.store import open_store, pending_shards, store_exists, store_url
+from pipeline.summary import FAILURES_NAME
+from tests.runs import objects
+
+
+@pytest.fixture
+def out(finished_run, tmp_path):
+    """A finished run with what other jobs derive from one, and a file of the user's."""
+    out = Path(shutil.copytree(finished_run.out, tmp_path / "run"))
+    for name in DERIVED_NAMES:
+        if not (out / name).exists():
+            (out / name).mkdir()
+            (out / name / "part").write_text("of the old run")
+    (out / "notes.txt").write_text("mine")
+    return out
+
+
+def names(out):
+    return sorted(path.name for path in out.iterdir())
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_derived_names_are_those_of_the_jobs_that_make_them():
+    names = {FAILURES_NAME, STATISTICS_NAME, REPORT_NAME, Path(metrics_url("run")).name}
+    assert set(DERIVED_NAMES) == names
+
+
+def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finished_run, out):
+    config = finished_run.inputs.config(out, precision="bfloat16", overwrite=True)
+    plan = plan_run(config)
+    assert names(out) == ["attributions.zarr", "notes.txt"]
+    assert objects(out) == {}
+    group = open_store(plan.store_url)
+    assert group.attrs["identity"]["precision"] == "bfloat16"
+    assert pending_shards(group).tolist() == [0, 1, 2, 3]
+    # A later call that leaves the flag out goes on with this run.
+    assert "overwrite" not in group.attrs["config"]
+    plan_run(finished_run.inputs.config(out, precision="bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--method.layer=9"],
+        ["--manifest=absent.parquet"],
+        ["--model=absent"],
+        ["--batch-size=3"],
+        ["--n-models=64", "--cpus-per-model=64"],
+    ],
+)
+def test_nothing_is_deleted_when_something_else_is_wrong(
+    finished_run, out, flags, monkeypatch, capsys
+):
+    monkeypatch.setattr("pipeline.cluster._starts_ray", lambda: True)
+    before = tree(out)
+    argv = finished_run.inputs.flags(out, "--overwrite", *flags)
+    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert tree(out) == before
+
+
+def test_weights_that_are_damaged_are_found_before_anything_is_deleted(
+    finished_run, out, tmp_path, capsys
+):
+    model = Path(shutil.copytree(finished_run.inputs.model, tmp_path / "model"))
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    before = tree(out)
+    argv = finished_run.inputs.flags(out, "--overwrite", f"--model={model}")
+    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    assert tree(out) == before
+
+
+def foreign_group(store):
+    zarr.create_group(store, attributes={"schema": "of another product"})
+
+
+def foreign_folder(store):
+    store.mkdir(parents=True)
+    (store / "thesis.tex").write_text("mine")
+
+
+@pytest.mark.parametrize("make", [foreign_group, foreign_folder])
+def test_what_is_not_a_store_of_this_product_is_refused(
+    finished_run, tmp_path, monkeypatch, capsys, make
+):
+    out = tmp_path / "run"
+    make(out / "attributions.zarr")
+    (out / "report").mkdir()
+    (out / "report" / "index.html").write_text("mine")
+    before = tree(out)
+    argv = finished_run.inputs.flags(out, "--overwrite")
+    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    assert f"out: {out}/attributions.zarr is" in capsys.readouterr().err
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("n_deletions", [0, 1, 5, 13])
+def test_an_overwriting_that_was_cut_off_is_finished_by_the_next(
+    finished_run, out, monkeypatch, n_deletions
+):
+    from fsspec.implementations.local import LocalFileSystem
+
+    delete, deleted = LocalFileSystem.rm, []
+
+    def cut_off(self, path, recursive=False, maxdepth=None):
+        if len(deleted) == n_deletions:
+            raise OSError("the machine died")
+        deleted.append(path)
+        delete(self, path, recursive=recursive)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "rm", cut_off)
+        with pytest.raises(StoreError, match=r"can't delete the run in .*: the machine died"):
+            discard_run(str(out))
+    assert not store_exists(store_url(str(out)))
+    plan_run(finished_run.inputs.config(out, overwrite=True))
+    assert names(out) == ["attributions.zarr", "notes.txt"]
+    assert objects(out) == {}
+
+
+def test_where_nothing_is_a_run_is_begun(finished_run, tmp_path):
+    plan = plan_run(finished_run.inputs.config(tmp_path / "new", overwrite=True))
+    assert len(pending_shards(open_store(plan.store_url))) == 4
+
+
+def test_without_it_a_refusal_names_it(finished_run, out, monkeypatch, capsys):
+    monkeypatch.setattr(jobs.attribute, "execute", None)
+    before = tree(out)
+    argv = finished_run.inputs.flags(out, "--batch-size=1")
+    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    stderr = capsys.readouterr().err
+    assert "batch_size is 2 there and 1 here" in stderr
+    assert "--overwrite" in stderr
+    assert tree(out) == before

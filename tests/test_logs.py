@@ -1,0 +1,113 @@
+"""Log records with fields, and progress in a log."""
+
+import io
+import json
+import logging
+from datetime import datetime
+
+import pytest
+
+from pipeline.bar import progress_bar
+from pipeline.logs import fields, set_up_logging
+
+LOGGER = logging.getLogger("pipeline.test_logs")
+
+
+@pytest.fixture
+def pipeline_logger():
+    """The pipeline's logger, which is as it was after the test."""
+    logger = logging.getLogger("pipeline")
+    handlers, level = list(logger.handlers), logger.level
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def test_text_has_time_level_logger_message_and_fields(pipeline_logger, capsys):
+    set_up_logging("text", logging.INFO)
+    LOGGER.info("shard %d committed", 3, extra=fields(run="demo", rows=256))
+    time, rest = capsys.readouterr().err.rstrip("\n").split(" ", 1)
+    assert datetime.fromisoformat(time).utcoffset() is not None
+    assert rest == "INFO pipeline.test_logs: shard 3 committed run=demo rows=256"
+
+
+def test_json_is_one_object_a_line_whatever_the_text(pipeline_logger, capsys):
+    set_up_logging("json", logging.INFO)
+    LOGGER.warning('a "name"\nof two lines', extra=fields(run="demo", rows=256))
+    (line,) = capsys.readouterr().err.splitlines()
+    record = json.loads(line)
+    del record["time"]
+    assert record == {
+        "level": "WARNING",
+        "logger": "pipeline.test_logs",
+        "message": 'a "name"\nof two lines',
+        "run": "demo",
+        "rows": 256,
+    }
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_exception_is_kept(pipeline_logger, capsys, log_format):
+    set_up_logging(log_format, logging.INFO)
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        LOGGER.exception("failed")
+    shown = capsys.readouterr().err
+    assert "ValueError: broken" in (
+        json.loads(shown)["exception"] if log_format == "json" else shown
+    )
+
+
+def test_setting_up_again_replaces_what_was_set_up(pipeline_logger, capsys):
+    set_up_logging("text", logging.INFO)
+    set_up_logging("json", logging.WARNING)
+    LOGGER.info("not shown")
+    LOGGER.warning("shown once")
+    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == [
+        "shown once"
+    ]
+
+
+def test_a_log_gets_whole_lines_of_progress(capsys):
+    with progress_bar(total=20, initial=8, unit="clip", desc="attribute") as bar:
+        bar.set_postfix(failed=1, refresh=False)
+        bar.update(12)
+    text = capsys.readouterr().err
+    assert "\r" not in text
+    first, *_, last = text.splitlines()
+    assert text.endswith("\n")
+    assert "" not in text.splitlines()
+    assert first.startswith("attribute:  40% 8/20")
+    assert last.startswith("attribute: 100% 20/20")
+    assert "failed=1" in last
+
+
+def test_lines_go_around_an_iterable_too(capsys):
+    assert list(progress_bar(iter("abc"), total=3, unit="clip", desc="synthesize")) == list("abc")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("synthesize: 100% 3/3")
+
+
+def test_with_a_logger_progress_is_records_alone(capsys, caplog):
+    caplog.set_level(logging.INFO, logger=LOGGER.name)
+    with progress_bar(total=20, initial=8, unit="clip", desc="attribute", logger=LOGGER) as bar:
+        bar.set_postfix(failed=1, refresh=False)
+        bar.update(12)
+    assert capsys.readouterr().err == ""
+    last = caplog.records[-1]
+    assert last.getMessage() == "progress"
+    assert (last.fields["done"], last.fields["total"], last.fields["failed"]) == (20, 20, 1)
+    assert last.fields["per_second"] > 0
+    assert last.fields["seconds_left"] == 0
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress_bar(total=20, unit="clip", desc="attribute") as bar:
+        bar.update(20)
+    assert "\rattribute: 100%|" in terminal.getvalue()
