@@ -192,6 +192,8 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool) -> None:
         preprocessing=checkpoint.preprocessing,
         input_size=checkpoint.geometry.input_size,
         class_of_label=plan.class_of_label,
+        decode_timeout_s=config.decode_timeout,
+        decode_memory_bytes=int(config.decode_memory),
     )
     attributor = {
         "checkpoint": checkpoint,
