@@ -6,11 +6,12 @@ against PyAV on 14 real and 50 made files: same frames and the same speed (75 an
 takes its process down on half an AVI that decord2 (2025 and 2026, FFmpeg 8) refuses with an error.
 
 Neither is trusted with its process: a damaged index is enough for a segmentation fault, so a run
-decodes in a child, see `pipeline.decoder`. Nor with three more things. Seeking, and so ``get_batch``, gives other frames in open
-groups of pictures, in MPEG-1, MPEG-4 and WMV, and where an edit list hides the first ones: frames
-are read forward, never sought, which is as fast for samples that are spread over a clip. A file cut
-short can end the process: one that declares more bytes than it has is refused before it is opened.
-Frames that can't be decoded are replaced by their neighbours: ``fault_tol`` makes that an error.
+decodes in a child, see `pipeline.decoder`. Nor with three more things. Seeking, and so
+``get_batch``, gives other frames in open groups of pictures, in MPEG-1, MPEG-4 and WMV, and where
+an edit list hides the first ones: frames are read forward, never sought, which is as fast for
+samples that are spread over a clip. A file cut short can end the process: one that declares more
+bytes than it has is refused before it is opened. Frames that can't be decoded are replaced by their
+neighbours: ``fault_tol`` makes that an error.
 """
 
 import errno
