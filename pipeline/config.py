@@ -20,6 +20,22 @@ from pipeline.status import Status
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
+_SECONDS = {"": 1, "ms": 1e-3, "s": 1, "min": 60, "h": 3600}
+
+
+def _seconds(value: Any) -> Any:
+    """Seconds of a text such as 30s or 2min; anything else is left to pydantic."""
+    if not isinstance(value, str):
+        return value
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h|)\s*", value)
+    if not parts:
+        raise ValueError(f"{value!r} is no time; expected a number of ms, s, min or h, such as 30s")
+    return float(parts[1]) * _SECONDS[parts[2]]
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+"""Time in seconds, which may be given as text with a unit."""
+
 
 FAILURES = tuple(status.label for status in Status if status.failed)
 """Names of the ways to fail."""
@@ -162,6 +178,12 @@ class AttributeConfig(FrozenConfig):
     """Clips in one forward pass; with another size, last bits of the results may be others."""
     rows_per_shard: int = Field(default=256, ge=1, le=65_536)
     """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`."""
+    decode_timeout: Seconds = Field(default=60.0, gt=0, le=86_400)
+    """Time that decoding one clip may take, for example 30s or 2min, before it is given up as
+    `timeout`; may change when a run is resumed, as it decides of no clip's frames."""
+    decode_memory: ByteSize = Field(default=ByteSize(4_000_000_000), ge=500_000_000)
+    """Memory that decoding one clip may take, for example 4GB, before it is given up, mostly as
+    `crashed`; may change as `decode_timeout` may."""
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
     """Share of failed clips above which the job ends with exit code 1."""
     log_format: LogFormat = "text"

@@ -5,11 +5,13 @@ against PyAV on 14 real and 50 made files: same frames and the same speed (75 an
 300 frames), but decord 0.6.0 (June 2021, FFmpeg 4.1, wheels for x86-64 alone) opens no AV1, and
 takes its process down on half an AVI that decord2 (2025 and 2026, FFmpeg 8) refuses with an error.
 
-Neither is trusted with three things. Seeking, and so ``get_batch``, gives other frames in open
-groups of pictures, in MPEG-1, MPEG-4 and WMV, and where an edit list hides the first ones: frames
-are read forward, never sought, which is as fast for samples that are spread over a clip. A file cut
-short can end the process: one that declares more bytes than it has is refused before it is opened.
-Frames that can't be decoded are replaced by their neighbours: ``fault_tol`` makes that an error.
+Neither is trusted with its process: a damaged index is enough for a segmentation fault, so a run
+decodes in a child, see `pipeline.decoder`. Nor with three more things. Seeking, and so
+``get_batch``, gives other frames in open groups of pictures, in MPEG-1, MPEG-4 and WMV, and where
+an edit list hides the first ones: frames are read forward, never sought, which is as fast for
+samples that are spread over a clip. A file cut short can end the process: one that declares more
+bytes than it has is refused before it is opened. Frames that can't be decoded are replaced by their
+neighbours: ``fault_tol`` makes that an error.
 """
 
 import errno
@@ -25,13 +27,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError
+from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 from pipeline.status import Status
 
 # FFmpeg writes lines to stderr for every damaged clip; what matters of them is in the status.
 decord.logging.set_level(decord.logging.QUIET)
 
-_DECODER_ERRORS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError)
+_DECODER_ERRORS = (
+    decord.DECORDError,
+    decord.DECORDLimitReachedError,
+    RuntimeError,
+    UnicodeDecodeError,  # of a message that quotes the file
+)
 
 _NO_FILE_EVER = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
 """Errors of a path that can't be opened however often it is tried."""
@@ -67,6 +75,8 @@ class ClipFrames:
             raise ValueError(f"frames are {self.frames.dtype} {shape}, expected uint8 (T, H, W, 3)")
         if self.frame_index.shape != shape[:1]:
             raise ValueError(f"frame_index is {self.frame_index.shape}, expected {shape[:1]}")
+        if (np.diff(self.frame_index) <= 0).any():
+            raise ValueError(f"frame_index repeats or goes back: {self.frame_index.tolist()}")
 
     def __repr__(self) -> str:
         return (
@@ -75,8 +85,8 @@ class ClipFrames:
         )
 
 
-def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
-    """Fetch one clip of a manifest and read its frames.
+def fetch_clip(root: str, path: str) -> bytes:
+    """Fetch the bytes of one clip of a manifest.
 
     Parameters
     ----------
@@ -84,14 +94,12 @@ def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
         The manifest's root, any fsspec URL.
     path
         The clip's path below the root, with ``/`` between its parts.
-    sampling
-        Which frames to read.
 
     Raises
     ------
     DecodeError
         ``MISSING``, when there is no such object; ``UNREADABLE``, when it is a directory, may not
-        be read, or has a name that no file can have; and all that `read_frames` raises.
+        be read, or has a name that no file can have.
     OSError
         When the storage fails in another way: not a property of the clip, so a retry may succeed.
     """
@@ -101,7 +109,7 @@ def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
     filesystem, base = fsspec.core.url_to_fs(root)
     location = f"{base.rstrip('/')}/{path}"
     try:
-        data = filesystem.cat_file(location)
+        data: bytes = filesystem.cat_file(location)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DecodeError(Status.MISSING, f"no object at {location}") from error
     except IsADirectoryError as error:
@@ -112,11 +120,45 @@ def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
         if error.errno not in _NO_FILE_EVER:
             raise
         raise DecodeError(Status.UNREADABLE, f"can't open {location}: {error.strerror}") from error
-    return read_frames(data, sampling)
+    return data
 
 
-def read_frames(data: bytes, sampling: Sampling) -> ClipFrames:
+def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
+    """Fetch one clip of a manifest and read its frames, in this process.
+
+    Raises
+    ------
+    DecodeError
+        As `fetch_clip` and `read_frames` do.
+    OSError
+        As `fetch_clip` does.
+    """
+    return read_frames(fetch_clip(root, path), sampling)
+
+
+def decode_clip(
+    data: bytes, sampling: Sampling, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Bytes of a video file to the model's input: frames (T, h, w, 3) and frame_index (T,).
+
+    Frames are brought to the model's size one by one: sixteen of 4K take 0.4 GB, and the model
+    sees 2 MB of them.
+
+    Raises
+    ------
+    DecodeError
+        As `read_frames` does.
+    """
+    clip = read_frames(data, sampling, preprocessing)
+    return clip.frames, clip.frame_index
+
+
+def read_frames(
+    data: bytes, sampling: Sampling, preprocessing: Preprocessing | None = None
+) -> ClipFrames:
     """Decode the frames that ``sampling`` takes from a video file.
+
+    ``preprocessing`` resizes and crops each as it comes.
 
     Decodes with one thread: two were slower on short clips, and a worker has one core.
 
@@ -143,7 +185,12 @@ def read_frames(data: bytes, sampling: Sampling) -> ClipFrames:
     except (*_DECODER_ERRORS, AssertionError) as error:
         raise DecodeError(Status.UNREADABLE, f"can't be opened: {_reason(error)}") from error
 
-    starts_s = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+    # decord gives no times where there are no frames: an index of none, or a length of 0.
+    starts_s = (
+        reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        if len(reader)
+        else np.empty(0, np.float32)
+    )
     n_frames = len(reader) - _hidden_frames(starts_s)
     fps = float(reader.get_avg_fps())
     frame_index = sampling.indices(n_frames=n_frames, fps=fps)
@@ -151,7 +198,8 @@ def read_frames(data: bytes, sampling: Sampling) -> ClipFrames:
     skip = bool((starts_s > NO_TIMESTAMP_S).all())
     frames: list[NDArray[np.uint8]] = []
     try:
-        frames.extend(_frames_at(reader, frame_index, skip=skip))
+        for frame in _frames_at(reader, frame_index, skip=skip):
+            frames.append(preprocessing.resize_and_crop(frame[None])[0] if preprocessing else frame)
     except (*_DECODER_ERRORS, StopIteration) as error:
         raise DecodeError(
             Status.TRUNCATED,

@@ -1,13 +1,15 @@
 """Manifest rows to the model's uint8 input; a clip that fails stays a row with a named status."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode import load_clip
+from pipeline.decode import fetch_clip
+from pipeline.decoder import DECODE, process_decoder
 from pipeline.errors import DecodeError
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
@@ -19,6 +21,9 @@ Columns = dict[str, NDArray[Any]]
 @dataclass(frozen=True)
 class ClipLoader:
     """Fetches, decodes, resizes and crops a batch of clips.
+
+    What handles the files' content runs in this process's child, which goes on from batch to batch.
+    While it decodes a clip, the next one is fetched.
 
     Reads ``row``, ``video_id``, ``path``, ``label`` and ``start_time``; gives every column of the
     store that doesn't need the model, and ``frames`` uint8 (clips, T, height, width, 3), which are
@@ -32,6 +37,12 @@ class ClipLoader:
     """Height and width that the model takes, pixels."""
     class_of_label: Mapping[str, int]
     """Class index of every label of the manifest."""
+    decode_timeout_s: float = 60.0
+    """Time that decoding one clip may take."""
+    decode_memory_bytes: int = 4_000_000_000
+    """Memory that decoding one clip may take."""
+    decode: str = DECODE
+    """What the child runs; see `pipeline.decoder`."""
 
     def __call__(self, rows: Columns) -> Columns:
         """Load a batch of manifest rows."""
@@ -40,9 +51,16 @@ class ClipLoader:
         frame_index = np.full((n_clips, n_frames), -1, np.int32)
         status = np.full(n_clips, Status.OK, np.uint8)
         message = np.full(n_clips, "", object)
-        for clip, path in enumerate(rows["path"]):
+        decoder = process_decoder(self.decode, self.decode_memory_bytes)
+        for clip, fetched in enumerate(_fetched_ahead(self.root, rows["path"])):
             try:
-                frames[clip], frame_index[clip] = self._load(str(path))
+                frame_index[clip] = decoder.decode_into(
+                    frames[clip],
+                    fetched.result(),
+                    self.sampling,
+                    self.preprocessing,
+                    timeout_s=self.decode_timeout_s,
+                )
             except DecodeError as error:
                 status[clip] = error.status
                 message[clip] = error.message
@@ -57,9 +75,17 @@ class ClipLoader:
             "message": message,
         }
 
-    def _load(self, path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        clip = load_clip(self.root, path, self.sampling)
-        return self.preprocessing.resize_and_crop(clip.frames), clip.frame_index
-
     def _label(self, label: str | None) -> int:
         return -1 if label is None else self.class_of_label[label]
+
+
+def _fetched_ahead(root: str, paths: Iterable[str]) -> Iterator[Future[bytes]]:
+    """Fetch clips in order, each while the one before it is decoded."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[bytes] | None = None
+        for path in paths:
+            current, ahead = ahead, pool.submit(fetch_clip, root, str(path))
+            if current is not None:
+                yield current
+        if ahead is not None:
+            yield ahead

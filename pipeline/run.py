@@ -88,6 +88,8 @@ def _attribute(plan: Plan, pending: PendingRows, pool: ModelPool) -> None:
         preprocessing=checkpoint.preprocessing,
         input_size=checkpoint.geometry.input_size,
         class_of_label=plan.class_of_label,
+        decode_timeout_s=config.decode_timeout,
+        decode_memory_bytes=int(config.decode_memory),
     )
     metrics = RunMetrics(plan.run)
     attributor = {

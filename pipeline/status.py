@@ -18,15 +18,15 @@ class Status(IntEnum):
     EMPTY = 3
     """The object has no bytes."""
     UNREADABLE = 4
-    """Not a video, no video stream, or a codec that the decoder lacks."""
+    """Not a video, no video stream, a codec that the decoder lacks, or no file that may be read."""
     TRUNCATED = 5
     """A video whose requested frames can't all be decoded."""
     TOO_SHORT = 6
     """Fewer frames than the model sees; frames are never repeated to fill up."""
     TIMEOUT = 7
-    """Decoding outran its time limit; no time limit is set yet, so it doesn't occur."""
+    """Decoding took longer than ``decode_timeout``, and was stopped."""
     CRASHED = 8
-    """The decoder took its process down; not told apart yet, so it doesn't occur."""
+    """The decoder took its process down in each of several tries, or wanted too much memory."""
     MODEL_ERROR = 9
     """The model gave NaN or infinity."""
 

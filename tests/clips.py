@@ -57,6 +57,7 @@ def write_mp4(
     codec: str = "libx264",
     faststart: bool = False,
     times: Sequence[int] | None = None,
+    pix_fmt: str = "yuv420p",
     **options: str,
 ) -> Path:
     """Encode (T, H, W, 3) RGB frames; the container follows the path's suffix.
@@ -75,7 +76,7 @@ def write_mp4(
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pix_fmt
         if times is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         for number, picture in enumerate(frames):
@@ -133,6 +134,15 @@ def turn_mp4(path: Path) -> Path:
     one, depth = 1 << 16, 1 << 30
     values = (0, one, 0, -one, 0, 0, 0, 0, depth)
     data[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in values)
+    path.write_bytes(data)
+    return path
+
+
+def patch_mp4(path: Path, box: bytes, offset: int, value: bytes) -> Path:
+    """Write ``value`` into an MP4's first box of a kind, ``offset`` bytes from the kind's name."""
+    data = bytearray(path.read_bytes())
+    start = data.index(box) + offset
+    data[start : start + len(value)] = value
     path.write_bytes(data)
     return path
 

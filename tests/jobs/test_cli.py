@@ -51,6 +51,16 @@ def test_a_file_alone_is_enough(file):
     assert config.precision == "float32"
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("2min", 120), ("1.5 h", 5400), ("250ms", 0.25), ("45", 45), ("7.5", 7.5)],
+)
+def test_a_time_is_given_with_a_unit_or_in_seconds(text, seconds):
+    config = parsed(*REQUIRED, f"--decode-timeout={text}")
+    assert config.decode_timeout == seconds
+    assert AttributeConfig.model_validate_json(config.model_dump_json()) == config
+
+
 def test_a_flag_wins_over_the_file_and_the_files_other_keys_stay(file):
     config = parsed("--config", file, "--out=elsewhere", "--method.layers=-2", "--batch-size", "8")
     assert config.out == "elsewhere"
@@ -94,6 +104,9 @@ BAD_FLAGS = {
     "a rate without its stride": ((*REQUIRED, "--sampling.target-fps=25"), "a rate goes with"),
     "an empty name": ((*REQUIRED[:2], "--out="), "out: is empty"),
     "an absurd size": ((*REQUIRED, "--rows-per-shard=99999999999"), "rows_per_shard: .*65536"),
+    "a time of no unit": ((*REQUIRED, "--decode-timeout=30x"), "decode_timeout: '30x' is no time"),
+    "no time at all": ((*REQUIRED, "--decode-timeout=0s"), "decode_timeout: .*greater than 0"),
+    "too little memory": ((*REQUIRED, "--decode-memory=1MB"), "decode_memory: .*500000000"),
     "too small a store": ((*REQUIRED, "--local-object-store=10MB"), "local_object_store: .*8000"),
     "credentials": ((*REQUIRED[:2], "--out=s3://key:secret@bucket/run"), "out: the URL holds cred"),
     "two of a group": ((*REQUIRED, "--sampling.kind=strided"), "sampling: stride=None with kind="),
