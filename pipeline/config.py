@@ -1,9 +1,10 @@
 """The configuration of a run: one frozen, validated object, recorded in the store it made."""
 
-import re
 from typing import Literal, Self
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
+
+from pipeline.credentials import holds_credentials
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -20,10 +21,10 @@ class FrozenConfig(BaseModel):
             if value == "":
                 raise ValueError(f"{name}: is empty")
             # What is in a configuration is recorded in the store, and shown in reports.
-            if isinstance(value, str) and re.match(r"[\w+.:-]*://[^/@]*@", value):
+            if isinstance(value, str) and holds_credentials(value):
                 raise ValueError(
-                    f"{name}: the URL holds credentials, which belong into the environment or "
-                    "fsspec's configuration"
+                    f"{name}: the URL holds credentials or a signature, which belong into the "
+                    "environment or fsspec's configuration"
                 )
         return self
 

@@ -12,7 +12,6 @@ short can end the process: one that declares more bytes than it has is refused b
 Frames that can't be decoded are replaced by their neighbours: ``fault_tol`` makes that an error.
 """
 
-import errno
 import io
 import re
 from bisect import bisect_right
@@ -20,11 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import decord
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError
+from pipeline.fetch import fetch_clip
 from pipeline.sampling import Sampling
 from pipeline.status import Status
 
@@ -32,9 +31,6 @@ from pipeline.status import Status
 decord.logging.set_level(decord.logging.QUIET)
 
 _DECODER_ERRORS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError)
-
-_NO_FILE_EVER = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
-"""Errors of a path that can't be opened however often it is tried."""
 
 NO_TIMESTAMP_S = -1e9
 """Presentation times below this stand for FFmpeg's AV_NOPTS_VALUE (a packet that has none)."""
@@ -76,7 +72,7 @@ class ClipFrames:
 
 
 def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
-    """Fetch one clip of a manifest and read its frames.
+    """Fetch one clip of a manifest and read its frames; raises as `fetch_clip`, `read_frames` do.
 
     Parameters
     ----------
@@ -86,33 +82,8 @@ def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
         The clip's path below the root, with ``/`` between its parts.
     sampling
         Which frames to read.
-
-    Raises
-    ------
-    DecodeError
-        ``MISSING``, when there is no such object; ``UNREADABLE``, when it is a directory, may not
-        be read, or has a name that no file can have; and all that `read_frames` raises.
-    OSError
-        When the storage fails in another way: not a property of the clip, so a retry may succeed.
     """
-    if "\0" in path:
-        raise DecodeError(Status.UNREADABLE, f"no file has a NUL in its name: {path!r}")
-    # The path is joined after the URL is parsed: its `?`, `#` or `::` are characters of a name.
-    filesystem, base = fsspec.core.url_to_fs(root)
-    location = f"{base.rstrip('/')}/{path}"
-    try:
-        data = filesystem.cat_file(location)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DecodeError(Status.MISSING, f"no object at {location}") from error
-    except IsADirectoryError as error:
-        raise DecodeError(Status.UNREADABLE, f"{location} is a directory") from error
-    except PermissionError as error:
-        raise DecodeError(Status.UNREADABLE, f"no permission to read {location}") from error
-    except OSError as error:
-        if error.errno not in _NO_FILE_EVER:
-            raise
-        raise DecodeError(Status.UNREADABLE, f"can't open {location}: {error.strerror}") from error
-    return read_frames(data, sampling)
+    return read_frames(fetch_clip(root, path), sampling)
 
 
 def read_frames(data: bytes, sampling: Sampling) -> ClipFrames:

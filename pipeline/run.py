@@ -23,7 +23,8 @@ from pipeline import __version__
 from pipeline.attributor import Attributor
 from pipeline.cluster import ModelPool, check_resources, connected
 from pipeline.config import AttributeConfig
-from pipeline.errors import ConfigError, ManifestError, ModelError
+from pipeline.credentials import without_credentials
+from pipeline.errors import ConfigError, ManifestError, ModelError, StorageError, StoreError
 from pipeline.load import ClipLoader
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models.registry import Checkpoint, load_adapter, read_checkpoint
@@ -35,6 +36,7 @@ from pipeline.status import Status
 from pipeline.store import (
     StoreLayout,
     check_identity,
+    check_writable,
     create_store,
     open_store,
     pending_shards,
@@ -109,7 +111,9 @@ def plan_run(config: AttributeConfig) -> Plan:
     }
     url = store_url(config.out)
     if store_exists(url):
-        check_identity(open_store(url), identity)
+        group = open_store(url, mode="r+")
+        check_identity(group, identity)
+        check_writable(group, url)
     else:
         # Those of a store that is there are known by their digest to be whole.
         _check_weights(checkpoint)
@@ -121,7 +125,19 @@ def execute(plan: Plan) -> RunSummary:
     """Attribute every shard that is pending, and say what became of every row.
 
     Starts Ray on this machine unless ``RAY_ADDRESS`` names a cluster, as it does in a Ray job.
+
+    Raises
+    ------
+    StorageError
+        If the storage of the run, which was there when it was planned, isn't any more.
     """
+    try:
+        return _execute(plan)
+    except (StoreError, OSError) as error:
+        raise StorageError(str(error)) from error
+
+
+def _execute(plan: Plan) -> RunSummary:
     shards = pending_shards(open_store(plan.store_url))
     seconds = 0.0
     if len(shards):
@@ -168,7 +184,7 @@ def _attribute_in_passes(plan: Plan, shards: NDArray[np.int64], pool: ModelPool)
             return _attribute(plan, shards, pool)
         except RayError as error:
             left = pending_shards(open_store(plan.store_url))
-            reason = str(error).strip().splitlines()[-1]
+            reason = without_credentials(str(error).strip().splitlines()[-1])
             _LOGGER.warning("%d of %d shards are left: %s", len(left), len(shards), reason)
             if len(left) == len(shards):
                 _LOGGER.debug("the pass got nowhere", exc_info=error)

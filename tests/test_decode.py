@@ -234,22 +234,6 @@ def test_what_is_no_file_has_a_status(tmp_path, mp4):
         assert caught.value.status is status
 
 
-def test_no_permission_is_unreadable_and_a_storage_failure_is_no_status(monkeypatch):
-    def fail_with(error):
-        def cat_file(self, path, **kwargs):
-            raise error
-
-        monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", cat_file)
-
-    fail_with(PermissionError(13, "denied"))
-    with pytest.raises(DecodeError, match="permission") as caught:
-        load_clip("memory://decode", "clip.mp4", UNIFORM)
-    assert caught.value.status is Status.UNREADABLE
-    fail_with(ConnectionResetError("reset"))
-    with pytest.raises(ConnectionResetError):
-        load_clip("memory://decode", "clip.mp4", UNIFORM)
-
-
 def test_shapes_are_checked_and_shown():
     frames, index = np.zeros((2, 4, 4, 3), np.uint8), np.arange(2)
     assert "frames=(2, 4, 4, 3)" in repr(ClipFrames(frames, index, 30.0, 2))
