@@ -204,7 +204,7 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, _LASTING)
 
 
-class RetryingStore(WrapperStore[Store]):
+class RetryingStore(WrapperStore[FsspecStore]):
     """A Zarr store on remote storage whose every access is as `with_retries` has it."""
 
     def __str__(self) -> str:
@@ -259,9 +259,14 @@ class RetryingStore(WrapperStore[Store]):
     _set_many = Store._set_many
 
     async def _retry(self, key: str, access: Callable[[], Awaitable[_T]]) -> _T:
-        where = f"{self._store}/{key}"
+        where = f"{self._store.path}/{key}"
+
+        # What isn't declared to be a coroutine function isn't awaited.
+        async def awaited() -> _T:
+            return await access()
+
         try:
-            return await AsyncRetrying(**_policy(where))(access)
+            return await AsyncRetrying(**_policy(where))(awaited)
         except Exception as error:
             _raise_explained(where, error)
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 import pytest
+from fsspec.registry import _registry
 
 from jobs.attribute import attribute
 from jobs.cli import run_job
@@ -17,6 +18,7 @@ from pipeline.manifest import write_manifest
 from pipeline.run import execute, plan_run
 from pipeline.status import Status
 from pipeline.storage import PATIENCE_VARIABLE
+from tests import test_resume
 from tests.object_storage import (
     BUCKET,
     CANARIES,
@@ -37,11 +39,13 @@ from tests.runs import (
     stored_columns,
     write_inputs,
 )
-from tests.test_resume import HANG_S, ray_folder, start_job  # noqa: F401
+from tests.test_resume import HANG_S, start_job
 
-N_CLIPS = 24
-DAMAGED = {3: "missing", 8: "truncated", 12: "empty", 13: "unreadable", 20: "too_short"}
-N_SHARDS = 12
+ray_folder = test_resume.ray_folder
+
+N_CLIPS = 20
+DAMAGED = {3: "missing", 12: "empty"}
+N_SHARDS = 10
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +103,17 @@ def assert_as_undisturbed(out, folder):
         assert pq.read_table(file)["row"].to_pylist() == list(DAMAGED)
 
 
-def assert_no_canary(s3_server, ray_folder, *texts):
+def assert_no_canary(s3_server, logs, *texts):
     """No credential in what was printed, in Ray's logs, or in any object on the server."""
     found = []
     for text in texts:
         found += [key for key in CANARIES if key in text]
-    logs = [path for path in Path(ray_folder).rglob("*") if path.is_file()]
-    assert logs
+    logged = [path for path in Path(logs).rglob("*") if path.is_file()]
+    assert logged
     filesystem = filesystem_at(s3_server)
     stored = filesystem.find(BUCKET)
     assert len(stored) > N_CLIPS
-    for path in logs:
+    for path in logged:
         with suppress(FileNotFoundError):
             found += [(path, key) for key in CANARIES if key.encode() in path.read_bytes()]
     for path in stored:
@@ -156,8 +160,9 @@ def test_a_storage_that_goes_away_loses_nothing_and_the_same_command_goes_on(
     job = start_job(uploaded, out, ray_folder)
     stdout, stderr = job.communicate(timeout=HANG_S)
     assert job.returncode == 1, stderr
-    assert "what was finished is kept" in stderr
-    assert "Traceback" not in stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith("attribute: error: ")
+    assert last.endswith("what was finished is kept, and the same command goes on")
     s3.reset()
     status = stored_columns(out)["status"]
     done = [int(path.rsplit("/", 1)[1]) for path in committed]
@@ -200,10 +205,7 @@ def test_wrong_credentials_are_bad_input_and_are_not_told(
     assert re.fullmatch(r"attribute: error: can't read manifest s3://.*\n", said)
 
 
-def test_a_target_that_may_not_be_written_is_bad_input(
-    proxy, monkeypatch, capsys, uploaded, undisturbed, s3_server
-):
-    _, folder = undisturbed
+def test_a_target_that_may_not_be_written_is_bad_input(proxy, monkeypatch, capsys, uploaded):
     with environment(monkeypatch, READER.environment(proxy.endpoint)):
         code, said = refused(capsys, uploaded, f"s3://{BUCKET}/runs/sealed")
         assert code == 2
@@ -235,7 +237,7 @@ def test_a_driver_that_is_not_installed_is_named_by_its_extra(
     undisturbed, tmp_path, monkeypatch, capsys, protocol, driver, extra, key
 ):
     inputs, _ = undisturbed
-    fsspec.registry._registry.pop(protocol, None)
+    monkeypatch.delitem(_registry, protocol, raising=False)
     for module in [name for name in sys.modules if name.split(".")[0] == driver]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, driver, None)
