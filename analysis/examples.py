@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pipeline.decode import load_clip
+from pipeline.decode import read_frames
 from pipeline.errors import ManifestError
+from pipeline.fetch import fetch_clip
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
@@ -111,7 +112,7 @@ class ClipSource:
         ValueError
             When the file has changed, and other frames would be taken from it now.
         """
-        clip = load_clip(self.manifest.root, path, self.sampling)
+        clip = read_frames(fetch_clip(self.manifest.root, path), self.sampling)
         if not np.array_equal(clip.frame_index, frame_index):
             raise ValueError("the file has changed since the run: its frames are others")
         return self.preprocessing.resize_and_crop(clip.frames)

@@ -4,10 +4,11 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import jinja2
 import numpy as np
 from PIL import Image
+
+from pipeline.storage import open_filesystem, with_retries
 
 _NONE = "\N{EN DASH}"
 
@@ -30,12 +31,13 @@ class PageFolder:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._filesystem, self._path = fsspec.core.url_to_fs(url)
-        self._filesystem.makedirs(f"{self._path}/images", exist_ok=True)
+        self._filesystem, self._path = open_filesystem(url)
+        with_retries(url, lambda: self._filesystem.makedirs(f"{self._path}/images", exist_ok=True))
 
     def write(self, name: str, data: bytes) -> str:
         """Write a file of the report; gives its URL."""
-        self._filesystem.pipe_file(f"{self._path}/{name}", data)
+        where = f"{self._path}/{name}"
+        with_retries(where, lambda: self._filesystem.pipe_file(where, data))
         return f"{self.url}/{name}"
 
     def add_picture(self, name: str, png: bytes, alt: str) -> Picture:

@@ -16,6 +16,7 @@ from analysis.summary import RunCounts
 from pipeline import focus
 from pipeline.errors import StoreError
 from pipeline.status import Status, failed_rows
+from pipeline.storage import zarr_location
 from pipeline.store import in_run
 
 By = Literal["label", "prediction"]
@@ -168,8 +169,9 @@ def save_statistics(statistics: xr.Dataset, run_url: str) -> str:
     identity = computed.attrs.pop("identity")
     # NumPy's fixed-length strings have no specification in Zarr v3.
     encoding = {"class": {"dtype": np.dtypes.StringDType()}}
-    computed.to_zarr(url, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
-    zarr.open_group(url, mode="r+").update_attributes({"identity": identity})
+    location = zarr_location(url)
+    computed.to_zarr(location, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+    zarr.open_group(location, mode="r+").update_attributes({"identity": identity})
     return url
 
 
@@ -183,8 +185,8 @@ def open_statistics(run_url: str) -> xr.Dataset:
     """
     url = statistics_url(run_url)
     try:
-        statistics = xr.open_zarr(url, consolidated=False, chunks=None).load()
-    except (OSError, ValueError) as error:
+        statistics = xr.open_zarr(zarr_location(url), consolidated=False, chunks=None).load()
+    except (OSError, ValueError, ImportError) as error:
         raise StoreError(f"no statistics at {url}: {error}") from error
     if statistics.attrs.get("schema") != _SCHEMA or "identity" not in statistics.attrs:
         raise StoreError(

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-import fsspec
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from pipeline.errors import ConfigError, StaaError, reason_of
+from pipeline.credentials import without_credentials
+from pipeline.errors import ConfigError, StaaError, StorageError, reason_of
+from pipeline.storage import read_bytes
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -22,6 +23,8 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code after ctrl-C, as shells have it."""
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, which `kill`, `ray job stop` and Kubernetes send."""
+STORAGE_FAILED = 1
+"""Exit code where a storage couldn't be reached: the same command may succeed later."""
 BAD_INPUT = 2
 """Exit code of a bad argument, config or input file."""
 
@@ -35,7 +38,7 @@ def run_job(
 ) -> int:
     """Parse the command line, run the job, and return its exit code.
 
-    A `StaaError` becomes one line on stderr and exit code 2.
+    A `StaaError` becomes one line on stderr and exit code 2, a `StorageError` one and exit code 1.
     """
     try:
         with _terminated_by_exception():
@@ -47,9 +50,15 @@ def run_job(
         print(f"{verb}: terminated; what was finished is kept", file=sys.stderr)
         return TERMINATED
     except StaaError as error:
-        # Reasons that a library gave may span lines.
-        print(f"{verb}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"{verb}: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+    except StorageError as error:
+        print(
+            f"{verb}: error: {_one_line(error)}; what was finished is kept, and the same command "
+            "goes on",
+            file=sys.stderr,
+        )
+        return STORAGE_FAILED
 
 
 def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Config:
@@ -130,10 +139,14 @@ def writing(key: str, url: str) -> Iterator[None]:
         raise ConfigError(f"{key}: can't write {url}: {reason_of(error)}") from error
 
 
+def _one_line(error: Exception) -> str:
+    """Say it on one line, whatever reason a library gave, and with no credentials of a URL."""
+    return without_credentials(" ".join(str(error).splitlines()))
+
+
 def _read_yaml(url: str) -> dict[str, Any]:
     try:
-        with fsspec.open(url, "r") as stream:
-            values = yaml.safe_load(stream)
+        values = yaml.safe_load(read_bytes(url).decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"config: {url} is not YAML: {reason_of(error)}") from error
     # The last two: a protocol that fsspec doesn't know, or has no driver of.

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.credentials import holds_credentials
 from pipeline.errors import ConfigError
 from pipeline.logs import LogFormat
 from pipeline.status import Status
@@ -57,10 +58,10 @@ class FrozenConfig(BaseModel):
             if value == "":
                 raise ValueError(f"{name}: is empty")
             # What is in a configuration is recorded in the store, and shown in reports.
-            if isinstance(value, str) and re.match(r"[\w+.:-]*://[^/@]*@", value):
+            if isinstance(value, str) and holds_credentials(value):
                 raise ValueError(
-                    f"{name}: the URL holds credentials, which belong into the environment or "
-                    "fsspec's configuration"
+                    f"{name}: the URL holds credentials or a signature, which belong into the "
+                    "environment or fsspec's configuration"
                 )
         return self
 

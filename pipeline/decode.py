@@ -14,7 +14,6 @@ bytes than it has is refused before it is opened. Frames that can't be decoded a
 neighbours: ``fault_tol`` makes that an error.
 """
 
-import errno
 import io
 import re
 from bisect import bisect_right
@@ -22,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import decord
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,9 +38,6 @@ _DECODER_ERRORS = (
     RuntimeError,
     UnicodeDecodeError,  # of a message that quotes the file
 )
-
-_NO_FILE_EVER = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
-"""Errors of a path that can't be opened however often it is tried."""
 
 NO_TIMESTAMP_S = -1e9
 """Presentation times below this stand for FFmpeg's AV_NOPTS_VALUE (a packet that has none)."""
@@ -83,57 +78,6 @@ class ClipFrames:
             f"ClipFrames(frames={self.frames.shape}, frame_index={self.frame_index.tolist()}, "
             f"fps={self.fps:g}, n_frames={self.n_frames})"
         )
-
-
-def fetch_clip(root: str, path: str) -> bytes:
-    """Fetch the bytes of one clip of a manifest.
-
-    Parameters
-    ----------
-    root
-        The manifest's root, any fsspec URL.
-    path
-        The clip's path below the root, with ``/`` between its parts.
-
-    Raises
-    ------
-    DecodeError
-        ``MISSING``, when there is no such object; ``UNREADABLE``, when it is a directory, may not
-        be read, or has a name that no file can have.
-    OSError
-        When the storage fails in another way: not a property of the clip, so a retry may succeed.
-    """
-    if "\0" in path:
-        raise DecodeError(Status.UNREADABLE, f"no file has a NUL in its name: {path!r}")
-    # The path is joined after the URL is parsed: its `?`, `#` or `::` are characters of a name.
-    filesystem, base = fsspec.core.url_to_fs(root)
-    location = f"{base.rstrip('/')}/{path}"
-    try:
-        data: bytes = filesystem.cat_file(location)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DecodeError(Status.MISSING, f"no object at {location}") from error
-    except IsADirectoryError as error:
-        raise DecodeError(Status.UNREADABLE, f"{location} is a directory") from error
-    except PermissionError as error:
-        raise DecodeError(Status.UNREADABLE, f"no permission to read {location}") from error
-    except OSError as error:
-        if error.errno not in _NO_FILE_EVER:
-            raise
-        raise DecodeError(Status.UNREADABLE, f"can't open {location}: {error.strerror}") from error
-    return data
-
-
-def load_clip(root: str, path: str, sampling: Sampling) -> ClipFrames:
-    """Fetch one clip of a manifest and read its frames, in this process.
-
-    Raises
-    ------
-    DecodeError
-        As `fetch_clip` and `read_frames` do.
-    OSError
-        As `fetch_clip` does.
-    """
-    return read_frames(fetch_clip(root, path), sampling)
 
 
 def decode_clip(

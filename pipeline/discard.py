@@ -1,10 +1,14 @@
 """Deleting a run: its store, and what was derived from it, and nothing else in its folder."""
 
+from contextlib import suppress
+from functools import partial
+
 import fsspec
 import zarr
 
 from pipeline.errors import StoreError, reason_of
-from pipeline.store import SCHEMA, in_run, store_url, zarr_location
+from pipeline.storage import zarr_location
+from pipeline.store import SCHEMA, in_run, store_url
 
 DERIVED_NAMES = ("failures.parquet", "statistics.zarr", "metrics.zarr", "report")
 """What jobs leave beside the store in a run's folder."""
@@ -29,15 +33,21 @@ def discard_run(run_url: str) -> None:
         return
     try:
         group.attrs.put({"schema": SCHEMA})
-        filesystem, path = fsspec.core.url_to_fs(store)
+        filesystem, path = open_filesystem(store)
         filesystem.invalidate_cache()
         # The group's own zarr.json says that this is a store; `create_store` replaces it.
         arrays = [item for item in filesystem.ls(path, detail=False) if _name(item) != "zarr.json"]
-        derived = [fsspec.core.url_to_fs(in_run(run_url, name))[1] for name in DERIVED_NAMES]
+        derived = [open_filesystem(in_run(run_url, name))[1] for name in DERIVED_NAMES]
         for item in (*arrays, *filter(filesystem.exists, derived)):
-            filesystem.rm(item, recursive=True)
+            with_retries(item, partial(_remove, filesystem, item))
     except (OSError, ValueError) as error:
         raise StoreError(f"out: can't delete the run in {run_url}: {reason_of(error)}") from error
+
+
+def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+    """Delete an object or a folder; one that an earlier try has deleted is as good."""
+    with suppress(FileNotFoundError):
+        filesystem.rm(path, recursive=True)
 
 
 def _name(path: str) -> str:

@@ -27,6 +27,17 @@ class RunMismatchError(StoreError):
     """A store was made by another run than the one that wants to go on with it."""
 
 
+class StorageError(Exception):
+    """A storage couldn't be reached for as long as it was tried; jobs exit with 1.
+
+    It isn't known to be the input's fault, and the same command may succeed later.
+    """
+
+
+class CredentialsError(PermissionError):
+    """A storage doesn't know the credentials, or they have expired, or there are none."""
+
+
 def reason_of(error: Exception) -> str:
     """Say on one line why a library failed, without the path, which a message names itself."""
     strerror = error.strerror if isinstance(error, OSError) else None

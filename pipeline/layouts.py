@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.errors import ManifestError
 from pipeline.manifest import FORMAT_VERSION, METADATA_KEYS, SCHEMA, check_paths, filesystem_of
+from pipeline.storage import open_filesystem, with_retries
 
 Layout = Literal["kinetics", "folders", "list", "files"]
 
@@ -68,7 +69,7 @@ def build_manifest(
         raise ManifestError(f"layout {layout}: split is {split!r}, expected none; kinetics has it")
 
     try:
-        root, listing = _list_clips(clips, layout)
+        root, listing = with_retries(clips, lambda: _list_clips(clips, layout))
     except OSError as error:
         raise ManifestError(f"layout {layout}: can't list {clips}: {error}") from error
     rows: Iterable[dict[str, Any]]
@@ -126,7 +127,7 @@ def _root_url(filesystem: fsspec.AbstractFileSystem, base: str, clips: str) -> s
     """URL under which workers find the folder; some hold more than a protocol and a path."""
     url = str(filesystem.unstrip_protocol(base))
     try:
-        found = fsspec.core.url_to_fs(url) == (filesystem, base)
+        found = open_filesystem(url) == (filesystem, base)
     except (OSError, ValueError, TypeError):
         found = False
     if not found:
@@ -198,7 +199,8 @@ def _read_text(url: str, layout: str) -> str:
     try:
         filesystem, path = filesystem_of(url)
         # `utf-8-sig`: a spreadsheet puts a byte order mark before the first column's name.
-        return str(filesystem.cat_file(path).decode("utf-8-sig"))
+        data = with_retries(url, lambda: filesystem.cat_file(path))
+        return str(data.decode("utf-8-sig"))
     except OSError as error:
         raise ManifestError(f"layout {layout}: can't read {url}: {error}") from error
     except UnicodeDecodeError as error:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode import fetch_clip
 from pipeline.decoder import DECODE, process_decoder
 from pipeline.errors import DecodeError
+from pipeline.fetch import fetch_clip
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 from pipeline.status import Status

@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.credentials import holds_credentials, without_credentials
 from pipeline.errors import ManifestError, reason_of
+from pipeline.storage import RetryingReader, open_filesystem, write_bytes
 
 FORMAT_VERSION = "1"
 ROWS_PER_GROUP = 8192
@@ -134,8 +136,9 @@ def write_manifest(table: pa.Table, url: str, *, rows_per_group: int = ROWS_PER_
         When the table isn't a manifest.
     """
     _check_schema(table.schema, url)
-    with fsspec.open(url, "wb") as file:
-        pq.write_table(table, file, row_group_size=rows_per_group)
+    written = pa.BufferOutputStream()
+    pq.write_table(table, written, row_group_size=rows_per_group)
+    write_bytes(url, memoryview(written.getvalue()))
 
 
 def read_manifest(url: str) -> Manifest:
@@ -155,9 +158,15 @@ def read_manifest(url: str) -> Manifest:
             for row in zip(*(rows[name].to_pylist() for name in SCHEMA.names), strict=True):
                 # repr is exact for floats, and its quotes keep ("a", "b") apart from ("a, b").
                 digest.update(repr(row).encode() + b"\n")
+        root = metadata["staa.root"]
+        if holds_credentials(root):
+            raise ManifestError(
+                f"manifest {url}: its root {without_credentials(root)} holds credentials or a "
+                "signature, which belong into the environment or fsspec's configuration"
+            )
         return Manifest(
             url=url,
-            root=metadata["staa.root"],
+            root=root,
             layout=metadata["staa.layout"],
             n_rows=parquet.metadata.num_rows,
             digest=digest.hexdigest(),
@@ -168,7 +177,7 @@ def read_manifest(url: str) -> Manifest:
 def _open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     filesystem, path = filesystem_of(url)
     try:
-        file = filesystem.open(path, "rb")
+        file = RetryingReader(filesystem, path)
     except OSError as error:
         raise ManifestError(f"can't read manifest {url}: {error}") from error
     with file:
@@ -183,10 +192,9 @@ def _open_parquet(url: str) -> Iterator[pq.ParquetFile]:
 def filesystem_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system and path of a URL; `ManifestError` where there is no access to any such."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
+        return open_filesystem(url)
     except (ValueError, ImportError) as error:
         raise ManifestError(f"no access to {url}: {error}") from error
-    return filesystem, path
 
 
 def _check_schema(schema: pa.Schema, url: str) -> dict[str, str]:
@@ -217,5 +225,12 @@ def check_paths(paths: Iterable[str], where: str) -> None:
         parts = re.split(r"[/\\]", path)
         if not parts[0] or ".." in parts or re.match(r"\w:[/\\]|[\w+.-]+://", path):
             raise ManifestError(
-                f"path {path!r} in {where}: expected a path below the root, relative, without .."
+                f"path {without_credentials(path)!r} in {where}: expected a path below the root, "
+                "relative, without .."
+            )
+        # It would stand in the store, the table of failures and reports.
+        if "=" in path and holds_credentials(path):
+            raise ManifestError(
+                f"path {without_credentials(path)!r} in {where} holds credentials or a signature, "
+                "which belong into the environment or fsspec's configuration"
             )

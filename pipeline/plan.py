@@ -20,6 +20,7 @@ from pipeline.status import Status
 from pipeline.store import (
     StoreLayout,
     check_identity,
+    check_writable,
     create_store,
     open_store,
     reset_rows,
@@ -101,7 +102,9 @@ def plan_run(config: AttributeConfig) -> Plan:
     url = store_url(config.out)
     retried: dict[Status, int] = {}
     if store_exists(url) and not config.overwrite:
-        check_identity(open_store(url), identity)
+        group = open_store(url, mode="r+")
+        check_identity(group, identity)
+        check_writable(group, url)
         if config.retry_failed:
             retried = reset_rows(url, [s for s in Status if s.label in config.retry_failed])
     else:

@@ -16,6 +16,8 @@ from ray.exceptions import RayError
 
 from pipeline.attributor import Attributor
 from pipeline.cluster import ModelPool, connected
+from pipeline.credentials import without_credentials
+from pipeline.errors import StorageError, StoreError
 from pipeline.load import ClipLoader
 from pipeline.logs import fields
 from pipeline.metrics import RunMetrics
@@ -38,7 +40,19 @@ def execute(plan: Plan) -> RunSummary:
     """Attribute every shard that is pending, and say what became of every row.
 
     Starts Ray on this machine unless ``RAY_ADDRESS`` names a cluster, as it does in a Ray job.
+
+    Raises
+    ------
+    StorageError
+        If the storage of the run, which was there when it was planned, isn't any more.
     """
+    try:
+        return _execute(plan)
+    except (StoreError, OSError) as error:
+        raise StorageError(str(error)) from error
+
+
+def _execute(plan: Plan) -> RunSummary:
     pending = pending_rows(open_store(plan.store_url))
     _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
     seconds = 0.0
@@ -63,7 +77,7 @@ def _attribute_in_passes(plan: Plan, pending: PendingRows, pool: ModelPool) -> N
             return _attribute(plan, pending, pool)
         except RayError as error:
             left = pending_rows(open_store(plan.store_url))
-            reason = str(error).strip().splitlines()[-1]
+            reason = without_credentials(str(error).strip().splitlines()[-1])
             n_left, n_shards = len(left.shards), len(pending.shards)
             _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, reason)
             if left.n_rows == pending.n_rows:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import fsspec
 import numpy as np
 from zarr.core.group import Group
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
+from pipeline.storage import open_filesystem, with_retries
 from pipeline.store import open_store, read_status, run_id, store_layout, store_url
 from pipeline.summary import RunSummary, summarise
 
@@ -125,9 +125,9 @@ def _example(group: Group, row: int) -> FailureExample:
 
 
 def _last_written(folder: str) -> datetime | None:
-    filesystem, path = fsspec.core.url_to_fs(folder)
+    filesystem, path = open_filesystem(folder)
     try:
-        entries = filesystem.ls(path, detail=True, refresh=True)
+        entries = with_retries(folder, lambda: filesystem.ls(path, detail=True, refresh=True))
     except FileNotFoundError:
         return None
     values = [entry[key] for entry in entries for key in _MODIFIED_KEYS if entry.get(key)]

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import fsspec
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from zarr.core.group import Group
 
 from pipeline.errors import RunMismatchError, StoreError, reason_of
 from pipeline.status import Status
+from pipeline.storage import open_filesystem, with_retries, zarr_location
 
 SCHEMA: dict[str, JSON] = {"name": "staa", "version": 1}
 """Marks a group as a store of this product; the version changes with the arrays' meaning."""
@@ -218,6 +218,21 @@ def store_exists(url: str) -> bool:
     if not isinstance(schema, dict) or schema.get("name") != SCHEMA["name"]:
         raise StoreError(f"out: {url} is a Zarr group, but not a store of this product")
     return "identity" in group.attrs
+
+
+def check_writable(group: Group, url: str) -> None:
+    """Refuse a store whose storage lets it be read, and not written.
+
+    Raises
+    ------
+    StoreError
+        If it can't be written.
+    """
+    try:
+        # Its own attributes as they are: the only object whose content is known to be right.
+        group.update_attributes({})
+    except _STORAGE_ERRORS as error:
+        raise StoreError(f"out: can't write the store at {url}: {reason_of(error)}") from error
 
 
 def store_layout(group: Group) -> StoreLayout:
@@ -429,11 +444,6 @@ def store_url(run_url: str) -> str:
     return in_run(run_url, STORE_NAME)
 
 
-def zarr_location(url: str) -> str:
-    """Make a local URL a path: fsspec's local filesystem makes no folders, zarr's own does."""
-    return url.removeprefix("file://")
-
-
 def _is_unfinished(url: str) -> bool:
     try:
         attributes = zarr.open_group(zarr_location(url), mode="r").attrs
@@ -445,9 +455,13 @@ def _is_unfinished(url: str) -> bool:
 def _is_free(url: str) -> bool:
     """Whether nothing is at a URL yet, or an empty folder."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        return not filesystem.exists(path) or (
-            filesystem.isdir(path) and not filesystem.ls(path, detail=False)
+        filesystem, path = open_filesystem(url)
+        return with_retries(
+            url,
+            lambda: (
+                not filesystem.exists(path)
+                or (filesystem.isdir(path) and not filesystem.ls(path, detail=False))
+            ),
         )
     except _STORAGE_ERRORS as error:
         raise StoreError(f"out: can't create a store at {url}: {error}") from error

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +11,7 @@ from zarr.core.group import Group
 
 from pipeline.manifest import Manifest
 from pipeline.status import Status, failed_rows
+from pipeline.storage import write_bytes
 from pipeline.store import in_run
 
 FAILURES_NAME = "failures.parquet"
@@ -93,8 +93,9 @@ def write_failures(
         }
     )
     url = failures_url(run_url)
-    with fsspec.open(url, "wb") as stream:
-        pq.write_table(table, stream)
+    written = pa.BufferOutputStream()
+    pq.write_table(table, written)
+    write_bytes(url, memoryview(written.getvalue()))
     return url
 
 

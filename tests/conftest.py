@@ -13,6 +13,7 @@ import torch
 from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.config import AttributeConfig
+from tests.object_storage import FaultProxy, fault_proxy, seaweedfs
 from tests.runs import Inputs, write_inputs
 
 N_CLIPS = 14
@@ -48,6 +49,26 @@ def local_ray() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Endpoint of an S3 server of the tests' own."""
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def shared_proxy(s3_server: str) -> Iterator[FaultProxy]:
+    with fault_proxy(s3_server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy: FaultProxy) -> FaultProxy:
+    """Proxy before the S3 server, without faults as yet."""
+    shared_proxy.reset()
+    return shared_proxy
 
 
 @pytest.fixture(scope="session")

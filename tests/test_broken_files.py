@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.run
-from pipeline.decode import fetch_clip
 from pipeline.errors import DecodeError, ManifestError
+from pipeline.fetch import fetch_clip
 from pipeline.load import ClipLoader
 from pipeline.manifest import FORMAT_VERSION, METADATA_KEYS, SCHEMA, read_manifest, write_manifest
 from pipeline.preprocess import Preprocessing

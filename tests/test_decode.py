@@ -4,8 +4,9 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipeline.decode import ClipFrames, load_clip, read_frames
+from pipeline.decode import ClipFrames, read_frames
 from pipeline.errors import DecodeError
+from pipeline.fetch import fetch_clip
 from pipeline.sampling import Sampling
 from pipeline.status import Status
 from tests.clips import (
@@ -203,15 +204,20 @@ def test_a_clip_is_loaded_by_its_path(tmp_path, mp4, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(mp4.read_bytes())
     for root in (str(tmp_path), f"file://{tmp_path}/"):
-        assert load_clip(root, name, UNIFORM).n_frames == 120
+        assert read_frames(fetch_clip(root, name), UNIFORM).n_frames == 120
 
 
 def test_a_clip_is_loaded_from_another_filesystem(mp4):
     filesystem = fsspec.filesystem("memory")
     filesystem.pipe("/decode/a/clip.mp4", mp4.read_bytes())
-    assert load_clip("memory://decode", "a/clip.mp4", UNIFORM).frames.shape == (8, 96, 160, 3)
+    assert read_frames(fetch_clip("memory://decode", "a/clip.mp4"), UNIFORM).frames.shape == (
+        8,
+        96,
+        160,
+        3,
+    )
     with pytest.raises(DecodeError) as caught:
-        load_clip("memory://decode", "b/clip.mp4", UNIFORM)
+        read_frames(fetch_clip("memory://decode", "b/clip.mp4"), UNIFORM)
     assert caught.value.status is Status.MISSING
 
 
@@ -230,24 +236,8 @@ def test_what_is_no_file_has_a_status(tmp_path, mp4):
     (tmp_path / "loop").symlink_to("loop")
     for path, status in expected.items():
         with pytest.raises(DecodeError) as caught:
-            load_clip(str(tmp_path), path, UNIFORM)
+            read_frames(fetch_clip(str(tmp_path), path), UNIFORM)
         assert caught.value.status is status
-
-
-def test_no_permission_is_unreadable_and_a_storage_failure_is_no_status(monkeypatch):
-    def fail_with(error):
-        def cat_file(self, path, **kwargs):
-            raise error
-
-        monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", cat_file)
-
-    fail_with(PermissionError(13, "denied"))
-    with pytest.raises(DecodeError, match="permission") as caught:
-        load_clip("memory://decode", "clip.mp4", UNIFORM)
-    assert caught.value.status is Status.UNREADABLE
-    fail_with(ConnectionResetError("reset"))
-    with pytest.raises(ConnectionResetError):
-        load_clip("memory://decode", "clip.mp4", UNIFORM)
 
 
 def test_shapes_are_checked_and_shown():

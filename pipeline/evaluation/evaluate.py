@@ -28,7 +28,8 @@ from pipeline.focus import (
 )
 from pipeline.preprocess import Preprocessing
 from pipeline.status import Status
-from pipeline.store import in_run, open_store, store_layout, store_url, zarr_location
+from pipeline.storage import zarr_location
+from pipeline.store import in_run, open_store, store_layout, store_url
 from pipeline.synthetic.ground_truth import GroundTruth
 
 METRICS_NAME = "metrics.zarr"

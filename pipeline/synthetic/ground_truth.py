@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 from pipeline.preprocess import Preprocessing
+from pipeline.storage import zarr_location
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def open_ground_truth(url: str) -> GroundTruth:
         If there is none at the URL.
     """
     try:
-        group: Any = zarr.open_group(url, mode="r")
+        group: Any = zarr.open_group(zarr_location(url), mode="r")
         return GroundTruth(
             masks=group["mask"],
             index_of={str(video_id): clip for clip, video_id in enumerate(group["video_id"][:])},

@@ -109,6 +109,7 @@ BAD_FLAGS = {
     "too little memory": ((*REQUIRED, "--decode-memory=1MB"), "decode_memory: .*500000000"),
     "too small a store": ((*REQUIRED, "--local-object-store=10MB"), "local_object_store: .*8000"),
     "credentials": ((*REQUIRED[:2], "--out=s3://key:secret@bucket/run"), "out: the URL holds cred"),
+    "signature": ((*REQUIRED[:2], "--out=https://h/run?sig=abc"), "out: the URL holds cred"),
     "two of a group": ((*REQUIRED, "--sampling.kind=strided"), "sampling: stride=None with kind="),
 }
 
