@@ -1,4 +1,4 @@
-"""Ray Datasink: one block is one shard, committed once."""
+"""Ray Datasink: one write is one shard, committed once."""
 
 from collections.abc import Iterable
 
@@ -13,20 +13,32 @@ from pipeline.store import open_store, write_shard
 
 
 class ShardSink(Datasink):  # type: ignore[misc]
-    """Writes blocks of whole shards to a store, and tells ``progress`` of each one committed."""
+    """Writes whole shards to a store, and tells ``progress`` of each one committed.
 
-    def __init__(self, store_url: str, progress: ray.actor.ActorHandle) -> None:
+    Blocks come in the order of their rows, and a shard's end is the end of a block. So the blocks
+    that Ray Data gathers up to ``rows_per_shard`` rows are one shard exactly; the last shard, which
+    may be short, is what is left at the end. A write that gets anything else is refused.
+    """
+
+    def __init__(
+        self, store_url: str, rows_per_shard: int, progress: ray.actor.ActorHandle
+    ) -> None:
         self._store_url = store_url
+        self._rows_per_shard = rows_per_shard
         self._progress = progress
 
+    @property
+    def min_rows_per_write(self) -> int:
+        """Rows that Ray Data gathers for one write."""
+        return self._rows_per_shard
+
     def write(self, blocks: Iterable[Block], ctx: object) -> None:
-        """Write each block; `StoreError` if one isn't exactly one shard."""
-        group = open_store(self._store_url, mode="r+")
-        for block in blocks:
-            columns = BlockAccessor.for_block(block).to_numpy()
-            rows = columns.pop("row")
-            for name in ("video_id", "message"):
-                columns[name] = columns[name].astype(np.dtypes.StringDType())
-            write_shard(group, columns, rows)
-            n_failed = int(np.sum(columns["status"] != Status.OK))
-            count_shard(self._progress, int(rows[0]), done=len(rows), failed=n_failed)
+        """Write the blocks of one shard; `StoreError` if they aren't exactly that."""
+        batches = [BlockAccessor.for_block(block).to_numpy() for block in blocks]
+        columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        rows = columns.pop("row")
+        for name in ("video_id", "message"):
+            columns[name] = columns[name].astype(np.dtypes.StringDType())
+        write_shard(open_store(self._store_url, mode="r+"), columns, rows)
+        n_failed = int(np.sum(columns["status"] != Status.OK))
+        count_shard(self._progress, int(rows[0]), done=len(rows), failed=n_failed)

@@ -95,9 +95,9 @@ def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatc
     passes = []
     attribute = pipeline.run._attribute
 
-    def broken_off_once(plan, shards, pool):
+    def broken_off_once(plan, shards, pool, stages):
         passes.append(shards.tolist())
-        attribute(plan, shards[:1], pool)
+        attribute(plan, shards[:1], pool, stages)
         if len(passes) == 1:
             raise RayError("the storage\nwas away")
 
