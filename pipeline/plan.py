@@ -3,6 +3,7 @@
 Everything here goes on without a cluster; what is wrong is said before one is started.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -10,7 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from pipeline import __version__
-from pipeline.cluster import check_resources
+from pipeline.cluster import check_object_store, check_resources
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError, ManifestError, ModelError
 from pipeline.manifest import Manifest, read_manifest
@@ -45,6 +46,11 @@ class Plan:
     layout: StoreLayout
     store_url: str
 
+    @property
+    def clip_bytes(self) -> int:
+        """Frames of a clip as the model takes them, uint8."""
+        return clip_bytes(self.checkpoint)
+
 
 def plan_run(config: AttributeConfig) -> Plan:
     """Check a configuration against its manifest, model and target; create the store or find it.
@@ -63,6 +69,7 @@ def plan_run(config: AttributeConfig) -> Plan:
         raise ManifestError(f"manifest: {config.manifest} has no rows")
     checkpoint = read_checkpoint(config.model, config.revision)
     _check_model(config, checkpoint)
+    check_object_store(config, clip_bytes(checkpoint))
     sampling = _sampling(config, checkpoint)
     class_of_label = resolve_labels(manifest, checkpoint)
     geometry = checkpoint.geometry
@@ -93,6 +100,11 @@ def plan_run(config: AttributeConfig) -> Plan:
         _check_weights(checkpoint)
         create_store(url, layout, identity, _attributes(config, checkpoint, sampling))
     return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url)
+
+
+def clip_bytes(checkpoint: Checkpoint) -> int:
+    """Size of a clip's frames as a model takes them: uint8 (T, height, width, 3)."""
+    return math.prod((checkpoint.geometry.n_frames, *checkpoint.geometry.input_size, 3))
 
 
 def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:

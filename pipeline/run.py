@@ -1,7 +1,7 @@
 """A planned run carried out on Ray, to a complete store.
 
-Ray Data reads batches of manifest rows, decodes them in CPU tasks, explains them in a pool of
-actors that hold the model, cuts the rows into shards in order, and writes each shard once.
+Ray Data decodes batches of manifest rows in CPU tasks, explains them in a pool of actors that hold
+the model, gathers the rows into shards in order, and writes each shard once.
 """
 
 import logging
@@ -17,6 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from pipeline.attributor import Attributor
+from pipeline.backpressure import bound_in_flight, clips_per_task
 from pipeline.cluster import ModelPool, connected
 from pipeline.load import ClipLoader, Columns
 from pipeline.plan import Plan
@@ -29,9 +30,6 @@ from pipeline.summary import RunSummary, summarise, write_failures
 _LOGGER = logging.getLogger(__name__)
 _PROCESS_BYTES = 1_000_000_000
 """Memory of a process that has loaded torch, with room for the frames of a batch."""
-_N_WRITERS = 4
-"""Shards that are written at once. Writing waits for the storage most of the time, and so asks for
-no CPU: what it asked for, Ray Data would set aside and keep from decoding."""
 
 
 @dataclass(frozen=True)
@@ -119,25 +117,39 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool, stages: S
     config = plan.config
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
-    # A block is a batch, however large: one cut in two would reach the model in two.
+    # A task gives one block, however large: batches would not be what they are if it were cut.
     context.target_max_block_size = None
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # It warns that its progress bars are off; ours is shown in their place.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    batches = list(_batches(plan.layout, shards, config.batch_size))
-    n_done = plan.layout.n_rows - sum(len(rows) for rows in batches)
+    resources = ray.cluster_resources()
+    clip_bytes = plan.clip_bytes
+    n_clips = clips_per_task(
+        config,
+        clip_bytes=clip_bytes,
+        cpus=resources.get("CPU", 1),
+        n_models=pool.n_models,
+        store_bytes=int(resources["object_store_memory"]),
+    )
+    bound_in_flight(
+        context,
+        task_bytes=n_clips * clip_bytes,
+        tasks_per_shard=-(-config.rows_per_shard // n_clips),
+        n_models=pool.n_models,
+    )
+    tasks = list(_tasks(plan.layout, shards, n_clips))
+    n_done = plan.layout.n_rows - sum(len(rows) for rows in tasks)
     with shown_progress(plan.layout.n_rows, n_done) as counter:
         (
             ray.data.read_datasource(
-                ManifestSource(plan.manifest, batches),
-                override_num_blocks=len(batches),
+                ManifestSource(plan.manifest, tasks), override_num_blocks=len(tasks)
             )
             .map_batches(stages.load, batch_size=None, num_cpus=1)
             .map_batches(
                 stages.attribute,
                 fn_constructor_kwargs=dict(stages.attribute_arguments),
-                batch_size=None,
+                batch_size=config.batch_size,
                 compute=ActorPoolStrategy(size=pool.n_models),
                 num_cpus=config.cpus_per_model,
                 num_gpus=1 if pool.device == "cuda" else 0,
@@ -147,14 +159,15 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool, stages: S
             )
             .write_datasink(
                 ShardSink(plan.store_url, config.rows_per_shard, counter),
+                # A write waits for the storage most of the time; the CPUs are for decoding.
                 ray_remote_args={"num_cpus": 0},
-                concurrency=_N_WRITERS,
             )
         )
 
 
-def _batches(layout: StoreLayout, shards: NDArray[np.int64], batch_size: int) -> Iterator[range]:
+def _tasks(layout: StoreLayout, shards: NDArray[np.int64], n_clips: int) -> Iterator[range]:
+    """Cut shards into the rows of tasks, which are whole batches and lie inside one shard."""
     for shard in shards:
         rows = layout.shard_rows(int(shard))
-        for start in range(rows.start, rows.stop, batch_size):
-            yield range(start, min(start + batch_size, rows.stop))
+        for start in range(rows.start, rows.stop, n_clips):
+            yield range(start, min(start + n_clips, rows.stop))

@@ -1,11 +1,14 @@
 """Ray Datasink: one write is one shard, committed once."""
 
 from collections.abc import Iterable
+from functools import lru_cache
+from uuid import uuid4
 
 import numpy as np
 import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
+from zarr.core.group import Group
 
 from pipeline.progress import count_shard
 from pipeline.status import Status
@@ -26,6 +29,7 @@ class ShardSink(Datasink):  # type: ignore[misc]
         self._store_url = store_url
         self._rows_per_shard = rows_per_shard
         self._progress = progress
+        self._run = uuid4().hex
 
     @property
     def min_rows_per_write(self) -> int:
@@ -39,6 +43,12 @@ class ShardSink(Datasink):  # type: ignore[misc]
         rows = columns.pop("row")
         for name in ("video_id", "message"):
             columns[name] = columns[name].astype(np.dtypes.StringDType())
-        write_shard(open_store(self._store_url, mode="r+"), columns, rows)
+        write_shard(_opened(self._store_url, self._run), columns, rows)
         n_failed = int(np.sum(columns["status"] != Status.OK))
         count_shard(self._progress, int(rows[0]), done=len(rows), failed=n_failed)
+
+
+@lru_cache(maxsize=1)
+def _opened(store_url: str, run: str) -> Group:
+    """Open the store of a run once in each worker: that reads the metadata of every array."""
+    return open_store(store_url, mode="r+")

@@ -1,4 +1,4 @@
-"""Ray Datasource: the rows of pending shards, one block per batch of the model."""
+"""Ray Datasource: the rows of pending shards, one block per task."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
@@ -14,8 +14,9 @@ from pipeline.manifest import ROWS_PER_GROUP, Manifest
 class ManifestSource(Datasource):  # type: ignore[misc]
     """Reads ranges of manifest rows, each as one block with their numbers in the column ``row``.
 
-    A range is one batch of the model and lies inside one shard. Batches are thereby a function of
-    the row numbers alone: the same whether a run is resumed or not, and so are the bits they give.
+    A range is whole batches of the model and lies inside one shard. Batches are thereby a function
+    of the row numbers alone: the same whether a run is resumed or not, and so are the bits they
+    give.
     The driver holds the ranges, not the rows.
     """
 
@@ -33,7 +34,7 @@ class ManifestSource(Datasource):  # type: ignore[misc]
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """One task per range, whatever the parallelism: a block must be a batch."""
+        """One task per range, whatever the parallelism: a block must be whole batches."""
         return [self._read_task(rows) for rows in self._ranges]
 
     def _read_task(self, rows: range) -> ReadTask:

@@ -1,7 +1,7 @@
 """What a run costs beside decoding and the model: ``python -m tests.benchmarks.orchestration``.
 
-Manifest, plan, source, graph, sink and store are the real ones; decoding and the model are stand-ins
-that cost next to nothing. The run is interrupted at the half as with Ctrl-C, and resumed.
+Manifest, plan, source, graph, sink and store are the real ones; decoding and the model are
+stand-ins that cost next to nothing. The run is interrupted at the half as with Ctrl-C, and resumed.
 """
 
 import argparse
@@ -72,7 +72,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
         half = watch.run(plan, stages, stop_at)
         halves.append(half)
         figures[f"{name}_half"] = half
-    figures["rows_per_s"] = round(sum(half["rows"] for half in halves) / sum(h["s"] for h in halves))
+    figures["rows_per_s"] = round(
+        sum(half["rows"] for half in halves) / sum(h["s"] for h in halves)
+    )
     group = open_store(plan.store_url)
     with timed(figures, "pending_shards_s"):
         n_pending = len(pending_shards(group))
@@ -132,7 +134,7 @@ class Watch:
     def _rows(self) -> int:
         """Rows whose shard has its commit mark."""
         try:
-            return len(os.listdir(self._statuses)) * self._rows_per_shard
+            return len(list(self._statuses.iterdir())) * self._rows_per_shard
         except FileNotFoundError:
             return 0
 
