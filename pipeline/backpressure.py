@@ -68,7 +68,10 @@ def clips_per_task(
         )
     n_wanted = max(MIN_TASKS, int(cpus) + 2 * n_models)
     n_batches = max(1, min(TASK_BYTES, budget // n_wanted) // batch_bytes)
-    return min(n_batches * config.batch_size, config.rows_per_shard)
+    batches_per_shard = config.rows_per_shard // config.batch_size
+    # The tasks of a shard are about equal.
+    n_tasks = -(-batches_per_shard // n_batches)
+    return -(-batches_per_shard // n_tasks) * config.batch_size
 
 
 class InFlight(BackpressurePolicy):  # type: ignore[misc]
