@@ -15,6 +15,7 @@ the decoding, and nothing is spilled to disk.
 from functools import partial
 from typing import Any
 
+import ray
 from ray.data import DataContext
 
 # Ray Data's own policies bound bytes by operator, and hold back CPUs for operators that need none.
@@ -109,13 +110,27 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         """Whether an operator may start another task."""
         if op is self._load:
             explained = self._attribute.metrics.num_tasks_finished
-            return bool(op.metrics.num_tasks_submitted - explained < self._max_tasks())
+            if op.metrics.num_tasks_submitted - explained < self._max_tasks():
+                return True
+            self._wait_for_a_model()
+            return False
         if op is self._attribute:
             written = self._write.metrics.num_task_inputs_processed
             return bool(op.metrics.num_tasks_submitted - written < self._max_unwritten)
         if op is self._write:
             return bool(op.metrics.num_tasks_running < self._n_writers)
         return True
+
+    def _wait_for_a_model(self) -> None:
+        """Hold the execution until a model is there, if there is none yet.
+
+        Ray Data takes an execution without running tasks for stuck, and starts one whatever its
+        policies say: decoding would go on all the while that the models are loaded.
+        """
+        if not self._attribute.get_actor_info().running:
+            starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
+            if starting:
+                ray.wait(starting, num_returns=1)
 
     def _max_tasks(self) -> int:
         """Tasks whose frames may be in flight on the cluster as it is now; it may grow."""
