@@ -32,6 +32,11 @@ _PROCESS_BYTES = 1_000_000_000
 """Memory of a process that has loaded torch, with room for the frames of a batch."""
 
 
+_BATCHES_PER_PASS = 100_000
+"""Ray Data plans the tasks of a pass at once and keeps something of each, about 10 KB in the
+driver, until the pass ends. Each pass starts the models anew."""
+
+
 @dataclass(frozen=True)
 class Stages:
     """What is done to a batch: first in a task, then in an actor that holds the model."""
@@ -99,23 +104,34 @@ def execute(
 def _attribute_in_passes(
     plan: Plan, shards: NDArray[np.int64], pool: ModelPool, stages: Stages
 ) -> None:
-    """Go on where a pass was broken off, by a storage that failed for example, while it helps."""
-    while len(shards):
-        try:
-            return _attribute(plan, shards, pool, stages)
-        except RayError as error:
-            left = pending_shards(open_store(plan.store_url))
-            reason = str(error).strip().splitlines()[-1]
-            _LOGGER.warning("%d of %d shards are left: %s", len(left), len(shards), reason)
-            if len(left) == len(shards):
-                _LOGGER.debug("the pass got nowhere", exc_info=error)
-                return
-            shards = left
+    """Go on where a pass ended, or was broken off, by a storage that failed for example."""
+    config, layout = plan.config, plan.layout
+    shards_per_pass = max(1, _BATCHES_PER_PASS * config.batch_size // config.rows_per_shard)
+    n_pending = sum(len(layout.shard_rows(int(shard))) for shard in shards)
+    with shown_progress(layout.n_rows, layout.n_rows - n_pending) as counter:
+        while len(shards):
+            try:
+                _attribute(plan, shards[:shards_per_pass], pool, stages, counter)
+                shards = shards[shards_per_pass:]
+            except RayError as error:
+                left = pending_shards(open_store(plan.store_url))
+                reason = str(error).strip().splitlines()[-1]
+                _LOGGER.warning("%d of %d shards are left: %s", len(left), len(shards), reason)
+                if len(left) == len(shards):
+                    _LOGGER.debug("the pass got nowhere", exc_info=error)
+                    return
+                shards = left
 
 
-def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool, stages: Stages) -> None:
+def _attribute(
+    plan: Plan,
+    shards: NDArray[np.int64],
+    pool: ModelPool,
+    stages: Stages,
+    counter: ray.actor.ActorHandle,
+) -> None:
     config = plan.config
-    context = DataContext.get_current()
+    context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     # A task gives one block, however large: batches would not be what they are if it were cut.
     context.target_max_block_size = None
@@ -139,8 +155,7 @@ def _attribute(plan: Plan, shards: NDArray[np.int64], pool: ModelPool, stages: S
         n_models=pool.n_models,
     )
     tasks = list(_tasks(plan.layout, shards, n_clips))
-    n_done = plan.layout.n_rows - sum(len(rows) for rows in tasks)
-    with shown_progress(plan.layout.n_rows, n_done) as counter:
+    with DataContext.current(context):
         (
             ray.data.read_datasource(
                 ManifestSource(plan.manifest, tasks), override_num_blocks=len(tasks)
