@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import ray
 import torch
 
+from pipeline.backpressure import clips_per_task
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
 
@@ -73,6 +74,26 @@ def check_resources(config: AttributeConfig) -> None:
         model_pool(config, cpus=_local_cpus(config), gpus=torch.cuda.device_count())
 
 
+def check_object_store(config: AttributeConfig, clip_bytes: int) -> None:
+    """Refuse frames that the object store of the Ray that this run would start can't hold.
+
+    Raises
+    ------
+    ConfigError
+        As `clips_per_task` says.
+    """
+    if _starts_ray():
+        cpus = _local_cpus(config)
+        pool = model_pool(config, cpus=cpus, gpus=torch.cuda.device_count())
+        clips_per_task(
+            config,
+            clip_bytes=clip_bytes,
+            cpus=cpus,
+            n_models=pool.n_models,
+            store_bytes=int(config.local_object_store),
+        )
+
+
 @contextmanager
 def connected(config: AttributeConfig) -> Iterator[ModelPool]:
     """While open, Ray is there: this process's, the cluster's of ``RAY_ADDRESS``, or a new one.
@@ -95,6 +116,9 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
             # Else every run warns that tokens are on, and of how Ray Data made its own actors.
             logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            # Ray ends workers that are idle for a second where there are more than CPUs. Writers
+            # and waiting decoders are, and a worker takes seconds to start again.
+            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
             ray.init(
                 address="local",
                 num_cpus=_local_cpus(config),

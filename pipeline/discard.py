@@ -7,7 +7,7 @@ import fsspec
 import zarr
 
 from pipeline.errors import StoreError, reason_of
-from pipeline.storage import zarr_location
+from pipeline.storage import open_filesystem, with_retries, zarr_location
 from pipeline.store import SCHEMA, in_run, store_url
 
 DERIVED_NAMES = ("failures.parquet", "statistics.zarr", "metrics.zarr", "report")

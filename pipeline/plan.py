@@ -3,13 +3,14 @@
 Everything here goes on without a cluster; what is wrong is said before one is started.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from transformers.utils import logging as transformers_logging
 
 from pipeline import __version__
-from pipeline.cluster import check_resources
+from pipeline.cluster import check_object_store, check_resources
 from pipeline.config import AttributeConfig
 from pipeline.discard import discard_run
 from pipeline.errors import ConfigError, ManifestError, ModelError
@@ -52,6 +53,11 @@ class Plan:
     retried: dict[Status, int]
     """Rows that had failed in an earlier run and are pending anew, by their status there."""
 
+    @property
+    def clip_bytes(self) -> int:
+        """Frames of a clip as the model takes them, uint8."""
+        return clip_bytes(self.checkpoint)
+
 
 def plan_run(config: AttributeConfig) -> Plan:
     """Check a configuration against its manifest, model and target; create the store or find it.
@@ -72,6 +78,7 @@ def plan_run(config: AttributeConfig) -> Plan:
         raise ManifestError(f"manifest: {config.manifest} has no rows")
     checkpoint = read_checkpoint(config.model, config.revision)
     layers = _check_model(config, checkpoint)
+    check_object_store(config, clip_bytes(checkpoint))
     sampling = _sampling(config, checkpoint)
     class_of_label = resolve_labels(manifest, checkpoint)
     geometry = checkpoint.geometry
@@ -115,6 +122,11 @@ def plan_run(config: AttributeConfig) -> Plan:
         create_store(url, layout, identity, _attributes(config, checkpoint, sampling, layers))
     run = run_id(config.out, identity)
     return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run, retried)
+
+
+def clip_bytes(checkpoint: Checkpoint) -> int:
+    """Size of a clip's frames as a model takes them: uint8 (T, height, width, 3)."""
+    return math.prod((checkpoint.geometry.n_frames, *checkpoint.geometry.input_size, 3))
 
 
 def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:

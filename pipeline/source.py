@@ -1,21 +1,22 @@
-"""Ray Datasource: the rows of pending shards, one block per batch of the model."""
+"""Ray Datasource: the rows of pending shards, one block per task."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import pyarrow as pa
 from ray.data import DataContext
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pipeline.manifest import Manifest
+from pipeline.manifest import ROWS_PER_GROUP, Manifest
 
 
 class ManifestSource(Datasource):  # type: ignore[misc]
     """Reads ranges of manifest rows, each as one block with their numbers in the column ``row``.
 
-    A range is one batch of the model and lies inside one shard. Batches are thereby a function of
-    the row numbers alone: the same whether a run is resumed or not, and so are the bits they give.
+    A range is whole batches of the model and lies inside one shard. Batches are thereby a function
+    of the row numbers alone: the same whether a run is resumed or not, and so are the bits they
+    give.
     The driver holds the ranges, not the rows.
     """
 
@@ -33,7 +34,7 @@ class ManifestSource(Datasource):  # type: ignore[misc]
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """One task per range, whatever the parallelism: a block must be a batch."""
+        """One task per range, whatever the parallelism: a block must be whole batches."""
         return [self._read_task(rows) for rows in self._ranges]
 
     def _read_task(self, rows: range) -> ReadTask:
@@ -45,5 +46,15 @@ class ManifestSource(Datasource):  # type: ignore[misc]
 
 
 def _read(manifest: Manifest, rows: range) -> list[pa.Table]:
-    table = manifest.rows(rows.start, rows.stop)
+    first = rows.start // ROWS_PER_GROUP
+    last = (rows.stop - 1) // ROWS_PER_GROUP
+    groups = pa.concat_tables([_group(manifest, group) for group in range(first, last + 1)])
+    table = groups.slice(rows.start - first * ROWS_PER_GROUP, len(rows))
     return [table.append_column("row", pa.array(rows, pa.int64()))]
+
+
+@lru_cache(maxsize=2)
+def _group(manifest: Manifest, group: int) -> pa.Table:
+    """Rows of a row group, kept for the batches that a worker gets next: they lie beside."""
+    start = group * ROWS_PER_GROUP
+    return manifest.rows(start, min(start + ROWS_PER_GROUP, manifest.n_rows))

@@ -6,7 +6,7 @@ A clip that is ok has the very frames that were asked for: they carry their numb
 import os
 import shutil
 import zipfile
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,15 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.run
+from pipeline.config import AttributeConfig
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.fetch import fetch_clip
 from pipeline.load import ClipLoader
 from pipeline.manifest import FORMAT_VERSION, METADATA_KEYS, SCHEMA, read_manifest, write_manifest
+from pipeline.plan import plan_run
 from pipeline.preprocess import Preprocessing
-from pipeline.run import execute, plan_run
+from pipeline.run import execute
 from pipeline.sampling import Sampling
+from pipeline.stages import real_stages
 from pipeline.status import Status
+from pipeline.store import open_store
 from tests.checkpoints import save_timesformer
 from tests.clips import (
     numbered_frames,
@@ -320,7 +323,7 @@ def write_run(folder, root, names):
     ).replace_schema_metadata(metadata)
     write_manifest(table, str(folder / "manifest.parquet"))
     save_timesformer(folder / "model")
-    return pipeline.run.AttributeConfig(
+    return AttributeConfig(
         manifest=str(folder / "manifest.parquet"),
         model=str(folder / "model"),
         out=str(folder / "run"),
@@ -340,7 +343,7 @@ def test_a_path_that_leaves_the_root_is_refused_before_anything_starts(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_over_all_of_them_accounts_for_every_row(local_ray, catalogue, tmp_path, monkeypatch):
+def test_a_run_over_all_of_them_accounts_for_every_row(local_ray, catalogue, tmp_path):
     hangs, forbidden = catalogue / "hangs.mp4", catalogue / "forbidden.mp4"
     hangs.write_bytes(b"STAND-IN hang")
     no_permission(forbidden)
@@ -351,11 +354,15 @@ def test_a_run_over_all_of_them_accounts_for_every_row(local_ray, catalogue, tmp
     }
     # Shards mix what fails with what doesn't.
     names = [list(expected)[i] for i in np.random.default_rng(0).permutation(len(expected))]
-    monkeypatch.setattr(pipeline.run, "ClipLoader", partial(ClipLoader, decode=STAND_IN))
     plan = plan_run(write_run(tmp_path, catalogue, names))
-    summary = execute(plan)
 
-    group = pipeline.run.open_store(plan.store_url)
+    def stages_of(*arguments):
+        stages = real_stages(*arguments)
+        return replace(stages, load=replace(stages.load, decode=STAND_IN))
+
+    summary = execute(plan, stages_of=stages_of)
+
+    group = open_store(plan.store_url)
     got = {name: Status(code) for name, code in zip(names, group["status"][:], strict=True)}
     assert got == expected
     assert summary.n_pending == 0

@@ -15,7 +15,8 @@ from jobs.cli import run_job
 from pipeline.config import AttributeConfig
 from pipeline.layouts import build_manifest
 from pipeline.manifest import write_manifest
-from pipeline.run import execute, plan_run
+from pipeline.plan import plan_run
+from pipeline.run import execute
 from pipeline.status import Status
 from pipeline.storage import PATIENCE_VARIABLE
 from tests import test_resume

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -97,9 +96,9 @@ def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatc
     passes = []
     attribute = pipeline.run._attribute
 
-    def broken_off_once(plan, pending, pool):
-        passes.append(pending.shards.tolist())
-        attribute(plan, replace(pending, shards=pending.shards[:1]), pool)
+    def broken_off_once(plan, pending, shards, *others):
+        passes.append(shards.tolist())
+        attribute(plan, pending, shards[:1], *others)
         if len(passes) == 1:
             raise RayError("the storage\nwas away")
 
@@ -109,6 +108,25 @@ def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatc
     assert summary.n_pending == 0
     assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
     assert "1 of 2 shards are left: was away" in caplog.text
+
+
+def test_a_long_run_is_carried_out_in_passes_under_one_bar(finished_run, out, monkeypatch, capsys):
+    forget(out, 0)
+    forget(out, 2)
+    passes = []
+    attribute = pipeline.run._attribute
+
+    def counted(plan, pending, shards, *others):
+        passes.append(shards.tolist())
+        attribute(plan, pending, shards, *others)
+
+    monkeypatch.setattr(pipeline.run, "_attribute", counted)
+    # A shard is two batches.
+    monkeypatch.setattr(pipeline.run, "_BATCHES_PER_PASS", 2)
+    execute(plan_run(finished_run.inputs.config(out)))
+    assert passes == [[0], [2]]
+    assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
+    assert "14/14" in capsys.readouterr().err.split("\r")[-1]
 
 
 def processes_of(ray_folder):

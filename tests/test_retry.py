@@ -15,7 +15,7 @@ from pipeline.load import ClipLoader
 from pipeline.metrics import RunMetrics
 from pipeline.plan import plan_run
 from pipeline.run import execute
-from pipeline.stages import LoadClips
+from pipeline.stages import LoadPending
 from pipeline.status import Status
 from pipeline.store import open_store, pending_rows, reset_rows, store_url, write_shard
 from tests.clips import write_mp4
@@ -149,7 +149,7 @@ def test_only_the_pending_rows_of_a_batch_are_loaded_and_their_bits_are_the_same
     table = plan.manifest.rows(0, 4)
     rows = {name: table[name].to_numpy() for name in table.column_names} | {"row": np.arange(4)}
     group = open_store(plan.store_url, mode="r+")
-    whole = LoadClips(loader, pending_rows(group), RunMetrics("test"))(rows)
+    whole = LoadPending(loader, pending_rows(group), RunMetrics("test"))(rows)
     expected = attributor(whole)
     row_numbers = expected.pop("row")
     for name in ("video_id", "message"):
@@ -158,7 +158,7 @@ def test_only_the_pending_rows_of_a_batch_are_loaded_and_their_bits_are_the_same
     reset_rows(plan.store_url, [Status.OK])
     group["status"][2] = Status.OK
     paths.clear()
-    part = LoadClips(loader, pending_rows(group), RunMetrics("test"))(rows)
+    part = LoadPending(loader, pending_rows(group), RunMetrics("test"))(rows)
     assert paths == [rows["path"][row] for row in (0, 1, 3)]
     got = attributor(part)
     for name in ("spatial", "temporal", "top_probabilities", "probability"):

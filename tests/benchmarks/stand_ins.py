@@ -1,0 +1,93 @@
+"""Stages of a run that cost next to nothing, so that what is around them can be measured."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.cluster import ModelPool
+from pipeline.load import Columns
+from pipeline.metrics import RunMetrics
+from pipeline.plan import Plan
+from pipeline.stages import Stages
+from pipeline.status import Status
+from pipeline.store import StoreLayout
+
+
+@dataclass(frozen=True)
+class StandInLoader:
+    """Gives a `ClipLoader`'s columns for clips that aren't there: frames of zeros."""
+
+    n_frames: int
+    frame_pixels: int
+    """Height and width of a frame."""
+    seconds: float = 0
+    """Time that a batch takes, asleep."""
+
+    def __call__(self, rows: Columns) -> Columns:
+        time.sleep(self.seconds)
+        n_clips = len(rows["row"])
+        size = (n_clips, self.n_frames, self.frame_pixels, self.frame_pixels, 3)
+        return {
+            "row": rows["row"],
+            "video_id": rows["video_id"],
+            "start_time": rows["start_time"].astype(np.float64),
+            "label": np.full(n_clips, -1, np.int32),
+            "frames": np.zeros(size, np.uint8),
+            "frame_index": np.zeros((n_clips, self.n_frames), np.int32),
+            "status": np.full(n_clips, Status.OK, np.uint8),
+            "message": np.full(n_clips, "", object),
+        }
+
+
+class StandInAttributor:
+    """Gives an `Attributor`'s columns without a model: the same random numbers for every batch.
+
+    Parameters
+    ----------
+    seconds
+        Time that a batch takes, asleep.
+    """
+
+    def __init__(self, layout: StoreLayout, *, seconds: float = 0) -> None:
+        self._seconds = seconds
+        random = np.random.default_rng(0)
+        grid = (layout.n_times, layout.height, layout.width)
+        self._spatial = random.random(grid, np.float32).astype(np.float16)
+        self._temporal = random.random(layout.n_times, np.float32)
+        self._ranks = np.arange(layout.n_ranks, dtype=np.int32)
+        self._probabilities = random.random(layout.n_ranks, np.float32)
+
+    def __call__(self, batch: Columns) -> Columns:
+        time.sleep(self._seconds)
+        n_clips = len(batch["row"])
+
+        def repeated(values: np.ndarray) -> np.ndarray:
+            return np.repeat(values[None], n_clips, axis=0)
+
+        return {name: values for name, values in batch.items() if name != "frames"} | {
+            "spatial": repeated(self._spatial),
+            "temporal": repeated(self._temporal),
+            "prediction": repeated(self._ranks[0]),
+            "probability": repeated(self._probabilities[0]),
+            "label_probability": np.full(n_clips, np.nan, np.float32),
+            "top_classes": repeated(self._ranks),
+            "top_probabilities": repeated(self._probabilities),
+        }
+
+
+@dataclass(frozen=True)
+class StandInStages:
+    """Makes the stages of a plan out of stand-ins; pass it to `execute` as ``stages_of``."""
+
+    frame_pixels: int
+    load_seconds: float = 0
+    attribute_seconds: float = 0
+
+    def __call__(self, plan: Plan, pool: ModelPool, metrics: RunMetrics) -> Stages:
+        return Stages(
+            load=StandInLoader(plan.layout.n_frames, self.frame_pixels, self.load_seconds),
+            attribute=StandInAttributor,
+            attribute_arguments={"layout": plan.layout, "seconds": self.attribute_seconds},
+            attribute_bytes=500_000_000,
+        )
