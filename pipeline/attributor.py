@@ -52,6 +52,8 @@ class Attributor:
         ``cpu`` or ``cuda``.
     precision
         Below float32, the forward pass runs under autocast; weights stay in float32.
+    compile_model
+        Run the model through torch.compile. Attention is captured within the compiled graph.
     n_threads
         Torch's threads, on a CPU; results are the same bit for bit only for the same number.
     timed
@@ -67,6 +69,7 @@ class Attributor:
         device: str,
         precision: Precision,
         n_threads: int,
+        compile_model: bool = False,
         timed: Timed = lambda part: nullcontext(),
     ) -> None:
         if device == "cpu":
@@ -74,6 +77,8 @@ class Attributor:
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, precision)
         self._adapter = load_adapter(checkpoint, device=device)
+        if compile_model:
+            self._adapter.model.compile()
         self._preprocessing = checkpoint.preprocessing
         self._method = method
         self._timed = timed

@@ -169,6 +169,9 @@ class AttributeConfig(FrozenConfig):
     """How attention becomes an attribution."""
     precision: Precision = "float32"
     """Precision of the forward pass; captured attention is float32 always."""
+    compile_model: bool = False
+    """Compile the model by torch.compile: a minute or more at the start, and faster from then on,
+    above all on a GPU; last bits of the results may be others. Needs a C++ compiler."""
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)

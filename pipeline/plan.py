@@ -100,6 +100,7 @@ def plan_run(config: AttributeConfig) -> Plan:
         "preprocessing": asdict(checkpoint.preprocessing),
         "method": config.method.model_dump() | {"layers": layers},
         "precision": config.precision,
+        "compile_model": config.compile_model,
         # Batches of another size give other last bits. So may another device or number of threads:
         # they are the machine's, and a run may go on elsewhere.
         "batch_size": config.batch_size,

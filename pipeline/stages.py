@@ -53,6 +53,7 @@ def real_stages(plan: Plan, pool: ModelPool, metrics: RunMetrics) -> Stages:
             "layout": plan.layout,
             "device": pool.device,
             "precision": config.precision,
+            "compile_model": config.compile_model,
             "n_threads": max(1, int(config.cpus_per_model)),
         },
         # For the weights, as read and as loaded.

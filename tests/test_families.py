@@ -1,6 +1,7 @@
 """Every family's adapter against transformers' own eager model, which is never touched."""
 
 import gc
+import shutil
 import weakref
 from copy import deepcopy
 from dataclasses import replace
@@ -366,6 +367,25 @@ def test_in_bfloat16_the_attribution_stays_near_the_float32_models(name, tmp_pat
     assert joint.dtype is torch.float32
     np.testing.assert_allclose(joint.sum(dim=(1, 2)), 1, atol=2e-3)
     np.testing.assert_allclose(joint, explain(single, clips).joint[:, -1], atol=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@EACH
+def test_a_compiled_model_is_captured_as_well(name, tmp_path):
+    """For each batch anew, and for another method than the one that it was compiled with."""
+    family = FAMILIES[name]
+    folder = family.save(tmp_path)
+    plain, compiled = load(folder), load(folder)
+    torch.compiler.reset()
+    compiled.model.compile()
+    for seed in (1, 2):
+        clips = clips_for(plain, 2, seed)
+        for method in ({}, {"name": "rollout"}):
+            expected, explanation = (explain(a, clips, **method) for a in (plain, compiled))
+            torch.testing.assert_close(explanation.joint, expected.joint, atol=1e-5, rtol=0)
+            torch.testing.assert_close(explanation.logits, expected.logits, atol=1e-4, rtol=0)
+    assert len(attention._TAPS) == 0
 
 
 @EACH

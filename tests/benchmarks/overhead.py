@@ -6,6 +6,7 @@ For each family, at the size of a published base checkpoint and with random weig
 - ``explain``: prediction and attribution of the last layer, `Adapter.explain`;
 - ``all_layers``: the same of every layer (an attentive pooler is one);
 - ``rollout``: prediction and attention rollout;
+- ``compiled``: as ``explain``, the model run through torch.compile;
 - ``eager``: transformers' own model with ``attn_implementation="eager"`` and
   ``output_attentions=True``, whose matrices an attribution could be computed from.
 
@@ -50,7 +51,7 @@ from pipeline.config import Method
 from pipeline.models.adapter import Adapter
 from pipeline.models.registry import FAMILIES
 
-VARIANTS = ("forward", "explain", "all_layers", "rollout", "eager")
+VARIANTS = ("forward", "explain", "all_layers", "rollout", "compiled", "eager")
 _METHODS = {
     "explain": Method(),
     "all_layers": Method(layers="all"),
@@ -122,6 +123,10 @@ class Case:
             runs["forward"] = lambda: adapter.predict(clips)
             for variant, method in _METHODS.items():
                 runs[variant] = partial(_explained_logits, adapter, clips, method)
+        if "compiled" in variants:
+            fast = adapter_class(load())
+            fast.model.compile()
+            runs["compiled"] = partial(_explained_logits, fast, clips, Method())
         if "eager" in variants:
             stock = load()
             stock.set_attn_implementation("eager")
@@ -231,8 +236,10 @@ def table(results: list[Result]) -> str:
     """Results as a Markdown table: median (minimum to maximum) of ratios, medians else."""
     rows = [
         "| family | layers | batch | forward s | explain / forward | all layers / forward "
-        "| rollout / forward | eager / explain | peak MB " + ", ".join(VARIANTS) + " |",
-        "|---" * 9 + "|",
+        "| rollout / forward | compiled / explain | eager / explain | peak MB "
+        + ", ".join(VARIANTS)
+        + " |",
+        "|---" * 10 + "|",
     ]
     for result in results:
         case, forward = result.case, result.seconds.get("forward")
@@ -242,6 +249,7 @@ def table(results: list[Result]) -> str:
             case.batch_size,
             f"{statistics.median(forward):.3f}" if forward else "-",
             *(_spread(result.ratios(variant, "forward")) for variant in _METHODS),
+            _spread(result.ratios("compiled", "explain")),
             _spread(result.ratios("eager", "explain")),
             ", ".join(_megabytes(result.peak_bytes, variant) for variant in VARIANTS),
         )
