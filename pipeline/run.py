@@ -34,6 +34,13 @@ _BATCHES_PER_PASS = 100_000
 """Ray Data plans the tasks of a pass at once and keeps something of each, about 10 KB in the
 driver, until the pass ends. Each pass starts the models anew."""
 
+_WARNING_OF_WHAT_IS_MEANT = (
+    "ray.data._internal.progress",
+    "ray.data._internal.logical.rules.set_read_parallelism",
+    "ray.data._internal.util",
+)
+"""Ray Data warns that its own bars are off, and that there are many more tasks than CPUs."""
+
 StagesOf = Callable[[Plan, ModelPool, RunMetrics], Stages]
 
 
@@ -117,8 +124,8 @@ def _attribute(
     context.target_max_block_size = None
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # It warns that its progress bars are off; ours is shown in their place.
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for name in _WARNING_OF_WHAT_IS_MEANT:
+        logging.getLogger(name).setLevel(logging.ERROR)
     resources = ray.cluster_resources()
     n_clips = clips_per_task(
         config,
