@@ -15,7 +15,7 @@ import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 import pipeline.run
-from pipeline.backpressure import FRAMES_SHARE, MIN_TASKS, TASK_BYTES, clips_per_task
+from pipeline.backpressure import FRAMES_SHARE, MIN_TASKS, TASK_BYTES, check_columns, clips_per_task
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
 from pipeline.load import Columns
@@ -23,7 +23,7 @@ from pipeline.plan import plan_run
 from pipeline.run import execute
 from pipeline.sink import ShardSink
 from pipeline.stages import Stages
-from pipeline.store import open_store
+from pipeline.store import StoreLayout, open_store
 from tests.benchmarks.orchestration import write_stand_in_manifest
 from tests.benchmarks.stand_ins import StandInAttributor, StandInLoader
 from tests.checkpoints import save_timesformer
@@ -97,6 +97,17 @@ def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_ma
     with pytest.raises(ConfigError, match=refused):
         plan_run(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_heads_that_no_object_store_would_hold_are_refused_with_what_would_fit():
+    # All layers and heads of ViViT-B.
+    layout = StoreLayout(10**6, 256, 32, 16, 14, 14, n_ranks=5, n_layers=12, n_heads=12)
+    assert 0.9e6 < layout.row_bytes < 1.1e6
+    given = {"row_bytes": layout.row_bytes, "n_models": 1}
+    with pytest.raises(ConfigError, match=r"rows_per_shard: 5 shards of 256 rows .* of 50 at most"):
+        check_columns(config_of(), store_bytes=10**9, **given)
+    check_columns(config_of(rows_per_shard=48), store_bytes=10**9, **given)
+    check_columns(config_of(), store_bytes=10**10, **given)
 
 
 @dataclass(frozen=True)
