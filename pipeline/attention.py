@@ -102,7 +102,7 @@ def attend(
     Raises
     ------
     ValueError
-        With a mask, or fewer heads of keys than of queries: rows would be read without regard to it.
+        With a mask, or fewer heads of keys than of queries, which rows are read without regard to.
     """
     if attention_mask is not None or key.shape[1] != query.shape[1]:
         raise ValueError("attention with a mask or with grouped queries can't be captured")
