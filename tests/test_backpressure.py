@@ -140,16 +140,15 @@ class Counts:
 @dataclass(frozen=True)
 class CountedStandInLoader:
     counts: Counts
-    wait_for_explained: bool
-    """Whether it is slower than the model: begins only when what was loaded was explained."""
+    seconds: float
+    """Time that a task takes, asleep. To wait for the tasks before it could be for ever: Ray starts
+    tasks in an order of its own."""
 
     def __call__(self, rows: Columns) -> Columns:
         row = int(rows["row"][0])
-        if self.wait_for_explained and row:
-            self.counts.wait_for("explained", row // BATCH_SIZE)
         self.counts.add("loaded", row)
         self.counts.note_in_flight("frames", "loaded", "explained", row)
-        return StandInLoader(n_frames=8, frame_pixels=224)(rows)
+        return StandInLoader(n_frames=8, frame_pixels=224, seconds=self.seconds)(rows)
 
 
 class CountedStandInAttributor(StandInAttributor):
@@ -224,7 +223,7 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
 
     def stages_of(plan, pool, metrics):
         return Stages(
-            load=CountedStandInLoader(counts, wait_for_explained=slowest == "decoding"),
+            load=CountedStandInLoader(counts, seconds=0.5 if slowest == "decoding" else 0),
             attribute=CountedStandInAttributor,
             attribute_arguments={
                 "layout": plan.layout,
