@@ -32,7 +32,9 @@ def evaluate(config: EvaluateConfig) -> int:
     for method, lift in evaluation.methods.items():
         print(f"{method:<28} {lift.share:>8.1%} {lift.covered:>8.1%} {_value(lift)}")
     print()
-    print(f"{'staa, sharpened by':<28} {'on mask':>8} {'kept':>8} {'lift':>6}  {'':<8}entropy")
+    print(
+        f"{'attribution, sharpened by':<28} {'on mask':>8} {'kept':>8} {'lift':>6}  {'':<8}entropy"
+    )
     for variant, effect in evaluation.variants.items():
         print(
             f"{variant:<28} {effect.lift.share:>8.1%} {effect.kept:>8.1%} "

@@ -12,7 +12,7 @@ by module, so that models don't disturb each other.
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -27,7 +27,7 @@ ATTENTION = "staa"
 _SCORES_AT_ONCE = {"cpu": 1_200_000}
 """Scores that are formed at a time where all queries count: on a CPU they stay in its cache, which
 made a mean row of 1568 queries 2 to 3 times as fast as forming 128 rows of all clips at a time."""
-_SCORES_AT_ONCE_ELSEWHERE = 64_000_000
+_SCORES_AT_ONCE_ELSEWHERE = 8_000_000
 
 Name = TypeVar("Name", bound=Hashable)
 Kept = TypeVar("Kept")
@@ -98,7 +98,14 @@ def attend(
     Returns
     -------
     (batch, queries, heads, head_dim), and None in place of the attention matrix
+
+    Raises
+    ------
+    ValueError
+        With a mask, or fewer heads of keys than of queries, which rows are read without regard to.
     """
+    if attention_mask is not None or key.shape[1] != query.shape[1]:
+        raise ValueError("attention with a mask or with grouped queries can't be captured")
     if (tap := _TAPS.get(module)) is not None:
         tap.kept = tap.read(Scores(query, key, scaling, softcap))
     if softcap is not None:
@@ -205,7 +212,8 @@ def mean_row(scores: Scores) -> Tensor:
 
 def all_scores(scores: Scores) -> Scores:
     """Keep query and key themselves, for rows that are only known after the forward pass."""
-    return scores
+    # A copy where they are views of one projection, which would be kept with its values.
+    return replace(scores, query=scores.query.contiguous(), key=scores.key.contiguous())
 
 
 @dataclass

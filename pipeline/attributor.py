@@ -1,8 +1,8 @@
 """The model's stage: uint8 frames in, the store's columns out."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -30,15 +30,14 @@ _MODEL_ARRAYS = frozenset(
 """The store's arrays that the model fills, as far as the layout has them."""
 
 
-_OUT_OF_MEMORY_ON_CPU = ("can't allocate memory", "could not create a primitive")
-"""What torch's allocator and oneDNN say in a plain RuntimeError."""
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "could not create a primitive"),
+    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+"""What torch's allocator on a CPU, oneDNN, and CUDA's libraries say in a plain RuntimeError."""
 
 Timed = Callable[[Literal["transfer", "forward"]], AbstractContextManager[None]]
 """Gives a context whose seconds are those of one part of a forward pass."""
-
-
-class OutOfMemoryError(RuntimeError):
-    """The device has no memory for a forward pass of so many clips."""
 
 
 class Attributor:
@@ -108,28 +107,35 @@ class Attributor:
         while start < n_clips:
             stop = min(start + (self._clips_at_once or n_clips), n_clips)
             clips = slice(start, stop)
-            try:
-                explained = self._explain(batch["frames"][clips], batch["label"][clips])
-            except OutOfMemoryError as error:
-                if stop - start > 1:
-                    self._clips_at_once = (stop - start) // 2
-                    _LOGGER.warning("%s; trying %d", error, self._clips_at_once)
-                    continue
-                _fail(columns, np.arange(start, stop), str(error))
-            else:
+            explained = self._explain(batch["frames"][clips], batch["label"][clips])
+            if explained is not None:
                 _fill(columns, np.arange(start, stop), explained)
+            elif stop - start > 1:
+                self._clips_at_once = (stop - start) // 2
+                _LOGGER.warning(
+                    "%s; trying %d", _out_of_memory_with(stop - start), self._clips_at_once
+                )
+                continue
+            else:
+                _fail(columns, np.arange(start, stop), _out_of_memory_with(1))
             start = stop
         return columns
 
-    def _explain(self, frames: NDArray[np.uint8], label: NDArray[np.int32]) -> Columns:
-        """Model's columns of some clips; `OutOfMemoryError` if the device has no room for them."""
-        with _named_out_of_memory(len(frames)), torch.inference_mode():
-            with self._timed("transfer"):
-                # A copy: Ray's arrays are read-only, which torch would warn of.
-                on_device = torch.tensor(frames, device=self._device)
-            # It ends with the results on the host, and so with what the device had to do.
-            with self._timed("forward"):
-                return self._columns(on_device, label)
+    def _explain(self, frames: NDArray[np.uint8], label: NDArray[np.int32]) -> Columns | None:
+        """Model's columns of some clips; None if the device has no room for them."""
+        try:
+            with torch.inference_mode():
+                with self._timed("transfer"):
+                    # A copy: Ray's arrays are read-only, which torch would warn of.
+                    on_device = torch.tensor(frames, device=self._device)
+                # It ends with the results on the host, and so with what the device had to do.
+                with self._timed("forward"):
+                    return self._columns(on_device, label)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Behind the handler: the error's traceback keeps the tensors that take up the memory.
+        return None
 
     def _columns(self, frames: Tensor, label: NDArray[np.int32]) -> Columns:
         pixel_values = normalise(frames, self._preprocessing, self._dtype)
@@ -188,21 +194,14 @@ def normalise(frames: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) 
     )
 
 
-@contextmanager
-def _named_out_of_memory(n_clips: int) -> Iterator[None]:
-    """Tell a device that is out of memory from everything else that may go wrong."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        on_cpu = isinstance(error, MemoryError) or any(
-            reason in str(error) for reason in _OUT_OF_MEMORY_ON_CPU
-        )
-        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
-            raise
-        unit = "clip" if n_clips == 1 else "clips"
-        # The error's traceback would keep the tensors that take up the memory.
-        failure = OutOfMemoryError(f"out of memory with {n_clips} {unit} in a forward pass")
-        raise failure from None
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        reason in str(error) for reason in _OUT_OF_MEMORY
+    )
+
+
+def _out_of_memory_with(n_clips: int) -> str:
+    return f"out of memory with {n_clips} clip{'s' if n_clips > 1 else ''} in a forward pass"
 
 
 def _fill(columns: Columns, clips: NDArray[np.intp], explained: Columns) -> None:

@@ -75,6 +75,34 @@ def clips_per_task(
     return -(-batches_per_shard // n_tasks) * config.batch_size
 
 
+def check_columns(
+    config: AttributeConfig, *, row_bytes: int, n_models: int, store_bytes: int
+) -> None:
+    """Refuse shards of which those behind the models don't fit beside the frames.
+
+    Parameters
+    ----------
+    row_bytes
+        Of what is stored of a clip, see `StoreLayout.row_bytes`.
+
+    Raises
+    ------
+    ConfigError
+        If they are more than another `FRAMES_SHARE` of the object store.
+    """
+    n_shards = max(_MIN_WRITERS, n_models) + 1
+    n_bytes = n_shards * config.rows_per_shard * row_bytes
+    if n_bytes > store_bytes * FRAMES_SHARE:
+        fitting = int(store_bytes * FRAMES_SHARE) // (n_shards * row_bytes)
+        raise ConfigError(
+            f"rows_per_shard: {n_shards} shards of {config.rows_per_shard} rows of "
+            f"{row_bytes / 1e6:.2f} MB are {n_bytes / 1e6:.0f} MB behind the models, more than "
+            f"{FRAMES_SHARE:.0%} of an object store of {store_bytes / 1e6:.0f} MB; choose "
+            f"rows_per_shard of {fitting} at most, fewer layers or no heads, or an object store "
+            f"(local_object_store) of {n_bytes / FRAMES_SHARE / 1e6:.0f} MB or more"
+        )
+
+
 class InFlight(BackpressurePolicy):  # type: ignore[misc]
     """Bounds what is between decoding and models, and between models and the storage, by counts.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import ray
 import torch
 
-from pipeline.backpressure import clips_per_task
+from pipeline.backpressure import check_columns, clips_per_task
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
 
@@ -74,13 +74,13 @@ def check_resources(config: AttributeConfig) -> None:
         model_pool(config, cpus=_local_cpus(config), gpus=torch.cuda.device_count())
 
 
-def check_object_store(config: AttributeConfig, clip_bytes: int) -> None:
-    """Refuse frames that the object store of the Ray that this run would start can't hold.
+def check_object_store(config: AttributeConfig, *, clip_bytes: int, row_bytes: int) -> None:
+    """Refuse what the object store of the Ray that this run would start can't hold.
 
     Raises
     ------
     ConfigError
-        As `clips_per_task` says.
+        As `clips_per_task` and `check_columns` say.
     """
     if _starts_ray():
         cpus = _local_cpus(config)
@@ -89,6 +89,12 @@ def check_object_store(config: AttributeConfig, clip_bytes: int) -> None:
             config,
             clip_bytes=clip_bytes,
             cpus=cpus,
+            n_models=pool.n_models,
+            store_bytes=int(config.local_object_store),
+        )
+        check_columns(
+            config,
+            row_bytes=row_bytes,
             n_models=pool.n_models,
             store_bytes=int(config.local_object_store),
         )

@@ -92,10 +92,22 @@ class SamplingConfig(FrozenConfig):
 
 
 def _as_layers(value: Any) -> Any:
-    """Take one number for a list of one, and the command line's ``0,5`` for a list of two."""
-    if isinstance(value, str) and re.fullmatch(r"-?\d+(\s*,\s*-?\d+)*", value.strip()):
-        return [int(number) for number in value.split(",")]
-    return [value] if isinstance(value, int) else value
+    """Take one number for a list of one; the command line gives ``all`` and ``0,5`` as a list."""
+    given = [
+        part.strip() if isinstance(part, str) else part
+        for item in (value if isinstance(value, list | tuple) else [value])
+        for part in (item.split(",") if isinstance(item, str) else [item])
+    ]
+    if given in (["last"], ["all"]):
+        return given[0]
+    numbers = [
+        part if type(part) is int else int(part)
+        for part in given
+        if type(part) is int or (isinstance(part, str) and re.fullmatch(r"-?\d+", part))
+    ]
+    if not numbers or len(numbers) < len(given):
+        raise ValueError(f"{value!r}: expected last, all, or whole numbers such as 0,5,-1")
+    return tuple(numbers)
 
 
 class Method(FrozenConfig):
@@ -103,10 +115,9 @@ class Method(FrozenConfig):
 
     name: Literal["staa", "rollout"] = "staa"
     """STAA of single layers, or attention rollout through all of them, the skips included."""
-    layers: Annotated[
-        Literal["last", "all"] | Annotated[tuple[int, ...], Field(min_length=1)],
-        BeforeValidator(_as_layers),
-    ] = "last"
+    layers: Annotated[Literal["last", "all"] | tuple[int, ...], BeforeValidator(_as_layers)] = (
+        "last"
+    )
     """Blocks whose attention is read, `last`, `all`, or numbers, from the last if negative; an
     attentive pooler is one. The run's attribution is the last one's; several are stored beside."""
     heads: Literal["mean", "keep"] = "mean"

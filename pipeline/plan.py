@@ -78,7 +78,6 @@ def plan_run(config: AttributeConfig) -> Plan:
         raise ManifestError(f"manifest: {config.manifest} has no rows")
     checkpoint = read_checkpoint(config.model, config.revision)
     layers = _check_model(config, checkpoint)
-    check_object_store(config, clip_bytes(checkpoint))
     sampling = _sampling(config, checkpoint)
     class_of_label = resolve_labels(manifest, checkpoint)
     geometry = checkpoint.geometry
@@ -93,6 +92,7 @@ def plan_run(config: AttributeConfig) -> Plan:
         n_layers=len(layers) if config.method.name == "staa" else 1,
         n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
     )
+    check_object_store(config, clip_bytes=clip_bytes(checkpoint), row_bytes=layout.row_bytes)
     identity = {
         "manifest": manifest.digest,
         "model": checkpoint.weights_digest,

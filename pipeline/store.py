@@ -8,6 +8,7 @@ writers of different shards share none. A shard's data is written first and its 
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ class StoreLayout:
         """Rows of a shard."""
         start = shard * self.rows_per_shard
         return range(start, min(start + self.rows_per_shard, self.n_rows))
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of what is stored of a clip, but for its texts, uncompressed."""
+        specs = [spec for spec in self.arrays().values() if spec.dtype != "str"]
+        return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
 
     def arrays(self) -> dict[str, ArraySpec]:
         """Template of every array, by name."""
@@ -497,13 +504,18 @@ def _create_array(group: Group, name: str, spec: ArraySpec, layout: StoreLayout)
     group.create_array(
         name,
         shape=(layout.n_rows, *spec.shape),
-        chunks=(chunk_rows, *spec.shape) if spec.sharded else shard,
+        chunks=(chunk_rows, *_chunk(spec)) if spec.sharded else shard,
         shards=shard if spec.sharded else None,
         dtype=spec.dtype,
         fill_value=spec.fill_value,
         dimension_names=("clip", *spec.dims[1:]),
         attributes={"description": spec.description},
     )
+
+
+def _chunk(spec: ArraySpec) -> tuple[int, ...]:
+    """Inner chunk of a clip: all of it, but of several layers one, as they are read one by one."""
+    return (1, *spec.shape[1:]) if spec.dims[1] == "layer" else spec.shape
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One Ray for the whole session, small; jobs that a test starts as a user would bring their own."""
 
+import os
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -13,8 +14,12 @@ import torch
 from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.config import AttributeConfig
+from pipeline.storage import PATIENCE_VARIABLE
 from tests.object_storage import FaultProxy, fault_proxy, seaweedfs
 from tests.runs import Inputs, write_inputs
+
+# Of what is meant to fail in tests, nothing gets better by waiting for a minute.
+os.environ.setdefault(PATIENCE_VARIABLE, "10")
 
 N_CLIPS = 14
 DAMAGED = {1: "missing", 3: "truncated", 6: "empty", 8: "unreadable", 13: "too_short"}

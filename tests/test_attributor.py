@@ -1,10 +1,12 @@
 """The model's stage: it says what transformers' own model says, and no clip touches another."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import warnings
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -249,6 +251,30 @@ def test_a_batch_that_does_not_fit_into_memory_goes_through_in_halves(tmp_path):
 
     assert nothing["status"] == [Status.MODEL_ERROR] * 8
     assert set(nothing["messages"]) == {"out of memory with 1 clip in a forward pass"}
+
+
+def test_out_of_memory_leaves_nothing_of_the_failed_pass_behind(model, monkeypatch):
+    """Else the halves would have less memory than there is, until garbage is collected."""
+    attributor = attributor_of(model)
+    explain, left, sizes = attributor._adapter.explain, [], []
+
+    def explain_two_at_most(pixel_values, method):
+        sizes.append(len(pixel_values))
+        assert all(tensor() is None for tensor in left)
+        if len(pixel_values) > 2:
+            activations = pixel_values * 2
+            left.extend((weakref.ref(pixel_values), weakref.ref(activations)))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return explain(pixel_values, method)
+
+    monkeypatch.setattr(attributor._adapter, "explain", explain_two_at_most)
+    gc.disable()
+    try:
+        columns = attributor(batch_of())
+    finally:
+        gc.enable()
+    assert sizes == [4, 2, 2]
+    assert (columns["status"] == Status.OK).all()
 
 
 def test_a_clip_without_a_label_has_no_probability_of_it(attributor):

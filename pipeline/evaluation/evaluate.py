@@ -37,7 +37,7 @@ METRICS_NAME = "metrics.zarr"
 
 _SCHEMA = {"name": "staa-metrics", "version": 1}
 
-METHODS = ("staa", "uniform", "center_gaussian")
+METHODS = ("attribution", "uniform", "center_gaussian")
 """The run's attribution, and two maps that don't look at the clip."""
 
 
@@ -83,7 +83,7 @@ class Evaluation:
     @property
     def n_clips(self) -> int:
         """Clips that were evaluated: those that are ok."""
-        return self.methods["staa"].n_clips
+        return self.methods["attribution"].n_clips
 
 
 def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
@@ -129,8 +129,10 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
         maps: dict[str, NDArray[np.floating]] = {
             name: np.broadcast_to(value, mask.shape) for name, value in constant.items()
         }
-        maps["staa"] = joint_attribution(group["spatial"][part][ok], group["temporal"][part][ok])
-        if np.isnan(maps["staa"]).any():
+        maps["attribution"] = joint_attribution(
+            group["spatial"][part][ok], group["temporal"][part][ok]
+        )
+        if np.isnan(maps["attribution"]).any():
             raise StoreError(
                 f"{run_url}: ok clips in rows {rows.start} to {rows.stop - 1} have no attribution: "
                 "the store has lost objects"
@@ -140,7 +142,7 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
         for method in METHODS:
             columns[f"mask_share_{method}"][clips] = share_on_mask(maps[method], mask)
         for variant, steps in enumerate(VARIANTS):
-            sharpened = apply_steps(maps["staa"], steps)
+            sharpened = apply_steps(maps["attribution"], steps)
             columns["variant_mask_share"][clips, variant] = share_on_mask(sharpened, mask)
             columns["variant_kept"][clips, variant] = share_kept(sharpened)
             columns["variant_entropy"][clips, variant] = normalised_entropy(sharpened)

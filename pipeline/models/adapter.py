@@ -55,7 +55,8 @@ class Explanation:
     """(clips, layers, T, P) float32; the joint attribution of each layer that was asked for, first
     to last, of its heads averaged. Sums to 1 over (T, P)."""
     head_joint: Tensor | None = None
-    """(clips, layers, heads, T, P) float32; of each head alone, where heads are kept."""
+    """(clips, layers, heads, T, P) float32; of each head alone, where heads are kept. `joint` isn't
+    their mean where shares are renormalised: heads are averaged before."""
 
 
 Readout = Mapping[str, tuple[nn.Module, Callable[[Scores], Tensor]]]

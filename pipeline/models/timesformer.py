@@ -21,6 +21,10 @@ from pipeline.staa import cls_attention, divided_attention, frame_attention
 _PUBLISHED_STRIDES = {8: 32, 16: 16, 96: 4}
 """Frames between two samples at 30 fps for TimeSformer, -HR and -L (arXiv 2102.05095, sec. 4)."""
 
+_SOMETHING_SOMETHING_CLASSES = 174
+"""Something-Something V2's checkpoints are tested on the middles of even segments of the clip
+(timesformer/datasets/ssv2.py in facebookresearch/TimeSformer)."""
+
 _ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 
@@ -56,9 +60,9 @@ class Timesformer(Adapter):
 
     @staticmethod
     def published_sampling(config: PretrainedConfig) -> Sampling:
-        """Take the stride of the published checkpoint with as many frames, else uniform."""
+        """Take the stride of Kinetics' checkpoint with as many frames, else uniform."""
         stride = _PUBLISHED_STRIDES.get(config.num_frames)
-        if stride is None:
+        if stride is None or config.num_labels == _SOMETHING_SOMETHING_CLASSES:
             return Sampling(kind="uniform", n_samples=config.num_frames)
         return Sampling(kind="strided", n_samples=config.num_frames, stride=stride)
 

@@ -13,10 +13,12 @@ from pipeline.sampling import Sampling
 from pipeline.staa import pooled_attention
 
 _PUBLISHED_STRIDES = {16: 4}
-"""Frames between two samples of Kinetics, at 30 fps (arXiv 2203.12602, sec. 4.1)."""
+"""Frames between two samples of Kinetics, at 30 fps (arXiv 2203.12602, sec. 4.1;
+``--sampling_rate`` of the scripts/kinetics in MCG-NJU/VideoMAE)."""
 
 _SOMETHING_SOMETHING_CLASSES = 174
-"""Something-Something V2's checkpoints sample the whole clip evenly (arXiv 2203.12602, app.)."""
+"""Something-Something V2's checkpoints sample the whole clip evenly (arXiv 2203.12602, app.; no
+rate in the scripts/ssv2 of MCG-NJU/VideoMAE)."""
 
 
 class VideoMAE(Adapter):

@@ -12,7 +12,8 @@ from pipeline.sampling import Sampling
 from pipeline.staa import cls_attention
 
 _PUBLISHED_STRIDES = {32: 2}
-"""Frames between two samples, of Kinetics at 25 fps (arXiv 2103.15691, sec. 4.1)."""
+"""Frames between two samples, of Kinetics at 25 fps (arXiv 2103.15691, sec. 4.1; ``stride`` of
+scenic/projects/vivit/configs/kinetics400/vivit_base_k400.py in google-research/scenic)."""
 
 
 class Vivit(Adapter):

@@ -73,9 +73,9 @@ def test_every_ok_clip_is_held_against_its_own_ground_truth(dataset, tmp_path):
             covered.append(mask.mean())
             on_mask.append((mask * joint[row]).sum())
     assert tuple(lifts) == METHODS
-    assert lifts["staa"].n_clips == len(covered) == 6
-    assert lifts["staa"].share == pytest.approx(np.mean(on_mask))
-    assert lifts["staa"].value == pytest.approx(np.mean(on_mask) / np.mean(covered))
+    assert lifts["attribution"].n_clips == len(covered) == 6
+    assert lifts["attribution"].share == pytest.approx(np.mean(on_mask))
+    assert lifts["attribution"].value == pytest.approx(np.mean(on_mask) / np.mean(covered))
     assert lifts["uniform"].value == pytest.approx(1, abs=1e-9)
     assert lifts["uniform"].standard_error == pytest.approx(0, abs=1e-9)
     stored = metrics_of(tmp_path / "run")
@@ -84,7 +84,7 @@ def test_every_ok_clip_is_held_against_its_own_ground_truth(dataset, tmp_path):
     assert metrics.attrs["identity"] == run.attrs["identity"]
     ok = [row for row in range(N_CLIPS) if row not in FAILED]
     np.testing.assert_allclose(stored["mask_covered"][:][ok], covered, rtol=1e-6)
-    np.testing.assert_allclose(stored["mask_share_staa"][:][ok], on_mask, rtol=1e-6)
+    np.testing.assert_allclose(stored["mask_share_attribution"][:][ok], on_mask, rtol=1e-6)
 
 
 def test_metrics_are_rows_of_the_run_and_nan_where_a_clip_failed(dataset, tmp_path):
@@ -132,7 +132,7 @@ def test_variants_are_what_their_steps_make_of_the_attribution(dataset, tmp_path
         assert effect.kept == pytest.approx(np.mean(kept))
         assert effect.entropy == pytest.approx(np.mean(entropy))
     stored_as_is = evaluation.variants["as stored"]
-    assert stored_as_is.lift == evaluation.methods["staa"]
+    assert stored_as_is.lift == evaluation.methods["attribution"]
     assert stored_as_is.kept == 1
 
 
@@ -180,8 +180,8 @@ def test_all_attention_on_the_actor_has_the_highest_lift(dataset, tmp_path):
         columns["temporal"][row] = np.arange(2) == mask.max(axis=(1, 2)).argmax()
     on_actor = evaluate_run(write_run(tmp_path / "best", LAYOUT, columns), truth).methods
     chance = evaluate_run(write_run(tmp_path / "any", LAYOUT, columns_of(clips, {})), truth).methods
-    highest = on_actor["staa"]
-    assert highest.value > max(on_actor["center_gaussian"].value, chance["staa"].value, 2)
+    highest = on_actor["attribution"]
+    assert highest.value > max(on_actor["center_gaussian"].value, chance["attribution"].value, 2)
     assert {lift.covered for lift in chance.values()} == {highest.covered}
 
 
@@ -191,7 +191,7 @@ def test_a_second_evaluation_replaces_the_first(dataset, tmp_path, prefix):
     run = write_run(tmp_path / "run", LAYOUT, columns_of(clips))
     first, second = (evaluate_run(f"{prefix}{run}/", open_ground_truth(url)) for _ in range(2))
     assert first == second
-    assert np.isfinite(metrics_of(run)["mask_share_staa"][:]).sum() == 6
+    assert np.isfinite(metrics_of(run)["mask_share_attribution"][:]).sum() == 6
 
 
 def refuse(capsys, *argv):

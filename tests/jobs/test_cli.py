@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from jobs.cli import parse, run_job, writing
 from pipeline.config import AttributeConfig, Method, SamplingConfig
@@ -21,6 +22,20 @@ def run(capsys, *argv, job=lambda config: 0):
     """Exit code, stdout and stderr of a job."""
     exit_code = run_job(AttributeConfig, job, verb="attribute", argv=argv)
     return exit_code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("flag", "layers"),
+    {"all": "all", "last": "last", "0,5": (0, 5), "-2,-1": (-2, -1), "3": (3,)}.items(),
+)
+def test_layers_are_a_word_or_numbers(flag, layers):
+    assert parsed(*REQUIRED, f"--method.layers={flag}").method.layers == layers
+
+
+@pytest.mark.parametrize("layers", [True, [True], [], "1,,2", "", None, 1.5, ["1.0"], "first"])
+def test_other_layers_are_refused_in_words(layers):
+    with pytest.raises(ValidationError, match=r"expected last, all, or whole numbers such as"):
+        Method(layers=layers)
 
 
 @pytest.fixture
@@ -96,7 +111,10 @@ BAD_FLAGS = {
     "without its value": ((*REQUIRED, "--batch-size"), "argument --batch-size: expected one"),
     "config without a file": ((*REQUIRED, "--config"), "argument --config: expected one"),
     "wrong type": ((*REQUIRED, "--batch-size=many"), "batch_size: .*integer.*got 'many'"),
-    "wrong type, nested": ((*REQUIRED, "--method.layers=first"), "method.layers.*got 'first'"),
+    "wrong type, nested": (
+        (*REQUIRED, "--method.layers=first"),
+        "method.layers: .*'first'.*: expected last, all",
+    ),
     "too small": ((*REQUIRED, "--rows-per-shard=0"), "rows_per_shard: .*got '0'"),
     "no such choice": ((*REQUIRED, "--device=tpu"), "device: .*'auto', 'cpu'.*got 'tpu'"),
     "broken JSON": ((*REQUIRED, '--method={"layers": 1'), '"method"'),
