@@ -1,13 +1,9 @@
 """Deleting a run: its store, and what was derived from it, and nothing else in its folder."""
 
-from contextlib import suppress
-from functools import partial
-
-import fsspec
 import zarr
 
 from pipeline.errors import StoreError, reason_of
-from pipeline.storage import open_filesystem, with_retries, zarr_location
+from pipeline.storage import open_filesystem, zarr_location
 from pipeline.store import SCHEMA, in_run, store_url
 
 DERIVED_NAMES = ("failures.parquet", "statistics.zarr", "metrics.zarr", "report")
@@ -39,15 +35,9 @@ def discard_run(run_url: str) -> None:
         arrays = [item for item in filesystem.ls(path, detail=False) if _name(item) != "zarr.json"]
         derived = [open_filesystem(in_run(run_url, name))[1] for name in DERIVED_NAMES]
         for item in (*arrays, *filter(filesystem.exists, derived)):
-            with_retries(item, partial(_remove, filesystem, item))
+            filesystem.rm(item, recursive=True)
     except (OSError, ValueError) as error:
         raise StoreError(f"out: can't delete the run in {run_url}: {reason_of(error)}") from error
-
-
-def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
-    """Delete an object or a folder; one that an earlier try has deleted is as good."""
-    with suppress(FileNotFoundError):
-        filesystem.rm(path, recursive=True)
 
 
 def _name(path: str) -> str:

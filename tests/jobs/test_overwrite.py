@@ -16,7 +16,6 @@ from pipeline.discard import DERIVED_NAMES, discard_run
 from pipeline.errors import StoreError
 from pipeline.evaluation.evaluate import metrics_url
 from pipeline.plan import plan_run
-from pipeline.storage import PATIENCE_VARIABLE
 from pipeline.store import open_store, pending_shards, store_exists, store_url
 from pipeline.summary import FAILURES_NAME
 from tests.runs import objects
@@ -133,7 +132,6 @@ def test_an_overwriting_that_was_cut_off_is_finished_by_the_next(
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalFileSystem, "rm", cut_off)
-        patch.setenv(PATIENCE_VARIABLE, "0")
         with pytest.raises(StoreError, match=r"can't delete the run in .*: the machine died"):
             discard_run(str(out))
     assert not store_exists(store_url(str(out)))
