@@ -6,8 +6,9 @@ Ray keeps what a worker writes to stderr in a file of the session's folder on it
 
 import json
 import logging
+import sys
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 LogFormat = Literal["text", "json"]
 
@@ -57,7 +58,15 @@ class JsonFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Marks the handler that `set_up_logging` replaces."""
+    """Writes to what stderr is at the time; the handler that `set_up_logging` replaces."""
+
+    def __init__(self) -> None:
+        # Not StreamHandler's, which keeps the stderr of now.
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a run tells Prometheus, through the endpoint that Ray has on every node.
 
 Ray puts ``ray_`` before the names, and ``_total`` behind those of counters. The tag ``run`` is the
-run's short name, see `pipeline.store.run_id`. Queue depths and memory of the stages are Ray Data's
-own, for example ``ray_data_num_task_inputs_processed``.
+run's short name, see `pipeline.store.run_id`. Queue depths are Ray Data's own, by operator:
+``ray_data_num_external_inqueue_blocks`` and ``ray_data_obj_store_mem_internal_inqueue_blocks``.
 """
 
 import time
@@ -17,7 +17,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 Stage = Literal["decode", "transfer", "forward", "write"]
 
 _SECONDS = {
-    "decode": "to fetch, decode and resize a batch of clips",
+    "decode": "to fetch, decode and resize the clips of a task",
     "transfer": "to copy a batch of frames to the model's device",
     "forward": "to run the model on a batch and to take its attribution",
     "write": "to write a shard",

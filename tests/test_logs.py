@@ -1,5 +1,6 @@
 """Log records with fields, and progress in a log."""
 
+import contextlib
 import io
 import json
 import logging
@@ -15,9 +16,10 @@ LOGGER = logging.getLogger("pipeline.test_logs")
 
 @pytest.fixture
 def pipeline_logger():
-    """The pipeline's logger, which is as it was after the test."""
+    """The pipeline's logger without handlers; what it had, it has again after the test."""
     logger = logging.getLogger("pipeline")
     handlers, level = list(logger.handlers), logger.level
+    logger.handlers.clear()
     yield logger
     logger.handlers[:] = handlers
     logger.setLevel(level)
@@ -69,6 +71,14 @@ def test_setting_up_again_replaces_what_was_set_up(pipeline_logger, capsys):
     ]
 
 
+def test_what_takes_the_place_of_stderr_gets_the_records(pipeline_logger):
+    set_up_logging("text", logging.INFO)
+    stream = io.StringIO()
+    with contextlib.redirect_stderr(stream):
+        LOGGER.info("heard")
+    assert stream.getvalue().endswith("INFO pipeline.test_logs: heard\n")
+
+
 def test_a_log_gets_whole_lines_of_progress(capsys):
     with progress_bar(total=20, initial=8, unit="clip", desc="attribute") as bar:
         bar.set_postfix(failed=1, refresh=False)
@@ -88,7 +98,7 @@ def test_lines_go_around_an_iterable_too(capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("synthesize: 100% 3/3")
 
 
-def test_with_a_logger_progress_is_records_alone(capsys, caplog):
+def test_with_a_logger_progress_is_records_alone(pipeline_logger, capsys, caplog):
     caplog.set_level(logging.INFO, logger=LOGGER.name)
     with progress_bar(total=20, initial=8, unit="clip", desc="attribute", logger=LOGGER) as bar:
         bar.set_postfix(failed=1, refresh=False)
