@@ -14,9 +14,9 @@ from pipeline.config import Method, Precision
 from pipeline.load import Columns
 from pipeline.models.registry import Checkpoint, load_adapter
 from pipeline.preprocess import Preprocessing
+from pipeline.schema import StoreLayout
 from pipeline.staa import spatial_temporal
 from pipeline.status import Status
-from pipeline.store import StoreLayout
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -43,9 +43,9 @@ class RunMetrics:
 
     def count_shard(self, counts: Mapping[str, int], n_bytes: int) -> None:
         """Count a shard that was committed: clips by the name of their status, and bytes."""
+        _bytes_written().inc(n_bytes, {"run": self.run})
         for status, count in counts.items():
             _clips().inc(count, {"run": self.run, "status": status})
-        _bytes_written().inc(n_bytes, {"run": self.run})
 
     def set_pending(self, n_rows: int) -> None:
         """Tell how many rows are left to do."""

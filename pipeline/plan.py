@@ -3,7 +3,6 @@
 Everything here goes on without a cluster; what is wrong is said before one is started.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -17,9 +16,9 @@ from pipeline.errors import ConfigError, ManifestError, ModelError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models.registry import Checkpoint, load_adapter, read_checkpoint
 from pipeline.sampling import Sampling
+from pipeline.schema import StoreLayout
 from pipeline.status import Status
 from pipeline.store import (
-    StoreLayout,
     check_identity,
     check_writable,
     create_store,
@@ -52,11 +51,6 @@ class Plan:
     """Short name of the run, in logs and metrics."""
     retried: dict[Status, int]
     """Rows that had failed in an earlier run and are pending anew, by their status there."""
-
-    @property
-    def clip_bytes(self) -> int:
-        """Frames of a clip as the model takes them, uint8."""
-        return clip_bytes(self.checkpoint)
 
 
 def plan_run(config: AttributeConfig) -> Plan:
@@ -92,7 +86,7 @@ def plan_run(config: AttributeConfig) -> Plan:
         n_layers=len(layers) if config.method.name == "staa" else 1,
         n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
     )
-    check_object_store(config, clip_bytes=clip_bytes(checkpoint), row_bytes=layout.row_bytes)
+    check_object_store(config, clip_bytes=geometry.clip_bytes, row_bytes=layout.row_bytes)
     identity = {
         "manifest": manifest.digest,
         "model": checkpoint.weights_digest,
@@ -123,11 +117,6 @@ def plan_run(config: AttributeConfig) -> Plan:
         create_store(url, layout, identity, _attributes(config, checkpoint, sampling, layers))
     run = run_id(config.out, identity)
     return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run, retried)
-
-
-def clip_bytes(checkpoint: Checkpoint) -> int:
-    """Size of a clip's frames as a model takes them: uint8 (T, height, width, 3)."""
-    return math.prod((checkpoint.geometry.n_frames, *checkpoint.geometry.input_size, 3))
 
 
 def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:

@@ -22,10 +22,16 @@ from pipeline.logs import fields
 from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan
 from pipeline.progress import shown_progress
+from pipeline.schema import StoreLayout
 from pipeline.sink import ShardSink
 from pipeline.source import ManifestSource
 from pipeline.stages import LoadPending, Stages, real_stages
-from pipeline.store import PendingRows, StoreLayout, open_store, pending_rows, read_status
+from pipeline.store import (
+    PendingRows,
+    open_store,
+    pending_rows,
+    read_status,
+)
 from pipeline.summary import RunSummary, summarise, write_failures
 
 _LOGGER = logging.getLogger(__name__)
@@ -127,16 +133,17 @@ def _attribute(
     for name in _WARNING_OF_WHAT_IS_MEANT:
         logging.getLogger(name).setLevel(logging.ERROR)
     resources = ray.cluster_resources()
+    clip_bytes = plan.checkpoint.geometry.clip_bytes
     n_clips = clips_per_task(
         config,
-        clip_bytes=plan.clip_bytes,
+        clip_bytes=clip_bytes,
         cpus=resources.get("CPU", 1),
         n_models=pool.n_models,
         store_bytes=int(resources["object_store_memory"]),
     )
     bound_in_flight(
         context,
-        task_bytes=n_clips * plan.clip_bytes,
+        task_bytes=n_clips * clip_bytes,
         tasks_per_shard=-(-config.rows_per_shard // n_clips),
         n_models=pool.n_models,
     )

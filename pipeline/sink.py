@@ -17,8 +17,14 @@ from zarr.core.group import Group
 from pipeline.logs import LogFormat, fields, set_up_logging
 from pipeline.metrics import RunMetrics
 from pipeline.progress import count_shard
+from pipeline.schema import StoreLayout
 from pipeline.status import Status
-from pipeline.store import PendingRows, StoreLayout, open_store, store_layout, write_shard
+from pipeline.store import (
+    PendingRows,
+    open_store,
+    store_layout,
+    write_shard,
+)
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The Zarr store of a run: its schema, and the contract by which shards are written once.
+"""The Zarr store of a run, and the contract by which shards are written once.
 
 Row i of every array is row i of the manifest. ``rows_per_shard`` consecutive rows form a shard:
 each array's storage chunk spans exactly a shard's rows, so a shard is one object per array and two
@@ -8,7 +8,6 @@ writers of different shards share none. A shard's data is written first and its 
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from zarr.core.common import JSON
 from zarr.core.group import Group
 
 from pipeline.errors import RunMismatchError, StoreError, reason_of
+from pipeline.schema import ArraySpec, StoreLayout
 from pipeline.status import Status
 from pipeline.storage import open_filesystem, with_retries, zarr_location
 
@@ -41,124 +41,6 @@ _N_WRITERS = 16
 
 _ROWS_PER_CHUNK = 32
 """At most this many rows are read to get one: the inner chunk of the sharded arrays."""
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """Template of one array: dimension names, the sizes behind ``clip``, dtype and fill value."""
-
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    fill_value: float | str
-    description: str
-    sharded: bool = False
-
-
-@dataclass(frozen=True)
-class StoreLayout:
-    """Sizes of a store's dimensions."""
-
-    n_rows: int
-    rows_per_shard: int
-    n_frames: int
-    n_times: int
-    height: int
-    width: int
-    n_ranks: int
-    n_layers: int = 1
-    """Layers that are stored."""
-    n_heads: int = 0
-    """Heads that are stored of each; 0 if they were averaged alone."""
-
-    @property
-    def n_shards(self) -> int:
-        """Shards in the store; the last one may have fewer rows."""
-        return -(-self.n_rows // self.rows_per_shard)
-
-    def shard_rows(self, shard: int) -> range:
-        """Rows of a shard."""
-        start = shard * self.rows_per_shard
-        return range(start, min(start + self.rows_per_shard, self.n_rows))
-
-    @property
-    def row_bytes(self) -> int:
-        """Size of what is stored of a clip, but for its texts, uncompressed."""
-        specs = [spec for spec in self.arrays().values() if spec.dtype != "str"]
-        return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
-
-    def arrays(self) -> dict[str, ArraySpec]:
-        """Template of every array, by name."""
-        time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)
-        grid = (self.n_times, self.height, self.width)
-        nan = float("nan")
-        return {
-            "status": ArraySpec(("clip",), (), "uint8", 0, "what became of the clip"),
-            "message": ArraySpec(("clip",), (), "str", "", "why the clip failed"),
-            "video_id": ArraySpec(("clip",), (), "str", "", "id in the manifest"),
-            "start_time": ArraySpec(
-                ("clip",), (), "float64", nan, "where the clip starts in its source video, s"
-            ),
-            "frame_index": ArraySpec(
-                ("clip", "frame"), frames, "int32", -1, "frames of the clip that the model saw"
-            ),
-            "spatial": ArraySpec(
-                ("clip", "time", "y", "x"),
-                grid,
-                "float16",
-                nan,
-                "S: where in each frame the model attends; sums to 1 over (y, x)",
-                sharded=True,
-            ),
-            "temporal": ArraySpec(
-                ("clip", "time"), time, "float32", nan, "T: when it attends; sums to 1"
-            ),
-            "label": ArraySpec(("clip",), (), "int32", -1, "class of the manifest, -1 if unknown"),
-            "prediction": ArraySpec(("clip",), (), "int32", -1, "most probable class"),
-            "probability": ArraySpec(("clip",), (), "float32", nan, "of the predicted class"),
-            "label_probability": ArraySpec(("clip",), (), "float32", nan, "of the labelled class"),
-            "top_classes": ArraySpec(
-                ("clip", "rank"), ranks, "int32", -1, "most probable classes, best first"
-            ),
-            "top_probabilities": ArraySpec(
-                ("clip", "rank"), ranks, "float32", nan, "their probabilities"
-            ),
-            **self._layer_and_head_arrays(),
-        }
-
-    def _layer_and_head_arrays(self) -> dict[str, ArraySpec]:
-        """Templates of what is stored beside ``spatial`` and ``temporal`` if it was asked for."""
-        dims, shape = ("clip", "layer"), (self.n_layers,)
-        arrays: dict[str, ArraySpec] = {}
-        if self.n_layers > 1:
-            arrays |= self._attribution_arrays("layer", dims, shape, "of each layer")
-        if self.n_heads:
-            heads = (*dims, "head"), (*shape, self.n_heads)
-            arrays |= self._attribution_arrays("head", *heads, "of each head of each layer")
-        return arrays
-
-    def _attribution_arrays(
-        self, prefix: str, dims: tuple[str, ...], shape: tuple[int, ...], of: str
-    ) -> dict[str, ArraySpec]:
-        nan = float("nan")
-        return {
-            f"{prefix}_spatial": ArraySpec(
-                (*dims, "time", "y", "x"),
-                (*shape, self.n_times, self.height, self.width),
-                "float16",
-                nan,
-                f"S {of}; sums to 1 over (y, x)",
-                sharded=True,
-            ),
-            f"{prefix}_temporal": ArraySpec(
-                (*dims, "time"),
-                (*shape, self.n_times),
-                "float32",
-                nan,
-                f"T {of}; sums to 1",
-                sharded=True,
-            ),
-        }
 
 
 def create_store(
@@ -330,11 +212,6 @@ def pending_rows(group: Group) -> PendingRows:
     partial = shards[n_pending < stops - shards * layout.rows_per_shard]
     of_partial = rows[_found(shard_of_row, partial)]
     return PendingRows(len(rows), shards, partial, of_partial, layout.rows_per_shard)
-
-
-def pending_shards(group: Group) -> NDArray[np.int64]:
-    """Shards with a row that is pending, in order: int64 (shards,)."""
-    return pending_rows(group).shards
 
 
 def reset_rows(url: str, statuses: Collection[Status]) -> dict[Status, int]:

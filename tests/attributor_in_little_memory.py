@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.attributor import Attributor
 from pipeline.config import Method
 from pipeline.models.registry import read_checkpoint
-from pipeline.store import StoreLayout
+from pipeline.schema import StoreLayout
 
 N_CLIPS = 8
 

@@ -21,8 +21,8 @@ from transformers import (
 from pipeline.attributor import Attributor
 from pipeline.config import Method
 from pipeline.models.registry import read_checkpoint
+from pipeline.schema import StoreLayout
 from pipeline.status import Status
-from pipeline.store import StoreLayout
 from tests.checkpoints import CLASS_NAMES, save_timesformer
 
 N_CLIPS, N_RANKS = 4, 3

@@ -20,9 +20,10 @@ from pipeline.errors import ConfigError
 from pipeline.load import Columns
 from pipeline.plan import plan_run
 from pipeline.run import execute
+from pipeline.schema import StoreLayout
 from pipeline.sink import ShardSink
 from pipeline.stages import Stages
-from pipeline.store import StoreLayout, open_store
+from pipeline.store import open_store
 from tests.benchmarks.orchestration import write_stand_in_manifest
 from tests.benchmarks.stand_ins import StandInAttributor, StandInLoader
 from tests.checkpoints import save_timesformer
@@ -212,7 +213,7 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
     counts.folder.mkdir()
     store_bytes = ray.cluster_resources()["object_store_memory"]
     task_bytes = BATCH_SIZE * CLIP_BYTES
-    assert plan.clip_bytes == CLIP_BYTES
+    assert plan.checkpoint.geometry.clip_bytes == CLIP_BYTES
     # A quarter of the store holds fewer tasks than all that 8 CPUs and a model could use.
     most_frames = int(FRAMES_SHARE * store_bytes) // task_bytes
     assert most_frames < 2 * 8 + 2

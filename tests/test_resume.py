@@ -18,7 +18,7 @@ from pipeline.plan import plan_run
 from pipeline.run import execute
 from pipeline.state import read_state
 from pipeline.status import Status
-from pipeline.store import open_store, pending_shards, store_url
+from pipeline.store import open_store, pending_rows, store_url
 from tests.runs import assert_same_columns, objects, stored_columns, write_inputs
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ HANG_S = 300
 
 
 def pending(out):
-    return pending_shards(open_store(store_url(str(out)))).tolist()
+    return pending_rows(open_store(store_url(str(out)))).shards.tolist()
 
 
 def shard_of(name):

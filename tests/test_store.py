@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RunMismatchError, StoreError
+from pipeline.schema import StoreLayout
 from pipeline.status import Status
 from pipeline.store import (
-    StoreLayout,
     check_identity,
     create_store,
     open_store,
-    pending_shards,
+    pending_rows,
     store_exists,
     store_layout,
     store_url,
@@ -148,11 +148,11 @@ def test_pending_is_what_was_not_written_whatever_the_order(
     done = order[: data.draw(st.integers(0, min(len(order), 4)))]
 
     group = create_store(url, layout, {"run": 1}, {})
-    assert pending_shards(group).tolist() == every_shard
+    assert pending_rows(group).shards.tolist() == every_shard
     written = {shard: write(group, shard) for shard in done}
 
     reopened = open_store(url)
-    assert pending_shards(reopened).tolist() == sorted(set(every_shard) - set(done))
+    assert pending_rows(reopened).shards.tolist() == sorted(set(every_shard) - set(done))
     for shard, columns in written.items():
         rows = slice(starts[shard], starts[shard] + rows_per_shard)
         np.testing.assert_array_equal(reopened["spatial"][rows], columns["spatial"])
@@ -209,7 +209,7 @@ def test_a_failed_row_is_accounted_for_and_only_a_pending_one_is_not(group, url)
         columns = columns_of(LAYOUT, LAYOUT.shard_rows(shard))
         columns["status"][:] = status
         write_shard(group, columns, np.array(LAYOUT.shard_rows(shard)))
-    assert pending_shards(open_store(url)).tolist() == [2]
+    assert pending_rows(open_store(url)).shards.tolist() == [2]
 
 
 BROKEN_ROWS = {
@@ -272,12 +272,12 @@ def test_if_any_array_fails_the_shard_stays_pending(group, url, name):
     blocked.write_bytes(b"")
     with pytest.raises(OSError):  # noqa: PT011, the system's words
         write(group, 1)
-    assert pending_shards(open_store(url)).tolist() == [0, 1, 2]
+    assert pending_rows(open_store(url)).shards.tolist() == [0, 1, 2]
     assert not (Path(url) / "status" / "c").exists()
 
     blocked.unlink()
     write(open_store(url, mode="r+"), 1)
-    assert pending_shards(open_store(url)).tolist() == [0, 2]
+    assert pending_rows(open_store(url)).shards.tolist() == [0, 2]
 
 
 def test_status_is_the_last_object_of_a_shard(group, url):
@@ -359,7 +359,7 @@ def test_a_creation_that_fails_on_the_way_does_not_count(url):
     assert "spatial" in zarr.open_group(url, mode="r")
     assert not store_exists(url)
     create_store(url, LAYOUT, IDENTITY, {})
-    assert pending_shards(open_store(url)).tolist() == [0, 1, 2]
+    assert pending_rows(open_store(url)).shards.tolist() == [0, 1, 2]
 
 
 def foreign_group(path):
@@ -462,11 +462,11 @@ def test_a_url_of_fsspec_does_all_that_a_path_does(tmp_path, make_url):
     written = write(group, 1)
     reopened = open_store(url, mode="r+")
     check_identity(reopened, IDENTITY)
-    assert pending_shards(reopened).tolist() == [0, 2]
+    assert pending_rows(reopened).shards.tolist() == [0, 2]
     write(reopened, 2)
     dataset = xr.open_zarr(url, consolidated=False)
     np.testing.assert_array_equal(dataset["temporal"][4:8], written["temporal"])
-    assert pending_shards(open_store(url)).tolist() == [0]
+    assert pending_rows(open_store(url)).shards.tolist() == [0]
 
 
 @pytest.mark.parametrize("shape", [(8, 14, 14), (16, 28, 28)])

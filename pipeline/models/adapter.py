@@ -1,5 +1,6 @@
 """What the rest of the pipeline knows of a model, whatever its family."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ class Geometry:
     def n_frames(self) -> int:
         """Frames that the model sees of a clip."""
         return self.n_times * self.frames_per_time
+
+    @property
+    def clip_bytes(self) -> int:
+        """Size of a clip's frames as the model takes them: uint8 (T, height, width, 3)."""
+        return math.prod((self.n_frames, *self.input_size, 3))
 
     def unfolded(self, shares: Tensor) -> Tensor:
         """Unfold tokens (..., T * P), frame after frame, to (..., T, P)."""
@@ -156,7 +162,8 @@ class Adapter(ABC):
             with _no_autocast(pixel_values):
                 return Explanation(logits, self.rollout(scores)[:, None])
 
-        readouts = {layer: self.readout(layer) for layer in method.chosen_layers(self._depth)}
+        layers = method.chosen_layers(self.n_layers(self.model.config))
+        readouts = {layer: self.readout(layer) for layer in layers}
         wanted = {
             (layer, name): read
             for layer, readout in readouts.items()
@@ -177,10 +184,6 @@ class Adapter(ABC):
                 self._attributions(averaged, method)[:, :, 0],
                 self._attributions(by_layer, method) if method.heads == "keep" else None,
             )
-
-    @property
-    def _depth(self) -> int:
-        return self.n_layers(self.model.config)
 
     def _attributions(self, layers: Sequence[Mapping[str, Tensor]], method: Method) -> Tensor:
         """Stack the layers' attributions: (clips, layers, heads, T, P)."""

@@ -9,8 +9,14 @@ from numpy.typing import NDArray
 
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
+from pipeline.schema import StoreLayout
 from pipeline.status import Status
-from pipeline.store import StoreLayout, create_store, open_store, store_url, write_shard
+from pipeline.store import (
+    create_store,
+    open_store,
+    store_url,
+    write_shard,
+)
 
 Columns = dict[str, NDArray[Any]]
 

@@ -22,7 +22,7 @@ from pipeline.config import AttributeConfig
 from pipeline.manifest import METADATA_KEYS, SCHEMA, write_manifest
 from pipeline.plan import Plan, plan_run
 from pipeline.run import execute
-from pipeline.store import open_store, pending_shards
+from pipeline.store import open_store, pending_rows
 from pipeline.summary import RunSummary
 from tests.benchmarks.stand_ins import StandInStages
 
@@ -77,7 +77,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
     )
     group = open_store(plan.store_url)
     with timed(figures, "pending_shards_s"):
-        n_pending = len(pending_shards(group))
+        n_pending = len(pending_rows(group).shards)
     if n_pending:
         sys.exit(f"{n_pending} shards are pending")
     objects = [path for path in Path(plan.store_url).rglob("*") if path.is_file()]

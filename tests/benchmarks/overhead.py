@@ -232,6 +232,16 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
+def write_report(file: Path, program: str, device: str, results: list[dict[str, Any]]) -> None:
+    """Write results to JSON, with the command and the machine that they came from."""
+    report = {
+        "command": f"{program} {shlex.join(sys.argv[1:])}",
+        "machine": machine(device),
+        "results": results,
+    }
+    file.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def table(results: list[Result]) -> str:
     """Results as a Markdown table: median (minimum to maximum) of ratios, medians else."""
     rows = [
@@ -303,12 +313,7 @@ def main() -> None:
         print(f"time: {result.case.family} x {result.case.batch_size}", file=sys.stderr)
     print(table(results))
     if args.out:
-        report = {
-            "command": f"{parser.prog} {shlex.join(sys.argv[1:])}",
-            "machine": machine(args.device),
-            "results": [asdict(result) for result in results],
-        }
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(args.out, parser.prog, args.device, [asdict(result) for result in results])
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from pipeline.cluster import ModelPool
 from pipeline.load import Columns
 from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan
+from pipeline.schema import StoreLayout
 from pipeline.stages import Stages
 from pipeline.status import Status
-from pipeline.store import StoreLayout
 
 
 @dataclass(frozen=True)

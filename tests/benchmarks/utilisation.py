@@ -8,10 +8,7 @@ Chowdhery et al. 2022, app. B). The profile that follows lists the operations by
 """
 
 import argparse
-import json
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.benchmarks.overhead import CONFIGS, Case, machine
+from tests.benchmarks.overhead import CONFIGS, Case, write_report
 
 _VENDOR_FLOPS = {
     # NVIDIA's data sheets: dense, without sparsity, SXM.
@@ -123,12 +120,7 @@ def main() -> None:
         )
         print(result["profile"])
     if args.out:
-        report = {
-            "command": f"{parser.prog} {shlex.join(sys.argv[1:])}",
-            "machine": machine(args.device),
-            "results": results,
-        }
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(args.out, parser.prog, args.device, results)
 
 
 if __name__ == "__main__":

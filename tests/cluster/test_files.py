@@ -234,10 +234,13 @@ def test_the_image_is_pinned_not_root_and_copies_what_is_there():
     assert "torch==" in (ROOT / "constraints.txt").read_text()
 
 
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
 def test_the_bucket_policy_names_each_action_and_resource_and_the_runs_own_paths():
     policy = json.loads((CLUSTER / "bucket-policy.json").read_text())
     statements = {each["Sid"]: each for each in policy["Statement"]}
-    as_list = lambda value: value if isinstance(value, list) else [value]  # noqa: E731
     for each in statements.values():
         assert not any("*" in action for action in as_list(each["Action"]))
         assert all(r.startswith("arn:aws:s3:::BUCKET") for r in as_list(each["Resource"]))

@@ -16,7 +16,7 @@ from pipeline.discard import DERIVED_NAMES, discard_run
 from pipeline.errors import StoreError
 from pipeline.evaluation.evaluate import metrics_url
 from pipeline.plan import plan_run
-from pipeline.store import open_store, pending_shards, store_exists, store_url
+from pipeline.store import open_store, pending_rows, store_exists, store_url
 from pipeline.summary import FAILURES_NAME
 from tests.runs import objects
 
@@ -53,7 +53,7 @@ def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finis
     assert objects(out) == {}
     group = open_store(plan.store_url)
     assert group.attrs["identity"]["precision"] == "bfloat16"
-    assert pending_shards(group).tolist() == [0, 1, 2, 3]
+    assert pending_rows(group).shards.tolist() == [0, 1, 2, 3]
     # A later call that leaves the flag out goes on with this run.
     assert "overwrite" not in group.attrs["config"]
     plan_run(finished_run.inputs.config(out, precision="bfloat16"))
@@ -142,7 +142,7 @@ def test_an_overwriting_that_was_cut_off_is_finished_by_the_next(
 
 def test_where_nothing_is_a_run_is_begun(finished_run, tmp_path):
     plan = plan_run(finished_run.inputs.config(tmp_path / "new", overwrite=True))
-    assert len(pending_shards(open_store(plan.store_url))) == 4
+    assert len(pending_rows(open_store(plan.store_url)).shards) == 4
 
 
 def test_without_it_a_refusal_names_it(finished_run, out, monkeypatch, capsys):
