@@ -9,6 +9,7 @@ A run in a notebook::
     statistics.spatial_map.sel({"class": "archery"}).plot()
 
 - `open_run`: a run as a lazy dataset; `joint_attribution`: its A = S * T
+- `by_video`: a run of several views, as (video, view)
 - `focused_attribution`: A after `Threshold` and `Focus`, with the parameters recorded
 - `run_summary`: its rows by outcome
 - `class_statistics`: where and when the model looks, per class; `overall_statistics`: over all
@@ -17,7 +18,7 @@ A run in a notebook::
 """
 
 from analysis.report import write_report
-from analysis.runs import focused_attribution, joint_attribution, open_run
+from analysis.runs import by_video, focused_attribution, joint_attribution, open_run
 from analysis.statistics import (
     class_statistics,
     open_statistics,
@@ -30,6 +31,7 @@ from pipeline.focus import Focus, Threshold
 __all__ = [
     "Focus",
     "Threshold",
+    "by_video",
     "class_statistics",
     "focused_attribution",
     "joint_attribution",

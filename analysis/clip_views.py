@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis import figures
-from analysis.examples import ClipSource, manifest_rows
+from analysis.examples import ClipSource
 from analysis.page import PageFolder, Picture
 from analysis.runs import joint_attribution
 from pipeline.errors import DecodeError
@@ -61,7 +61,7 @@ def clip_views(
     The clips by row
     """
     rows = sorted(rows)
-    records = manifest_rows(source.manifest, rows) if source else {}
+    records = source.records(rows) if source else {}
     chosen = ds[["video_id", "label", "prediction", "probability", "frame_index"]]
     chosen = chosen.assign(joint=joint_attribution(ds)).isel(clip=rows).compute()
     names = [str(name) for name in ds["class"].values]
@@ -85,7 +85,7 @@ def _clip_view(
     picture, note = None, None
     if source and record:
         try:
-            frames = source.frames(record["path"], clip["frame_index"].values)
+            frames = source.frames(row, record["path"], clip["frame_index"].values)
         except (DecodeError, OSError, ValueError) as error:
             note = str(error)
         else:
@@ -122,7 +122,7 @@ def failure_views(
 ) -> list[FailureView]:
     """Describe the first failed clips of a run whose ``status`` column is given."""
     rows = np.flatnonzero(failed_rows(status))[:max_failures]
-    records = manifest_rows(source.manifest, rows) if source else {}
+    records = source.records(rows) if source else {}
     failed = ds[["video_id", "message"]].isel(clip=rows).compute()
     return [
         FailureView(

@@ -15,6 +15,7 @@ from pipeline.fetch import fetch_clip
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
+from pipeline.views import recorded_views
 
 
 def choose_clips(
@@ -54,10 +55,13 @@ def choose_clips(
     return chosen
 
 
-def manifest_rows(manifest: Manifest, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Look up manifest rows by number; a row group is read once, however many of its rows are."""
+def manifest_rows(
+    manifest: Manifest, rows: Iterable[int], *, n_views: int = 1
+) -> dict[int, dict[str, Any]]:
+    """Manifest rows by a run's rows; a row group is read once, however many of its rows are."""
     wanted = np.unique(np.fromiter(rows, np.int64))
-    return dict(zip(wanted.tolist(), manifest.take(wanted).to_pylist(), strict=True))
+    found = manifest.take(wanted // n_views).to_pylist()
+    return dict(zip(wanted.tolist(), found, strict=True))
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class ClipSource:
     """Reads the frames of a run's clips again, the way the run did."""
 
     manifest: Manifest
-    sampling: Sampling
-    preprocessing: Preprocessing
+    views: tuple[tuple[Sampling, Preprocessing], ...]
+    """How the frames of each view of a video are taken and cropped: row by row, in turn."""
 
     @classmethod
     def of_run(cls, ds: xr.Dataset) -> "ClipSource":
@@ -81,19 +85,21 @@ class ClipSource:
         manifest = read_manifest(url)
         if manifest.digest != ds.attrs["identity"]["manifest"]:
             raise ManifestError(f"manifest {url} has changed since the run: its rows are others")
-        return cls(
-            manifest,
-            Sampling(**ds.attrs["sampling"]),
-            Preprocessing.from_dict(ds.attrs["preprocessing"]),
-        )
+        return cls(manifest, recorded_views(ds.attrs))
 
-    def frames(self, path: str, frame_index: NDArray[np.integer]) -> NDArray[np.uint8]:
+    def records(self, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Look up the manifest's row of each of some rows of the run."""
+        return manifest_rows(self.manifest, rows, n_views=len(self.views))
+
+    def frames(self, row: int, path: str, frame_index: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Read the frames of a clip as the model saw them.
 
         Decodes in this process: a clip with an attribution is one that could be decoded.
 
         Parameters
         ----------
+        row
+            The clip's row in the run.
         path
             The clip's path in the manifest.
         frame_index
@@ -112,7 +118,8 @@ class ClipSource:
         ValueError
             When the file has changed, and other frames would be taken from it now.
         """
-        clip = read_frames(fetch_clip(self.manifest.root, path), self.sampling)
+        sampling, preprocessing = self.views[row % len(self.views)]
+        clip = read_frames(fetch_clip(self.manifest.root, path), sampling)
         if not np.array_equal(clip.frame_index, frame_index):
             raise ValueError("the file has changed since the run: its frames are others")
-        return self.preprocessing.resize_and_crop(clip.frames)
+        return preprocessing.resize_and_crop(clip.frames)

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -28,7 +29,8 @@ def open_run(url: str) -> xr.Dataset:
     ``class`` holds the model's class names: ``ds["class"][ds.label]`` names the labels of rows that
     have one, and ``label``, ``prediction`` and ``top_classes`` are positions in it, -1 for unknown.
 
-    ``layer`` holds the numbers of the layers, where several are stored or heads of any.
+    ``layer`` holds the numbers of the layers, where several are stored or heads of any. A run of
+    several views has ``view``, of each row, beside; see `by_video`.
 
     Raises
     ------
@@ -54,7 +56,31 @@ def open_run(url: str) -> xr.Dataset:
     )
     if "layer" in labelled.dims:
         labelled = labelled.assign_coords(layer=list(dataset.attrs["layers"]))
+    if layout.n_views > 1:
+        rows = da.arange(layout.n_rows, chunks=layout.rows_per_shard)
+        labelled = labelled.assign_coords(view=("clip", rows % layout.n_views))
     return labelled
+
+
+def by_video(ds: xr.Dataset) -> xr.Dataset:
+    """Give a run of several views the dimensions (video, view) in place of ``clip``, lazily.
+
+    ``by_video(ds).label_probability.mean("view")`` is what published accuracies average.
+
+    Parameters
+    ----------
+    ds
+        A run from `open_run`, or whole videos of it, in order.
+
+    Returns
+    -------
+    Dataset with the same arrays; ``video`` is the row in the manifest
+    """
+    n_views = int(ds.attrs["layout"]["n_views"])
+    videos = ds["clip"].values[::n_views] // n_views
+    unfolded = ds.drop_vars(["clip", "view"], errors="ignore").coarsen(clip=n_views)
+    constructed: xr.Dataset = unfolded.construct(clip=("video", "view"))
+    return constructed.assign_coords(video=videos, view=np.arange(n_views))
 
 
 def joint_attribution(
@@ -88,7 +114,9 @@ def joint_attribution(
     )
 
 
-def focused_attribution(ds: xr.Dataset, *steps: Step) -> xr.DataArray:
+def focused_attribution(
+    ds: xr.Dataset, *steps: Step, per: Literal["clip", "layer", "head"] = "clip"
+) -> xr.DataArray:
     """Joint attribution after dynamic threshold and attention focusing, lazily.
 
     For example ``focused_attribution(ds, Threshold(kind="otsu"), Focus(temperature=0.5))``. The
@@ -100,12 +128,15 @@ def focused_attribution(ds: xr.Dataset, *steps: Step) -> xr.DataArray:
         A run from `open_run`, or a selection of its clips.
     steps
         Applied in this order.
+    per
+        As in `joint_attribution`.
 
     Returns
     -------
-    (clip, time, y, x) float32, sums to 1 over (time, y, x); NaN where ``status`` isn't ok
+    (clip, [layer, [head,]] time, y, x) float32, sums to 1 over (time, y, x); NaN where ``status``
+    isn't ok
     """
-    joint = joint_attribution(ds)
+    joint = joint_attribution(ds, per=per)
     focused: xr.DataArray = xr.apply_ufunc(
         apply_steps,
         joint,

@@ -4,20 +4,24 @@ import logging
 import sys
 
 from jobs.cli import run_job
-from pipeline.config import AttributeConfig
+from pipeline.config import AttributeJob
 from pipeline.logs import set_up_logging
-from pipeline.plan import plan_run
+from pipeline.plan import Plan, plan_runs
 from pipeline.run import execute
 from pipeline.summary import failures_url
 
 
-def attribute(config: AttributeConfig) -> int:
+def attribute(job: AttributeJob) -> int:
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
     # As text the lines of this job and its bar say the same; a program reads the records.
-    as_json = config.log_format == "json"
-    set_up_logging(config.log_format, logging.INFO if as_json else logging.WARNING)
-    plan = plan_run(config)
-    if not as_json:
+    as_json = job.log_format == "json"
+    set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
+    return max(_carry_out(plan) for plan in plan_runs(job.runs()))
+
+
+def _carry_out(plan: Plan) -> int:
+    config = plan.config
+    if config.log_format == "text":
         print(
             f"attribute: {plan.manifest.n_rows} clips of {config.manifest} with {config.model} "
             f"-> {plan.store_url}",
@@ -45,4 +49,4 @@ def attribute(config: AttributeConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(AttributeConfig, attribute, verb="attribute"))
+    sys.exit(run_job(AttributeJob, attribute, verb="attribute"))

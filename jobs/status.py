@@ -42,6 +42,7 @@ def _text(state: RunState) -> str:
         "model": f"{model['name']} ({model['family']}{revision}, weights {_short(model)})",
         "manifest": f"{state.manifest['url']} ({state.manifest['digest'][:8]})",
         "sampling": _facts(state.sampling),
+        "views": _facts(state.views),
         "method": _facts(state.method),
         "rows": f"{n_done} of {summary.n_rows} done ({n_done / summary.n_rows:.1%}), "
         f"{summary.n_pending} pending, {summary.n_failed} failed",

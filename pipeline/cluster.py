@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -68,10 +69,17 @@ def check_resources(config: AttributeConfig) -> None:
     Raises
     ------
     ConfigError
-        As `model_pool` says.
+        As `model_pool` says, or if the model is to be compiled and there is no compiler.
     """
     if _starts_ray():
         model_pool(config, cpus=_local_cpus(config), gpus=torch.cuda.device_count())
+        # As torch.compile looks for it.
+        compiler = os.environ.get("CXX", "g++")
+        if config.compile_model and shutil.which(compiler) is None:
+            raise ConfigError(
+                f"compile_model: torch.compile needs a C++ compiler, and there is no {compiler}; "
+                "install one, or name it by CXX"
+            )
 
 
 def check_object_store(config: AttributeConfig, *, clip_bytes: int, row_bytes: int) -> None:

@@ -91,6 +91,20 @@ class SamplingConfig(FrozenConfig):
         return self
 
 
+class Views(FrozenConfig):
+    """Parts of a video that the model sees one by one, each a row of the store."""
+
+    clips: int = Field(default=1, ge=1, le=100)
+    """Windows of a strided sampling, evenly from the video's start to its end; 1 in the middle."""
+    crops: int = Field(default=1, ge=1, le=100)
+    """Crops along the longer side, evenly from one end to the other; 1 in the middle."""
+
+    @property
+    def count(self) -> int:
+        """Views of each video."""
+        return self.clips * self.crops
+
+
 def _as_layers(value: Any) -> Any:
     """Take one number for a list of one; the command line gives ``all`` and ``0,5`` as a list."""
     given = [
@@ -155,28 +169,34 @@ class Method(FrozenConfig):
         return tuple(sorted({layer % n_layers for layer in self.layers}))
 
 
-class AttributeConfig(FrozenConfig):
-    """Attribute every clip of a manifest with a video classifier and store the result."""
+def _named(value: Any) -> Any:
+    """Take ``method: rollout`` for ``method: {name: rollout}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class RunOptions(FrozenConfig):
+    """What a run is told beside its model."""
 
     manifest: str
     """Parquet manifest, any fsspec URL; `python -m jobs.manifest` writes one."""
-    model: str
-    """Checkpoint of a video classifier: a hub id or a local folder."""
     out: str
     """Folder of the run, any fsspec URL; an unfinished run in it is resumed."""
     overwrite: bool = Field(default=False, exclude=True)
     """Delete the run in that folder, its statistics, report and metrics, and start anew; for one
     call, so not for a file that is used again."""
+    append: bool = Field(default=False, exclude=True)
+    """Take in rows that were added to the end of the manifest since the run was made; what it has
+    stored stays. For one call."""
     retry_failed: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         default=(), exclude=True
     )
     """Compute clips anew that failed: `all`, or the names of their statuses, as `timeout,crashed`;
     for one call."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub checkpoint."""
     sampling: SamplingConfig = SamplingConfig()
     """Which frames of a clip the model sees."""
-    method: Method = Method()
+    views: Views = Views()
+    """Temporal clips and spatial crops of each video; by default one, of the centre."""
+    method: Annotated[Method, BeforeValidator(_named)] = Method()
     """How attention becomes an attribution."""
     precision: Precision = "float32"
     """Precision of the forward pass; captured attention is float32 always."""
@@ -220,16 +240,67 @@ class AttributeConfig(FrozenConfig):
         return names
 
     @model_validator(mode="after")
-    def _overwriting_leaves_nothing_to_retry(self) -> "AttributeConfig":
+    def _overwriting_leaves_nothing(self) -> Self:
         if self.overwrite and self.retry_failed:
             raise ValueError("overwrite and retry_failed: the one deletes what the other computes")
+        if self.overwrite and self.append:
+            raise ValueError("overwrite and append: the one deletes what the other adds to")
         return self
 
     @model_validator(mode="after")
-    def _batches_fill_shards(self) -> "AttributeConfig":
+    def _batches_fill_shards(self) -> Self:
         if self.rows_per_shard % self.batch_size:
             raise ValueError(
                 f"rows_per_shard={self.rows_per_shard} is not a multiple of "
                 f"batch_size={self.batch_size}: a batch must not span two shards"
             )
         return self
+
+
+class AttributeConfig(RunOptions):
+    """Attribute every clip of a manifest with a video classifier and store the result."""
+
+    model: str
+    """Checkpoint of a video classifier: a hub id or a local folder."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub checkpoint."""
+
+
+class AttributeJob(RunOptions):
+    """Attribute every clip of a manifest with a video classifier, or several, and store the result.
+
+    Give model, or models. Each of several models is a run of its own, in a folder of its name below
+    out, and all of them are checked before the first is started.
+    """
+
+    model: str | None = None
+    """Checkpoint of a video classifier: a hub id or a local folder."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub checkpoint."""
+    models: dict[str, str] = Field(default={}, max_length=100)
+    """Checkpoints by the names of their runs, as `a=org/model,b=folder`; in place of `model`."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_models(self) -> Self:
+        if self.model is None and not self.models:
+            raise ValueError("model: is required, or models")
+        if self.model is not None and self.models:
+            raise ValueError(f"model={self.model!r} and models={self.models}: expected one of both")
+        if self.models and self.revision:
+            raise ValueError(f"revision={self.revision!r} goes with model, not with models")
+        for name in self.models:
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(
+                    f"models: {name!r} names a folder; expected letters, digits, ., _ and -"
+                )
+        return self
+
+    def runs(self) -> tuple[AttributeConfig, ...]:
+        """Give the configuration of each run, in order."""
+        shared = {name: getattr(self, name) for name in RunOptions.model_fields}
+        if self.model is not None:
+            return (AttributeConfig(**shared, model=self.model, revision=self.revision),)
+        return tuple(
+            AttributeConfig(**shared | {"out": f"{self.out.rstrip('/')}/{name}"}, model=model)
+            for name, model in self.models.items()
+        )

@@ -1,8 +1,9 @@
 """Manifest rows to the model's uint8 input; a clip that fails stays a row with a named status."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ class ClipLoader:
     """
 
     root: str
-    sampling: Sampling
-    preprocessing: Preprocessing
+    views: Sequence[tuple[Sampling, Preprocessing]]
+    """How the frames of each view of a video are taken and cropped: row by row, in turn."""
     input_size: tuple[int, int]
     """Height and width that the model takes, pixels."""
     class_of_label: Mapping[str, int]
@@ -46,19 +47,20 @@ class ClipLoader:
 
     def __call__(self, rows: Columns) -> Columns:
         """Load a batch of manifest rows."""
-        n_clips, n_frames = len(rows["row"]), self.sampling.n_samples
+        n_clips, n_frames = len(rows["row"]), self.views[0][0].n_samples
         frames = np.zeros((n_clips, n_frames, *self.input_size, 3), np.uint8)
         frame_index = np.full((n_clips, n_frames), -1, np.int32)
         status = np.full(n_clips, Status.OK, np.uint8)
         message = np.full(n_clips, "", object)
         decoder = process_decoder(self.decode, self.decode_memory_bytes)
         for clip, fetched in enumerate(_fetched_ahead(self.root, rows["path"])):
+            sampling, preprocessing = self.views[rows["row"][clip] % len(self.views)]
             try:
                 frame_index[clip] = decoder.decode_into(
                     frames[clip],
                     fetched.result(),
-                    self.sampling,
-                    self.preprocessing,
+                    sampling,
+                    preprocessing,
                     timeout_s=self.decode_timeout_s,
                 )
             except DecodeError as error:
@@ -80,12 +82,11 @@ class ClipLoader:
 
 
 def _fetched_ahead(root: str, paths: Iterable[str]) -> Iterator[Future[bytes]]:
-    """Fetch clips in order, each while the one before it is decoded."""
+    """Fetch clips in order, each while the one before it is decoded; views of one share it."""
     with ThreadPoolExecutor(1) as pool:
-        ahead: Future[bytes] | None = None
-        for path in paths:
-            current, ahead = ahead, pool.submit(fetch_clip, root, str(path))
-            if current is not None:
-                yield current
-        if ahead is not None:
-            yield ahead
+        current: list[Future[bytes]] = []
+        for path, same in groupby(paths):
+            ahead = [pool.submit(fetch_clip, root, str(path))] * len(list(same))
+            yield from current
+            current = ahead
+        yield from current

@@ -110,6 +110,11 @@ class Manifest:
             tables.append(table.take(pa.array(rows[groups == group] - start)))
         return pa.concat_tables(tables)
 
+    def digest_of_first(self, n_rows: int) -> str:
+        """Digest that a manifest of the first rows alone has."""
+        with _open_parquet(self.url) as parquet:
+            return _digest(parquet, self.url, n_rows)
+
     def distinct_labels(self) -> list[tuple[str, int]]:
         """Labels in order of their first row, each with that row; null is not a label.
 
@@ -149,15 +154,9 @@ def read_manifest(url: str) -> Manifest:
     ManifestError
         When there is no such file, it isn't a manifest of this version, or a path leaves the root.
     """
-    digest = hashlib.sha256()
     with _open_parquet(url) as parquet:
         metadata = _check_schema(parquet.schema_arrow, url)
-        for group in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(group, columns=SCHEMA.names)
-            check_paths(rows["path"].to_pylist(), url)
-            for row in zip(*(rows[name].to_pylist() for name in SCHEMA.names), strict=True):
-                # repr is exact for floats, and its quotes keep ("a", "b") apart from ("a, b").
-                digest.update(repr(row).encode() + b"\n")
+        digest = _digest(parquet, url, parquet.metadata.num_rows)
         root = metadata["staa.root"]
         if holds_credentials(root):
             raise ManifestError(
@@ -169,8 +168,21 @@ def read_manifest(url: str) -> Manifest:
             root=root,
             layout=metadata["staa.layout"],
             n_rows=parquet.metadata.num_rows,
-            digest=digest.hexdigest(),
+            digest=digest,
         )
+
+
+def _digest(parquet: pq.ParquetFile, url: str, n_rows: int) -> str:
+    """Digest of the first rows, whose paths are checked on the way."""
+    digest = hashlib.sha256()
+    for group in range(parquet.num_row_groups):
+        rows = parquet.read_row_group(group, columns=SCHEMA.names).slice(0, n_rows)
+        check_paths(rows["path"].to_pylist(), url)
+        for row in zip(*(rows[name].to_pylist() for name in SCHEMA.names), strict=True):
+            # repr is exact for floats, and its quotes keep ("a", "b") apart from ("a, b").
+            digest.update(repr(row).encode() + b"\n")
+        n_rows -= len(rows)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -3,18 +3,21 @@
 Everything here goes on without a cluster; what is wrong is said before one is started.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 
 from transformers.utils import logging as transformers_logging
 
 from pipeline import __version__
+from pipeline.append import append_rows, check_appended, finish_append
 from pipeline.cluster import check_object_store, check_resources
 from pipeline.config import AttributeConfig
 from pipeline.discard import discard_run
 from pipeline.errors import ConfigError, ManifestError, ModelError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.models.registry import Checkpoint, load_adapter, read_checkpoint
+from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 from pipeline.schema import StoreLayout
 from pipeline.status import Status
@@ -28,6 +31,7 @@ from pipeline.store import (
     store_exists,
     store_url,
 )
+from pipeline.views import inputs_of_views
 
 ATTRIBUTION_VERSION = 1
 """Part of a run's identity: raised when the same input would give other attributions."""
@@ -43,13 +47,14 @@ class Plan:
     config: AttributeConfig
     manifest: Manifest
     checkpoint: Checkpoint
-    sampling: Sampling
+    views: tuple[tuple[Sampling, Preprocessing], ...]
+    """How the frames of each view of a video are taken and cropped."""
     class_of_label: dict[str, int]
     layout: StoreLayout
     store_url: str
     run: str
     """Short name of the run, in logs and metrics."""
-    retried: dict[Status, int]
+    retried: Mapping[Status, int] = field(default_factory=dict)
     """Rows that had failed in an earlier run and are pending anew, by their status there."""
 
 
@@ -63,6 +68,18 @@ def plan_run(config: AttributeConfig) -> Plan:
         what ``overwrite`` deletes and ``retry_failed`` resets goes once everything else was
         checked.
     """
+    (plan,) = plan_runs([config])
+    return plan
+
+
+def plan_runs(configs: Iterable[AttributeConfig]) -> tuple[Plan, ...]:
+    """Plan several runs as `plan_run` does one: all are checked before anything is changed."""
+    checked = [_check_run(config) for config in configs]
+    return tuple(_prepare(*run) for run in checked)
+
+
+def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[str, object]]:
+    """Plan of a run, its identity and its store's attributes; nothing is changed yet."""
     check_resources(config)
     manifest = read_manifest(config.manifest)
     for key, url in (("out", config.out), ("manifest", config.manifest), ("clips", manifest.root)):
@@ -73,10 +90,11 @@ def plan_run(config: AttributeConfig) -> Plan:
     checkpoint = read_checkpoint(config.model, config.revision)
     layers = _check_model(config, checkpoint)
     sampling = _sampling(config, checkpoint)
+    views = inputs_of_views(config.views, sampling, checkpoint.preprocessing)
     class_of_label = resolve_labels(manifest, checkpoint)
     geometry = checkpoint.geometry
     layout = StoreLayout(
-        n_rows=manifest.n_rows,
+        n_rows=manifest.n_rows * len(views),
         rows_per_shard=config.rows_per_shard,
         n_frames=geometry.n_frames,
         n_times=geometry.n_times,
@@ -85,6 +103,7 @@ def plan_run(config: AttributeConfig) -> Plan:
         n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
         n_layers=len(layers) if config.method.name == "staa" else 1,
         n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
+        n_views=len(views),
     )
     check_object_store(config, clip_bytes=geometry.clip_bytes, row_bytes=layout.row_bytes)
     identity = {
@@ -92,6 +111,7 @@ def plan_run(config: AttributeConfig) -> Plan:
         "model": checkpoint.weights_digest,
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
+        "views": config.views.model_dump(),
         "method": config.method.model_dump() | {"layers": layers},
         "precision": config.precision,
         "compile_model": config.compile_model,
@@ -101,22 +121,40 @@ def plan_run(config: AttributeConfig) -> Plan:
         "rows_per_shard": config.rows_per_shard,
         "attribution_version": ATTRIBUTION_VERSION,
     }
-    url = store_url(config.out)
-    retried: dict[Status, int] = {}
+    url, run = store_url(config.out), run_id(config.out, identity)
     if store_exists(url) and not config.overwrite:
         group = open_store(url, mode="r+")
-        check_identity(group, identity)
+        if config.append:
+            check_appended(group, manifest, identity)
+        else:
+            check_identity(group, identity)
         check_writable(group, url)
-        if config.retry_failed:
-            retried = reset_rows(url, [s for s in Status if s.label in config.retry_failed])
+    elif config.append:
+        raise ConfigError(f"append: there is no run in {config.out} to add to")
     else:
         # Those of a store that is there are known by their digest to be whole.
         _check_weights(checkpoint)
-        if config.overwrite:
-            discard_run(config.out)
-        create_store(url, layout, identity, _attributes(config, checkpoint, sampling, layers))
-    run = run_id(config.out, identity)
-    return Plan(config, manifest, checkpoint, sampling, class_of_label, layout, url, run, retried)
+    plan = Plan(config, manifest, checkpoint, views, class_of_label, layout, url, run)
+    return plan, identity, _attributes(config, checkpoint, sampling, layers)
+
+
+def _prepare(plan: Plan, identity: dict[str, object], attributes: dict[str, object]) -> Plan:
+    """Make the store what a run that was checked needs."""
+    config, url = plan.config, plan.store_url
+    if config.overwrite:
+        discard_run(config.out)
+    if not store_exists(url):
+        create_store(url, plan.layout, identity, attributes)
+        return plan
+    group = open_store(url, mode="r+")
+    if config.append:
+        append_rows(group, plan.layout, {"identity": identity, "config": attributes["config"]})
+    finish_append(group)
+    if not config.retry_failed:
+        return plan
+    return replace(
+        plan, retried=reset_rows(url, [s for s in Status if s.label in config.retry_failed])
+    )
 
 
 def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:
@@ -207,6 +245,7 @@ def _attributes(
         "layers": list(layers),
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
+        "views": config.views.model_dump(),
         "status_codes": {status.label: int(status) for status in Status},
         "packages": {"staa": __version__} | {name: version(name) for name in _RECORDED_PACKAGES},
     }

@@ -48,6 +48,9 @@ class Preprocessing:
         Whether 1 is subtracted after rescaling, as ViViT's processor does.
     image_mean, image_std
         Per channel (R, G, B), of the rescaled values; (0, 0, 0) and (1, 1, 1) for no normalisation.
+    crop_position
+        Where the crop lies along the longer side, from 0 (left or top) to 1, in the middle of the
+        other; see `pipeline.views`.
     """
 
     shortest_edge: int | None = 224
@@ -58,6 +61,7 @@ class Preprocessing:
     offset: bool = False
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    crop_position: float = 0.5
 
     def __post_init__(self) -> None:
         if self.shortest_edge is not None and self.resize is not None:
@@ -74,6 +78,10 @@ class Preprocessing:
             raise ConfigError(f"preprocessing resample is {self.resample}, no filter of Pillow's")
         if min(self.image_std) <= 0:
             raise ConfigError(f"preprocessing image_std is {self.image_std}, expected above 0")
+        if not 0 <= self.crop_position <= 1:
+            raise ConfigError(
+                f"preprocessing crop_position is {self.crop_position}, expected 0 to 1"
+            )
 
     @classmethod
     def from_processor_dict(cls, params: Mapping[str, Any]) -> "Preprocessing":
@@ -136,6 +144,11 @@ class Preprocessing:
         resized_height, resized_width = self.resized_size(height, width)
         crop_height, crop_width = self.output_size(height, width)
         top, left = (resized_height - crop_height) // 2, (resized_width - crop_width) // 2
+        # Padding stays on both sides. Of a square, the width counts as the longer side.
+        if resized_width >= resized_height and resized_width > crop_width:
+            left = int((resized_width - crop_width) * self.crop_position)
+        elif resized_height > resized_width and resized_height > crop_height:
+            top = int((resized_height - crop_height) * self.crop_position)
         return left, top, left + crop_width, top + crop_height
 
     def resize_and_crop(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -152,7 +152,8 @@ def _attribute(
     with DataContext.current(context):
         (
             ray.data.read_datasource(
-                ManifestSource(plan.manifest, tasks), override_num_blocks=len(tasks)
+                ManifestSource(plan.manifest, tasks, n_views=len(plan.views)),
+                override_num_blocks=len(tasks),
             )
             .map_batches(LoadPending(stages.load, pending, metrics), batch_size=None, num_cpus=1)
             .map_batches(

@@ -49,7 +49,13 @@ def uniform_frame_indices(*, n_frames: int, n_samples: int) -> NDArray[np.int64]
 
 
 def strided_frame_indices(
-    *, n_frames: int, n_samples: int, stride: int, fps: float, target_fps: float = 30.0
+    *,
+    n_frames: int,
+    n_samples: int,
+    stride: int,
+    fps: float,
+    target_fps: float = 30.0,
+    position: float = 0.5,
 ) -> NDArray[np.int64]:
     """Frames at a fixed interval in a window at the clip's centre, as TimeSformer is tested.
 
@@ -80,6 +86,8 @@ def strided_frame_indices(
         The clip's own rate, in frames/s.
     target_fps
         The rate that ``stride`` counts in, in frames/s.
+    position
+        Where the window lies: 0 at the clip's start, 1/2 in its middle, 1 at its end.
 
     Returns
     -------
@@ -100,7 +108,7 @@ def strided_frame_indices(
     if not (np.isfinite(fps) and fps > 0):
         raise DecodeError(Status.UNREADABLE, f"the clip's frame rate is {fps}, not above 0")
     window = min(max(stride * n_samples / target_fps * fps, n_samples), n_frames)
-    start = (n_frames - window) / 2
+    start = (n_frames - window) * position
     # The clip's end bounds the last index: `start + window - 1` may round up beyond it.
     spread = np.linspace(start, min(start + window - 1, n_frames - 1), n_samples)
     return spread.astype(np.int64)
@@ -120,12 +128,15 @@ class Sampling:
         Interval for ``strided``, in frames at ``target_fps``; None for ``uniform``.
     target_fps
         The rate that ``stride`` counts in, in frames/s.
+    position
+        Where the window of ``strided`` lies, from 0 (start) to 1 (end); see `pipeline.views`.
     """
 
     kind: SamplingKind
     n_samples: int
     stride: int | None = None
     target_fps: float = 30.0
+    position: float = 0.5
 
     def __post_init__(self) -> None:
         kinds = get_args(SamplingKind)
@@ -139,6 +150,8 @@ class Sampling:
             raise ConfigError(f"sampling stride is {self.stride}, expected none for uniform")
         if not (np.isfinite(self.target_fps) and self.target_fps > 0):
             raise ConfigError(f"sampling target_fps is {self.target_fps}, expected above 0")
+        if not 0 <= self.position <= 1:
+            raise ConfigError(f"sampling position is {self.position}, expected 0 to 1")
 
     def indices(self, *, n_frames: int, fps: float) -> NDArray[np.int64]:
         """Frame indices for a clip of ``n_frames`` at ``fps`` frames/s: (n_samples,) int64.
@@ -156,6 +169,7 @@ class Sampling:
             stride=self.stride,
             fps=fps,
             target_fps=self.target_fps,
+            position=self.position,
         )
 
 

@@ -33,6 +33,8 @@ class StoreLayout:
     """Layers that are stored."""
     n_heads: int = 0
     """Heads that are stored of each; 0 if they were averaged alone."""
+    n_views: int = 1
+    """Rows of each row of the manifest, see `pipeline.views`."""
 
     @property
     def n_shards(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 
+import numpy as np
 import pyarrow as pa
 from ray.data import DataContext
 from ray.data.block import Block, BlockMetadata
@@ -12,7 +13,9 @@ from pipeline.manifest import ROWS_PER_GROUP, Manifest
 
 
 class ManifestSource(Datasource):  # type: ignore[misc]
-    """Reads ranges of manifest rows, each as one block with their numbers in the column ``row``.
+    """Reads ranges of a run's rows, each as one block with their numbers in the column ``row``.
+
+    A row of the manifest is repeated for each of its views.
 
     A range is whole batches of the model and lies inside one shard. Batches are thereby a function
     of the row numbers alone: the same whether a run is resumed or not, and so are the bits they
@@ -20,8 +23,9 @@ class ManifestSource(Datasource):  # type: ignore[misc]
     The driver holds the ranges, not the rows.
     """
 
-    def __init__(self, manifest: Manifest, ranges: Sequence[range]) -> None:
+    def __init__(self, manifest: Manifest, ranges: Sequence[range], *, n_views: int = 1) -> None:
         self._manifest = manifest
+        self._n_views = n_views
         self._ranges = ranges
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -41,15 +45,15 @@ class ManifestSource(Datasource):  # type: ignore[misc]
         metadata = BlockMetadata(
             num_rows=len(rows), size_bytes=None, input_files=None, exec_stats=None
         )
-        read: Callable[[], Iterable[Block]] = partial(_read, self._manifest, rows)
+        read: Callable[[], Iterable[Block]] = partial(_read, self._manifest, rows, self._n_views)
         return ReadTask(read, metadata)
 
 
-def _read(manifest: Manifest, rows: range) -> list[pa.Table]:
-    first = rows.start // ROWS_PER_GROUP
-    last = (rows.stop - 1) // ROWS_PER_GROUP
+def _read(manifest: Manifest, rows: range, n_views: int) -> list[pa.Table]:
+    numbers = np.asarray(rows) // n_views
+    first, last = int(numbers[0]) // ROWS_PER_GROUP, int(numbers[-1]) // ROWS_PER_GROUP
     groups = pa.concat_tables([_group(manifest, group) for group in range(first, last + 1)])
-    table = groups.slice(rows.start - first * ROWS_PER_GROUP, len(rows))
+    table = groups.take(pa.array(numbers - first * ROWS_PER_GROUP))
     return [table.append_column("row", pa.array(rows, pa.int64()))]
 
 

@@ -38,8 +38,7 @@ def real_stages(plan: Plan, pool: ModelPool, metrics: RunMetrics) -> Stages:
     return Stages(
         load=ClipLoader(
             root=plan.manifest.root,
-            sampling=plan.sampling,
-            preprocessing=checkpoint.preprocessing,
+            views=plan.views,
             input_size=checkpoint.geometry.input_size,
             class_of_label=plan.class_of_label,
             decode_timeout_s=config.decode_timeout,

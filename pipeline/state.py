@@ -49,6 +49,7 @@ class RunState:
     model: dict[str, Any]
     manifest: dict[str, Any]
     sampling: dict[str, Any]
+    views: dict[str, Any]
     method: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -71,6 +72,7 @@ class RunState:
             "model": self.model,
             "manifest": self.manifest,
             "sampling": self.sampling,
+            "views": self.views,
             "method": self.method,
         }
 
@@ -109,6 +111,7 @@ def read_state(run_url: str) -> RunState:
         model=attributes["model"],
         manifest={"url": config["manifest"], "digest": identity["manifest"]},
         sampling=attributes["sampling"],
+        views=attributes["views"],
         method=identity["method"],
     )
 

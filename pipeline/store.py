@@ -144,9 +144,11 @@ def check_identity(group: Group, identity: Mapping[str, Any]) -> None:
         if stored.get(key) != wanted.get(key)
     ]
     if differences:
+        longer = any(difference.startswith("manifest ") for difference in differences)
         raise RunMismatchError(
             f"out: the store at {group.store} was made by another run: {'; '.join(differences)}. "
             "Choose another folder, or start anew with --overwrite"
+            + ("; rows at the manifest's end are taken in with --append" if longer else "")
         )
 
 

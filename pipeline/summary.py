@@ -12,7 +12,7 @@ from zarr.core.group import Group
 from pipeline.manifest import Manifest
 from pipeline.status import Status, failed_rows
 from pipeline.storage import write_bytes
-from pipeline.store import in_run
+from pipeline.store import in_run, store_layout
 
 FAILURES_NAME = "failures.parquet"
 """Name of the table of failed clips in a run's folder."""
@@ -66,7 +66,8 @@ def write_failures(
 ) -> str:
     """Write the failed rows of a run to ``failures.parquet`` in its folder.
 
-    Columns: ``row`` int64, ``video_id``, ``path``, ``status`` (name) and ``message``.
+    Columns: ``row`` int64, ``video_id``, ``path``, ``view`` int64, ``status`` (name) and
+    ``message``.
 
     Parameters
     ----------
@@ -82,12 +83,14 @@ def write_failures(
     failed = np.flatnonzero(failed_rows(status))
     stored: Any = group["message"]
     messages = stored.get_orthogonal_selection((failed,)) if len(failed) else []
-    found = manifest.take(failed)
+    n_views = store_layout(group).n_views
+    found = manifest.take(failed // n_views)
     table = pa.table(
         {
             "row": pa.array(failed, pa.int64()),
             "video_id": found["video_id"],
             "path": found["path"],
+            "view": pa.array(failed % n_views, pa.int64()),
             "status": pa.array([Status(code).label for code in status[failed]], pa.string()),
             "message": pa.array([str(text) for text in messages], pa.string()),
         }

@@ -13,7 +13,7 @@ import torch
 
 from jobs.attribute import attribute
 from jobs.cli import run_job
-from pipeline.config import AttributeConfig
+from pipeline.config import AttributeJob
 from pipeline.storage import PATIENCE_VARIABLE
 from tests.object_storage import FaultProxy, fault_proxy, seaweedfs
 from tests.runs import Inputs, write_inputs
@@ -83,7 +83,7 @@ def finished_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> F
     out = folder / "run"
     stdout, stderr = StringIO(), StringIO()
     with redirect_stdout(stdout), redirect_stderr(stderr):
-        exit_code = run_job(AttributeConfig, attribute, verb="attribute", argv=inputs.flags(out))
+        exit_code = run_job(AttributeJob, attribute, verb="attribute", argv=inputs.flags(out))
     return FinishedRun(inputs, out, DAMAGED, exit_code, stdout.getvalue(), stderr.getvalue())
 
 

@@ -63,10 +63,9 @@ class Inputs:
     """Class of each row, -1 in rows that have no label."""
 
     def config(self, out: Path, **changes: Any) -> AttributeConfig:
+        given = {"manifest": self.manifest, "model": self.model, "out": str(out)}
         sizes = {"batch_size": 2, "rows_per_shard": 4, "n_models": 1}
-        return AttributeConfig(
-            manifest=self.manifest, model=self.model, out=str(out), **(sizes | changes)
-        )
+        return AttributeConfig.model_validate(given | sizes | changes)
 
     def flags(self, out: Path, *more: str) -> list[str]:
         """Command line of `jobs.attribute`; a flag of ``more`` wins."""
@@ -125,8 +124,7 @@ def plain_columns(plan: Plan) -> Columns:
     """Compute every column of a run in a loop over its batches, without Ray or a store."""
     loader = ClipLoader(
         root=plan.manifest.root,
-        sampling=plan.sampling,
-        preprocessing=plan.checkpoint.preprocessing,
+        views=plan.views,
         input_size=plan.checkpoint.geometry.input_size,
         class_of_label=plan.class_of_label,
     )
@@ -139,11 +137,11 @@ def plain_columns(plan: Plan) -> Columns:
         n_threads=1,
     )
     batches = []
-    for start in range(0, plan.manifest.n_rows, plan.config.batch_size):
-        stop = min(start + plan.config.batch_size, plan.manifest.n_rows)
-        table = plan.manifest.rows(start, stop)
+    for start in range(0, plan.layout.n_rows, plan.config.batch_size):
+        numbers = np.arange(start, min(start + plan.config.batch_size, plan.layout.n_rows))
+        table = plan.manifest.take(numbers // plan.layout.n_views)
         rows = {name: table[name].to_numpy() for name in table.column_names}
-        batches.append(attributor(loader(rows | {"row": np.arange(start, stop)})))
+        batches.append(attributor(loader(rows | {"row": numbers})))
     return {
         name: np.concatenate([batch[name] for batch in batches])
         for name in batches[0]

@@ -231,8 +231,7 @@ def catalogue(tmp_path_factory):
 
 def load(folder, names, **changes):
     settings = {
-        "sampling": Sampling("uniform", N_SAMPLES),
-        "preprocessing": WHOLE,
+        "views": ((Sampling("uniform", N_SAMPLES), WHOLE),),
         "input_size": WHOLE.crop,
     }
     loader = ClipLoader(root=str(folder), class_of_label={}, **(settings | changes))

@@ -3,7 +3,7 @@
 import pytest
 import ray
 
-from pipeline.cluster import ModelPool, connected, model_pool
+from pipeline.cluster import ModelPool, check_resources, connected, model_pool
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
 from pipeline.plan import plan_run
@@ -40,6 +40,15 @@ def test_models_that_leave_no_cpu_to_decode_are_refused_where_ray_would_wait(cha
         model_pool(config_of(**changes), cpus=8, gpus=0)
     # More may come.
     assert model_pool(config_of(**changes), cpus=8, gpus=0, may_grow=True).n_models >= 1
+
+
+def test_a_model_is_not_to_be_compiled_without_a_compiler(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    check_resources(config_of())
+    with pytest.raises(ConfigError, match=r"compile_model: .* there is no no-such-compiler"):
+        check_resources(config_of(compile_model=True))
 
 
 def test_a_gpu_that_is_not_there_is_refused_unless_one_may_come():

@@ -231,8 +231,7 @@ def test_a_batch_goes_on_beside_clips_that_hang_and_crash_and_twice_gives_the_sa
         (tmp_path / name).write_bytes(data)
     loader = ClipLoader(
         root=str(tmp_path),
-        sampling=SAMPLING,
-        preprocessing=WHOLE,
+        views=((SAMPLING, WHOLE),),
         input_size=WHOLE.crop,
         class_of_label={},
         decode_timeout_s=3.0,

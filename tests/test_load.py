@@ -45,8 +45,7 @@ FAILURES = {
 def loader_of(root, preprocessing=WHOLE, **changes):
     given = {
         "root": str(root),
-        "sampling": SAMPLING,
-        "preprocessing": preprocessing,
+        "views": ((SAMPLING, preprocessing),),
         "input_size": preprocessing.crop,
         "class_of_label": CLASSES,
     }

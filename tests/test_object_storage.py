@@ -12,7 +12,7 @@ from fsspec.registry import _registry
 
 from jobs.attribute import attribute
 from jobs.cli import run_job
-from pipeline.config import AttributeConfig
+from pipeline.config import AttributeJob
 from pipeline.layouts import build_manifest
 from pipeline.manifest import write_manifest
 from pipeline.plan import plan_run
@@ -188,7 +188,7 @@ def test_a_storage_that_goes_away_loses_nothing_and_the_same_command_goes_on(
 
 def refused(capsys, inputs, out):
     """Run a job that must not start; gives its exit code and what it said."""
-    code = run_job(AttributeConfig, attribute, verb="attribute", argv=inputs.flags(out))
+    code = run_job(AttributeJob, attribute, verb="attribute", argv=inputs.flags(out))
     said = capsys.readouterr()
     assert not said.out
     assert not [key for key in CANARIES if key in said.err]
@@ -245,7 +245,7 @@ def test_a_driver_that_is_not_installed_is_named_by_its_extra(
     monkeypatch.setitem(sys.modules, driver, None)
     flag = f"--{key}={protocol}://bucket/it"
     argv = inputs.flags(tmp_path / "run", flag)
-    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
     said = capsys.readouterr().err
     assert f"install the extra '{extra}'" in said
     assert len(said.splitlines()) == 1

@@ -284,3 +284,20 @@ def test_a_decode_worker_stays_light():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.strip() == "[]", loaded.stderr
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "crop", "corners"),
+    [
+        (100, 200, (90, 100), [(0, 5), (50, 5), (100, 5)]),
+        (200, 100, (100, 90), [(5, 0), (5, 50), (5, 100)]),
+        # Of a square, the width counts as the longer side.
+        (100, 100, (90, 90), [(0, 5), (5, 5), (10, 5)]),
+        # What is padded stays in the middle.
+        (100, 100, (120, 120), [(-10, -10)] * 3),
+    ],
+)
+def test_crops_lie_along_the_longer_side(height, width, crop, corners):
+    for position, corner in zip((0, 0.5, 1), corners, strict=True):
+        cropping = Preprocessing(shortest_edge=100, crop=crop, crop_position=position)
+        assert cropping.crop_box(height, width)[:2] == corner

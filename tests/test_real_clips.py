@@ -15,7 +15,7 @@ from transformers import (
 
 from jobs.attribute import attribute
 from jobs.cli import run_job
-from pipeline.config import AttributeConfig
+from pipeline.config import AttributeJob
 from pipeline.layouts import build_manifest
 from pipeline.manifest import write_manifest
 from pipeline.status import Status
@@ -73,7 +73,7 @@ def test_a_full_size_model_accounts_for_every_real_clip(local_ray, tmp_path):
         *("--out", str(tmp_path / "run"), "--batch-size", "2", "--rows-per-shard", "8"),
         *("--n-models", "1", "--max-failed-fraction", "0.5"),
     ]
-    assert run_job(AttributeConfig, attribute, verb="attribute", argv=flags) == 0
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=flags) == 0
 
     ds = xr.open_zarr(tmp_path / "run" / "attributions.zarr", consolidated=False).load()
     status = dict(zip(names, ds["status"].values.tolist(), strict=True))

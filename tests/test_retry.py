@@ -9,7 +9,7 @@ import pytest
 from jobs.attribute import attribute
 from jobs.cli import parse, run_job
 from pipeline.attributor import Attributor
-from pipeline.config import AttributeConfig
+from pipeline.config import AttributeJob
 from pipeline.errors import ConfigError, StoreError
 from pipeline.load import ClipLoader
 from pipeline.metrics import RunMetrics
@@ -32,7 +32,7 @@ REQUIRED = ("--manifest=m", "--model=m", "--out=o")
 
 
 def retried(*argv):
-    return parse(AttributeConfig, verb="attribute", argv=(*REQUIRED, *argv)).retry_failed
+    return parse(AttributeJob, verb="attribute", argv=(*REQUIRED, *argv)).retry_failed
 
 
 def test_statuses_are_named_with_commas_or_one_by_one_or_all():
@@ -87,7 +87,7 @@ def copied(mended, tmp_path):
 def test_a_retried_run_has_the_bits_of_one_that_never_failed(mended, tmp_path, capsys, one_thread):
     inputs, out = copied(mended, tmp_path)
     argv = inputs.flags(out, "--retry-failed=missing,empty", "--max-failed-fraction=0.5")
-    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 0
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 0
     stdout, stderr = capsys.readouterr()
     assert "attribute: retrying 4 rows: 2 missing, 2 empty\n" in stderr
     assert "10 clips: 8 ok, 1 missing, 1 empty" in stdout
@@ -118,7 +118,7 @@ def test_nothing_to_retry_writes_nothing(mended, tmp_path, capsys):
     inputs, out = copied(mended, tmp_path)
     before = objects(out)
     argv = inputs.flags(out, "--retry-failed=timeout", "--max-failed-fraction=0.5")
-    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 0
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 0
     assert "attribute: retrying 0 rows\n" in capsys.readouterr().err
     assert objects(out) == before
 
@@ -138,8 +138,7 @@ def test_only_the_pending_rows_of_a_batch_are_loaded_and_their_bits_are_the_same
 
     loader = Listening(
         root=plan.manifest.root,
-        sampling=plan.sampling,
-        preprocessing=checkpoint.preprocessing,
+        views=plan.views,
         input_size=checkpoint.geometry.input_size,
         class_of_label=plan.class_of_label,
     )

@@ -114,3 +114,19 @@ def test_a_rate_that_is_none_is_refused_where_it_is_needed(fps):
 def test_a_bad_field_is_named_with_its_value(arguments, field, value):
     with pytest.raises(ConfigError, match=f"{field} is {value}"):
         Sampling(**arguments)
+
+
+@given(st.integers(8, 2000), st.integers(1, 8), st.integers(1, 40), st.floats(0, 1))
+def test_a_window_lies_where_its_position_says(n_frames, n_samples, stride, position):
+    def taken(at):
+        sampling = Sampling("strided", n_samples, stride=stride, position=at)
+        return sampling.indices(n_frames=n_frames, fps=30)
+
+    first, here, last = taken(0.0), taken(position), taken(1.0)
+    assert first[0] == 0
+    assert (first <= here).all()
+    assert (here <= last).all()
+    assert (np.diff(here) > 0).all()
+    assert last[-1] < n_frames
+    if n_samples > 1:
+        assert last[-1] == n_frames - 1

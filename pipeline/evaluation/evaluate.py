@@ -26,11 +26,11 @@ from pipeline.focus import (
     share_kept,
     steps_name,
 )
-from pipeline.preprocess import Preprocessing
 from pipeline.status import Status
 from pipeline.storage import zarr_location
 from pipeline.store import in_run, open_store, store_layout, store_url
 from pipeline.synthetic.ground_truth import GroundTruth
+from pipeline.views import recorded_views
 
 METRICS_NAME = "metrics.zarr"
 """Name of the store of metrics in a run's folder."""
@@ -102,7 +102,7 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
     """
     group: Any = open_store(store_url(run_url))
     layout = store_layout(group)
-    preprocessing = Preprocessing.from_dict(group.attrs["preprocessing"])
+    views = recorded_views(group.attrs)
     grid = (layout.n_times, layout.height, layout.width)
     constant = {"uniform": uniform_attribution(*grid), "center_gaussian": center_gaussian(*grid)}
     columns = {
@@ -122,8 +122,10 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
         video_ids, frame_index = group["video_id"][part][ok], group["frame_index"][part][ok]
         mask = np.stack(
             [
-                truth.patches(str(video_id), frames, preprocessing, grid)
-                for video_id, frames in zip(video_ids, frame_index, strict=True)
+                truth.patches(str(video_id), frames, views[row % len(views)][1], grid)
+                for row, video_id, frames in zip(
+                    rows.start + ok, video_ids, frame_index, strict=True
+                )
             ]
         )
         maps: dict[str, NDArray[np.floating]] = {

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, TimesformerForVideoClassification
 
 from pipeline.attention import Captured, Scores, SdpaAttention, all_rows, first_row
 from pipeline.errors import ModelError
-from pipeline.models.adapter import Adapter, Geometry, Readout
+from pipeline.models.adapter import Adapter, Geometry, Readout, tubelet_geometry
 from pipeline.rollout import all_on_first, divided_rollout, rollout
 from pipeline.sampling import Sampling
 from pipeline.staa import cls_attention, divided_attention, frame_attention
@@ -55,8 +55,8 @@ class Timesformer(Adapter):
                 f"TimeSformer with attention_type={config.attention_type!r} is not supported: "
                 f"expected one of {', '.join(_ATTENTION_TYPES)}"
             )
-        side = config.image_size // config.patch_size
-        return Geometry(config.num_frames, side, side, patch_size=config.patch_size)
+        patch = config.patch_size
+        return tubelet_geometry(config.num_frames, config.image_size, (1, patch, patch))
 
     @staticmethod
     def published_sampling(config: PretrainedConfig) -> Sampling:

@@ -240,8 +240,7 @@ def held_out_accuracy(model: TimesformerForVideoClassification, manifest: Manife
     """
     loader = ClipLoader(
         root=manifest.root,
-        sampling=Sampling(kind="uniform", n_samples=model.config.num_frames),
-        preprocessing=PREPROCESSING,
+        views=((Sampling(kind="uniform", n_samples=model.config.num_frames), PREPROCESSING),),
         input_size=(IMAGE_SIZE, IMAGE_SIZE),
         class_of_label={name: index for index, name in enumerate(CLASS_NAMES)},
     )

@@ -96,6 +96,7 @@ def write_run(
         "model": {"name": "org/model", "revision": None, "weights_digest": "0", "family": "vivit"},
         "sampling": asdict(sampling),
         "preprocessing": asdict(PREPROCESSING),
+        "views": {"clips": 1, "crops": 1},
         "status_codes": {status.label: int(status) for status in Status},
         "packages": {"staa": "0.1.0"},
     }

@@ -77,18 +77,18 @@ def run(tmp_path):
 
 def test_frames_are_those_that_the_model_saw(run):
     source = ClipSource.of_run(run)
-    frames = source.frames("one.mp4", run["frame_index"].values[0])
+    frames = source.frames(0, "one.mp4", run["frame_index"].values[0])
     assert frames.shape == (4, FRAME_SIZE, FRAME_SIZE, 3)
-    expected = source.preprocessing.resize_and_crop(numbered_frames(12)[[1, 4, 7, 10]])
+    expected = source.views[0][1].resize_and_crop(numbered_frames(12)[[1, 4, 7, 10]])
     assert np.abs(frames.astype(int) - expected).mean() < 5
 
 
 def test_a_clip_that_has_changed_is_told(run):
     source = ClipSource.of_run(run)
     with pytest.raises(ValueError, match="the file has changed"):
-        source.frames("one.mp4", np.array([0, 1, 2, 3]))
+        source.frames(0, "one.mp4", np.array([0, 1, 2, 3]))
     with pytest.raises(DecodeError) as caught:
-        source.frames("gone.mp4", run["frame_index"].values[0])
+        source.frames(0, "gone.mp4", run["frame_index"].values[0])
     assert caught.value.status == Status.MISSING
 
 

@@ -83,6 +83,10 @@ def test_layers_and_heads_are_labelled_and_multiply_to_their_joint_attribution(t
         expected = spatial * more[f"{prefix}_temporal"][..., None, None]
         np.testing.assert_array_equal(joint.values, expected)
     np.testing.assert_array_equal(of_layer.sel(layer=3).values, of_layer.values[:, 1])
+    focused = focused_attribution(ds, *STEPS, per="head")
+    assert focused.dims == of_head.dims
+    alone = STEPS[1].apply(STEPS[0].apply(of_head.values[4, 1, 2]))
+    np.testing.assert_array_equal(focused.values[4, 1, 2], alone)
 
 
 def test_a_run_without_layers_says_so(tmp_path):

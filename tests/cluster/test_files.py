@@ -14,7 +14,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.cli import parse
-from pipeline.config import AttributeConfig
+from pipeline.config import AttributeConfig, AttributeJob
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -141,7 +141,7 @@ def test_pods_have_what_their_part_needs_and_no_more_rights(path):
 
 
 def test_the_runs_configuration_is_one_and_fits_the_clusters():
-    config = parse(AttributeConfig, verb="attribute", argv=["--config", str(RUN)])
+    config = parse(AttributeJob, verb="attribute", argv=["--config", str(RUN)])
     assert (config.device, config.precision) == ("cuda", "bfloat16")
     for path in KUBERAY:
         gpu = groups(path)["gpu"]

@@ -13,7 +13,7 @@ from transformers import TimesformerModel
 import jobs.attribute
 from jobs.attribute import attribute
 from jobs.cli import run_job
-from pipeline.config import AttributeConfig
+from pipeline.config import AttributeJob
 from pipeline.manifest import read_manifest
 from tests.checkpoints import make_timesformer
 from tests.runs import objects, write_inputs
@@ -27,7 +27,7 @@ def inputs(tmp_path):
 
 
 def run(argv):
-    return run_job(AttributeConfig, attribute, verb="attribute", argv=argv)
+    return run_job(AttributeJob, attribute, verb="attribute", argv=argv)
 
 
 def refused(capsys, monkeypatch, argv):

@@ -8,19 +8,21 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.cli import parse, run_job, writing
-from pipeline.config import AttributeConfig, Method, SamplingConfig
+from pipeline.config import AttributeConfig, AttributeJob, Method, SamplingConfig
 from pipeline.errors import ConfigError, ManifestError
 
 REQUIRED = ("--manifest=clips.parquet", "--model=small", "--out=run")
 
 
 def parsed(*argv):
-    return parse(AttributeConfig, verb="attribute", argv=argv)
+    """Configuration of the one run that a command line asks for."""
+    (config,) = parse(AttributeJob, verb="attribute", argv=argv).runs()
+    return config
 
 
 def run(capsys, *argv, job=lambda config: 0):
     """Exit code, stdout and stderr of a job."""
-    exit_code = run_job(AttributeConfig, job, verb="attribute", argv=argv)
+    exit_code = run_job(AttributeJob, job, verb="attribute", argv=argv)
     return exit_code, *capsys.readouterr()
 
 
@@ -66,6 +68,12 @@ def test_a_file_alone_is_enough(file):
     assert config.precision == "float32"
 
 
+def test_a_method_may_be_its_name_alone(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("method: rollout\n")
+    assert parsed(*REQUIRED, "--config", str(file)).method == Method(name="rollout")
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("30s", 30), ("2min", 120), ("1.5 h", 5400), ("250ms", 0.25), ("45", 45), ("7.5", 7.5)],
@@ -103,7 +111,7 @@ def test_a_variable_of_the_environment_is_no_setting(monkeypatch):
 
 
 BAD_FLAGS = {
-    "nothing": ((), "manifest: Field required; model: Field required; out: Field required"),
+    "nothing": ((), "manifest: Field required; out: Field required"),
     "one missing": (REQUIRED[:2], "out: Field required"),
     "unknown": ((*REQUIRED, "--colour", "red"), "unrecognized arguments: --colour red"),
     "abbreviated": ((*REQUIRED, "--batch", "4"), "unrecognized arguments: --batch 4"),

@@ -11,7 +11,7 @@ from analysis.report import REPORT_NAME
 from analysis.statistics import STATISTICS_NAME
 from jobs.attribute import attribute
 from jobs.cli import run_job
-from pipeline.config import AttributeConfig
+from pipeline.config import AttributeJob
 from pipeline.discard import DERIVED_NAMES, discard_run
 from pipeline.errors import StoreError
 from pipeline.evaluation.evaluate import metrics_url
@@ -75,7 +75,7 @@ def test_nothing_is_deleted_when_something_else_is_wrong(
     monkeypatch.setattr("pipeline.cluster._starts_ray", lambda: True)
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--overwrite", *flags)
-    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert tree(out) == before
 
@@ -88,7 +88,7 @@ def test_weights_that_are_damaged_are_found_before_anything_is_deleted(
     weights.write_bytes(weights.read_bytes()[:-1000])
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--overwrite", f"--model={model}")
-    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
     assert tree(out) == before
 
 
@@ -111,7 +111,7 @@ def test_what_is_not_a_store_of_this_product_is_refused(
     (out / "report" / "index.html").write_text("mine")
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--overwrite")
-    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
     assert f"out: {out}/attributions.zarr is" in capsys.readouterr().err
     assert tree(out) == before
 
@@ -149,7 +149,7 @@ def test_without_it_a_refusal_names_it(finished_run, out, monkeypatch, capsys):
     monkeypatch.setattr(jobs.attribute, "execute", None)
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--batch-size=1")
-    assert run_job(AttributeConfig, attribute, verb="attribute", argv=argv) == 2
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
     stderr = capsys.readouterr().err
     assert "batch_size is 2 there and 1 here" in stderr
     assert "--overwrite" in stderr

@@ -1,0 +1,56 @@
+"""Several views of a video: temporal clips times spatial crops, as published accuracies are taken.
+
+The rows of a video lie side by side in the store: row ``video * n_views + view``, and view
+``clip * crops + crop``. Everything else of a run is what it is for rows: a view can fail, is
+committed with its shard, and is computed once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipeline.config import Views
+from pipeline.errors import ConfigError
+from pipeline.preprocess import Preprocessing
+from pipeline.sampling import Sampling
+
+
+def inputs_of_views(
+    views: Views, sampling: Sampling, preprocessing: Preprocessing
+) -> tuple[tuple[Sampling, Preprocessing], ...]:
+    """How the frames of each view are taken and cropped, in the order of the store's rows.
+
+    Raises
+    ------
+    ConfigError
+        When views would be one and the same: clips of a sampling that takes the whole video, crops
+        where nothing is cropped.
+    """
+    if views.clips > 1 and sampling.kind != "strided":
+        raise ConfigError(
+            f"views.clips={views.clips} with {sampling.kind} sampling, which takes the whole video "
+            "each time; expected sampling.kind strided"
+        )
+    if views.crops > 1 and preprocessing.crop is None:
+        raise ConfigError(
+            f"views.crops={views.crops}: the model's processor crops nothing, it takes whole frames"
+        )
+    return tuple(
+        (replace(sampling, position=when), replace(preprocessing, crop_position=where))
+        for when in _positions(views.clips)
+        for where in _positions(views.crops)
+    )
+
+
+def recorded_views(attributes: Mapping[str, Any]) -> tuple[tuple[Sampling, Preprocessing], ...]:
+    """`inputs_of_views` of a store, from its attributes."""
+    return inputs_of_views(
+        Views.model_validate(attributes["views"]),
+        Sampling(**attributes["sampling"]),
+        Preprocessing.from_dict(attributes["preprocessing"]),
+    )
+
+
+def _positions(count: int) -> list[float]:
+    """Evenly from 0 to 1; one lies in the middle."""
+    return [0.5] if count == 1 else [index / (count - 1) for index in range(count)]

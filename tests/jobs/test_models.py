@@ -1,0 +1,52 @@
+"""Several models over one manifest, in one job."""
+
+import pytest
+
+from jobs.attribute import attribute
+from jobs.cli import run_job
+from pipeline.config import AttributeJob
+from pipeline.plan import plan_run
+from tests.checkpoints import save_timesformer
+from tests.runs import assert_same_columns, plain_columns, stored_columns
+
+
+def run(argv):
+    return run_job(AttributeJob, attribute, verb="attribute", argv=argv)
+
+
+def flags(inputs, out, models):
+    given = [flag for flag in inputs.flags(out) if not flag.startswith("--model=")]
+    chosen = [f"--models={models}"] if models else []
+    return [*given, *chosen, "--max-failed-fraction=1"]
+
+
+def test_each_model_gets_a_run_of_its_own(finished_run, tmp_path, one_thread):
+    inputs, out = finished_run.inputs, tmp_path / "runs"
+    other = save_timesformer(tmp_path / "other", seed=1)
+    assert run(flags(inputs, out, f"first={inputs.model},second={other}")) == 0
+    assert_same_columns(stored_columns(out / "first"), stored_columns(finished_run.out))
+    plan = plan_run(inputs.config(out / "second", model=str(other)))
+    second = stored_columns(out / "second")
+    assert_same_columns(second, plain_columns(plan))
+    assert (second["temporal"] != stored_columns(out / "first")["temporal"]).any()
+
+
+def test_nothing_is_made_or_deleted_before_every_model_was_checked(finished_run, tmp_path, capsys):
+    inputs, out = finished_run.inputs, tmp_path / "runs"
+    assert run(flags(inputs, out, f"first={inputs.model},second={tmp_path / 'none'}")) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("models", "more", "said"),
+    [
+        ("", (), "model: is required, or models"),
+        ("../a=x", (), "names a folder"),
+        ("a=x", ("--model=y",), "expected one of both"),
+        ("a=x", ("--revision=main",), "goes with model"),
+    ],
+)
+def test_models_are_named_in_one_way(finished_run, tmp_path, capsys, models, more, said):
+    assert run([*flags(finished_run.inputs, tmp_path / "runs", models), *more]) == 2
+    assert said in capsys.readouterr().err
