@@ -229,9 +229,9 @@ def catalogue(tmp_path_factory):
     return folder
 
 
-def load(folder, names, **changes):
+def load(folder, names, preprocessing=WHOLE, **changes):
     settings = {
-        "views": ((Sampling("uniform", N_SAMPLES), WHOLE),),
+        "views": ((Sampling("uniform", N_SAMPLES), preprocessing),),
         "input_size": WHOLE.crop,
     }
     loader = ClipLoader(root=str(folder), class_of_label={}, **(settings | changes))

@@ -100,7 +100,7 @@ def test_damaged_clips_stay_rows_with_their_status_and_no_attribution(finished_r
 def test_failures_are_listed_with_row_id_path_status_and_message(finished_run):
     stored = stored_columns(finished_run.out)
     table = pq.read_table(finished_run.out / "failures.parquet")
-    assert table.column_names == ["row", "video_id", "path", "status", "message"]
+    assert table.column_names == ["row", "video_id", "path", "view", "status", "message"]
     for failure in table.to_pylist():
         row = failure["row"]
         assert failure["video_id"] == finished_run.inputs.video_ids[row]
