@@ -5,6 +5,7 @@ the model, gathers the rows into shards in order, and writes each shard once.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -93,25 +94,46 @@ def _execute(plan: Plan, stages_of: StagesOf) -> RunSummary:
 def _attribute_in_passes(
     plan: Plan, pending: PendingRows, pool: ModelPool, stages: Stages, metrics: RunMetrics
 ) -> None:
-    """Go on where a pass ended, or was broken off, by a storage that failed for example."""
+    """Go on where a pass ended, or was broken off, by a storage that failed for example.
+
+    Where a pass got nowhere, the next leaves out the shard that it failed of. If that gets nowhere
+    either, it isn't the shard.
+    """
     config, layout = plan.config, plan.layout
     shards_per_pass = max(1, _BATCHES_PER_PASS * config.batch_size // config.rows_per_shard)
     n_done = layout.n_rows - pending.n_rows
-    shards = pending.shards
+    shards, left_out = pending.shards, pending.shards[:0]
+    stuck = False
     with shown_progress(metrics, layout.n_rows, n_done, config.log_format) as progress:
         while len(shards):
             try:
                 _attribute(plan, pending, shards[:shards_per_pass], pool, stages, metrics, progress)
-                shards = shards[shards_per_pass:]
+                shards, stuck = shards[shards_per_pass:], False
             except RayError as error:
                 left = pending_rows(open_store(plan.store_url))
-                reason = without_credentials(str(error).strip().splitlines()[-1])
-                n_left, n_shards = len(left.shards), len(shards)
+                remaining = np.setdiff1d(left.shards, left_out)
+                reason, row = _told_by(error)
+                n_left, n_shards = len(remaining), len(shards)
                 _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, reason)
-                if n_left == n_shards:
+                got_nowhere = len(remaining) == n_shards
+                if got_nowhere and (stuck or row is None):
                     _LOGGER.debug("the pass got nowhere", exc_info=error)
                     return
-                pending, shards = left, left.shards
+                if got_nowhere and row is not None:
+                    left_out = np.append(left_out, row // config.rows_per_shard)
+                pending, shards, stuck = left, np.setdiff1d(remaining, left_out), got_nowhere
+
+
+def _told_by(error: RayError) -> tuple[str, int | None]:
+    """Reason of an error that broke a pass off, and the first row of the task, if it is told.
+
+    Of what was raised in a worker Ray gives the driver only the text.
+    """
+    text = str(error).strip()
+    raised = re.findall(r"^(?!ray\.)[\w.]*Error: .*", text, re.MULTILINE)
+    reason = without_credentials((raised or text.splitlines())[-1])
+    rows = re.search(r"StorageError: rows (\d+) to \d+: ", reason)
+    return reason, int(rows[1]) if rows else None
 
 
 def _attribute(

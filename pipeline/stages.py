@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.attributor import Attributor
 from pipeline.cluster import ModelPool
+from pipeline.errors import StorageError
 from pipeline.load import ClipLoader, Columns
 from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan
@@ -74,10 +75,14 @@ class LoadPending:
     metrics: RunMetrics
 
     def __call__(self, rows: Columns) -> Columns:
-        """Load some manifest rows."""
+        """Load some manifest rows; a `StorageError` says which."""
         mask = self.pending.mask(rows["row"])
-        with self.metrics.seconds_of("decode"):
-            loaded = self.load({name: values[mask] for name, values in rows.items()})
+        try:
+            with self.metrics.seconds_of("decode"):
+                loaded = self.load({name: values[mask] for name, values in rows.items()})
+        except StorageError as error:
+            first, last = rows["row"][0], rows["row"][-1]
+            raise StorageError(f"rows {first} to {last}: {error}") from error
         columns = {name: _spread(values, mask) for name, values in loaded.items()}
         return columns | {"row": rows["row"]}
 

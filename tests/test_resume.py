@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,8 +16,10 @@ import pytest
 from ray.exceptions import RayError
 
 import pipeline.run
+from pipeline.errors import StorageError
 from pipeline.plan import plan_run
 from pipeline.run import execute
+from pipeline.stages import real_stages
 from pipeline.state import read_state
 from pipeline.status import Status
 from pipeline.store import open_store, pending_rows, store_url
@@ -108,6 +112,38 @@ def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatc
     assert summary.n_pending == 0
     assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
     assert "1 of 2 shards are left: was away" in caplog.text
+
+
+@dataclass(frozen=True)
+class ClipThatStaysAway:
+    """Loads clips, but for one that a storage fails for as long as it is tried."""
+
+    load: Callable
+    row: int
+
+    def __call__(self, rows):
+        if self.row in rows["row"]:
+            raise StorageError("clips/five.mp4: its storage fails for it")
+        return self.load(rows)
+
+
+def test_a_clip_that_its_storage_always_fails_for_holds_up_its_shard_alone(
+    finished_run, out, caplog
+):
+    for shard in range(4):
+        forget(out, shard)
+    plan = plan_run(finished_run.inputs.config(out))
+
+    def stages_of(*arguments):
+        stages = real_stages(*arguments)
+        return replace(stages, load=ClipThatStaysAway(stages.load, 5))
+
+    summary = execute(plan, stages_of=stages_of)
+    assert summary.n_pending == 4
+    assert pending(out) == [1]
+    assert "rows 4 to 5: clips/five.mp4: its storage fails for it" in caplog.text
+    execute(plan)
+    assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
 
 
 def test_a_long_run_is_carried_out_in_passes_under_one_bar(finished_run, out, monkeypatch, capsys):
