@@ -18,6 +18,10 @@ from pipeline.backpressure import check_columns, clips_per_task
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
 
+RAYLET_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
+"""For each node's Ray, which ends workers that are idle for a second where there are more than
+CPUs. Writers and waiting decoders are, and a worker takes seconds to start again."""
+
 _CONNECT_S = 10.0
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 
@@ -130,9 +134,8 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
             # Else every run warns that tokens are on, and of how Ray Data made its own actors.
             logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-            # Ray ends workers that are idle for a second where there are more than CPUs. Writers
-            # and waiting decoders are, and a worker takes seconds to start again.
-            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+            for name, value in RAYLET_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
             ray.init(
                 address="local",
                 num_cpus=_local_cpus(config),

@@ -14,6 +14,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.cli import parse
+from pipeline.cluster import RAYLET_ENVIRONMENT
 from pipeline.config import AttributeConfig, AttributeJob
 
 ROOT = Path(__file__).parents[2]
@@ -232,6 +233,14 @@ def test_the_image_is_pinned_not_root_and_copies_what_is_there():
     assert copied == {line[1:] for line in ignore if line.startswith("!")}
     assert all((ROOT / name).exists() for name in copied)
     assert "torch==" in (ROOT / "constraints.txt").read_text()
+
+
+def test_every_nodes_ray_has_the_environment_that_a_local_one_has():
+    recipe = (CLUSTER / "Dockerfile").read_text()
+    text = (CLUSTER / "README.md").read_text()
+    for name, value in RAYLET_ENVIRONMENT.items():
+        assert f"ENV {name}={value}\n" in recipe
+        assert f"`{name}={value}`" in text
 
 
 def as_list(value):

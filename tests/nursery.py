@@ -1,0 +1,95 @@
+"""Commands whose every process ends with the block that ran them, daemons among them.
+
+They run below a process of their own that inherits whatever their processes leave behind, and kills
+it when its input is closed: also if the tests themselves are killed.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+HANG_S = 300
+"""Only a guard: what takes this long is stuck."""
+
+_READY = "ready\n"
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@contextmanager
+def nursery(
+    commands: Sequence[Sequence[str]], *, environment: Mapping[str, str], log: Path
+) -> Iterator[None]:
+    """Run commands one after the other; what they started lives until the block ends."""
+    with log.open("w") as stream:
+        keeper = subprocess.Popen(
+            [sys.executable, __file__, json.dumps(commands)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            env=environment,
+            text=True,
+            # Ctrl-C is for the tests, which then close the input.
+            start_new_session=True,
+        )
+    try:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == _READY, log.read_text()
+        yield
+    finally:
+        keeper.communicate(timeout=2 * HANG_S)
+    assert keeper.returncode == 0, log.read_text()
+
+
+def _keep(commands: Sequence[Sequence[str]]) -> None:
+    if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError("prctl: orphans can't be inherited")
+    try:
+        for command in commands:
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                # Not the pipe, which daemons would hold open.
+                stdout=sys.stderr,
+                timeout=HANG_S,
+                check=True,
+            )
+        sys.stdout.write(_READY)
+        sys.stdout.flush()
+        sys.stdin.read()
+    finally:
+        _kill_descendants()
+
+
+def _kill_descendants() -> None:
+    """Kill children until there are none: those of the killed become this process's."""
+    while True:
+        for pid in _children():
+            os.kill(pid, signal.SIGKILL)
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    own = str(os.getpid())
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name before may hold spaces and brackets.
+            _state, parent, *_ = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if parent == own:
+            found.append(int(path.parent.name))
+    return found
+
+
+if __name__ == "__main__":
+    _keep(json.loads(sys.argv[1]))
