@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 CONFIGS = {
     "aggregate": "AggregateConfig",
-    "attribute": "AttributeConfig",
+    "attribute": "AttributeJob",
     "evaluate": "EvaluateConfig",
     "manifest": "ManifestConfig",
     "status": "StatusConfig",
