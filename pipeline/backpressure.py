@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.data import DataContext
 
 # Ray Data's own policies bound bytes by operator, and hold back CPUs for operators that need none.
@@ -24,6 +25,7 @@ from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
 )
+from ray.exceptions import RayError
 
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
@@ -143,6 +145,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
             self._wait_for_a_model()
             return False
         if op is self._attribute:
+            self._check_models()
             written = self._write.metrics.num_task_inputs_processed
             return bool(op.metrics.num_tasks_submitted - written < self._max_unwritten)
         if op is self._write:
@@ -159,6 +162,17 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
             starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
             if starting:
                 ray.wait(starting, num_returns=1)
+
+    def _check_models(self) -> None:
+        """Fail if a model died while it had nothing to do, and isn't started again any more.
+
+        Ray Data tells of a model that is gone by the tasks that go with it; else it takes it for
+        one that is there, and waits for it.
+        """
+        (pool,) = self._attribute.get_autoscaling_actor_pools()
+        for actor, state in pool._running_actors.items():
+            if not state.num_tasks_in_flight and actor._get_local_state() == ActorTableData.DEAD:
+                raise RayError("the process of a model died, and those started in its place, too")
 
     def _max_tasks(self) -> int:
         """Tasks whose frames may be in flight on the cluster as it is now; it may grow."""

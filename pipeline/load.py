@@ -1,6 +1,6 @@
 """Manifest rows to the model's uint8 input; a clip that fails stays a row with a named status."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoder import DECODE, process_decoder
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, StorageError
 from pipeline.fetch import fetch_clip
+from pipeline.metrics import RunMetrics
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 from pipeline.status import Status
+from pipeline.store import PendingRows
 
 Columns = dict[str, NDArray[Any]]
 
@@ -81,6 +83,32 @@ class ClipLoader:
         return -1 if label is None else self.class_of_label[label]
 
 
+@dataclass(frozen=True)
+class LoadPending:
+    """A loader of clips for the rows that are pending, telling how long a task took.
+
+    Rows that are done keep their place in the batch, with status pending and zeros: batches have
+    the same shape whichever of their rows are computed, and so the results have the same bits. What
+    is stored of these rows stays, see `pipeline.store.write_shard`.
+    """
+
+    load: Callable[[Columns], Columns]
+    pending: PendingRows
+    metrics: RunMetrics
+
+    def __call__(self, rows: Columns) -> Columns:
+        """Load some manifest rows; a `StorageError` says which."""
+        mask = self.pending.mask(rows["row"])
+        try:
+            with self.metrics.seconds_of("decode"):
+                loaded = self.load({name: values[mask] for name, values in rows.items()})
+        except StorageError as error:
+            first, last = rows["row"][0], rows["row"][-1]
+            raise StorageError(f"rows {first} to {last}: {error}") from error
+        columns = {name: _spread(values, mask) for name, values in loaded.items()}
+        return columns | {"row": rows["row"]}
+
+
 def _fetched_ahead(root: str, paths: Iterable[str]) -> Iterator[Future[bytes]]:
     """Fetch clips in order, each while the one before it is decoded; views of one share it."""
     with ThreadPoolExecutor(1) as pool:
@@ -90,3 +118,14 @@ def _fetched_ahead(root: str, paths: Iterable[str]) -> Iterator[Future[bytes]]:
             yield from current
             current = ahead
         yield from current
+
+
+def _spread(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Put values where the mask is set, and zeros or empty texts elsewhere."""
+    if mask.all():
+        return values
+    spread = np.zeros((len(mask), *values.shape[1:]), values.dtype)
+    if values.dtype == object:
+        spread[:] = ""
+    spread[mask] = values
+    return spread

@@ -7,6 +7,7 @@ the model, gathers the rows into shards in order, and writes each shard once.
 import logging
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,11 +15,13 @@ import ray
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.backpressure import bound_in_flight, clips_per_task
 from pipeline.cluster import ModelPool, connected
 from pipeline.credentials import without_credentials
 from pipeline.errors import StorageError, StoreError
+from pipeline.load import LoadPending
 from pipeline.logs import fields
 from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan
@@ -26,7 +29,7 @@ from pipeline.progress import shown_progress
 from pipeline.schema import StoreLayout
 from pipeline.sink import ShardSink
 from pipeline.source import ManifestSource
-from pipeline.stages import LoadPending, Stages, real_stages
+from pipeline.stages import Stages, real_stages
 from pipeline.store import (
     PendingRows,
     open_store,
@@ -47,6 +50,10 @@ _WARNING_OF_WHAT_IS_MEANT = (
     "ray.data._internal.util",
 )
 """Ray Data warns that its own bars are off, and that there are many more tasks than CPUs."""
+
+_RETRIES = 3
+"""Processes in which a task is tried again when its own has died, and that an actor gets in a pass.
+Ray Data would go on for ever. With one more gone the pass is broken off."""
 
 StagesOf = Callable[[Plan, ModelPool, RunMetrics], Stages]
 
@@ -171,13 +178,22 @@ def _attribute(
     )
     tasks = list(_tasks(plan.layout, shards, n_clips))
     _LOGGER.info("pass started", extra=fields(run=plan.run, shards=len(shards), tasks=len(tasks)))
-    with DataContext.current(context):
+    with DataContext.current(context), warnings.catch_warnings():
+        # Ray means to have named parameters in place of retries and restarts, and has none as yet.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
         (
             ray.data.read_datasource(
                 ManifestSource(plan.manifest, tasks, n_views=len(plan.views)),
                 override_num_blocks=len(tasks),
+                # As the loading's: Ray Data makes one task of the two then.
+                ray_remote_args={"max_retries": _RETRIES},
             )
-            .map_batches(LoadPending(stages.load, pending, metrics), batch_size=None, num_cpus=1)
+            .map_batches(
+                LoadPending(stages.load, pending, metrics),
+                batch_size=None,
+                num_cpus=1,
+                max_retries=_RETRIES,
+            )
             .map_batches(
                 stages.attribute,
                 fn_constructor_kwargs=dict(stages.attribute_arguments),
@@ -188,6 +204,8 @@ def _attribute(
                 # It also keeps Ray from fusing the loading into the actors, which it does for
                 # operators that ask for the same.
                 memory=stages.attribute_bytes,
+                max_restarts=_RETRIES,
+                max_task_retries=_RETRIES,
             )
             .write_datasink(
                 ShardSink(
@@ -199,7 +217,7 @@ def _attribute(
                     config.log_format,
                 ),
                 # A write waits for the storage most of the time; the CPUs are for decoding.
-                ray_remote_args={"num_cpus": 0},
+                ray_remote_args={"num_cpus": 0, "max_retries": _RETRIES},
             )
         )
 

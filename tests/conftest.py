@@ -1,6 +1,9 @@
 """One Ray for the whole session, small; jobs that a test starts as a user would bring their own."""
 
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from jobs.cli import run_job
 from pipeline.config import AttributeJob
 from pipeline.storage import PATIENCE_VARIABLE
 from tests.object_storage import FaultProxy, fault_proxy, seaweedfs
+from tests.processes import kill, processes_of
 from tests.runs import Inputs, write_inputs
 
 # Of what is meant to fail in tests, nothing gets better by waiting for a minute.
@@ -85,6 +89,18 @@ def finished_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> F
     with redirect_stdout(stdout), redirect_stderr(stderr):
         exit_code = run_job(AttributeJob, attribute, verb="attribute", argv=inputs.flags(out))
     return FinishedRun(inputs, out, DAMAGED, exit_code, stdout.getvalue(), stderr.getvalue())
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[str]:
+    """Folder of a Ray of its own, which is gone with all its processes after the test."""
+    # Not below tmp_path: the names of Ray's sockets may have 107 characters.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    yield folder
+    while left := processes_of(folder):
+        kill(left)
+        time.sleep(0.1)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """A batch of manifest rows becomes a batch of frames, and no clip's failure reaches another's."""
 
+import subprocess
+import sys
+
 import fsspec
 import numpy as np
 import pytest
@@ -155,3 +158,10 @@ def test_clips_are_read_from_any_filesystem(clips):
     assert columns["status"].tolist() == [Status.OK, Status.MISSING]
     local = loader_of(clips)(rows_of("sub/c.mp4"))
     assert np.array_equal(columns["frames"][0], local["frames"][0])
+
+
+def test_processes_that_load_and_write_do_without_torch():
+    # It takes seconds to load and hundreds of MB, in each of them.
+    stages = "pipeline.source, pipeline.load, pipeline.sink, pipeline.backpressure"
+    command = f"import sys, {stages}; assert not {{'torch', 'transformers'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", command], check=True)

@@ -19,7 +19,6 @@ from pipeline.plan import plan_run
 from pipeline.run import execute
 from pipeline.status import Status
 from pipeline.storage import PATIENCE_VARIABLE
-from tests import test_resume
 from tests.object_storage import (
     BUCKET,
     CANARIES,
@@ -33,6 +32,7 @@ from tests.object_storage import (
     filesystem_at,
     seeded,
 )
+from tests.processes import HANG_S
 from tests.runs import (
     Inputs,
     assert_same_columns,
@@ -40,9 +40,7 @@ from tests.runs import (
     stored_columns,
     write_inputs,
 )
-from tests.test_resume import HANG_S, start_job
-
-ray_folder = test_resume.ray_folder
+from tests.test_resume import start_job
 
 N_CLIPS = 20
 DAMAGED = {3: "missing", 12: "empty"}

@@ -6,8 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +22,10 @@ from pipeline.stages import real_stages
 from pipeline.state import read_state
 from pipeline.status import Status
 from pipeline.store import open_store, pending_rows, store_url
+from tests.processes import HANG_S, kill, processes_of, wait_until
 from tests.runs import assert_same_columns, objects, stored_columns, write_inputs
 
 ROOT = Path(__file__).parent.parent
-HANG_S = 300
-"""Only a guard: what takes this long is stuck."""
 
 
 def pending(out):
@@ -166,39 +163,6 @@ def test_a_long_run_is_carried_out_in_passes_under_one_bar(finished_run, out, mo
     assert "14/14" in capsys.readouterr().err.split("\r")[-1]
 
 
-def processes_of(ray_folder):
-    """Processes of a job and of the Ray that it started, told by their environment (Linux)."""
-    mark = f"RAY_TMPDIR={ray_folder}".encode()
-    found = []
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark in environment.read_bytes().split(b"\0"):
-                found.append(int(environment.parent.name))
-        except OSError:  # it has ended meanwhile
-            continue
-    return found
-
-
-def kill(pids):
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-@pytest.fixture
-def ray_folder():
-    """Folder of a Ray of its own, which is gone with all its processes after the test."""
-    # Not below tmp_path: the names of Ray's sockets may have 107 characters.
-    folder = tempfile.mkdtemp(prefix="ray-")
-    yield folder
-    while left := processes_of(folder):
-        kill(left)
-        time.sleep(0.1)
-    shutil.rmtree(folder)
-
-
 def start_job(inputs, out, ray_folder):
     flags = inputs.flags(out, "--rows-per-shard=2", "--local-cpus=2", "--local-object-store=200MB")
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -211,14 +175,6 @@ def start_job(inputs, out, ray_folder):
         text=True,
         start_new_session=True,
     )
-
-
-def wait_until(condition, job):
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert job.poll() is None, job.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.slow

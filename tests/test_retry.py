@@ -11,11 +11,10 @@ from jobs.cli import parse, run_job
 from pipeline.attributor import Attributor
 from pipeline.config import AttributeJob
 from pipeline.errors import ConfigError, StoreError
-from pipeline.load import ClipLoader
+from pipeline.load import ClipLoader, LoadPending
 from pipeline.metrics import RunMetrics
 from pipeline.plan import plan_run
 from pipeline.run import execute
-from pipeline.stages import LoadPending
 from pipeline.status import Status
 from pipeline.store import open_store, pending_rows, reset_rows, store_url, write_shard
 from tests.clips import write_mp4
