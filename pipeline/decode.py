@@ -1,9 +1,10 @@
 """Bytes of a video file to the frames that the model sees; every failure has a named status.
 
 The decoder is decord2, the maintained fork of decord with the same import name. Both were held
-against PyAV on 14 real and 50 made files: same frames and the same speed (75 and 84 ms for 16 of
-300 frames), but decord 0.6.0 (June 2021, FFmpeg 4.1, wheels for x86-64 alone) opens no AV1, and
-takes its process down on half an AVI that decord2 (2025 and 2026, FFmpeg 8) refuses with an error.
+against PyAV on 14 real and 50 made files: the same frames, in 81 ms where PyAV takes 71 for 16 of
+about 300 frames. But decord 0.6.0 (June 2021, FFmpeg 4.1, wheels for x86-64 alone) opens no AV1,
+and takes its process down on half an AVI that decord2 (2025 and 2026, FFmpeg 8) refuses with an
+error.
 
 Neither is trusted with its process: a damaged index is enough for a segmentation fault, so a run
 decodes in a child, see `pipeline.decoder`. Nor with three more things. Seeking, and so
@@ -16,7 +17,6 @@ neighbours: ``fault_tol`` makes that an error.
 
 import io
 import re
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ _DECODER_ERRORS = (
     UnicodeDecodeError,  # of a message that quotes the file
 )
 
-NO_TIMESTAMP_S = -1e9
+_NO_TIMESTAMP_S = -1e9
 """Presentation times below this stand for FFmpeg's AV_NOPTS_VALUE (a packet that has none)."""
 
 
@@ -138,11 +138,9 @@ def read_frames(
     n_frames = len(reader) - _hidden_frames(starts_s)
     fps = float(reader.get_avg_fps())
     frame_index = sampling.indices(n_frames=n_frames, fps=fps)
-    # Skipping knows frames by their presentation times, and goes wrong where some have none.
-    skip = bool((starts_s > NO_TIMESTAMP_S).all())
     frames: list[NDArray[np.uint8]] = []
     try:
-        for frame in _frames_at(reader, frame_index, skip=skip):
+        for frame in _frames_at(reader, frame_index):
             frames.append(preprocessing.resize_and_crop(frame[None])[0] if preprocessing else frame)
     except (*_DECODER_ERRORS, StopIteration) as error:
         raise DecodeError(
@@ -158,33 +156,24 @@ def _hidden_frames(starts_s: NDArray[np.float32]) -> int:
     A clip cut without re-encoding starts at a key frame, and its edit list hides what comes before
     the cut. decord counts those frames, and then decodes none of them.
     """
-    return int(((starts_s < -1e-4) & (starts_s > NO_TIMESTAMP_S)).sum())
+    return int(((starts_s < -1e-4) & (starts_s > _NO_TIMESTAMP_S)).sum())
 
 
 def _frames_at(
-    reader: "decord.VideoReader", frame_index: NDArray[np.int64], *, skip: bool
+    reader: "decord.VideoReader", frame_index: NDArray[np.int64]
 ) -> Iterator[NDArray[np.uint8]]:
     """Read forward through the clip and yield the frames asked for, each (H, W, 3) uint8.
 
-    ``skip_frames`` saves the conversion of frames in between to RGB, but seeks when it would pass a
-    key frame; so it's used up to the frame before, and the key frame is stepped over by reading.
+    ``skip_frames`` would save the conversion of those in between to RGB, a fifth of the time. It
+    goes by presentation times: where they contradict the order of frames, or two are the same,
+    which frame comes next depends on how far decord's own thread has got.
     """
-    key_frames: list[int] = reader.get_key_indices() if skip else []
     position = 0
     for index in frame_index.tolist():
-        while position < index:
-            following = bisect_right(key_frames, position)
-            stop = index
-            if following < len(key_frames):
-                stop = min(index, key_frames[following] - 1)
-            if skip and stop > position:
-                reader.skip_frames(stop - position)
-                position = stop
-            else:
-                reader.next()
-                position += 1
+        for _ in range(index - position):
+            reader.next()
         yield _without_padding(reader.next().asnumpy())
-        position += 1
+        position = index + 1
 
 
 def _without_padding(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

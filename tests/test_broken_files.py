@@ -95,19 +95,23 @@ def with_frames_of_days(path):
     patch_mp4(write_mp4(path, FRAMES), b"stts", 12, b"\x7f\xff\xff\xff")
 
 
-def of_unordered_times(path):
-    """Swap the presentation times of every fourth frame and the next but one."""
+def with_times_of_others(path, offsets):
+    """Give frames the presentation times of those that lie so far off, by their number modulo 4."""
     source = write_mp4(path.with_name("source.mkv"), FRAMES, codec="mpeg4", bf="0", g="10")
-    with av.open(str(source)) as ordered, av.open(str(path), "w") as swapped:
+    with av.open(str(source)) as ordered, av.open(str(path), "w") as changed:
         stream = ordered.streams.video[0]
-        copied = swapped.add_stream_from_template(stream)
+        copied = changed.add_stream_from_template(stream)
         packets = [packet for packet in ordered.demux(stream) if packet.pts is not None]
         times = [packet.pts + 200 for packet in packets]
         for number, packet in enumerate(packets):
-            packet.pts = times[number + {0: 2, 2: -2}.get(number % 4, 0)]
+            packet.pts = times[number + offsets.get(number % 4, 0)]
             packet.stream = copied
-            swapped.mux(packet)
+            changed.mux(packet)
     source.unlink()
+
+
+of_unordered_times = partial(with_times_of_others, offsets={0: 2, 2: -2})
+of_equal_times = partial(with_times_of_others, offsets={3: -1})
 
 
 def of_varying_rate(path):
@@ -188,6 +192,7 @@ FILES = {
     "rotated.mp4": (lambda path: turn_mp4(write_mp4(path, FRAMES)), OK),
     "variable rate.mp4": (of_varying_rate, OK),
     "variable rate.mkv": (of_varying_rate, OK),
+    "equal times.mkv": (of_equal_times, OK),
     "unordered times.mkv": (of_unordered_times, OK),
     "unordered times.mp4": (of_unordered_times, OK),
     "10 bit.mp4": (partial(whole, pix_fmt="yuv420p10le"), OK),
@@ -269,9 +274,11 @@ def test_each_file_is_a_row_with_its_status(loaded, name):
         assert (loaded["frame_index"][row] == -1).all()
 
 
-def test_frames_without_order_are_no_frames_twice(loaded):
+def test_frames_without_order_are_no_frames_twice_and_always_the_same(catalogue, loaded):
     for name in ("unordered times.mkv", "unordered times.mp4"):
         row = list(FILES).index(name)
+        again = load(catalogue, [name] * 20)["frames"]
+        assert (again == loaded["frames"][row]).all()
         numbers = read_numbers(loaded["frames"][row])
         assert numbers == sorted(set(numbers))
         # Where times contradict the order, players don't agree on which frame comes when.

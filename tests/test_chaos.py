@@ -244,12 +244,15 @@ class Death:
     shards: frozenset[int]
 
     def __call__(self):
-        self.wait_for(lambda: committed(self.out) >= self.shards)
+        self.wait_for_shards()
         note(self.notes, "deaths", [os.getpid()])
         os.kill(os.getpid(), signal.SIGKILL)
 
     def count(self):
         return len(noted(self.notes, "deaths"))
+
+    def wait_for_shards(self):
+        self.wait_for(lambda: committed(self.out) >= self.shards)
 
     def wait_for(self, condition):
         deadline = time.monotonic() + HANG_S
@@ -274,6 +277,18 @@ class LateLoader(DeadlyLoader):
     def __call__(self, rows):
         if DEADLY_ROW in rows["row"]:
             self._death.wait_for(lambda: self._death.count() >= 2)
+        return self._loader(rows)
+
+
+class PatientLoader(DeadlyLoader):
+    """Has nothing for the models, behind the first shard, until that one is committed.
+
+    Ray Data lets an actor take its tasks in any order.
+    """
+
+    def __call__(self, rows):
+        if DEADLY_ROW in rows["row"]:
+            self._death.wait_for_shards()
         return self._loader(rows)
 
 
@@ -309,7 +324,7 @@ class DeadlySink(ShardSink):
         super().write(blocks, ctx)
 
 
-LOADERS = {"loading": DeadlyLoader, "idle model": LateLoader}
+LOADERS = {"loading": DeadlyLoader, "model": PatientLoader, "idle model": LateLoader}
 MODELS = {"model": DeadlyAttributor, "starting model": DeadOnStart, "idle model": DeadWhenIdle}
 
 
