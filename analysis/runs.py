@@ -1,6 +1,6 @@
 """A run's store as a labelled, lazy dataset: the way into every analysis and into a notebook."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
@@ -35,10 +35,17 @@ def open_run(url: str) -> xr.Dataset:
     Raises
     ------
     StoreError
-        When there is no run at the URL, or its store has another schema.
+        When there is no run at the URL, its store has another schema, or it is being enlarged.
     """
     group = open_store(store_url(url))
     layout = store_layout(group)
+    status: Any = group["status"]
+    # The last array to be enlarged.
+    if status.shape[0] != layout.n_rows:
+        raise StoreError(
+            f"{store_url(url)} is being enlarged from {status.shape[0]} to {layout.n_rows} rows, or "
+            "was cut off while it was: jobs.attribute finishes that at once"
+        )
     # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.
     dataset = xr.open_zarr(
         group.store,

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.bar import progress_bar
 from pipeline.logs import LogFormat
@@ -69,7 +70,10 @@ def shown_progress(
     n_done
         Rows that an earlier run has done.
     """
-    actor = ray.remote(Progress).options(num_cpus=0).remote(metrics, n_rows - n_done)
+    # Beside the driver: other nodes may be taken away while the run goes on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "scheduling_strategy": here}
+    actor = ray.remote(Progress).options(**options).remote(metrics, n_rows - n_done)
     stop = threading.Event()
     logger = _LOGGER if log_format == "json" else None
     bar = progress_bar(total=n_rows, initial=n_done, unit="clip", desc="attribute", logger=logger)

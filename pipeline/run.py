@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.backpressure import bound_in_flight, clips_per_task
+from pipeline.backpressure import bound_in_flight, check_columns, clips_per_task
 from pipeline.cluster import ModelPool, connected
 from pipeline.credentials import without_credentials
 from pipeline.errors import StorageError, StoreError
@@ -54,6 +54,9 @@ _WARNING_OF_WHAT_IS_MEANT = (
 _RETRIES = 3
 """Processes in which a task is tried again when its own has died, and that an actor gets in a pass.
 Ray Data would go on for ever. With one more gone the pass is broken off."""
+
+_MAX_STUCK = 4
+"""Passes in a row that get nowhere, and of which each but the last leaves a shard out."""
 
 StagesOf = Callable[[Plan, ModelPool, RunMetrics], Stages]
 
@@ -103,32 +106,32 @@ def _attribute_in_passes(
 ) -> None:
     """Go on where a pass ended, or was broken off, by a storage that failed for example.
 
-    Where a pass got nowhere, the next leaves out the shard that it failed of. If that gets nowhere
-    either, it isn't the shard.
+    Where a pass got nowhere, the next leaves out the shard that it failed of. If `_MAX_STUCK` in a
+    row get nowhere, it isn't the shards.
     """
     config, layout = plan.config, plan.layout
     shards_per_pass = max(1, _BATCHES_PER_PASS * config.batch_size // config.rows_per_shard)
     n_done = layout.n_rows - pending.n_rows
     shards, left_out = pending.shards, pending.shards[:0]
-    stuck = False
+    n_stuck = 0
     with shown_progress(metrics, layout.n_rows, n_done, config.log_format) as progress:
         while len(shards):
             try:
                 _attribute(plan, pending, shards[:shards_per_pass], pool, stages, metrics, progress)
-                shards, stuck = shards[shards_per_pass:], False
+                shards, n_stuck = shards[shards_per_pass:], 0
             except RayError as error:
                 left = pending_rows(open_store(plan.store_url))
                 remaining = np.setdiff1d(left.shards, left_out)
                 reason, row = _told_by(error)
                 n_left, n_shards = len(remaining), len(shards)
                 _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, reason)
-                got_nowhere = len(remaining) == n_shards
-                if got_nowhere and (stuck or row is None):
+                n_stuck = n_stuck + 1 if len(remaining) == n_shards else 0
+                if n_stuck and (row is None or n_stuck == _MAX_STUCK):
                     _LOGGER.debug("the pass got nowhere", exc_info=error)
                     return
-                if got_nowhere and row is not None:
+                if n_stuck and row is not None:
                     left_out = np.append(left_out, row // config.rows_per_shard)
-                pending, shards, stuck = left, np.setdiff1d(remaining, left_out), got_nowhere
+                pending, shards = left, np.setdiff1d(remaining, left_out)
 
 
 def _told_by(error: RayError) -> tuple[str, int | None]:
@@ -162,13 +165,20 @@ def _attribute(
     for name in _WARNING_OF_WHAT_IS_MEANT:
         logging.getLogger(name).setLevel(logging.ERROR)
     resources = ray.cluster_resources()
+    store_bytes = int(resources["object_store_memory"])
     clip_bytes = plan.checkpoint.geometry.clip_bytes
     n_clips = clips_per_task(
         config,
         clip_bytes=clip_bytes,
         cpus=resources.get("CPU", 1),
         n_models=pool.n_models,
-        store_bytes=int(resources["object_store_memory"]),
+        store_bytes=store_bytes,
+    )
+    check_columns(
+        config,
+        row_bytes=plan.layout.row_bytes,
+        n_models=pool.n_models,
+        store_bytes=store_bytes,
     )
     bound_in_flight(
         context,

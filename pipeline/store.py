@@ -162,6 +162,8 @@ def run_id(run_url: str, identity: Mapping[str, Any]) -> str:
 def read_status(group: Group) -> NDArray[np.uint8]:
     """Status of every row: uint8 (clip,), codes of `pipeline.status.Status`.
 
+    Rows that the store has taken in, and that ``status`` isn't enlarged by yet, are pending.
+
     Raises
     ------
     StoreError
@@ -178,7 +180,9 @@ def read_status(group: Group) -> NDArray[np.uint8]:
             f"{_damaged_object(status)} can't be read: {reason_of(error)}. If it is damaged, "
             "delete it: jobs.attribute then computes its rows again"
         ) from error
-    return values
+    return np.pad(
+        values, (0, store_layout(group).n_rows - len(values)), constant_values=Status.PENDING
+    )
 
 
 @dataclass(frozen=True)

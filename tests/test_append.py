@@ -6,15 +6,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from analysis import open_run
 from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.append import append_rows
 from pipeline.config import AttributeJob
-from pipeline.errors import ConfigError, RunMismatchError
+from pipeline.errors import ConfigError, RunMismatchError, StoreError
 from pipeline.manifest import write_manifest
 from pipeline.plan import plan_run
 from pipeline.run import execute
 from pipeline.schema import StoreLayout
+from pipeline.state import read_state
 from pipeline.status import Status
 from pipeline.store import open_store, store_layout, store_url
 from tests.runs import assert_same_columns, objects, plain_columns, stored_columns, write_inputs
@@ -86,7 +88,10 @@ def test_an_unfinished_run_is_added_to(local_ray, inputs, tmp_path):
     assert (summary.n_rows, summary.n_pending) == (N_CLIPS, 0)
 
 
-def test_an_append_that_was_cut_off_is_finished_by_the_next_command(local_ray, inputs, tmp_path):
+@pytest.mark.parametrize("n_enlarged", [0, 3])
+def test_an_append_that_was_cut_off_is_finished_by_the_next_command(
+    local_ray, inputs, tmp_path, one_thread, n_enlarged
+):
     out = tmp_path / "run"
     execute(plan_run(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path))))
     whole = plan_run(inputs.config(tmp_path / "whole"))
@@ -94,10 +99,18 @@ def test_an_append_that_was_cut_off_is_finished_by_the_next_command(local_ray, i
     identity = open_store(whole.store_url).attrs["identity"]
     attributes = {"layout": vars(whole.layout), "identity": identity}
     group.update_attributes(attributes)
-    assert group["status"].shape == (N_FIRST,)
+    enlarged = sorted(whole.layout.arrays().keys() - {"status"})[:n_enlarged]
+    for name in enlarged:
+        group[name].resize((N_CLIPS, *group[name].shape[1:]))
+
+    assert read_state(str(out)).summary.n_pending == N_CLIPS - N_FIRST
+    with pytest.raises(StoreError, match=f"is being enlarged from {N_FIRST} to {N_CLIPS} rows"):
+        open_run(str(out))
     summary = execute(plan_run(inputs.config(out)))
     assert (summary.n_rows, summary.n_pending) == (N_CLIPS, 0)
-    assert {array.shape[0] for _, array in open_store(whole.store_url).arrays()} == {N_CLIPS}
+    expected = plain_columns(whole)
+    assert_same_columns(stored_columns(out), expected)
+    assert open_run(str(out)).sizes["clip"] == N_CLIPS
 
 
 def test_without_the_flag_a_longer_manifest_is_refused_and_the_flag_named(inputs, tmp_path, capsys):

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,20 +113,21 @@ def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatc
 
 
 @dataclass(frozen=True)
-class ClipThatStaysAway:
-    """Loads clips, but for one that a storage fails for as long as it is tried."""
+class ClipsThatStayAway:
+    """Loads clips, but for some that a storage fails for as long as it is tried."""
 
     load: Callable
-    row: int
+    rows: Collection[int]
 
     def __call__(self, rows):
-        if self.row in rows["row"]:
+        if set(self.rows) & set(rows["row"].tolist()):
             raise StorageError("clips/five.mp4: its storage fails for it")
         return self.load(rows)
 
 
-def test_a_clip_that_its_storage_always_fails_for_holds_up_its_shard_alone(
-    finished_run, out, caplog
+@pytest.mark.parametrize(("rows", "left"), [((5,), [1]), ((5, 9), [1, 2]), ((1, 13), [0, 3])])
+def test_clips_that_their_storage_always_fails_for_hold_up_their_shards_alone(
+    finished_run, out, caplog, rows, left
 ):
     for shard in range(4):
         forget(out, shard)
@@ -134,14 +135,30 @@ def test_a_clip_that_its_storage_always_fails_for_holds_up_its_shard_alone(
 
     def stages_of(*arguments):
         stages = real_stages(*arguments)
-        return replace(stages, load=ClipThatStaysAway(stages.load, 5))
+        return replace(stages, load=ClipsThatStayAway(stages.load, rows))
 
-    summary = execute(plan, stages_of=stages_of)
-    assert summary.n_pending == 4
-    assert pending(out) == [1]
-    assert re.search("rows 4 to .: clips/five.mp4: its storage fails for it\n", caplog.text)
+    execute(plan, stages_of=stages_of)
+    assert pending(out) == left
+    first = left[0] * 4
+    assert re.search(f"rows {first} to .: clips/five.mp4: its storage fails for it\n", caplog.text)
     execute(plan)
     assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
+
+
+def test_a_run_ends_if_pass_after_pass_gets_nowhere(finished_run, out, monkeypatch):
+    for shard in range(4):
+        forget(out, shard)
+    monkeypatch.setattr(pipeline.run, "_MAX_STUCK", 3)
+    passes = []
+
+    def away(plan, pending, shards, *others):
+        passes.append(shards.tolist())
+        raise RayError(f"StorageError: rows {shards[0] * 4} to {shards[0] * 4 + 3}: away")
+
+    monkeypatch.setattr(pipeline.run, "_attribute", away)
+    summary = execute(plan_run(finished_run.inputs.config(out)))
+    assert passes == [[0, 1, 2, 3], [1, 2, 3], [2, 3]]
+    assert summary.n_pending == 14
 
 
 def test_a_long_run_is_carried_out_in_passes_under_one_bar(finished_run, out, monkeypatch, capsys):
