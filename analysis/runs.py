@@ -43,8 +43,8 @@ def open_run(url: str) -> xr.Dataset:
     # The last array to be enlarged.
     if status.shape[0] != layout.n_rows:
         raise StoreError(
-            f"{store_url(url)} is being enlarged from {status.shape[0]} to {layout.n_rows} rows, or "
-            "was cut off while it was: jobs.attribute finishes that at once"
+            f"{store_url(url)} is being enlarged from {status.shape[0]} to {layout.n_rows} rows, "
+            "or was cut off while it was: jobs.attribute finishes that at once"
         )
     # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.
     dataset = xr.open_zarr(

@@ -3,9 +3,11 @@
 A test that runs it (``python -m tests.noting_job``) tells by `NOTES` where to.
 """
 
+import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,17 @@ def noted(folder, what):
     """Row numbers in the order that they were noted."""
     file = Path(folder) / what
     return [int(row) for row in file.read_text().split()] if file.exists() else []
+
+
+def told_commits(ray_folder):
+    """How often write tasks logged the commit of each shard, in a Ray whose files are below."""
+    records = [
+        json.loads(line)
+        for log in Path(ray_folder).rglob("worker-*.err")
+        for line in log.read_text().splitlines()
+        if line.startswith("{") and '"shard committed"' in line
+    ]
+    return Counter(record["shard"] for record in records)
 
 
 class NotingLoader:

@@ -4,7 +4,6 @@ A seed draws the moment: so many shards were committed, and a little later. Each
 gets some of the seeds; which one of its kind is killed is drawn, too.
 """
 
-import json
 import os
 import random
 import signal
@@ -29,7 +28,7 @@ from pipeline.plan import plan_run
 from pipeline.run import execute
 from pipeline.sink import ShardSink
 from pipeline.stages import real_stages
-from tests.noting_job import NOTES, note, noted
+from tests.noting_job import NOTES, note, noted, told_commits
 from tests.processes import HANG_S, command_of, kill_as, processes_of
 from tests.runs import assert_same_columns, objects, stored_columns, write_inputs
 
@@ -153,16 +152,6 @@ class Trial:
             time.sleep(0.02)
         return exit_code
 
-    def told_commits(self):
-        """How often write tasks logged the commit of each shard."""
-        records = [
-            json.loads(line)
-            for log in Path(self.ray_folder).rglob("worker-*.err")
-            for line in log.read_text().splitlines()
-            if line.startswith("{") and '"shard committed"' in line
-        ]
-        return Counter(record["shard"] for record in records)
-
     def again(self, what):
         """Clips that were computed more than once, and how often too much."""
         counts = Counter(noted(self.notes, what))
@@ -223,7 +212,7 @@ def test_a_killed_process_costs_at_most_what_was_in_flight(seed, undisturbed, ra
     assert_same_columns(stored_columns(trial.out), stored_columns(expected))
     failures = pq.read_table(trial.out / "failures.parquet")
     assert failures.equals(pq.read_table(expected / "failures.parquet"))
-    commits = trial.told_commits()
+    commits = told_commits(trial.ray_folder)
     untold = set(range(N_SHARDS)) - commits.keys()
     print(f"untold commits: {len(untold)}")
     assert set(commits.values()) == {1}

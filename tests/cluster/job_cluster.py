@@ -23,6 +23,10 @@ class JobCluster:
 
     address: str
     """Host and port where jobs are submitted."""
+    gcs: str
+    """Host and port that a driver on the head connects to."""
+    folder: str
+    """Where every node's Ray has its files."""
     environment: dict[str, str]
     """Holds the token."""
 
@@ -67,4 +71,4 @@ def job_cluster(*, n_workers: int, cpus_per_worker: int) -> Iterator[JobCluster]
             },
             log=Path(folder, "start.log"),
         ):
-            yield JobCluster(f"127.0.0.1:{dashboard}", user)
+            yield JobCluster(f"127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", folder, user)
