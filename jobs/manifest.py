@@ -4,8 +4,8 @@ import sys
 
 from jobs.cli import run_job, writing
 from pipeline.config import FrozenConfig
-from pipeline.layouts import build_manifest
-from pipeline.manifest import write_manifest
+from pipeline.layouts import append_clips, build_manifest
+from pipeline.manifest import read_manifest, write_manifest
 
 
 class ManifestConfig(FrozenConfig):
@@ -22,20 +22,30 @@ class ManifestConfig(FrozenConfig):
     """Annotation CSV of `kinetics`, list file of `list`."""
     split: str | None = None
     """Take the rows of this split alone; for `kinetics`."""
+    append_to: str | None = None
+    """Earlier manifest of the same clips, whose rows come first, as they are; clips whose path is
+    new follow, for `jobs.attribute --append`. May be the file that is written."""
 
 
 def manifest(config: ManifestConfig) -> int:
-    """Build the manifest and write it."""
+    """Build the manifest, behind the rows of an earlier one if there is one, and write it."""
+    old = None if config.append_to is None else read_manifest(config.append_to)
     table = build_manifest(
         layout=config.layout,
         clips=config.clips,
         annotations=config.annotations,
         split=config.split,
     )
-    with writing("out", config.out):
-        write_manifest(table, config.out)
+    added = ""
+    if old is not None:
+        table = append_clips(old, table)
+        added = f", {table.num_rows - old.n_rows} of them new"
+    # With nothing to add, a file that a run may be reading is left alone.
+    if old is None or table.num_rows > old.n_rows or config.out != old.url:
+        with writing("out", config.out):
+            write_manifest(table, config.out)
     labels = table["label"].drop_null().unique()
-    print(f"manifest: {table.num_rows} clips, {len(labels)} labels in {config.out}")
+    print(f"manifest: {table.num_rows} clips{added}, {len(labels)} labels in {config.out}")
     return 0
 
 

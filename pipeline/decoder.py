@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from functools import cache
 from multiprocessing.connection import Connection, Pipe
@@ -38,6 +39,8 @@ N_TRIES = 3
 
 _START_S = 120.0
 """Only a guard, against a machine on which no child gets ready."""
+_WAITS_S = (0.5, 1.0, 2.0, 4.0)
+"""Before a child that was killed while it started is started again: memory may be free by then."""
 _GRACE_S = 10.0
 """For a child that has let go of its connection to say why, and to end with its own code."""
 _PR_SET_PDEATHSIG = 1
@@ -96,7 +99,8 @@ class ExpendableDecoder:
             ``TIMEOUT``, and the child was killed; ``CRASHED``, when `N_TRIES` children died of this
             clip; and all that the decoder raises.
         RuntimeError
-            When no child gets ready to decode, which is no property of the clip.
+            When no child gets ready to decode, which is no property of the clip: it ends by itself,
+            or is killed each time that it is started.
         ValueError
             When the frames come in another shape than that of ``frames``.
         """
@@ -172,6 +176,27 @@ class ExpendableDecoder:
             self._end()
         if self._connection is not None:
             return self._connection
+        # Where memory is short, the child is the first to be killed, also without a clip.
+        for wait_s in _WAITS_S:
+            started = self._start()
+            if not isinstance(started, int):
+                return started
+            _LOGGER.warning(
+                "the decoder was killed by signal %d while it started; trying again in %g s",
+                started,
+                wait_s,
+            )
+            time.sleep(wait_s)
+        started = self._start()
+        if isinstance(started, int):
+            raise RuntimeError(
+                f"the decoder can't be started: it was killed by signal {started} in each of "
+                f"{len(_WAITS_S) + 1} starts, as it is where the machine's memory is at its end"
+            )
+        return started
+
+    def _start(self) -> Connection | int:
+        """Start a child: its connection once it is ready, or the signal that killed it before."""
         ours, theirs = Pipe()
         with theirs:
             arguments = (self._decode, str(theirs.fileno()), str(self._memory_bytes))
@@ -192,13 +217,16 @@ class ExpendableDecoder:
             if not ours.poll(_START_S):
                 raise RuntimeError(f"the decoder wasn't ready after {_START_S:g} s")
             ours.recv_bytes()
-        except BaseException as error:
-            code = self._end(_GRACE_S if isinstance(error, EOFError) else 0)
-            if isinstance(error, EOFError):
-                raise RuntimeError(
-                    f"the decoder can't be started: it ended with code {code}, for a reason that "
-                    "this process's log gives"
-                ) from error
+        except EOFError as error:
+            code = self._end(_GRACE_S)
+            if code is not None and code < 0:
+                return -code
+            raise RuntimeError(
+                f"the decoder can't be started: it ended with code {code}, for a reason that "
+                "this process's log gives"
+            ) from error
+        except BaseException:
+            self._end()
             raise
         return ours
 

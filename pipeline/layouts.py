@@ -14,8 +14,16 @@ from typing import Any, Literal, get_args
 import fsspec
 import pyarrow as pa
 
+from pipeline.credentials import without_credentials
 from pipeline.errors import ManifestError
-from pipeline.manifest import FORMAT_VERSION, METADATA_KEYS, SCHEMA, check_paths, filesystem_of
+from pipeline.manifest import (
+    FORMAT_VERSION,
+    METADATA_KEYS,
+    SCHEMA,
+    Manifest,
+    check_paths,
+    filesystem_of,
+)
 from pipeline.storage import open_filesystem, with_retries
 
 Layout = Literal["kinetics", "folders", "list", "files"]
@@ -96,6 +104,39 @@ def build_manifest(
         raise ManifestError(f"layout {layout}: no clip{of_split} in {annotations or clips}{wanted}")
     check_paths(table["path"].to_pylist(), annotations or clips)
     return table
+
+
+def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
+    """Put the clips that a manifest doesn't have behind its rows, for a run to take in.
+
+    A layout's own order may put them between the others, as a file in a class folder. Here the old
+    rows stay as they are, also those of clips that are gone or have other labels by now.
+
+    Parameters
+    ----------
+    table
+        The dataset as it is now, from `build_manifest`: its clips whose path isn't in ``old`` are
+        added, in its order.
+
+    Raises
+    ------
+    ManifestError
+        When the manifest is of another root or layout, so that paths mean others.
+    """
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    for what, was, now in (
+        ("root", old.root, metadata["staa.root"]),
+        ("layout", old.layout, metadata["staa.layout"]),
+    ):
+        if was != now:
+            raise ManifestError(
+                f"manifest {old.url} is of the {what} {without_credentials(was)}, "
+                f"and the clips to append are of {without_credentials(now)}"
+            )
+    rows = old.rows(0, old.n_rows)
+    known = set(rows["path"].to_pylist())
+    new = table.filter(pa.array([path not in known for path in table["path"].to_pylist()]))
+    return pa.concat_tables([rows.replace_schema_metadata(table.schema.metadata), new])
 
 
 def _list_clips(clips: str, layout: str) -> tuple[str, list[str]]:

@@ -10,6 +10,7 @@ root, any fsspec URL, is in the Parquet schema's metadata.
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ SCHEMA = pa.schema(
     ]
 )
 METADATA_KEYS = ("staa.manifest_version", "staa.root", "staa.layout")
+_CONTENT_KEY = "staa.content"
+"""In the file's metadata: SHA-256 of all before the footer. With it no two manifests of different
+rows have the same footer; offsets, sizes and statistics alone may be the same."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ class Manifest:
     digest
         SHA-256 over the values of all rows in order, in hexadecimal: the same wherever the file and
         the clips are stored and however the file was written.
+    fingerprint
+        SHA-256 over the file's footer, in hexadecimal: tells whether the file is still the same,
+        each time that it is opened for rows, and without reading them all.
     """
 
     url: str
@@ -66,6 +73,7 @@ class Manifest:
     layout: str
     n_rows: int
     digest: str
+    fingerprint: str
 
     def rows(self, start: int, stop: int) -> pa.Table:
         """Read rows ``start`` to ``stop`` (exclusive), from the row groups that hold them alone.
@@ -73,13 +81,14 @@ class Manifest:
         Raises
         ------
         ManifestError
-            When the range isn't inside the manifest, or a path leaves the root.
+            When the range isn't inside the manifest, a path leaves the root, or the file isn't the
+            one any more that this manifest was read from.
         """
         if not 0 <= start <= stop <= self.n_rows:
             raise ManifestError(
                 f"rows {start} to {stop} of {self.url}: expected a range in 0 to {self.n_rows}"
             )
-        with _open_parquet(self.url) as parquet:
+        with self._opened() as parquet:
             groups: list[int] = []
             first, offset = 0, 0
             for group in range(parquet.num_row_groups):
@@ -100,7 +109,7 @@ class Manifest:
         Raises
         ------
         ManifestError
-            When a row isn't in the manifest, or a path leaves the root.
+            As `rows`.
         """
         tables = [SCHEMA.empty_table()]
         groups = rows // ROWS_PER_GROUP
@@ -112,7 +121,7 @@ class Manifest:
 
     def digest_of_first(self, n_rows: int) -> str:
         """Digest that a manifest of the first rows alone has."""
-        with _open_parquet(self.url) as parquet:
+        with self._opened() as parquet:
             return _digest(parquet, self.url, n_rows)
 
     def distinct_labels(self) -> list[tuple[str, int]]:
@@ -121,7 +130,7 @@ class Manifest:
         Reads the label column row group by row group.
         """
         first_rows: dict[str, int] = {}
-        with _open_parquet(self.url) as parquet:
+        with self._opened() as parquet:
             offset = 0
             for group in range(parquet.num_row_groups):
                 labels = parquet.read_row_group(group, columns=["label"])["label"].to_pylist()
@@ -130,6 +139,18 @@ class Manifest:
                         first_rows.setdefault(label, row)
                 offset += len(labels)
         return list(first_rows.items())
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        """Open the file, which is refused if it was written anew: row numbers would be others'."""
+        with _open_parquet(self.url) as parquet:
+            if _fingerprint(parquet) != self.fingerprint:
+                raise ManifestError(
+                    f"manifest {self.url} was changed while the run was going on: put the file "
+                    "back that the run began with, or, if rows were only added at its end, go on "
+                    "with --append"
+                )
+            yield parquet
 
 
 def write_manifest(table: pa.Table, url: str, *, rows_per_group: int = ROWS_PER_GROUP) -> None:
@@ -141,9 +162,12 @@ def write_manifest(table: pa.Table, url: str, *, rows_per_group: int = ROWS_PER_
         When the table isn't a manifest.
     """
     _check_schema(table.schema, url)
-    written = pa.BufferOutputStream()
-    pq.write_table(table, written, row_group_size=rows_per_group)
-    write_bytes(url, memoryview(written.getvalue()))
+    written = io.BytesIO()
+    with pq.ParquetWriter(written, table.schema) as writer:
+        writer.write_table(table, row_group_size=rows_per_group)
+        with written.getbuffer() as content:
+            writer.add_key_value_metadata({_CONTENT_KEY: hashlib.sha256(content).hexdigest()})
+    write_bytes(url, written.getbuffer())
 
 
 def read_manifest(url: str) -> Manifest:
@@ -169,7 +193,15 @@ def read_manifest(url: str) -> Manifest:
             layout=metadata["staa.layout"],
             n_rows=parquet.metadata.num_rows,
             digest=digest,
+            fingerprint=_fingerprint(parquet),
         )
+
+
+def _fingerprint(parquet: pq.ParquetFile) -> str:
+    """Digest of the footer, which was read to open the file."""
+    footer = pa.BufferOutputStream()
+    parquet.metadata.write_metadata_file(footer)
+    return hashlib.sha256(footer.getvalue()).hexdigest()
 
 
 def _digest(parquet: pq.ParquetFile, url: str, n_rows: int) -> str:

@@ -14,10 +14,15 @@ import errno
 import io
 import logging
 import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -50,7 +55,8 @@ _LASTING = (
 )
 _LASTING_CODES = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOSYS),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTEMPTY, getattr(errno, "EREMCHG", 0)),
+    *(errno.EFBIG, errno.ENOSPC),
+    *(errno.EDQUOT, errno.EROFS, errno.ENOTEMPTY, getattr(errno, "EREMCHG", 0)),
 }
 _DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
 """S3's codes of requests that arrived damaged; s3fs gives them the errno of a wrong request."""
@@ -171,14 +177,40 @@ def read_bytes(url: str) -> bytes:
 
 
 def write_bytes(url: str, data: bytes | memoryview) -> None:
-    """Write a whole object, and its folder; raises as `with_retries` and `open_filesystem` do."""
-    open_filesystem(url)
+    """Write a whole object, and its folder; raises as `with_retries` and `open_filesystem` do.
+
+    Who reads meanwhile gets the whole of what was there before, or of what is there now.
+    """
+    filesystem, path = open_filesystem(url)
 
     def write() -> None:
+        if isinstance(filesystem, LocalFileSystem):
+            _replace_file(Path(path), data)
+            return
         with fsspec.open(url, "wb") as file:
             file.write(data)
 
     with_retries(url, write)
+
+
+def _replace_file(path: Path, data: bytes | memoryview) -> None:
+    """Write beside a local file and rename: an object store does the like of itself."""
+    path = path.resolve()  # a link stays one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        # A device is written to, and a folder refused.
+        path.write_bytes(data)
+        return
+    partial = path.with_name(f".{uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def patience_s() -> float:

@@ -13,9 +13,13 @@ from pipeline.decode import decode_clip
 
 DECODE = "tests.stand_ins:fail_as_told"
 
+KILLED_AT_START = "STAND_IN_KILLED_AT_START"
+"""Environment variable with a folder: a child kills itself while it starts, as often as there are
+files left in there."""
+
 
 def fail_as_told(data, sampling, preprocessing):
-    """Fail as ``STAND-IN <what> [argument]`` says."""
+    """Fail as ``STAND-IN <what> [argument]`` says; crash as often as the folder has files."""
     mark, _, told = data.partition(b" ")
     if mark != b"STAND-IN":
         return decode_clip(data, sampling, preprocessing)
@@ -34,11 +38,18 @@ def fail_as_told(data, sampling, preprocessing):
     elif what == "allocate":
         np.ones(int(argument), np.uint8)
     elif what == "crash":
-        # As often as there are files left in the folder that it is told of.
-        for path in Path(argument).iterdir():
-            path.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+        _die_while_files_are_left(argument)
     elif what == "shape":
         return np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1, np.int64)
     frames = np.full((sampling.n_samples, *preprocessing.crop, 3), 7, np.uint8)
     return frames, np.arange(sampling.n_samples)
+
+
+def _die_while_files_are_left(folder):
+    for path in Path(folder).iterdir():
+        path.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if KILLED_AT_START in os.environ:
+    _die_while_files_are_left(os.environ[KILLED_AT_START])

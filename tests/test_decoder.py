@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pipeline.decoder
 from pipeline.decode import decode_clip
 from pipeline.decoder import N_TRIES, ExpendableDecoder, process_decoder
 from pipeline.errors import DecodeError
@@ -21,6 +22,7 @@ from pipeline.sampling import Sampling
 from pipeline.status import Status
 from tests.clips import numbered_frames, patch_mp4, read_numbers, write_mp4
 from tests.stand_ins import DECODE as STAND_IN
+from tests.stand_ins import KILLED_AT_START
 
 SAMPLING = Sampling("uniform", 4)
 WHOLE = Preprocessing(shortest_edge=96, crop=(96, 160))
@@ -153,11 +155,66 @@ def test_frames_of_another_shape_than_the_models_are_an_error_of_the_run(decoder
         decoded(decoder, b"STAND-IN shape")
 
 
-def test_a_child_that_can_not_start_is_no_failure_of_a_clip(capfd):
+def test_a_child_that_can_not_start_is_no_failure_of_a_clip_and_is_started_once(capfd):
     decoder = ExpendableDecoder("tests.stand_ins:absent", memory_bytes=MEMORY)
     with pytest.raises(RuntimeError, match="can't be started: it ended with code 1"):
         decoded(decoder, b"")
-    assert "has no attribute 'absent'" in capfd.readouterr().err
+    assert capfd.readouterr().err.count("has no attribute 'absent'") == 1
+
+
+N_STARTS = len(pipeline.decoder._WAITS_S) + 1
+
+
+@pytest.fixture
+def left_to_kill(tmp_path, monkeypatch):
+    """Folder with a file for each child that is to be killed while it starts."""
+    # A stand-in's memory is there at once.
+    monkeypatch.setattr(pipeline.decoder, "_WAITS_S", (0.01,) * (N_STARTS - 1))
+    monkeypatch.setenv(KILLED_AT_START, str(tmp_path))
+    return tmp_path
+
+
+def kill_at_start(folder, n_children):
+    for number in range(n_children):
+        (folder / str(number)).touch()
+
+
+@pytest.mark.parametrize("n_killed", [1, N_STARTS - 1])
+def test_a_child_that_is_killed_while_it_starts_is_started_again_at_no_clips_cost(
+    decoder, mp4, left_to_kill, caplog, n_killed
+):
+    kill_at_start(left_to_kill, n_killed)
+    assert read_numbers(decoded(decoder, mp4)[0]) == [5, 15, 25, 35]
+    assert not list(left_to_kill.iterdir())
+    assert (
+        caplog.messages
+        == ["the decoder was killed by signal 9 while it started; trying again in 0.01 s"]
+        * n_killed
+    )
+
+
+def test_a_child_that_is_killed_in_every_start_is_an_error_of_the_machine(
+    decoder, mp4, left_to_kill
+):
+    kill_at_start(left_to_kill, N_STARTS + 1)
+    with pytest.raises(
+        RuntimeError, match=f"was killed by signal 9 in each of {N_STARTS} starts.* memory"
+    ):
+        decoded(decoder, mp4)
+    assert len(list(left_to_kill.iterdir())) == 1
+    # Nothing is left of it that the next clip would wait for.
+    decoded(decoder, b"STAND-IN other")
+
+
+def test_a_child_that_dies_of_its_clip_and_another_that_is_killed_at_its_start(
+    decoder, mp4, left_to_kill, tmp_path_factory
+):
+    decoded(decoder, mp4)
+    crashes = tmp_path_factory.mktemp("crashes")
+    (crashes / "once").touch()
+    kill_at_start(left_to_kill, 2)
+    assert (decoded(decoder, f"STAND-IN crash {crashes}".encode())[0] == 7).all()
+    assert not list(left_to_kill.iterdir())
 
 
 def test_an_interrupted_exchange_does_not_answer_for_the_next_clip(decoder, mp4, monkeypatch):

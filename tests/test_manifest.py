@@ -6,6 +6,7 @@ import posixpath
 import zipfile
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -188,6 +189,46 @@ def test_digest_is_of_the_values_alone(root, tmp_path):
     assert digest(table.slice(0, 999), "d.parquet") != first
     assert digest(table.take(list(reversed(range(1000)))), "e.parquet") != first
     assert digest(many_rows(root, tmp_path, changed=500), "f.parquet") != first
+
+
+def turned(table):
+    """The same values in each column, in another order: sizes and statistics are the same."""
+    rows = table.to_pylist()
+    rows[0]["label"], rows[1]["label"] = rows[1]["label"], rows[0]["label"]
+    return pa.Table.from_pylist(rows, table.schema)
+
+
+CHANGES = {
+    "a row in front": lambda table: pa.concat_tables([table.slice(5, 1), table]),
+    "rows at the end": lambda table: pa.concat_tables([table, table.slice(0, 3)]),
+    "two labels exchanged": turned,
+    "another root": lambda table: table.replace_schema_metadata(
+        dict(table.schema.metadata) | {b"staa.root": b"s3://elsewhere"}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("n_rows", [7, 1000])
+def test_a_file_that_was_written_anew_is_refused_wherever_it_is_opened_again(
+    root, tmp_path, change, n_rows
+):
+    url = str(tmp_path / "m.parquet")
+    table = many_rows(root, tmp_path, n_rows)
+    write_manifest(table, url, rows_per_group=64)
+    manifest = pickle.loads(pickle.dumps(read_manifest(url)))
+    write_manifest(change(table), url, rows_per_group=64)
+    for read in (
+        lambda: manifest.rows(0, 1),
+        lambda: manifest.take(np.array([2])),
+        manifest.distinct_labels,
+        lambda: manifest.digest_of_first(2),
+    ):
+        with pytest.raises(ManifestError, match=f"{url} was changed while the run.*--append"):
+            read()
+    # What is put back is the same file, also if it was made anew of the same rows.
+    write_manifest(table, url, rows_per_group=64)
+    assert manifest.rows(0, n_rows).equals(table.replace_schema_metadata(None))
 
 
 segments = st.sampled_from(["..", ".", "a", "b c", "ü", "", "..."])

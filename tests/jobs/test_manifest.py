@@ -4,10 +4,16 @@ import csv
 
 import pytest
 
+from jobs.attribute import attribute
 from jobs.cli import run_job
 from jobs.manifest import ManifestConfig, manifest
 from jobs.synthesize import SynthesizeConfig, synthesize
+from pipeline.config import AttributeJob
 from pipeline.manifest import read_manifest
+from pipeline.status import Status
+from tests.checkpoints import CLASS_NAMES, save_timesformer
+from tests.clips import write_mp4
+from tests.runs import assert_same_columns, random_frames, stored_columns
 
 SMALL = ("--n-clips=3", "--width=64", "--height=64", "--fps=4", "--n-workers=1")
 SHORT = ("--min-duration-s=1", "--max-duration-s=1")
@@ -48,6 +54,134 @@ def test_clips_without_labels_count_none(capsys, tmp_path, clips):
     out = tmp_path / "clips.parquet"
     result = list_clips(capsys, "--layout=files", f"--clips={clips}", f"--out={out}")
     assert result == (0, f"manifest: 3 clips, 0 labels in {out}\n", "")
+
+
+def add_clip(clips, name):
+    path = clips / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+
+
+def values(url):
+    manifest = read_manifest(str(url))
+    return manifest.rows(0, manifest.n_rows).to_pylist()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("layout", ["folders", "files"])
+def test_new_clips_come_behind_the_rows_of_an_earlier_manifest(
+    capsys, tmp_path, clips, layout, in_place
+):
+    old = tmp_path / "clips.parquet"
+    out = old if in_place else tmp_path / "more.parquet"
+    flags = (f"--layout={layout}", f"--clips={clips}")
+    list_clips(capsys, *flags, f"--out={old}")
+    rows, before = values(old), old.read_bytes()
+    # Before, between and behind the others, in a class that was there and one that wasn't.
+    for name in ("archery/z.mp4", "waving/aa.mp4", "juggling/d.mp4", "yodelling/a.mp4"):
+        add_clip(clips, name)
+    # What is gone keeps its row.
+    (clips / "waving" / "a.mp4").unlink()
+    result = list_clips(capsys, *flags, f"--append-to={old}", f"--out={out}")
+    n_labels = 4 if layout == "folders" else 0
+    assert result == (0, f"manifest: 7 clips, 4 of them new, {n_labels} labels in {out}\n", "")
+    assert values(out)[:3] == rows
+    assert [row["path"] for row in values(out)[3:]] == [
+        "archery/z.mp4",
+        "juggling/d.mp4",
+        "waving/aa.mp4",
+        "yodelling/a.mp4",
+    ]
+    assert (old.read_bytes() == before) == (not in_place)
+    # Once more adds nothing.
+    again = list_clips(capsys, *flags, f"--append-to={out}", f"--out={tmp_path / 'again.parquet'}")
+    assert again[1].startswith("manifest: 7 clips, 0 of them new, ")
+    assert values(tmp_path / "again.parquet") == values(out)
+
+
+def test_a_manifest_that_nothing_is_new_for_is_left_alone(capsys, tmp_path, clips):
+    out = tmp_path / "clips.parquet"
+    flags = ("--layout=folders", f"--clips={clips}", f"--out={out}")
+    list_clips(capsys, *flags)
+    before = out.stat().st_mtime_ns, out.stat().st_ino
+    result = list_clips(capsys, *flags, f"--append-to={out}")
+    assert result == (0, f"manifest: 3 clips, 0 of them new, 2 labels in {out}\n", "")
+    assert (out.stat().st_mtime_ns, out.stat().st_ino) == before
+
+
+def test_a_run_takes_in_the_clips_of_such_a_manifest(capsys, tmp_path, local_ray):
+    clips = tmp_path / "clips"
+    model = save_timesformer(tmp_path / "model")
+    manifest_url, out = tmp_path / "clips.parquet", tmp_path / "run"
+    list_flags = ("--layout=folders", f"--clips={clips}", f"--out={manifest_url}")
+
+    def write(*names):
+        for seed, name in enumerate(names):
+            (clips / name).parent.mkdir(parents=True, exist_ok=True)
+            write_mp4(clips / name, random_frames(8, seed=seed))
+
+    def attribute_clips(*flags):
+        sizes = ("--batch-size=2", "--rows-per-shard=4", "--n-models=1")
+        argv = (f"--manifest={manifest_url}", f"--model={model}", f"--out={out}", *sizes, *flags)
+        exit_code = run_job(AttributeJob, attribute, verb="attribute", argv=argv)
+        return exit_code, capsys.readouterr().err
+
+    write("waving/b.mp4", "knitting/b.mp4", "waving/c.mp4")
+    assert list_clips(capsys, *list_flags)[0] == 0
+    assert attribute_clips()[0] == 0
+    first = stored_columns(out)
+    kept = manifest_url.read_bytes()
+    write("waving/a.mp4", "juggling/a.mp4")
+
+    # Of the layout's own order the run takes nothing.
+    list_clips(capsys, *list_flags)
+    exit_code, stderr = attribute_clips("--append")
+    assert exit_code == 2
+    assert "doesn't begin with the 3 rows" in stderr
+
+    manifest_url.write_bytes(kept)
+    list_clips(capsys, *list_flags, f"--append-to={manifest_url}")
+    assert attribute_clips("--append")[0] == 0
+    stored = stored_columns(out)
+    assert_same_columns({name: column[:3] for name, column in stored.items()}, first)
+    assert (stored["status"] == Status.OK).all()
+    names = [CLASS_NAMES[label] for label in stored["label"]]
+    assert names == ["knitting", "waving", "waving", "juggling", "waving"]
+    assert stored["video_id"].tolist() == ["b", "b", "c", "a", "a"]
+
+
+def other_root(folder, old):
+    (folder / "elsewhere" / "waving").mkdir(parents=True)
+    (folder / "elsewhere" / "waving" / "a.mp4").write_bytes(b"")
+    return (
+        f"--layout=folders --clips={folder / 'elsewhere'}",
+        f"manifest {old} is of the root file://{folder}/clips, and the clips to append are of "
+        f"file://{folder}/elsewhere",
+    )
+
+
+def other_layout(folder, old):
+    return "--layout=files", f"manifest {old} is of the layout folders, and the clips to append"
+
+
+def gone(folder, old):
+    old.unlink()
+    return "", f"can't read manifest {old}"
+
+
+def no_manifest(folder, old):
+    old.write_text("label,youtube_id\n")
+    return "", f"manifest {old} is not a Parquet file"
+
+
+@pytest.mark.parametrize("damage", [other_root, other_layout, gone, no_manifest])
+def test_an_earlier_manifest_that_can_not_be_added_to_is_named(capsys, tmp_path, clips, damage):
+    old, out = tmp_path / "old.parquet", tmp_path / "out.parquet"
+    list_clips(capsys, "--layout=folders", f"--clips={clips}", f"--out={old}")
+    flags, reason = damage(tmp_path, old)
+    good = ("--layout=folders", f"--clips={clips}", f"--out={out}", f"--append-to={old}")
+    assert_refused(list_clips(capsys, *good, *flags.split()), "manifest", reason)
+    assert not out.exists()
 
 
 def assert_refused(result, verb, reason):
