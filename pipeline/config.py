@@ -1,6 +1,7 @@
 """The configuration of a run: one frozen, validated object, recorded in the store it made."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -54,16 +55,24 @@ class FrozenConfig(BaseModel):
 
     @model_validator(mode="after")
     def _texts_can_be_recorded(self) -> Self:
-        for name, value in self:
-            if value == "":
-                raise ValueError(f"{name}: is empty")
+        for key, text in self._texts():
+            if not text:
+                raise ValueError(f"{key}: is empty")
             # What is in a configuration is recorded in the store, and shown in reports.
-            if isinstance(value, str) and holds_credentials(value):
+            if holds_credentials(text):
                 raise ValueError(
-                    f"{name}: the URL holds credentials or a signature, which belong into the "
+                    f"{key}: the URL holds credentials or a signature, which belong into the "
                     "environment or fsspec's configuration"
                 )
         return self
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Every text and its key, those of a table among them."""
+        for name, value in self:
+            if isinstance(value, str):
+                yield name, value
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", str(item)) for key, item in value.items())
 
 
 class SamplingConfig(FrozenConfig):
