@@ -3,8 +3,9 @@
 import pytest
 
 from jobs.attribute import attribute
-from jobs.cli import run_job
+from jobs.cli import parse, run_job
 from pipeline.config import AttributeJob
+from pipeline.discard import RUN_NAMES
 from pipeline.plan import plan_run
 from tests.checkpoints import save_timesformer
 from tests.runs import assert_same_columns, plain_columns, stored_columns
@@ -48,6 +49,12 @@ def test_nothing_is_made_or_deleted_before_every_model_was_checked(finished_run,
         ("a=s3://user:s3cr3t@bucket/x", (), "models.a: the URL holds credentials"),
         ("a=https://host/x?sig=s3cr3t", (), "models.a: the URL holds credentials"),
         ("s3://user:s3cr3t@bucket/x=a", (), "names a folder"),
+        ("a", (), "models: 'a': expected name=checkpoint"),
+        ("a=x,", (), "models: '': expected name=checkpoint"),
+        ("a=x,b=y,a=z", (), "models: 'a' is given twice"),
+        ("a=x", ("--models=a=x",), "models: 'a' is given twice"),
+        ("a=x,Report=y", (), "models: 'Report' is a part of a run in runs itself"),
+        *((f"{name}=x", (), f"{name!r} is a part of a run") for name in RUN_NAMES),
     ],
 )
 def test_models_that_can_not_be_runs_are_one_line(capsys, models, more, said):
@@ -57,3 +64,25 @@ def test_models_that_can_not_be_runs_are_one_line(capsys, models, more, said):
     assert said in stderr
     assert stderr.count("\n") == 1
     assert "s3cr3t" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "argv", "models"),
+    [
+        ("models: {a: x, b: y}", (), {"a": "x", "b": "y"}),
+        ("models: a=x,b=y", (), {"a": "x", "b": "y"}),
+        ("models: {a: x, b: y}", ("--models=c=z",), {"c": "z"}),
+        ("models: {a: x, b: y}", ("--models=b=z",), {"b": "z"}),
+        (
+            "out: elsewhere",
+            ("--models=c=z, d=org/m", "--models", "e=f=g"),
+            {"c": "z", "d": "org/m", "e": "f=g"},
+        ),
+    ],
+)
+def test_models_of_flags_stand_for_those_of_the_file(tmp_path, file, argv, models):
+    (tmp_path / "run.yaml").write_text(f"{file}\n")
+    given = ["--manifest=clips.parquet", "--out=runs", f"--config={tmp_path / 'run.yaml'}", *argv]
+    job = parse(AttributeJob, verb="attribute", argv=given)
+    assert job.models == models
+    assert [run.out for run in job.runs()] == [f"runs/{name}" for name in models]
