@@ -96,7 +96,7 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
         raise ConfigError(str(error).removeprefix("error parsing CLI: ")) from error
     values = _read_yaml(known.config) if known.config is not None else {}
     try:
-        return config_class.model_validate(_merge(values, given))
+        return config_class.model_validate(_merge(config_class, values, given))
     except ValidationError as error:
         problems = "; ".join(_describe(dict(item)) for item in error.errors())
         raise ConfigError(problems) from error
@@ -157,13 +157,27 @@ def _read_yaml(url: str) -> dict[str, Any]:
     return values
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merge(
+    config_class: type[BaseModel], base: dict[str, Any], over: dict[str, Any]
+) -> dict[str, Any]:
+    """Values of both, those of ``over`` where both have one; key by key in a group of options.
+
+    A table whose keys are the user's own is one value: what the file has isn't mixed in.
+    """
     nested = {
-        key: _merge(base[key], value)
-        for key, value in over.items()
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        key: _merge(group, base[key], over[key])
+        for key, group in _groups(config_class).items()
+        if isinstance(base.get(key), dict) and isinstance(over.get(key), dict)
     }
     return base | over | nested
+
+
+def _groups(config_class: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    return {
+        key: field.annotation
+        for key, field in config_class.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
 
 
 def _describe(problem: dict[str, Any]) -> str:

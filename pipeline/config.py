@@ -1,6 +1,7 @@
 """The configuration of a run: one frozen, validated object, recorded in the store it made."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -12,8 +13,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_settings import NoDecode
 
 from pipeline.credentials import holds_credentials
+from pipeline.discard import RUN_NAMES
 from pipeline.errors import ConfigError
 from pipeline.logs import LogFormat
 from pipeline.status import Status
@@ -54,16 +57,24 @@ class FrozenConfig(BaseModel):
 
     @model_validator(mode="after")
     def _texts_can_be_recorded(self) -> Self:
-        for name, value in self:
-            if value == "":
-                raise ValueError(f"{name}: is empty")
+        for key, text in self._texts():
+            if not text:
+                raise ValueError(f"{key}: is empty")
             # What is in a configuration is recorded in the store, and shown in reports.
-            if isinstance(value, str) and holds_credentials(value):
+            if holds_credentials(text):
                 raise ValueError(
-                    f"{name}: the URL holds credentials or a signature, which belong into the "
+                    f"{key}: the URL holds credentials or a signature, which belong into the "
                     "environment or fsspec's configuration"
                 )
         return self
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Every text and its key, those of a table among them."""
+        for name, value in self:
+            if isinstance(value, str):
+                yield name, value
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", str(item)) for key, item in value.items())
 
 
 class SamplingConfig(FrozenConfig):
@@ -266,6 +277,21 @@ class AttributeConfig(RunOptions):
     """Branch, tag or commit of a hub checkpoint."""
 
 
+def _by_name(value: Any) -> Any:
+    """Checkpoints by name from ``a=org/model,b=folder``; anything else is left to pydantic."""
+    if not isinstance(value, str):
+        return value
+    models: dict[str, str] = {}
+    for part in value.split(","):
+        name, equals, model = part.strip().partition("=")
+        if not equals:
+            raise ValueError(f"{part!r}: expected name=checkpoint, as in a=org/model,b=folder")
+        if name in models:
+            raise ValueError(f"{name!r} is given twice; each run has a name of its own")
+        models[name] = model
+    return models
+
+
 class AttributeJob(RunOptions):
     """Attribute every clip of a manifest with a video classifier, or several, and store the result.
 
@@ -277,7 +303,10 @@ class AttributeJob(RunOptions):
     """Checkpoint of a video classifier: a hub id or a local folder."""
     revision: str | None = None
     """Branch, tag or commit of a hub checkpoint."""
-    models: dict[str, str] = Field(default={}, max_length=100)
+    # As text: decoded by the command line, the second of two of the same name would win silently.
+    models: Annotated[dict[str, str], NoDecode, BeforeValidator(_by_name)] = Field(
+        default={}, max_length=100
+    )
     """Checkpoints by the names of their runs, as `a=org/model,b=folder`; in place of `model`."""
 
     @model_validator(mode="after")
@@ -292,6 +321,12 @@ class AttributeJob(RunOptions):
             if not re.fullmatch(r"\w[\w.-]*", name):
                 raise ValueError(
                     f"models: {name!r} names a folder; expected letters, digits, ., _ and -"
+                )
+            # A run in `out` itself would have it deleted by --overwrite; some disks ignore case.
+            if name.casefold() in RUN_NAMES:
+                raise ValueError(
+                    f"models: {name!r} is a part of a run in {self.out} itself; expected another "
+                    f"name than {', '.join(RUN_NAMES)}"
                 )
         return self
 

@@ -4,10 +4,12 @@ import zarr
 
 from pipeline.errors import StoreError, reason_of
 from pipeline.storage import open_filesystem, zarr_location
-from pipeline.store import SCHEMA, in_run, store_url
+from pipeline.store import SCHEMA, STORE_NAME, in_run, store_url
 
 DERIVED_NAMES = ("failures.parquet", "statistics.zarr", "metrics.zarr", "report")
 """What jobs leave beside the store in a run's folder."""
+RUN_NAMES = (STORE_NAME, *DERIVED_NAMES)
+"""What in a run's folder is the run's, and goes with it."""
 
 
 def discard_run(run_url: str) -> None:

@@ -108,7 +108,8 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
     check_object_store(config, clip_bytes=geometry.clip_bytes, row_bytes=layout.row_bytes)
     identity = {
         "manifest": manifest.digest,
-        "model": checkpoint.weights_digest,
+        # The same weights compute something else with other heads, and mean other classes.
+        "model": {"weights": checkpoint.weights_digest, "config": dict(checkpoint.config)},
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
         "views": config.views.model_dump(),

@@ -174,3 +174,8 @@ def objects(out: Path) -> dict[str, tuple[bytes, int]]:
         for path in sorted(store.rglob("*"))
         if path.is_file() and path.name != "zarr.json"
     }
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    """Content of every file below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -102,6 +102,15 @@ def test_the_digest_is_of_the_weights_and_not_of_the_path(folder, tmp_path):
     assert read_checkpoint(str(copy)).weights_digest != digest
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_config_decides_is_the_same_once_a_store_has_kept_it(tmp_path, name):
+    family = FAMILIES[name]
+    config = read_checkpoint(str(family.save(tmp_path, **family.sizes[0]))).config
+    assert config["num_attention_heads"] > 0
+    assert "dtype" not in config
+    assert json.loads(json.dumps(config)) == config
+
+
 def shard(folder):
     """Save the folder's model anew in several safetensors files."""
     model = make_timesformer(num_frames=8, num_hidden_layers=3)

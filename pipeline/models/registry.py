@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ FAMILIES: dict[str, type[Adapter]] = {
 }
 """Adapters by the ``model_type`` of a checkpoint's config."""
 
+_OF_TRAINING = ("dropout", "drop_path", "initializer")
+"""Parts of the names of a config's keys that mean nothing to a trained model in evaluation mode."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -44,6 +48,8 @@ class Checkpoint:
     """Commit of a hub checkpoint; None for a folder."""
     weights_digest: str
     """SHA-256 over the safetensors files."""
+    config: Mapping[str, Any]
+    """What of its config, by key, decides what the weights compute and what the classes mean."""
     weights_bytes: int
     family: str
     class_names: tuple[str, ...]
@@ -79,6 +85,7 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         name=name,
         revision=extract_commit_hash(str(weights[0]), None),
         weights_digest=_digest(weights),
+        config=_deciding(config),
         weights_bytes=sum(file.stat().st_size for file in weights),
         family=config.model_type,
         class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
@@ -150,6 +157,19 @@ def _family(name: str, config: PretrainedConfig) -> type[Adapter]:
             f"model: {name!r} is of type {config.model_type!r}, which is not supported; "
             f"known: {known}"
         ) from None
+
+
+def _deciding(config: PretrainedConfig) -> dict[str, Any]:
+    """Take what of a config decides of results; classes' names as a digest, as they may be many."""
+    # What every model has: the version and dtype that it was saved with, its path, what it returns.
+    common = PretrainedConfig().to_dict().keys() - {"model_type"}
+    deciding = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in common and not any(part in key for part in _OF_TRAINING)
+    }
+    names = json.dumps([config.id2label[index] for index in sorted(config.id2label)])
+    return deciding | {"id2label": hashlib.sha256(names.encode()).hexdigest()}
 
 
 def _weight_files(name: str, revision: str | None) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.config import AttributeJob
 from pipeline.manifest import read_manifest
-from tests.checkpoints import make_timesformer
+from pipeline.plan import plan_run
+from tests.checkpoints import CLASS_NAMES, make_timesformer
 from tests.runs import objects, write_inputs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -164,13 +166,78 @@ def test_a_store_of_another_manifest_or_model_is_left_alone_and_both_are_named(
     before = objects(finished_run.out)
     line = refused(capsys, monkeypatch, write_inputs(tmp_path, 3).flags(finished_run.out))
     assert f"manifest is '{read_manifest(finished_run.inputs.manifest).digest}' there" in line
-    assert "model is" not in line
+    assert "model." not in line
     make_timesformer(seed=1).save_pretrained(tmp_path / "model")
     flags = finished_run.inputs.flags(finished_run.out, f"--model={tmp_path / 'model'}")
     line = refused(capsys, monkeypatch, flags)
-    assert "model is" in line
+    assert "model.weights is" in line
+    assert "model.config" not in line
     assert "manifest is" not in line
     assert objects(finished_run.out) == before
+
+
+def edited_model(finished_run, folder, file, changes):
+    """The run's own weights, with other values of some keys in a file beside them."""
+    model = Path(shutil.copytree(finished_run.inputs.model, folder / "model"))
+    (model / file).write_text(json.dumps(json.loads((model / file).read_text()) | changes))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "difference"),
+    [
+        (
+            "config.json",
+            {"num_attention_heads": 1},
+            "model.config.num_attention_heads is 2 there and 1 here",
+        ),
+        (
+            "config.json",
+            {"hidden_act": "relu"},
+            "model.config.hidden_act is 'gelu' there and 'relu' here",
+        ),
+        (
+            "config.json",
+            {"id2label": dict(enumerate(reversed(CLASS_NAMES)))},
+            "model.config.id2label is '",
+        ),
+        (
+            "preprocessor_config.json",
+            {"image_mean": [0.5, 0.45, 0.45]},
+            "preprocessing.image_mean is [0.45, 0.45, 0.45] there and [0.5, 0.45, 0.45] here",
+        ),
+        ("preprocessor_config.json", {"resample": 3}, "preprocessing.resample is 2 there and 3"),
+    ],
+)
+def test_the_same_weights_with_another_config_are_another_model(
+    capsys, monkeypatch, tmp_path, finished_run, file, changes, difference
+):
+    before = objects(finished_run.out)
+    model = edited_model(finished_run, tmp_path, file, changes)
+    line = refused(
+        capsys, monkeypatch, finished_run.inputs.flags(finished_run.out, f"--model={model}")
+    )
+    assert difference in line
+    # And nothing else: neither the path, nor what another key implies.
+    assert line.count(" there and ") == 1
+    assert objects(finished_run.out) == before
+
+
+def test_what_a_config_says_of_its_saving_and_training_does_not_make_another_model(
+    finished_run, tmp_path
+):
+    changes = {
+        "transformers_version": "4.40.0",
+        "torch_dtype": "bfloat16",
+        "_name_or_path": "elsewhere",
+        "initializer_range": 0.5,
+        "hidden_dropout_prob": 0.5,
+        "output_attentions": True,
+    }
+    model = edited_model(finished_run, tmp_path, "config.json", changes)
+    config = finished_run.inputs.config(finished_run.out)
+    moved = finished_run.inputs.config(finished_run.out, model=str(model))
+    assert plan_run(moved).run == plan_run(config).run
 
 
 @pytest.mark.parametrize(("flags", "exit_code"), [((), 1), (("--max-failed-fraction=0.4",), 0)])

@@ -18,7 +18,7 @@ from pipeline.evaluation.evaluate import metrics_url
 from pipeline.plan import plan_run
 from pipeline.store import open_store, pending_rows, store_exists, store_url
 from pipeline.summary import FAILURES_NAME
-from tests.runs import objects
+from tests.runs import objects, tree
 
 
 @pytest.fixture
@@ -35,10 +35,6 @@ def out(finished_run, tmp_path):
 
 def names(out):
     return sorted(path.name for path in out.iterdir())
-
-
-def tree(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_derived_names_are_those_of_the_jobs_that_make_them():
