@@ -106,7 +106,8 @@ class Views(FrozenConfig):
     """Parts of a video that the model sees one by one, each a row of the store."""
 
     clips: int = Field(default=1, ge=1, le=100)
-    """Windows of a strided sampling, evenly from the video's start to its end; 1 in the middle."""
+    """Windows of a strided sampling, evenly from the video's start to its end; 1 in the middle. Of
+    a video that is no longer than the window they are all the same."""
     crops: int = Field(default=1, ge=1, le=100)
     """Crops along the longer side, evenly from one end to the other; 1 in the middle."""
 

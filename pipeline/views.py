@@ -14,17 +14,23 @@ from pipeline.errors import ConfigError
 from pipeline.preprocess import Preprocessing
 from pipeline.sampling import Sampling
 
+_FRAMES = ((1080, 1920), (1920, 1080))
+"""(height, width) of what most videos are, landscape and portrait."""
+
 
 def inputs_of_views(
     views: Views, sampling: Sampling, preprocessing: Preprocessing
 ) -> tuple[tuple[Sampling, Preprocessing], ...]:
     """How the frames of each view are taken and cropped, in the order of the store's rows.
 
+    Of a video that is no longer than the sampling's window, every temporal clip is the whole video,
+    and its views are the same; that depends on the video, and isn't refused.
+
     Raises
     ------
     ConfigError
-        When views would be one and the same: clips of a sampling that takes the whole video, crops
-        where nothing is cropped.
+        When views would be one and the same, whatever the video: clips of a sampling that takes the
+        whole of it, crops where the frame has nothing beside the crop.
     """
     if views.clips > 1 and sampling.kind != "strided":
         raise ConfigError(
@@ -35,10 +41,18 @@ def inputs_of_views(
         raise ConfigError(
             f"views.crops={views.crops}: the model's processor crops nothing, it takes whole frames"
         )
+    croppings = [replace(preprocessing, crop_position=where) for where in _positions(views.crops)]
+    if views.crops > 1 and not any(
+        len({cropping.crop_box(*size) for cropping in croppings}) > 1 for size in _FRAMES
+    ):
+        raise ConfigError(
+            f"views.crops={views.crops}: the model's processor leaves nothing beside its crop of "
+            f"{preprocessing.crop}, all of them would be the same"
+        )
     return tuple(
-        (replace(sampling, position=when), replace(preprocessing, crop_position=where))
+        (replace(sampling, position=when), cropping)
         for when in _positions(views.clips)
-        for where in _positions(views.crops)
+        for cropping in croppings
     )
 
 

@@ -1,5 +1,7 @@
 """Several views of a video: which frames and which part of them each sees, in which row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +22,8 @@ from tests.runs import assert_same_columns, plain_columns, stored_columns, write
 
 STRIDED = Sampling("strided", 3, stride=2)
 CROPPING = Preprocessing(shortest_edge=32, crop=(32, 32))
+WHOLE = Preprocessing(shortest_edge=None, resize=(224, 224), crop=(224, 224))
+"""Crops to what it has resized to: nothing."""
 VIEWS = Views(clips=3, crops=3)
 MIDDLE = 4
 """View of the middle clip's middle crop."""
@@ -39,12 +43,32 @@ def test_one_view_is_the_centre():
     ("views", "sampling", "preprocessing", "said"),
     [
         (Views(clips=2), Sampling("uniform", 3), CROPPING, "views.clips=2 with uniform sampling"),
-        (Views(crops=3), STRIDED, Preprocessing(crop=None), "views.crops=3"),
+        (Views(crops=3), STRIDED, Preprocessing(crop=None), "views.crops=3: .* crops nothing"),
+        (Views(crops=3), STRIDED, WHOLE, "views.crops=3: .* leaves nothing beside its crop"),
+        # The crop is larger than the frames, which are padded.
+        (Views(crops=2), STRIDED, Preprocessing(shortest_edge=100), "views.crops=2: .* nothing"),
     ],
 )
 def test_views_that_would_all_be_the_same_are_refused(views, sampling, preprocessing, said):
     with pytest.raises(ConfigError, match=said):
         inputs_of_views(views, sampling, preprocessing)
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [CROPPING, replace(WHOLE, resize=(224, 300)), replace(WHOLE, resize=(300, 224))],
+)
+def test_crops_that_differ_in_frames_of_one_shape_are_taken(preprocessing):
+    views = inputs_of_views(Views(crops=3), STRIDED, preprocessing)
+    boxes = {cropping.crop_box(240, 320) for _, cropping in views}
+    assert len(boxes) == 3
+
+
+def test_clips_of_a_video_as_short_as_the_window_are_the_same():
+    views = inputs_of_views(Views(clips=3), STRIDED, CROPPING)
+    short, longer = ([s.indices(n_frames=n, fps=30).tolist() for s, _ in views] for n in (6, 8))
+    assert short == [[0, 2, 5]] * 3
+    assert longer == [[0, 2, 5], [1, 3, 6], [2, 4, 7]]
 
 
 @pytest.fixture(scope="module")
