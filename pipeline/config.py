@@ -135,7 +135,8 @@ class Method(FrozenConfig):
     """Blocks whose attention is read, `last`, `all`, or numbers, from the last if negative; an
     attentive pooler is one. The run's attribution is the last one's; several are stored beside."""
     heads: Literal["mean", "keep"] = "mean"
-    """Average the heads' attention, or also store an attribution of each head."""
+    """Average the heads' attention, or also store an attribution of each head. Of divided attention
+    those are the heads of the attention over space; that over time is averaged over its own."""
     residual: bool = False
     """Count the skip connection around divided temporal attention, as (B + I) / 2."""
 

@@ -62,7 +62,8 @@ class Explanation:
     to last, of its heads averaged. Sums to 1 over (T, P)."""
     head_joint: Tensor | None = None
     """(clips, layers, heads, T, P) float32; of each head alone, where heads are kept. `joint` isn't
-    their mean where shares are renormalised: heads are averaged before."""
+    their mean where shares are renormalised: heads are averaged before. Of divided attention these
+    are the heads of the attention over space, and that over time is averaged over its own."""
 
 
 Readout = Mapping[str, tuple[nn.Module, Callable[[Scores], Tensor]]]

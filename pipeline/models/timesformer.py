@@ -31,7 +31,9 @@ _ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 class Timesformer(Adapter):
     """`TimesformerForVideoClassification`; its ``attention_type`` decides what is read.
 
-    - ``divided_space_time``: CLS's rows over space, carried back over time, `divided_attention`.
+    - ``divided_space_time``: CLS's rows over space, carried back over time, `divided_attention`. A
+      head is one of the attention over space; that over time is another module, whose heads have
+      another order, and it is averaged over them.
     - ``joint_space_time``: CLS's row over all tokens, `cls_attention`.
     - ``space_only``: the frames are a batch of pictures, each with its CLS; transformers returns a
       prediction of each frame. Their logits are averaged here, which equals the paper's mean over
@@ -95,9 +97,8 @@ class Timesformer(Adapter):
         if self._kind == "space_only":
             return frame_attention(of_frames)
         n_patches = self.grid.height * self.grid.width
-        return divided_attention(
-            of_frames, _per_clip(rows["temporal"], n_patches), residual=residual
-        )
+        over_time = rows["temporal"].mean(dim=1, keepdim=True)
+        return divided_attention(of_frames, _per_clip(over_time, n_patches), residual=residual)
 
     def attention(self) -> Mapping[str, nn.Module]:
         """Attention over space, and with divided attention over time, of every block."""
