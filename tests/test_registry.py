@@ -11,6 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TimesformerModel, ViTConfig
+from transformers.models.llava_onevision.video_processing_llava_onevision import (
+    LlavaOnevisionVideoProcessor,
+)
+from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
+from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
 
 from pipeline.config import Method
 from pipeline.errors import ConfigError, ModelError
@@ -18,6 +23,7 @@ from pipeline.models.registry import load_adapter, read_checkpoint
 from pipeline.sampling import Sampling
 from tests.checkpoints import CLASS_NAMES, make_timesformer, save_timesformer
 from tests.families import FAMILIES
+from tests.test_preprocess import VIDEO_PROCESSORS
 
 ROOT = Path(__file__).parent.parent
 
@@ -240,6 +246,60 @@ def test_a_video_processor_is_read_where_there_is_no_image_processor(tmp_path, c
     assert preprocessing.crop == (32, 32)
     assert preprocessing.image_mean == (0.485, 0.456, 0.406)
     assert preprocessing.rescale_factor == pytest.approx(1 / 255)
+
+
+SILENT = {
+    "vjepa2": ("size", {"size": {"shortest_edge": 32}}),
+    "vivit": ("rescale_factor", {}),
+    "videoprism": ("resample", {}),
+}
+"""By family, a key of the video processor's file, and what the file says of it."""
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_where_a_video_processors_file_is_silent_or_not_heeded_its_class_decides(name, tmp_path):
+    """The reference is the class itself, made by transformers of the same file."""
+    processor_class = type(VIDEO_PROCESSORS[name])
+    folder = FAMILIES[name].save(tmp_path)
+    for file in folder.glob("*processor*.json"):
+        file.unlink()
+    VIDEO_PROCESSORS[name].save_pretrained(folder)
+    (file,) = folder.glob("*processor*.json")
+    key, said = SILENT[name]
+    parameters = json.loads(file.read_text())
+    del parameters[key]
+    file.write_text(json.dumps(parameters | said))
+
+    preprocessing = read_checkpoint(str(folder)).preprocessing
+    theirs = processor_class.from_pretrained(folder)
+    size = theirs.size
+    if size.shortest_edge:
+        assert preprocessing.shortest_edge == size.shortest_edge
+    else:
+        assert preprocessing.resize == (size.height, size.width)
+    assert preprocessing.resample == theirs.resample
+    # Of pixels that say what becomes of black and white.
+    ends = torch.tensor([0, 255], dtype=torch.uint8).expand(3, 1, 2)
+    rescaled = theirs.rescale_and_normalize(
+        ends, theirs.do_rescale, theirs.rescale_factor, False, None, None
+    )
+    ours = ends * preprocessing.rescale_factor - int(preprocessing.offset)
+    torch.testing.assert_close(ours, rescaled)
+
+
+def test_those_values_are_not_what_other_processors_have(tmp_path):
+    """Guard of the test above, of transformers' values as of today."""
+    assert VJEPA2VideoProcessor(crop_size=32, size={"shortest_edge": 32}).size.shortest_edge == 36
+    assert VivitVideoProcessor().rescale_factor == 1 / 127.5
+    assert LlavaOnevisionVideoProcessor().resample == 3
+
+
+def test_a_video_processor_of_another_class_is_refused(tmp_path):
+    folder, file = video_processor_only(tmp_path)
+    file.write_text(file.read_text().replace("VJEPA2VideoProcessor", "UnheardOfVideoProcessor"))
+    with pytest.raises(ModelError, match=r"UnheardOfVideoProcessor.*known: .*VJEPA2") as error:
+        read_checkpoint(str(folder))
+    assert str(folder) in one_line(error)
 
 
 @pytest.mark.parametrize("change", [without_its_name, broken, Path.unlink])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
 from transformers.models.auto.video_processing_auto import get_video_processor_config
+from transformers.models.llava_onevision.video_processing_llava_onevision import (
+    LlavaOnevisionVideoProcessor,
+)
+from transformers.models.timesformer.video_processing_timesformer import TimesformerVideoProcessor
+from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
+from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
+from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Geometry
@@ -32,6 +41,19 @@ FAMILIES: dict[str, type[Adapter]] = {
     "vjepa2": VJEPA2,
 }
 """Adapters by the ``model_type`` of a checkpoint's config."""
+
+_VIDEO_PROCESSORS: dict[str, type[BaseVideoProcessor]] = {
+    processor.__name__: processor
+    for processor in (
+        LlavaOnevisionVideoProcessor,  # VideoPrism's
+        TimesformerVideoProcessor,
+        VideoMAEVideoProcessor,
+        VivitVideoProcessor,
+        VJEPA2VideoProcessor,
+    )
+}
+"""By the ``video_processor_type`` of a checkpoint's processor file. From their own modules: without
+torchvision, transformers itself hands out stand-ins that raise."""
 
 
 @dataclass(frozen=True)
@@ -126,19 +148,29 @@ def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
 def _processor_parameters(name: str, revision: str | None) -> dict[str, Any]:
     """Parameters of a checkpoint's image processor, or of its video processor if it has no other.
 
-    transformers' video processors need torchvision, their files don't.
+    What the file doesn't say is the class's to say, and V-JEPA 2's doesn't heed all that it does
+    say. transformers' video processors need torchvision to run, and not to be made.
     """
     try:
         processor = AutoImageProcessor.from_pretrained(
             name, revision=revision, trust_remote_code=False
         )
     except (OSError, ValueError, ImportError):
-        parameters: dict[str, Any] = get_video_processor_config(name, revision=revision)
-        if "video_processor_type" not in parameters:
+        from_file: dict[str, Any] = get_video_processor_config(name, revision=revision)
+        if "video_processor_type" not in from_file:
             raise
+        parameters: dict[str, Any] = _video_processor(from_file).to_dict()
         return parameters
     image_parameters: dict[str, Any] = processor.to_dict()
     return image_parameters
+
+
+def _video_processor(from_file: Mapping[str, Any]) -> BaseVideoProcessor:
+    kind = from_file["video_processor_type"]
+    if kind not in _VIDEO_PROCESSORS:
+        known = ", ".join(sorted(_VIDEO_PROCESSORS))
+        raise ValueError(f"its video processor is a {kind}, which is not supported; known: {known}")
+    return _VIDEO_PROCESSORS[kind](**from_file)
 
 
 def _family(name: str, config: PretrainedConfig) -> type[Adapter]:
