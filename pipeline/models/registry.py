@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
 from transformers.models.auto.video_processing_auto import get_video_processor_config
@@ -19,7 +20,7 @@ from transformers.models.timesformer.video_processing_timesformer import Timesfo
 from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
 from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
 from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.video_processing_utils import BaseVideoProcessor
 
@@ -82,7 +83,7 @@ class Checkpoint:
 
 
 def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
-    """Read a checkpoint's config, processor and weight hash.
+    """Read a checkpoint's config, processor and weight hash, all of one commit.
 
     Raises
     ------
@@ -91,6 +92,9 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         safetensors weights.
     """
     try:
+        # A branch may move on between one file and the next: what it was at the first counts.
+        commit = extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
+        revision = commit or revision
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         processor = _processor_parameters(name, revision)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -99,11 +103,11 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     weights = _weight_files(name, revision)
     return Checkpoint(
         name=name,
-        revision=extract_commit_hash(str(weights[0]), None),
+        revision=commit,
         weights_digest=_digest(weights),
         weights_bytes=sum(file.stat().st_size for file in weights),
         family=config.model_type,
-        class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
+        class_names=_class_names(name, config),
         n_layers=adapter.n_layers(config),
         n_heads=adapter.n_heads(config),
         has_temporal_attention=adapter.has_temporal_attention(config),
@@ -184,6 +188,18 @@ def _family(name: str, config: PretrainedConfig) -> type[Adapter]:
         ) from None
 
 
+def _class_names(name: str, config: PretrainedConfig) -> tuple[str, ...]:
+    """Names of the classes, in the order of the logits."""
+    n_classes = len(config.id2label)
+    for index in range(n_classes):
+        if index not in config.id2label:
+            raise ModelError(
+                f"model: the config of {name!r} names {n_classes} classes in id2label, and none of "
+                f"them is {index}: expected 0 to {n_classes - 1}"
+            )
+    return tuple(config.id2label[index] for index in range(n_classes))
+
+
 def _weight_files(name: str, revision: str | None) -> list[Path]:
     """Safetensors files of a checkpoint, one or as many as its index lists."""
 
@@ -199,12 +215,28 @@ def _weight_files(name: str, revision: str | None) -> list[Path]:
 
     if single := find(SAFE_WEIGHTS_NAME):
         return [single]
+    expected = [SAFE_WEIGHTS_NAME]
     if index := find(SAFE_WEIGHTS_INDEX_NAME):
         content: dict[str, Any] = json.loads(index.read_text())
-        files = [find(file) for file in sorted(set(content["weight_map"].values()))]
-        if None not in files:
-            return [file for file in files if file]
-    raise ModelError(f"model: {name!r} has no {SAFE_WEIGHTS_NAME}; only safetensors are loaded")
+        expected = sorted(set(content["weight_map"].values()))
+    files = {file: find(file) for file in expected}
+    for file, path in files.items():
+        if path is None:
+            raise ModelError(f"model: {_lack(name, file, revision)}")
+    return [path for path in files.values() if path]
+
+
+def _lack(name: str, file: str, revision: str | None) -> str:
+    """Why a file of a checkpoint isn't there: it has none, or it can't be had now."""
+    try:
+        cached_file(name, file, revision=revision)
+    except OSError as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            return (
+                f"{file} of {name!r} is not in the cache, and the hub is out of reach (offline, or "
+                "HF_HUB_OFFLINE is set): download the checkpoint first"
+            )
+    return f"{name!r} has no {file}; only safetensors are loaded"
 
 
 def _digest(files: list[Path]) -> str:
