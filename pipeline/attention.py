@@ -13,6 +13,7 @@ by module, so that models don't disturb each other.
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -208,6 +209,19 @@ def mean_row(scores: Scores) -> Tensor:
     """Mean of all rows, what each token gets on average: (batch, heads, 1, tokens)."""
     batch, _, queries, _ = scores.query.shape
     return scores.weighted_row(torch.full((batch, queries), 1 / queries, device=scores.key.device))
+
+
+@cache
+def heads_averaged(read: Callable[[Scores], Tensor]) -> Callable[[Scores], Tensor]:
+    """Have rows averaged over the heads, as one head, where they are read: the others aren't kept.
+
+    For one function it is one function each time: to torch.compile another is another program.
+    """
+
+    def averaged(scores: Scores) -> Tensor:
+        return read(scores).mean(dim=1, keepdim=True)
+
+    return averaged
 
 
 def all_scores(scores: Scores) -> Scores:

@@ -3,13 +3,14 @@
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TimesformerForVideoClassification
 from transformers.models.timesformer.modeling_timesformer import TimesformerSelfAttention
 
-from pipeline.attention import Scores, all_rows, capture, first_row
+from pipeline.attention import Scores, all_rows, capture, first_row, heads_averaged
 from pipeline.models.timesformer import Timesformer
 from tests.checkpoints import make_timesformer
 
@@ -199,6 +200,16 @@ def test_gradients_equal_the_eager_models():
         of_pixels.append(clips.grad)
     torch.testing.assert_close(of_pixels[1], of_pixels[0], atol=1e-4, rtol=1e-3)
     assert of_pixels[0].abs().max() > 1e-3
+
+
+def test_heads_are_averaged_where_rows_are_read():
+    query, key = torch.randn(2, 2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    scores = Scores(query, key, scale=0.5)
+    for read in (first_row, all_rows):
+        rows = heads_averaged(read)(scores)
+        expected = read(scores).double().numpy().mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+        assert heads_averaged(read) is heads_averaged(read)
 
 
 class InterruptedRunError(Exception):

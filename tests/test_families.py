@@ -3,6 +3,7 @@
 import gc
 import shutil
 import weakref
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
@@ -17,6 +18,7 @@ from pipeline import attention
 from pipeline.attention import ATTENTION, capture, mean_row
 from pipeline.config import Method
 from pipeline.errors import ConfigError
+from pipeline.models import adapter as adapter_module
 from pipeline.models.registry import FAMILIES as ADAPTERS
 from pipeline.models.registry import load_adapter, read_checkpoint
 from pipeline.plan import plan_run
@@ -217,6 +219,30 @@ def test_every_layer_and_head_equals_the_eager_models(name, tmp_path):
 
 
 @EACH
+def test_heads_that_are_averaged_are_not_kept(name, tmp_path, monkeypatch):
+    """And the mean is the same to the bit as that of heads that are."""
+    adapter = load(FAMILIES[name].save(tmp_path, **FAMILIES[name].sizes[1]))
+    n_heads = adapter.n_heads(adapter.model.config)
+    clips = clips_for(adapter, 2)
+    shapes = []
+
+    @contextmanager
+    def recorded(wanted):
+        with capture(wanted) as rows:
+            yield rows
+            shapes.append([rows[key].shape for key in wanted])
+
+    monkeypatch.setattr(adapter_module, "capture", recorded)
+    kept = explain(adapter, clips, layers="all", heads="keep")
+    averaged = explain(adapter, clips, layers="all")
+    for of_each, of_all in zip(*shapes, strict=True):
+        assert of_each[1] == n_heads > 1 == of_all[1]
+        assert (of_each[0], *of_each[2:]) == (of_all[0], *of_all[2:])
+    assert averaged.head_joint is None
+    assert torch.equal(averaged.joint, kept.joint)
+
+
+@EACH
 def test_chosen_layers_are_those_of_all(name, tmp_path):
     family = FAMILIES[name]
     adapter = load(family.save(tmp_path, **family.sizes[1]))
@@ -386,6 +412,18 @@ def test_a_compiled_model_is_captured_as_well(name, tmp_path):
             torch.testing.assert_close(explanation.joint, expected.joint, atol=1e-5, rtol=0)
             torch.testing.assert_close(explanation.logits, expected.logits, atol=1e-4, rtol=0)
     assert len(attention._TAPS) == 0
+
+
+@EACH
+@pytest.mark.parametrize("method", [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}])
+def test_a_compiled_model_is_not_compiled_again_for_batches_of_one_shape(name, method, tmp_path):
+    adapter = load(FAMILIES[name].save(tmp_path))
+    torch.compiler.reset()
+    adapter.model.compile(backend="eager")
+    explain(adapter, clips_for(adapter, 2), **method)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for seed in (2, 3):
+            explain(adapter, clips_for(adapter, 2, seed), **method)
 
 
 @EACH

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
 from transformers.models.auto.video_processing_auto import get_video_processor_config
@@ -21,7 +20,7 @@ from transformers.models.videomae.video_processing_videomae import VideoMAEVideo
 from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
 from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.utils.hub import LocalEntryNotFoundError, cached_file, extract_commit_hash
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from pipeline.errors import ModelError
