@@ -349,15 +349,38 @@ def test_no_matrix_over_all_tokens_is_formed(name, tmp_path, monkeypatch):
     assert by_adapter.count == 0
 
 
+def bfloat16_model(adapter):
+    adapter.model.to(torch.bfloat16)
+    return torch.autocast("cpu", enabled=False)
+
+
+def bfloat16_autocast(adapter):
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def float16_autocast(adapter):
+    return torch.autocast("cpu", dtype=torch.float16)
+
+
+IN_HALF = pytest.mark.parametrize(
+    "precision", [bfloat16_model, bfloat16_autocast, float16_autocast]
+)
+"""Runs are of the latter two: their weights stay in float32."""
+
+
 @pytest.mark.parametrize("name", WITH_ATTENTION_FUNCTION)
-def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_key(name, tmp_path):
+@IN_HALF
+def test_in_half_precision_rows_are_the_float32_softmax_of_the_models_query_and_key(
+    name, precision, tmp_path
+):
     """The reference is transformers' eager function on the q and k that the model made.
 
     The eager model in float32 would be none: after a layer its activations differ by more than the
     rows may.
     """
     family = FAMILIES[name]
-    adapter = load(family.save(tmp_path, **family.sizes[1]), dtype=torch.bfloat16)
+    adapter = load(family.save(tmp_path, **family.sizes[1]))
+    context = precision(adapter)
     readout = family.readout(adapter.model)
     given = []
 
@@ -366,16 +389,18 @@ def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_ke
             given.append((query, key, value, kwargs))
         return attention.attend(module, query, key, value, attention_mask, **kwargs)
 
-    clips = clips_for(adapter, 3).to(torch.bfloat16)
+    half = torch.float16 if precision is float16_autocast else torch.bfloat16
+    clips = clips_for(adapter, 3).to(half)
     ALL_ATTENTION_FUNCTIONS["recorded"] = record
     try:
         adapter.model.set_attn_implementation("recorded")
-        with torch.no_grad(), capture(wanted(family, adapter)) as rows:
+        with torch.no_grad(), context, capture(wanted(family, adapter)) as rows:
             adapter.model(**{family.input_name: clips})
     finally:
         del ALL_ATTENTION_FUNCTIONS["recorded"]
     (query, key, value, kwargs), *_ = given
-    assert query.dtype is torch.bfloat16
+    # Under autocast VideoPrism's pooler scales its query in float32.
+    assert key.dtype is half
     eager = import_module(type(readout).__module__).eager_attention_forward
     _, matrix = eager(readout, query.float(), key.float(), value.float(), None, **kwargs)
     expected = rows_of(matrix, family.read)
@@ -384,15 +409,22 @@ def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_ke
 
 
 @EACH
-def test_in_bfloat16_the_attribution_stays_near_the_float32_models(name, tmp_path):
+@IN_HALF
+def test_in_half_precision_the_attribution_stays_near_the_float32_models(name, precision, tmp_path):
     family = FAMILIES[name]
     folder = family.save(tmp_path, **family.sizes[0])
-    single, half = load(folder), load(folder, dtype=torch.bfloat16)
+    single, adapter = load(folder), load(folder)
+    context = precision(adapter)
+    half = torch.float16 if precision is float16_autocast else torch.bfloat16
     clips = clips_for(single, 3)
-    joint = explain(half, clips.to(torch.bfloat16)).joint[:, -1]
+    with context:
+        joint = explain(adapter, clips.to(half)).joint[:, -1]
     assert joint.dtype is torch.float32
+    exact = explain(single, clips).joint[:, -1]
     np.testing.assert_allclose(joint.sum(dim=(1, 2)), 1, atol=2e-3)
-    np.testing.assert_allclose(joint, explain(single, clips).joint[:, -1], atol=0.03)
+    np.testing.assert_allclose(joint, exact, atol=0.03)
+    # Guard: the model did run in half precision.
+    assert not torch.equal(joint, exact)
 
 
 @pytest.mark.slow
@@ -499,6 +531,45 @@ def test_nothing_is_left_behind(name, raised, tmp_path):
     del adapter, rows
     gc.collect()
     assert all(reference() is None for reference in gone)
+
+
+def live_tensors():
+    """How many tensors there are, and of how many bytes."""
+    gc.collect()
+    # By type: isinstance asks objects for their class, which wakes lazy ones.
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    return len(tensors), sum(tensor.nbytes for tensor in tensors)
+
+
+@EACH
+@pytest.mark.parametrize("method", [{"layers": "all", "heads": "keep"}, {"name": "rollout"}])
+def test_explaining_over_and_over_and_then_another_model_keeps_nothing(name, method, tmp_path):
+    family = FAMILIES[name]
+    folders = [family.save(tmp_path / str(seed), seed=seed) for seed in (3, 4)]
+
+    def explained(folder):
+        """What lives after one batch and after more; the model goes with the call."""
+        adapter = load(folder)
+        clips, state = clips_for(adapter, 2), state_of(adapter.model)
+        explain(adapter, clips, **method)
+        once = live_tensors()
+        for _ in range(10):
+            explain(adapter, clips, **method)
+        assert state_of(adapter.model) == state
+        return once, live_tensors()
+
+    functions = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
+    classes = {type(module): type(module).forward for module in load(folders[0]).model.modules()}
+    before = live_tensors()
+    first = explained(folders[0])
+    assert live_tensors() == before
+    second = explained(folders[1])
+    assert live_tensors() == before
+    assert first == ((first[0]),) * 2 == second
+    assert first[0] > before
+    assert len(attention._TAPS) == 0
+    assert {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS} == functions
+    assert all(kind.forward is forward for kind, forward in classes.items())
 
 
 @EACH
