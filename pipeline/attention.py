@@ -30,6 +30,10 @@ _SCORES_AT_ONCE = {"cpu": 1_200_000}
 made a mean row of 1568 queries 2 to 3 times as fast as forming 128 rows of all clips at a time."""
 _SCORES_AT_ONCE_ELSEWHERE = 8_000_000
 
+_ITEMS_AT_ONCE = 65_535
+"""Batch items in one call of SDPA: CUDA's grids end there, and with them torch's kernels (issues
+142228 and 146704 of pytorch/pytorch). Attention over time has an item for each patch."""
+
 Name = TypeVar("Name", bound=Hashable)
 Kept = TypeVar("Kept")
 
@@ -111,11 +115,13 @@ def attend(
         tap.kept = tap.read(Scores(query, key, scaling, softcap))
     if softcap is not None:
         return Scores(query, key, scaling, softcap).context(value), None
-    context: Tensor
-    context, _ = sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **kwargs
-    )
-    return context, None
+    contexts = [
+        sdpa_attention_forward(module, *items, None, scaling=scaling, **kwargs)[0]
+        for items in zip(
+            *(torch.split(t, _ITEMS_AT_ONCE) for t in (query, key, value)), strict=True
+        )
+    ]
+    return contexts[0] if len(contexts) == 1 else torch.cat(contexts), None
 
 
 AttentionInterface.register(ATTENTION, attend)

@@ -33,6 +33,8 @@ _MODEL_ARRAYS = frozenset(
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "could not create a primitive"),
     *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    # cuBLAS without room for its handle, and cuDNN for the workspace of any of its convolutions.
+    *("CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine"),
 )
 """What torch's allocator on a CPU, oneDNN, and CUDA's libraries say in a plain RuntimeError."""
 
@@ -94,7 +96,9 @@ class Attributor:
         else doesn't go through.
 
         A batch for which the device lacks memory goes through in halves, down to single clips, and
-        so do those after it. Only a clip that doesn't fit alone fails, as ``model_error``.
+        so do those after it; what halves leave over goes alone, 5 clips as 2, 2 and 1. Passes of
+        another size may give other last bits. Only a clip that doesn't fit alone fails, as
+        ``model_error``.
         """
         n_clips = len(batch["row"])
         columns = {name: values for name, values in batch.items() if name != "frames"} | {

@@ -277,6 +277,61 @@ def test_out_of_memory_leaves_nothing_of_the_failed_pass_behind(model, monkeypat
     assert (columns["status"] == Status.OK).all()
 
 
+def fails_above(monkeypatch, attributor, n_fitting, error):
+    """Have passes of more clips fail so; gives the sizes of the passes."""
+    explain, sizes = attributor._adapter.explain, []
+
+    def explain_as_fits(pixel_values, method):
+        sizes.append(len(pixel_values))
+        if len(pixel_values) > n_fitting:
+            raise error
+        return explain(pixel_values, method)
+
+    monkeypatch.setattr(attributor._adapter, "explain", explain_as_fits)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(..)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
+def test_every_face_of_little_memory_halves_a_batch(model, attributor, error, monkeypatch):
+    short = attributor_of(model)
+    sizes = fails_above(monkeypatch, short, 1, error)
+    columns = short(batch_of())
+    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert (columns["status"] == Status.OK).all()
+    np.testing.assert_allclose(columns["temporal"], attributor(batch_of())["temporal"], atol=1e-6)
+
+
+def test_what_halves_leave_over_goes_through_as_well(model, monkeypatch):
+    attributor = attributor_of(model)
+    sizes = fails_above(monkeypatch, attributor, 2, torch.OutOfMemoryError())
+    batch = {name: np.concatenate((column, column[:1])) for name, column in batch_of().items()}
+    columns = attributor(batch)
+    assert sizes == [5, 2, 2, 1]
+    assert (columns["status"] == Status.OK).all()
+    np.testing.assert_allclose(columns["temporal"][4], columns["temporal"][0], atol=1e-6)
+
+
+def test_any_other_error_of_the_model_is_raised(model, monkeypatch):
+    attributor = attributor_of(model)
+    sizes = fails_above(monkeypatch, attributor, 0, RuntimeError("device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        attributor(batch_of())
+    assert sizes == [4]
+
+
 def test_a_clip_without_a_label_has_no_probability_of_it(attributor):
     labelled = attributor(batch_of())
     columns = attributor(batch_of(labels=(-1, 4, 2, -1)))
