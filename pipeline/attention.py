@@ -159,12 +159,10 @@ class Scores:
         -------
         (batch, heads, 1, tokens) float32; sums to the sum of the weights
         """
-        batch, heads, _, _ = self.query.shape
-        total = torch.zeros(batch, heads, 1, self.key.shape[2], device=self.key.device)
-        with torch.autocast(self.query.device.type, enabled=False):
-            for items, queries, softmax in self._pieces():
-                total[items] += weights[items, None, None, queries] @ softmax
-        return total
+        if _is_one_node():
+            row: Tensor = _weighted_row(self.query, self.key, weights, self.scale, self.softcap)
+            return row
+        return self._weighted_row(weights)
 
     def context(self, value: Tensor) -> Tensor:
         """Attend plainly, some queries at a time: (batch, queries, heads, head_dim).
@@ -174,6 +172,20 @@ class Scores:
         value
             (batch, heads, tokens, head_dim)
         """
+        if _is_one_node():
+            context: Tensor = _context(self.query, self.key, value, self.scale, self.softcap)
+            return context
+        return self._context(value)
+
+    def _weighted_row(self, weights: Tensor) -> Tensor:
+        batch, heads, _, _ = self.query.shape
+        total = torch.zeros(batch, heads, 1, self.key.shape[2], device=self.key.device)
+        with torch.autocast(self.query.device.type, enabled=False):
+            for items, queries, softmax in self._pieces():
+                total[items] += weights[items, None, None, queries] @ softmax
+        return total
+
+    def _context(self, value: Tensor) -> Tensor:
         batch, heads, queries, _ = self.query.shape
         context = value.new_empty(batch, queries, heads, value.shape[-1])
         with torch.autocast(self.query.device.type, enabled=False):
@@ -199,6 +211,41 @@ class Scores:
         if self.softcap is not None:
             scores = (scores / self.softcap).tanh() * self.softcap
         return scores.softmax(dim=-1)
+
+
+def _is_one_node() -> bool:
+    """Whether what goes over all queries in pieces is to be one operation of a graph.
+
+    torch.compile would unroll the pieces, hundreds of nodes for each clip and layer of VideoPrism.
+    Operations of one's own have no gradient, and so gradients are taken through the pieces.
+    """
+    return torch.compiler.is_compiling() and not torch.is_grad_enabled()
+
+
+@torch.library.custom_op("staa::weighted_row", mutates_args=())
+def _weighted_row(
+    query: Tensor, key: Tensor, weights: Tensor, scale: float, softcap: float | None
+) -> Tensor:
+    return Scores(query, key, scale, softcap)._weighted_row(weights)
+
+
+@_weighted_row.register_fake
+def _(query: Tensor, key: Tensor, weights: Tensor, scale: float, softcap: float | None) -> Tensor:
+    batch, heads, n_tokens, _ = key.shape
+    return key.new_empty(batch, heads, 1, n_tokens, dtype=torch.float32)
+
+
+@torch.library.custom_op("staa::context", mutates_args=())
+def _context(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None
+) -> Tensor:
+    return Scores(query, key, scale, softcap)._context(value)
+
+
+@_context.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None) -> Tensor:
+    batch, heads, n_queries, _ = query.shape
+    return value.new_empty(batch, n_queries, heads, value.shape[-1])
 
 
 def first_row(scores: Scores) -> Tensor:

@@ -204,6 +204,18 @@ def test_gradients_equal_the_eager_models():
     assert of_pixels[0].abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operations_of_our_own_are_as_torch_would_have_them(softcap, dtype):
+    """Schema, and shapes, strides and dtypes that are told to torch.compile beforehand."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 5, 3, 8, generator=generator).to(dtype).transpose(1, 2)
+    key, value = torch.randn(2, 2, 3, 7, 8, generator=generator).to(dtype)
+    weights = torch.rand(2, 5, generator=generator)
+    for operation, given in ((attention._weighted_row, weights), (attention._context, value)):
+        torch.library.opcheck(operation, (query, key, given, 0.5, softcap))
+
+
 def test_a_batch_of_more_items_than_a_kernel_takes_is_split(monkeypatch):
     adapter = Timesformer(make_timesformer(image_size=24, num_frames=4))
     clips = pixels(adapter.model, 2)

@@ -446,6 +446,52 @@ def test_a_compiled_model_is_captured_as_well(name, tmp_path):
     assert len(attention._TAPS) == 0
 
 
+@pytest.mark.parametrize("name", ["videomae", "videoprism"])
+@IN_HALF
+def test_what_is_computed_in_pieces_is_one_node_of_a_compiled_graph(
+    name, precision, tmp_path, monkeypatch
+):
+    """However many clips there are; and the same to the bit as it is outside of a graph."""
+    # A piece is a query of a clip.
+    monkeypatch.setitem(attention._SCORES_AT_ONCE, "cpu", 1)
+    adapter = load(FAMILIES[name].save(tmp_path))
+    half = torch.float16 if precision is float16_autocast else torch.bfloat16
+    context = precision(adapter)
+    compiled = deepcopy(adapter)
+    n_nodes = []
+
+    def counted(graph, inputs):
+        n_nodes.append(len(graph.graph.nodes))
+        return graph
+
+    compiled.model.compile(backend=counted)
+    for n_clips in (1, 3):
+        torch.compiler.reset()
+        clips = clips_for(adapter, n_clips).to(half)
+        with context:
+            expected, explanation = (explain(a, clips) for a in (adapter, compiled))
+        assert torch.equal(explanation.joint, expected.joint)
+        assert torch.equal(explanation.logits, expected.logits)
+    of_one, of_three = n_nodes
+    assert of_one == of_three
+
+
+@pytest.mark.parametrize("name", ["videomae", "videoprism"])
+def test_a_compiled_models_gradients_go_through_the_pieces(name, tmp_path):
+    plain = load(FAMILIES[name].save(tmp_path))
+    compiled = deepcopy(plain)
+    torch.compiler.reset()
+    compiled.model.compile(backend="aot_eager")
+    gradients = []
+    for adapter in (plain, compiled):
+        clips = clips_for(adapter, 2).requires_grad_()
+        explanation = adapter.explain(clips, Method())
+        (explanation.logits[:, 1].sum() + explanation.joint[:, 0, 0, 0].sum()).backward()
+        gradients.append(clips.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
+    assert gradients[0].abs().max() > 1e-3
+
+
 @EACH
 @pytest.mark.parametrize("method", [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}])
 def test_a_compiled_model_is_not_compiled_again_for_batches_of_one_shape(name, method, tmp_path):
