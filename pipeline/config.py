@@ -203,7 +203,8 @@ class RunOptions(FrozenConfig):
     """Precision of the forward pass; captured attention is float32 always."""
     compile_model: bool = False
     """Compile the model by torch.compile: a minute or more at the start, and faster from then on,
-    above all on a GPU; last bits of the results may be others. Needs a C++ compiler."""
+    above all on a GPU; last bits of the results may be others. Needs a C++ compiler (on a GPU, one
+    of C) and Python's headers."""
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)

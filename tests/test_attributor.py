@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import warnings
 import weakref
 from dataclasses import replace
@@ -18,8 +19,10 @@ from transformers import (
     VideoMAEImageProcessorPil,
 )
 
+from pipeline import attributor as attributor_module
 from pipeline.attributor import Attributor
 from pipeline.config import Method
+from pipeline.errors import ConfigError
 from pipeline.models.registry import read_checkpoint
 from pipeline.schema import StoreLayout
 from pipeline.status import Status
@@ -221,6 +224,38 @@ def test_below_float32_the_model_runs_under_autocast_and_its_weights_stay(model,
     for name in ("spatial", "temporal", "probability"):
         np.testing.assert_allclose(columns[name], exact[name], atol=0.05)
         assert not np.array_equal(columns[name], exact[name])
+
+
+@pytest.mark.parametrize(
+    ("device", "variable", "reason"),
+    [
+        ("cpu", "CXX", r"needs a C\+\+ compiler, and there is no no-such on .* by CXX"),
+        ("cuda", "CC", r"needs a C compiler, and there is no no-such on .* by CC"),
+    ],
+)
+def test_a_model_is_not_compiled_where_there_is_no_compiler(
+    model, device, variable, reason, monkeypatch
+):
+    monkeypatch.setenv(variable, "no-such")
+    monkeypatch.setattr(attributor_module, "load_adapter", None)  # It isn't come to.
+    with pytest.raises(ConfigError, match=f"compile_model: torch.compile {reason}"):
+        attributor_of(model, device=device, compile_model=True)
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"there is no (g\+\+|gcc or clang) on"):
+        attributor_of(model, device=device, compile_model=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Python comes with its headers elsewhere")
+def test_a_model_is_not_compiled_without_pythons_headers(model, tmp_path, monkeypatch):
+    compiler = tmp_path / "compiler"
+    compiler.touch(mode=0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"there is no {tmp_path}/Python\.h on"):
+        attributor_of(model, compile_model=True)
+    (tmp_path / "Python.h").touch()
+    attributor_of(model, compile_model=True)
 
 
 @pytest.mark.slow
