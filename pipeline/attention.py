@@ -13,6 +13,7 @@ by module, so that models don't disturb each other.
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,10 @@ _SCORES_AT_ONCE = {"cpu": 1_200_000}
 """Scores that are formed at a time where all queries count: on a CPU they stay in its cache, which
 made a mean row of 1568 queries 2 to 3 times as fast as forming 128 rows of all clips at a time."""
 _SCORES_AT_ONCE_ELSEWHERE = 8_000_000
+
+_ITEMS_AT_ONCE = 65_535
+"""Batch items in one call of SDPA: CUDA's grids end there, and with them torch's kernels (issues
+142228 and 146704 of pytorch/pytorch). Attention over time has an item for each patch."""
 
 Name = TypeVar("Name", bound=Hashable)
 Kept = TypeVar("Kept")
@@ -110,11 +115,13 @@ def attend(
         tap.kept = tap.read(Scores(query, key, scaling, softcap))
     if softcap is not None:
         return Scores(query, key, scaling, softcap).context(value), None
-    context: Tensor
-    context, _ = sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **kwargs
-    )
-    return context, None
+    contexts = [
+        sdpa_attention_forward(module, *items, None, scaling=scaling, **kwargs)[0]
+        for items in zip(
+            *(torch.split(t, _ITEMS_AT_ONCE) for t in (query, key, value)), strict=True
+        )
+    ]
+    return contexts[0] if len(contexts) == 1 else torch.cat(contexts), None
 
 
 AttentionInterface.register(ATTENTION, attend)
@@ -152,12 +159,10 @@ class Scores:
         -------
         (batch, heads, 1, tokens) float32; sums to the sum of the weights
         """
-        batch, heads, _, _ = self.query.shape
-        total = torch.zeros(batch, heads, 1, self.key.shape[2], device=self.key.device)
-        with torch.autocast(self.query.device.type, enabled=False):
-            for items, queries, softmax in self._pieces():
-                total[items] += weights[items, None, None, queries] @ softmax
-        return total
+        if _is_one_node():
+            row: Tensor = _weighted_row(self.query, self.key, weights, self.scale, self.softcap)
+            return row
+        return self._weighted_row(weights)
 
     def context(self, value: Tensor) -> Tensor:
         """Attend plainly, some queries at a time: (batch, queries, heads, head_dim).
@@ -167,6 +172,20 @@ class Scores:
         value
             (batch, heads, tokens, head_dim)
         """
+        if _is_one_node():
+            context: Tensor = _context(self.query, self.key, value, self.scale, self.softcap)
+            return context
+        return self._context(value)
+
+    def _weighted_row(self, weights: Tensor) -> Tensor:
+        batch, heads, _, _ = self.query.shape
+        total = torch.zeros(batch, heads, 1, self.key.shape[2], device=self.key.device)
+        with torch.autocast(self.query.device.type, enabled=False):
+            for items, queries, softmax in self._pieces():
+                total[items] += weights[items, None, None, queries] @ softmax
+        return total
+
+    def _context(self, value: Tensor) -> Tensor:
         batch, heads, queries, _ = self.query.shape
         context = value.new_empty(batch, queries, heads, value.shape[-1])
         with torch.autocast(self.query.device.type, enabled=False):
@@ -194,6 +213,41 @@ class Scores:
         return scores.softmax(dim=-1)
 
 
+def _is_one_node() -> bool:
+    """Whether what goes over all queries in pieces is to be one operation of a graph.
+
+    torch.compile would unroll the pieces, hundreds of nodes for each clip and layer of VideoPrism.
+    Operations of one's own have no gradient, and so gradients are taken through the pieces.
+    """
+    return torch.compiler.is_compiling() and not torch.is_grad_enabled()
+
+
+@torch.library.custom_op("staa::weighted_row", mutates_args=())
+def _weighted_row(
+    query: Tensor, key: Tensor, weights: Tensor, scale: float, softcap: float | None
+) -> Tensor:
+    return Scores(query, key, scale, softcap)._weighted_row(weights)
+
+
+@_weighted_row.register_fake
+def _(query: Tensor, key: Tensor, weights: Tensor, scale: float, softcap: float | None) -> Tensor:
+    batch, heads, n_tokens, _ = key.shape
+    return key.new_empty(batch, heads, 1, n_tokens, dtype=torch.float32)
+
+
+@torch.library.custom_op("staa::context", mutates_args=())
+def _context(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None
+) -> Tensor:
+    return Scores(query, key, scale, softcap)._context(value)
+
+
+@_context.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None) -> Tensor:
+    batch, heads, n_queries, _ = query.shape
+    return value.new_empty(batch, n_queries, heads, value.shape[-1])
+
+
 def first_row(scores: Scores) -> Tensor:
     """Row of the first query, where CLS or a pooler's query is: (batch, heads, 1, tokens)."""
     return scores.rows(slice(0, 1))
@@ -208,6 +262,19 @@ def mean_row(scores: Scores) -> Tensor:
     """Mean of all rows, what each token gets on average: (batch, heads, 1, tokens)."""
     batch, _, queries, _ = scores.query.shape
     return scores.weighted_row(torch.full((batch, queries), 1 / queries, device=scores.key.device))
+
+
+@cache
+def heads_averaged(read: Callable[[Scores], Tensor]) -> Callable[[Scores], Tensor]:
+    """Have rows averaged over the heads, as one head, where they are read: the others aren't kept.
+
+    For one function it is one function each time: to torch.compile another is another program.
+    """
+
+    def averaged(scores: Scores) -> Tensor:
+        return read(scores).mean(dim=1, keepdim=True)
+
+    return averaged
 
 
 def all_scores(scores: Scores) -> Scores:

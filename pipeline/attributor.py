@@ -1,8 +1,14 @@
 """The model's stage: uint8 frames in, the store's columns out."""
 
 import logging
+import os
+import platform
+import shutil
+import sys
+import sysconfig
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import Method, Precision
+from pipeline.errors import ConfigError
 from pipeline.load import Columns
 from pipeline.models.registry import Checkpoint, load_adapter
 from pipeline.preprocess import Preprocessing
@@ -33,6 +40,8 @@ _MODEL_ARRAYS = frozenset(
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "could not create a primitive"),
     *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    # cuBLAS without room for its handle, and cuDNN for the workspace of any of its convolutions.
+    *("CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine"),
 )
 """What torch's allocator on a CPU, oneDNN, and CUDA's libraries say in a plain RuntimeError."""
 
@@ -57,6 +66,13 @@ class Attributor:
         Torch's threads, on a CPU; results are the same bit for bit only for the same number.
     timed
         Is told how long copying the frames to the device takes, and how long all behind it.
+
+    Raises
+    ------
+    ModelError
+        As `load_adapter` says.
+    ConfigError
+        If the model is to be compiled, and this machine has nothing to compile with.
     """
 
     def __init__(
@@ -73,6 +89,8 @@ class Attributor:
     ) -> None:
         if device == "cpu":
             torch.set_num_threads(n_threads)
+        if compile_model:
+            _check_compiler(device)
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, precision)
         self._adapter = load_adapter(checkpoint, device=device)
@@ -94,7 +112,9 @@ class Attributor:
         else doesn't go through.
 
         A batch for which the device lacks memory goes through in halves, down to single clips, and
-        so do those after it. Only a clip that doesn't fit alone fails, as ``model_error``.
+        so do those after it; what halves leave over goes alone, 5 clips as 2, 2 and 1. Passes of
+        another size may give other last bits. Only a clip that doesn't fit alone fails, as
+        ``model_error``.
         """
         n_clips = len(batch["row"])
         columns = {name: values for name, values in batch.items() if name != "frames"} | {
@@ -192,6 +212,31 @@ def normalise(frames: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) 
         (preprocessing.rescale_factor / std)[:, None, None],
         out=torch.empty(channels_first.shape, dtype=dtype, device=frames.device),
     )
+
+
+def _check_compiler(device: str) -> None:
+    """Say in one line, before a model is loaded, what torch.compile would say in the first batch.
+
+    Where the run's command is given there may be a compiler, and on the nodes of its cluster none.
+    """
+    # As they are looked for: C++ by torch.compile, C by its Triton.
+    variable, language, compilers = "CXX", "C++", ["g++"]
+    if device == "cuda":
+        variable, language, compilers = "CC", "C", ["gcc", "clang"]
+    if named := os.environ.get(variable):
+        compilers = [named]
+    if not any(shutil.which(compiler) for compiler in compilers):
+        raise ConfigError(
+            f"compile_model: torch.compile needs a {language} compiler, and there is no "
+            f"{' or '.join(compilers)} on {platform.node()}; install one, or name it by {variable}"
+        )
+    header = Path(sysconfig.get_path("include", scheme="posix_prefix"), "Python.h")
+    # Elsewhere Python comes with them, in places of their own.
+    if sys.platform == "linux" and not header.exists():
+        raise ConfigError(
+            f"compile_model: torch.compile needs Python's headers, and there is no {header} on "
+            f"{platform.node()}; install them (python3-dev)"
+        )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -147,7 +147,8 @@ class Method(FrozenConfig):
     """Blocks whose attention is read, `last`, `all`, or numbers, from the last if negative; an
     attentive pooler is one. The run's attribution is the last one's; several are stored beside."""
     heads: Literal["mean", "keep"] = "mean"
-    """Average the heads' attention, or also store an attribution of each head."""
+    """Average the heads' attention, or also store an attribution of each head. Of divided attention
+    those are the heads of the attention over space; that over time is averaged over its own."""
     residual: bool = False
     """Count the skip connection around divided temporal attention, as (B + I) / 2."""
 
@@ -214,7 +215,8 @@ class RunOptions(FrozenConfig):
     """Precision of the forward pass; captured attention is float32 always."""
     compile_model: bool = False
     """Compile the model by torch.compile: a minute or more at the start, and faster from then on,
-    above all on a GPU; last bits of the results may be others. Needs a C++ compiler."""
+    above all on a GPU; last bits of the results may be others. Needs a C++ compiler (on a GPU, one
+    of C) and Python's headers."""
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)

@@ -33,7 +33,7 @@ from pipeline.store import (
 )
 from pipeline.views import inputs_of_views
 
-ATTRIBUTION_VERSION = 1
+ATTRIBUTION_VERSION = 2
 """Part of a run's identity: raised when the same input would give other attributions."""
 
 _RECORDED_PACKAGES = ("torch", "transformers", "decord2", "ray", "zarr", "numpy")

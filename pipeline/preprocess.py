@@ -85,7 +85,11 @@ class Preprocessing:
 
     @classmethod
     def from_processor_dict(cls, params: Mapping[str, Any]) -> "Preprocessing":
-        """Take over a processor's ``to_dict()``, or a ``preprocessor_config.json``.
+        """Take over a processor's ``to_dict()``.
+
+        A ``preprocessor_config.json`` that a processor of today saved is as good. An older or
+        edited one may leave out what its class has a default of its own for, so that `registry`
+        hands over none that didn't go through its class.
 
         Raises
         ------

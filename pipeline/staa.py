@@ -27,7 +27,9 @@ def divided_attention(cls_rows: Tensor, temporal: Tensor, *, residual: bool = Fa
         (..., T, 1 + P) float32: CLS's row of the spatial attention in each frame, CLS's own column
         first.
     temporal
-        (..., P, T, T) float32: the temporal attention of each patch, rows are queries.
+        (..., P, T, T) float32: the temporal attention of each patch, rows are queries. Averaged
+        over its heads, with an axis of 1, where ``cls_rows`` are of single heads: the heads of two
+        modules have nothing to do with each other.
     residual
         Use (B + I) / 2 in place of B, the share that the block's skip connection carries
         (Abnar & Zuidema 2020, eq. 1).

@@ -3,13 +3,16 @@
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TimesformerForVideoClassification
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.timesformer.modeling_timesformer import TimesformerSelfAttention
 
-from pipeline.attention import Scores, all_rows, capture, first_row
+from pipeline import attention
+from pipeline.attention import Scores, all_rows, capture, first_row, heads_averaged
 from pipeline.models.timesformer import Timesformer
 from tests.checkpoints import make_timesformer
 
@@ -129,10 +132,10 @@ def test_in_bfloat16_the_softmax_is_float32_of_the_models_own_query_and_key(prec
     adapter = Timesformer(make_timesformer(num_frames=8, image_size=24))
     context = precision(adapter)
     clips = pixels(adapter.model, 3).to(adapter.model.dtype)
-    attention = adapter.model.timesformer.encoder.layer[1].attention.attention
+    module = adapter.model.timesformer.encoder.layer[1].attention.attention
     projected = []
-    attention.qkv.register_forward_hook(lambda module, args, output: projected.append(output))
-    with torch.no_grad(), context, capture({"rows": (attention, first_row)}) as rows:
+    module.qkv.register_forward_hook(lambda _, args, output: projected.append(output))
+    with torch.no_grad(), context, capture({"rows": (module, first_row)}) as rows:
         adapter.model(pixel_values=clips)
 
     assert projected[0].dtype is torch.bfloat16
@@ -199,6 +202,53 @@ def test_gradients_equal_the_eager_models():
         of_pixels.append(clips.grad)
     torch.testing.assert_close(of_pixels[1], of_pixels[0], atol=1e-4, rtol=1e-3)
     assert of_pixels[0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operations_of_our_own_are_as_torch_would_have_them(softcap, dtype):
+    """Schema, and shapes, strides and dtypes that are told to torch.compile beforehand."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 5, 3, 8, generator=generator).to(dtype).transpose(1, 2)
+    key, value = torch.randn(2, 2, 3, 7, 8, generator=generator).to(dtype)
+    weights = torch.rand(2, 5, generator=generator)
+    for operation, given in ((attention._weighted_row, weights), (attention._context, value)):
+        torch.library.opcheck(operation, (query, key, given, 0.5, softcap))
+
+
+def test_a_batch_of_more_items_than_a_kernel_takes_is_split(monkeypatch):
+    adapter = Timesformer(make_timesformer(image_size=24, num_frames=4))
+    clips = pixels(adapter.model, 2)
+    sizes = []
+
+    def recorded(module, query, key, value, *args, **kwargs):
+        sizes.append(len(query))
+        return sdpa_attention_forward(module, query, key, value, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", recorded)
+    with torch.no_grad(), capture(every_row(adapter)) as rows:
+        logits = adapter.model(pixel_values=clips).logits
+        whole = {name: rows[name] for name in every_row(adapter)}
+    # Per block: 9 patches, and then 4 frames, of each of 2 clips.
+    assert sizes == [18, 8] * 2
+    sizes.clear()
+    monkeypatch.setattr(attention, "_ITEMS_AT_ONCE", 7)
+    with torch.no_grad(), capture(every_row(adapter)) as rows:
+        split_logits = adapter.model(pixel_values=clips).logits
+    assert sizes == [7, 7, 4, 7, 1] * 2
+    torch.testing.assert_close(split_logits, logits, atol=1e-6, rtol=0)
+    for name, row in whole.items():
+        torch.testing.assert_close(rows[name], row, atol=1e-6, rtol=0)
+
+
+def test_heads_are_averaged_where_rows_are_read():
+    query, key = torch.randn(2, 2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    scores = Scores(query, key, scale=0.5)
+    for read in (first_row, all_rows):
+        rows = heads_averaged(read)(scores)
+        expected = read(scores).double().numpy().mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+        assert heads_averaged(read) is heads_averaged(read)
 
 
 class InterruptedRunError(Exception):

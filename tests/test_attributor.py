@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import warnings
 import weakref
 from dataclasses import replace
@@ -18,8 +19,10 @@ from transformers import (
     VideoMAEImageProcessorPil,
 )
 
+from pipeline import attributor as attributor_module
 from pipeline.attributor import Attributor
 from pipeline.config import Method
+from pipeline.errors import ConfigError
 from pipeline.models.registry import read_checkpoint
 from pipeline.schema import StoreLayout
 from pipeline.status import Status
@@ -223,6 +226,38 @@ def test_below_float32_the_model_runs_under_autocast_and_its_weights_stay(model,
         assert not np.array_equal(columns[name], exact[name])
 
 
+@pytest.mark.parametrize(
+    ("device", "variable", "reason"),
+    [
+        ("cpu", "CXX", r"needs a C\+\+ compiler, and there is no no-such on .* by CXX"),
+        ("cuda", "CC", r"needs a C compiler, and there is no no-such on .* by CC"),
+    ],
+)
+def test_a_model_is_not_compiled_where_there_is_no_compiler(
+    model, device, variable, reason, monkeypatch
+):
+    monkeypatch.setenv(variable, "no-such")
+    monkeypatch.setattr(attributor_module, "load_adapter", None)  # It isn't come to.
+    with pytest.raises(ConfigError, match=f"compile_model: torch.compile {reason}"):
+        attributor_of(model, device=device, compile_model=True)
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"there is no (g\+\+|gcc or clang) on"):
+        attributor_of(model, device=device, compile_model=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Python comes with its headers elsewhere")
+def test_a_model_is_not_compiled_without_pythons_headers(model, tmp_path, monkeypatch):
+    compiler = tmp_path / "compiler"
+    compiler.touch(mode=0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"there is no {tmp_path}/Python\.h on"):
+        attributor_of(model, compile_model=True)
+    (tmp_path / "Python.h").touch()
+    attributor_of(model, compile_model=True)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds memory by RLIMIT_DATA")
 def test_a_batch_that_does_not_fit_into_memory_goes_through_in_halves(tmp_path):
@@ -275,6 +310,61 @@ def test_out_of_memory_leaves_nothing_of_the_failed_pass_behind(model, monkeypat
         gc.enable()
     assert sizes == [4, 2, 2]
     assert (columns["status"] == Status.OK).all()
+
+
+def fails_above(monkeypatch, attributor, n_fitting, error):
+    """Have passes of more clips fail so; gives the sizes of the passes."""
+    explain, sizes = attributor._adapter.explain, []
+
+    def explain_as_fits(pixel_values, method):
+        sizes.append(len(pixel_values))
+        if len(pixel_values) > n_fitting:
+            raise error
+        return explain(pixel_values, method)
+
+    monkeypatch.setattr(attributor._adapter, "explain", explain_as_fits)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(..)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
+def test_every_face_of_little_memory_halves_a_batch(model, attributor, error, monkeypatch):
+    short = attributor_of(model)
+    sizes = fails_above(monkeypatch, short, 1, error)
+    columns = short(batch_of())
+    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert (columns["status"] == Status.OK).all()
+    np.testing.assert_allclose(columns["temporal"], attributor(batch_of())["temporal"], atol=1e-6)
+
+
+def test_what_halves_leave_over_goes_through_as_well(model, monkeypatch):
+    attributor = attributor_of(model)
+    sizes = fails_above(monkeypatch, attributor, 2, torch.OutOfMemoryError())
+    batch = {name: np.concatenate((column, column[:1])) for name, column in batch_of().items()}
+    columns = attributor(batch)
+    assert sizes == [5, 2, 2, 1]
+    assert (columns["status"] == Status.OK).all()
+    np.testing.assert_allclose(columns["temporal"][4], columns["temporal"][0], atol=1e-6)
+
+
+def test_any_other_error_of_the_model_is_raised(model, monkeypatch):
+    attributor = attributor_of(model)
+    sizes = fails_above(monkeypatch, attributor, 0, RuntimeError("device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        attributor(batch_of())
+    assert sizes == [4]
 
 
 def test_a_clip_without_a_label_has_no_probability_of_it(attributor):

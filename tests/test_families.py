@@ -3,6 +3,7 @@
 import gc
 import shutil
 import weakref
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
@@ -17,6 +18,7 @@ from pipeline import attention
 from pipeline.attention import ATTENTION, capture, mean_row
 from pipeline.config import Method
 from pipeline.errors import ConfigError
+from pipeline.models import adapter as adapter_module
 from pipeline.models.registry import FAMILIES as ADAPTERS
 from pipeline.models.registry import load_adapter, read_checkpoint
 from pipeline.plan import plan_run
@@ -217,6 +219,30 @@ def test_every_layer_and_head_equals_the_eager_models(name, tmp_path):
 
 
 @EACH
+def test_heads_that_are_averaged_are_not_kept(name, tmp_path, monkeypatch):
+    """And the mean is the same to the bit as that of heads that are."""
+    adapter = load(FAMILIES[name].save(tmp_path, **FAMILIES[name].sizes[1]))
+    n_heads = adapter.n_heads(adapter.model.config)
+    clips = clips_for(adapter, 2)
+    shapes = []
+
+    @contextmanager
+    def recorded(wanted):
+        with capture(wanted) as rows:
+            yield rows
+            shapes.append([rows[key].shape for key in wanted])
+
+    monkeypatch.setattr(adapter_module, "capture", recorded)
+    kept = explain(adapter, clips, layers="all", heads="keep")
+    averaged = explain(adapter, clips, layers="all")
+    for of_each, of_all in zip(*shapes, strict=True):
+        assert of_each[1] == n_heads > 1 == of_all[1]
+        assert (of_each[0], *of_each[2:]) == (of_all[0], *of_all[2:])
+    assert averaged.head_joint is None
+    assert torch.equal(averaged.joint, kept.joint)
+
+
+@EACH
 def test_chosen_layers_are_those_of_all(name, tmp_path):
     family = FAMILIES[name]
     adapter = load(family.save(tmp_path, **family.sizes[1]))
@@ -323,15 +349,38 @@ def test_no_matrix_over_all_tokens_is_formed(name, tmp_path, monkeypatch):
     assert by_adapter.count == 0
 
 
+def bfloat16_model(adapter):
+    adapter.model.to(torch.bfloat16)
+    return torch.autocast("cpu", enabled=False)
+
+
+def bfloat16_autocast(adapter):
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def float16_autocast(adapter):
+    return torch.autocast("cpu", dtype=torch.float16)
+
+
+IN_HALF = pytest.mark.parametrize(
+    "precision", [bfloat16_model, bfloat16_autocast, float16_autocast]
+)
+"""Runs are of the latter two: their weights stay in float32."""
+
+
 @pytest.mark.parametrize("name", WITH_ATTENTION_FUNCTION)
-def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_key(name, tmp_path):
+@IN_HALF
+def test_in_half_precision_rows_are_the_float32_softmax_of_the_models_query_and_key(
+    name, precision, tmp_path
+):
     """The reference is transformers' eager function on the q and k that the model made.
 
     The eager model in float32 would be none: after a layer its activations differ by more than the
     rows may.
     """
     family = FAMILIES[name]
-    adapter = load(family.save(tmp_path, **family.sizes[1]), dtype=torch.bfloat16)
+    adapter = load(family.save(tmp_path, **family.sizes[1]))
+    context = precision(adapter)
     readout = family.readout(adapter.model)
     given = []
 
@@ -340,16 +389,18 @@ def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_ke
             given.append((query, key, value, kwargs))
         return attention.attend(module, query, key, value, attention_mask, **kwargs)
 
-    clips = clips_for(adapter, 3).to(torch.bfloat16)
+    half = torch.float16 if precision is float16_autocast else torch.bfloat16
+    clips = clips_for(adapter, 3).to(half)
     ALL_ATTENTION_FUNCTIONS["recorded"] = record
     try:
         adapter.model.set_attn_implementation("recorded")
-        with torch.no_grad(), capture(wanted(family, adapter)) as rows:
+        with torch.no_grad(), context, capture(wanted(family, adapter)) as rows:
             adapter.model(**{family.input_name: clips})
     finally:
         del ALL_ATTENTION_FUNCTIONS["recorded"]
     (query, key, value, kwargs), *_ = given
-    assert query.dtype is torch.bfloat16
+    # Under autocast VideoPrism's pooler scales its query in float32.
+    assert key.dtype is half
     eager = import_module(type(readout).__module__).eager_attention_forward
     _, matrix = eager(readout, query.float(), key.float(), value.float(), None, **kwargs)
     expected = rows_of(matrix, family.read)
@@ -358,15 +409,22 @@ def test_in_bfloat16_rows_are_the_float32_softmax_of_the_models_own_query_and_ke
 
 
 @EACH
-def test_in_bfloat16_the_attribution_stays_near_the_float32_models(name, tmp_path):
+@IN_HALF
+def test_in_half_precision_the_attribution_stays_near_the_float32_models(name, precision, tmp_path):
     family = FAMILIES[name]
     folder = family.save(tmp_path, **family.sizes[0])
-    single, half = load(folder), load(folder, dtype=torch.bfloat16)
+    single, adapter = load(folder), load(folder)
+    context = precision(adapter)
+    half = torch.float16 if precision is float16_autocast else torch.bfloat16
     clips = clips_for(single, 3)
-    joint = explain(half, clips.to(torch.bfloat16)).joint[:, -1]
+    with context:
+        joint = explain(adapter, clips.to(half)).joint[:, -1]
     assert joint.dtype is torch.float32
+    exact = explain(single, clips).joint[:, -1]
     np.testing.assert_allclose(joint.sum(dim=(1, 2)), 1, atol=2e-3)
-    np.testing.assert_allclose(joint, explain(single, clips).joint[:, -1], atol=0.03)
+    np.testing.assert_allclose(joint, exact, atol=0.03)
+    # Guard: the model did run in half precision.
+    assert not torch.equal(joint, exact)
 
 
 @pytest.mark.slow
@@ -386,6 +444,64 @@ def test_a_compiled_model_is_captured_as_well(name, tmp_path):
             torch.testing.assert_close(explanation.joint, expected.joint, atol=1e-5, rtol=0)
             torch.testing.assert_close(explanation.logits, expected.logits, atol=1e-4, rtol=0)
     assert len(attention._TAPS) == 0
+
+
+@pytest.mark.parametrize("name", ["videomae", "videoprism"])
+@IN_HALF
+def test_what_is_computed_in_pieces_is_one_node_of_a_compiled_graph(
+    name, precision, tmp_path, monkeypatch
+):
+    """However many clips there are; and the same to the bit as it is outside of a graph."""
+    # A piece is a query of a clip.
+    monkeypatch.setitem(attention._SCORES_AT_ONCE, "cpu", 1)
+    adapter = load(FAMILIES[name].save(tmp_path))
+    half = torch.float16 if precision is float16_autocast else torch.bfloat16
+    context = precision(adapter)
+    compiled = deepcopy(adapter)
+    n_nodes = []
+
+    def counted(graph, inputs):
+        n_nodes.append(len(graph.graph.nodes))
+        return graph
+
+    compiled.model.compile(backend=counted)
+    for n_clips in (1, 3):
+        torch.compiler.reset()
+        clips = clips_for(adapter, n_clips).to(half)
+        with context:
+            expected, explanation = (explain(a, clips) for a in (adapter, compiled))
+        assert torch.equal(explanation.joint, expected.joint)
+        assert torch.equal(explanation.logits, expected.logits)
+    of_one, of_three = n_nodes
+    assert of_one == of_three
+
+
+@pytest.mark.parametrize("name", ["videomae", "videoprism"])
+def test_a_compiled_models_gradients_go_through_the_pieces(name, tmp_path):
+    plain = load(FAMILIES[name].save(tmp_path))
+    compiled = deepcopy(plain)
+    torch.compiler.reset()
+    compiled.model.compile(backend="aot_eager")
+    gradients = []
+    for adapter in (plain, compiled):
+        clips = clips_for(adapter, 2).requires_grad_()
+        explanation = adapter.explain(clips, Method())
+        (explanation.logits[:, 1].sum() + explanation.joint[:, 0, 0, 0].sum()).backward()
+        gradients.append(clips.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
+    assert gradients[0].abs().max() > 1e-3
+
+
+@EACH
+@pytest.mark.parametrize("method", [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}])
+def test_a_compiled_model_is_not_compiled_again_for_batches_of_one_shape(name, method, tmp_path):
+    adapter = load(FAMILIES[name].save(tmp_path))
+    torch.compiler.reset()
+    adapter.model.compile(backend="eager")
+    explain(adapter, clips_for(adapter, 2), **method)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for seed in (2, 3):
+            explain(adapter, clips_for(adapter, 2, seed), **method)
 
 
 @EACH
@@ -461,6 +577,45 @@ def test_nothing_is_left_behind(name, raised, tmp_path):
     del adapter, rows
     gc.collect()
     assert all(reference() is None for reference in gone)
+
+
+def live_tensors():
+    """How many tensors there are, and of how many bytes."""
+    gc.collect()
+    # By type: isinstance asks objects for their class, which wakes lazy ones.
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    return len(tensors), sum(tensor.nbytes for tensor in tensors)
+
+
+@EACH
+@pytest.mark.parametrize("method", [{"layers": "all", "heads": "keep"}, {"name": "rollout"}])
+def test_explaining_over_and_over_and_then_another_model_keeps_nothing(name, method, tmp_path):
+    family = FAMILIES[name]
+    folders = [family.save(tmp_path / str(seed), seed=seed) for seed in (3, 4)]
+
+    def explained(folder):
+        """What lives after one batch and after more; the model goes with the call."""
+        adapter = load(folder)
+        clips, state = clips_for(adapter, 2), state_of(adapter.model)
+        explain(adapter, clips, **method)
+        once = live_tensors()
+        for _ in range(10):
+            explain(adapter, clips, **method)
+        assert state_of(adapter.model) == state
+        return once, live_tensors()
+
+    functions = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
+    classes = {type(module): type(module).forward for module in load(folders[0]).model.modules()}
+    before = live_tensors()
+    first = explained(folders[0])
+    assert live_tensors() == before
+    second = explained(folders[1])
+    assert live_tensors() == before
+    assert first == ((first[0]),) * 2 == second
+    assert first[0] > before
+    assert len(attention._TAPS) == 0
+    assert {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS} == functions
+    assert all(kind.forward is forward for kind, forward in classes.items())
 
 
 @EACH

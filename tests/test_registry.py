@@ -7,17 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TimesformerModel, ViTConfig
+from transformers.models.llava_onevision.video_processing_llava_onevision import (
+    LlavaOnevisionVideoProcessor,
+)
+from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
+from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
 
 from pipeline.config import Method
 from pipeline.errors import ConfigError, ModelError
+from pipeline.models import registry
 from pipeline.models.registry import load_adapter, read_checkpoint
 from pipeline.sampling import Sampling
 from tests.checkpoints import CLASS_NAMES, make_timesformer, save_timesformer
 from tests.families import FAMILIES
+from tests.test_preprocess import VIDEO_PROCESSORS
 
 ROOT = Path(__file__).parent.parent
 
@@ -167,6 +175,16 @@ def unheard_of_type(folder):
     rewrite_config(folder, model_type="unheard-of")
 
 
+def classes_numbered_from_1(folder):
+    numbered = {str(index): name for index, name in enumerate(CLASS_NAMES, start=1)}
+    rewrite_config(folder, id2label=numbered, label2id={n: int(i) for i, n in numbered.items()})
+
+
+def a_class_left_out(folder):
+    numbered = {str(index): name for index, name in enumerate(CLASS_NAMES) if index != 2}
+    rewrite_config(folder, id2label=numbered, label2id={n: int(i) for i, n in numbered.items()})
+
+
 def unheard_of_attention(folder):
     rewrite_config(folder, attention_type="time_only")
 
@@ -174,13 +192,15 @@ def unheard_of_attention(folder):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (without_one_shard, "safetensors"),
+        (without_one_shard, "has no model-00001-of-.*safetensors; only safetensors are loaded"),
         (pickled_weights_only, "only safetensors are loaded"),
         (without_weights, "only safetensors are loaded"),
         (without_processor, "preprocessor_config.json"),
         (without_config, "config.json"),
         (broken_config, "not a valid JSON file"),
         (unheard_of_type, "unheard-of"),
+        (classes_numbered_from_1, "5 classes in id2label, and none of them is 0: expected 0 to 4"),
+        (a_class_left_out, "4 classes in id2label, and none of them is 2: expected 0 to 3"),
         (unheard_of_attention, "attention_type='time_only'.*divided_space_time"),
     ],
 )
@@ -249,6 +269,60 @@ def test_a_video_processor_is_read_where_there_is_no_image_processor(tmp_path, c
     assert preprocessing.crop == (32, 32)
     assert preprocessing.image_mean == (0.485, 0.456, 0.406)
     assert preprocessing.rescale_factor == pytest.approx(1 / 255)
+
+
+SILENT = {
+    "vjepa2": ("size", {"size": {"shortest_edge": 32}}),
+    "vivit": ("rescale_factor", {}),
+    "videoprism": ("resample", {}),
+}
+"""By family, a key of the video processor's file, and what the file says of it."""
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_where_a_video_processors_file_is_silent_or_not_heeded_its_class_decides(name, tmp_path):
+    """The reference is the class itself, made by transformers of the same file."""
+    processor_class = type(VIDEO_PROCESSORS[name])
+    folder = FAMILIES[name].save(tmp_path)
+    for file in folder.glob("*processor*.json"):
+        file.unlink()
+    VIDEO_PROCESSORS[name].save_pretrained(folder)
+    (file,) = folder.glob("*processor*.json")
+    key, said = SILENT[name]
+    parameters = json.loads(file.read_text())
+    del parameters[key]
+    file.write_text(json.dumps(parameters | said))
+
+    preprocessing = read_checkpoint(str(folder)).preprocessing
+    theirs = processor_class.from_pretrained(folder)
+    size = theirs.size
+    if size.shortest_edge:
+        assert preprocessing.shortest_edge == size.shortest_edge
+    else:
+        assert preprocessing.resize == (size.height, size.width)
+    assert preprocessing.resample == theirs.resample
+    # Of pixels that say what becomes of black and white.
+    ends = torch.tensor([0, 255], dtype=torch.uint8).expand(3, 1, 2)
+    rescaled = theirs.rescale_and_normalize(
+        ends, theirs.do_rescale, theirs.rescale_factor, False, None, None
+    )
+    ours = ends * preprocessing.rescale_factor - int(preprocessing.offset)
+    torch.testing.assert_close(ours, rescaled)
+
+
+def test_those_values_are_not_what_other_processors_have(tmp_path):
+    """Guard of the test above, of transformers' values as of today."""
+    assert VJEPA2VideoProcessor(crop_size=32, size={"shortest_edge": 32}).size.shortest_edge == 36
+    assert VivitVideoProcessor().rescale_factor == 1 / 127.5
+    assert LlavaOnevisionVideoProcessor().resample == 3
+
+
+def test_a_video_processor_of_another_class_is_refused(tmp_path):
+    folder, file = video_processor_only(tmp_path)
+    file.write_text(file.read_text().replace("VJEPA2VideoProcessor", "UnheardOfVideoProcessor"))
+    with pytest.raises(ModelError, match=r"UnheardOfVideoProcessor.*known: .*VJEPA2") as error:
+        read_checkpoint(str(folder))
+    assert str(folder) in one_line(error)
 
 
 @pytest.mark.parametrize("change", [without_its_name, broken, Path.unlink])
@@ -342,3 +416,78 @@ except ModelError as error:
     assert float(seconds) < 5
     assert message.startswith("model: 'facebook/timesformer-base-finetuned-k400' can't be loaded")
     assert "\n" not in message
+
+
+HUB_ID = "somebody/timesformer"
+FIRST, SECOND = "1" * 40, "2" * 40
+
+
+@pytest.fixture
+def offline_cache(tmp_path, monkeypatch):
+    """Folder of `HUB_ID` in the hub's cache, which is all that there is of the hub."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cache = tmp_path / "hub" / "models--somebody--timesformer"
+    (cache / "refs").mkdir(parents=True)
+    return cache
+
+
+def cached(cache, commit, **config):
+    """Put a checkpoint into the cache, and the branch on it."""
+    (cache / "refs" / "main").write_text(commit)
+    return save_timesformer(cache / "snapshots" / commit, num_hidden_layers=1, **config)
+
+
+def test_a_cached_hub_id_is_read_offline(offline_cache):
+    cached(offline_cache, FIRST)
+    checkpoint = read_checkpoint(HUB_ID)
+    assert (checkpoint.name, checkpoint.revision) == (HUB_ID, FIRST)
+    assert load_adapter(checkpoint, device="cpu").grid == checkpoint.geometry
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_weights_that_are_not_cached_are_not_said_to_be_none(offline_cache, n_shards):
+    folder = cached(offline_cache, FIRST)
+    (folder / "model.safetensors").unlink()
+    missing = "model.safetensors"
+    if n_shards > 1:
+        make_timesformer(num_hidden_layers=1).save_pretrained(folder, max_shard_size="30KB")
+        missing = sorted(folder.glob("model-*.safetensors"))[1].name
+        (folder / missing).unlink()
+    reason = rf"{missing} of '{HUB_ID}' is not in the cache, and the hub is out of reach"
+    with pytest.raises(ModelError, match=reason) as error:
+        read_checkpoint(HUB_ID)
+    one_line(error)
+
+
+def test_a_cached_checkpoint_that_is_known_to_have_no_safetensors_is_said_to_have_none(
+    offline_cache,
+):
+    (cached(offline_cache, FIRST) / "model.safetensors").unlink()
+    # As the hub's client notes what it was told isn't there.
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        noted = offline_cache / ".no_exist" / FIRST / name
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        noted.touch()
+    with pytest.raises(ModelError, match=r"has no model\.safetensors; only safetensors"):
+        read_checkpoint(HUB_ID)
+
+
+@pytest.mark.parametrize("moved_after", ["AutoConfig", "AutoImageProcessor"])
+def test_a_branch_that_moves_on_while_it_is_read_gives_one_commits_files(
+    offline_cache, moved_after, monkeypatch
+):
+    cached(offline_cache, SECOND, image_size=32, seed=1)
+    cached(offline_cache, FIRST)
+    expected = read_checkpoint(HUB_ID, FIRST)
+    assert read_checkpoint(HUB_ID, SECOND).preprocessing != expected.preprocessing
+    read_from = getattr(registry, moved_after).from_pretrained
+
+    def read_and_move(*args, **kwargs):
+        result = read_from(*args, **kwargs)
+        (offline_cache / "refs" / "main").write_text(SECOND)
+        return result
+
+    monkeypatch.setattr(getattr(registry, moved_after), "from_pretrained", read_and_move)
+    assert read_checkpoint(HUB_ID) == expected
+    assert expected.revision == FIRST

@@ -36,7 +36,8 @@ def test_every_layer_and_head_is_the_formula_on_the_eager_models_attention(n_cli
         rows = spatial[layer][:, :, 0].double().numpy().reshape(n_clips, 4, 2, 10)
         mixing = temporal[layer].double().numpy().reshape(n_clips, 9, 2, 4, 4)
         for head in range(2):
-            naive = naive_divided_attention(rows[:, :, head], mixing[:, :, head], residual)
+            # Head h over space has nothing to do with head h over time.
+            naive = naive_divided_attention(rows[:, :, head], mixing.mean(axis=2), residual)
             np.testing.assert_allclose(explanation.head_joint[:, layer, head], naive, atol=1e-5)
         naive = naive_divided_attention(rows.mean(axis=2), mixing.mean(axis=2), residual)
         np.testing.assert_allclose(explanation.joint[:, layer], naive, atol=1e-5)
@@ -44,6 +45,45 @@ def test_every_layer_and_head_is_the_formula_on_the_eager_models_attention(n_cli
         assert naive.std() > 0.1 / naive[0].size
     if n_clips > 1:
         assert np.abs(naive[0] - naive[1]).max() > 0.05 / naive[0].size
+
+
+@torch.no_grad()
+def permute_temporal_heads(model):
+    """Exchange the heads of the attention over time, in and out, which is the same function."""
+    n_heads, channels = model.config.num_attention_heads, model.config.hidden_size
+    order = torch.arange(channels).reshape(n_heads, -1).flip(0).flatten()
+    for layer in model.timesformer.encoder.layer:
+        qkv = layer.temporal_attention.attention.qkv
+        for parameter in (qkv.weight, qkv.bias):
+            of_heads = parameter.unflatten(0, (3, channels))[:, order]
+            parameter.copy_(of_heads.flatten(0, 1))
+        output = layer.temporal_attention.output.dense.weight
+        output.copy_(output[:, order])
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_order_of_the_temporal_heads_changes_nothing(residual):
+    """They are of another module than the spatial ones, and none of those is paired with one."""
+    model = make_timesformer(
+        num_frames=4, image_size=24, hidden_size=36, num_attention_heads=3, num_hidden_layers=3
+    )
+    permuted = deepcopy(model)
+    permute_temporal_heads(permuted)
+    clips = pixels(model, 2)
+    _, _, temporal = eager_reference(model, clips)
+    _, _, of_permuted = eager_reference(permuted, clips)
+    torch.testing.assert_close(of_permuted[1], temporal[1].flip(1), atol=1e-5, rtol=0)
+    # Guard: the heads differ.
+    assert (of_permuted[1] - temporal[1]).abs().max() > 0.1
+
+    method = Method(layers="all", heads="keep", residual=residual)
+    with torch.inference_mode():
+        expected, explanation = (Timesformer(a).explain(clips, method) for a in (model, permuted))
+    torch.testing.assert_close(explanation.logits, expected.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(explanation.joint, expected.joint, atol=1e-6, rtol=0)
+    torch.testing.assert_close(explanation.head_joint, expected.head_joint, atol=1e-6, rtol=0)
+    # Guard: those of the heads over space do, too.
+    assert (expected.head_joint[:, :, 0] - expected.head_joint[:, :, 1]).abs().max() > 0.01
 
 
 def test_a_share_is_of_the_patch_that_it_says():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.attention import ATTENTION, Captured, Scores, all_scores, capture
+from pipeline.attention import ATTENTION, Captured, Scores, all_scores, capture, heads_averaged
 from pipeline.config import Method
 from pipeline.errors import ModelError
 from pipeline.sampling import Sampling
@@ -62,11 +62,13 @@ class Explanation:
     to last, of its heads averaged. Sums to 1 over (T, P)."""
     head_joint: Tensor | None = None
     """(clips, layers, heads, T, P) float32; of each head alone, where heads are kept. `joint` isn't
-    their mean where shares are renormalised: heads are averaged before."""
+    their mean where shares are renormalised: heads are averaged before. Of divided attention these
+    are the heads of the attention over space, and that over time is averaged over its own."""
 
 
 Readout = Mapping[str, tuple[nn.Module, Callable[[Scores], Tensor]]]
-"""What is read of a layer's attention: by name, the module and the rows to take."""
+"""What is read of a layer's attention: by name, the module and the rows to take, of each head or of
+their mean."""
 
 
 class Adapter(ABC):
@@ -164,25 +166,29 @@ class Adapter(ABC):
 
         layers = method.chosen_layers(self.n_layers(self.model.config))
         readouts = {layer: self.readout(layer) for layer in layers}
+        # Averaged at once: of all layers of a large model, each head's rows are gigabytes.
+        averages = method.heads == "mean"
         wanted = {
-            (layer, name): read
+            (layer, name): (module, heads_averaged(read) if averages else read)
             for layer, readout in readouts.items()
-            for name, read in readout.items()
+            for name, (module, read) in readout.items()
         }
         with capture(wanted) as rows:
             logits = self.predict(pixel_values)
         by_layer = [
             {name: rows[layer, name] for name in readout} for layer, readout in readouts.items()
         ]
-        averaged = [
-            {name: row.mean(dim=1, keepdim=True) for name, row in layer.items()}
-            for layer in by_layer
-        ]
         with _no_autocast(pixel_values):
+            if averages:
+                return Explanation(logits, self._attributions(by_layer, method)[:, :, 0])
+            averaged = [
+                {name: row.mean(dim=1, keepdim=True) for name, row in layer.items()}
+                for layer in by_layer
+            ]
             return Explanation(
                 logits,
                 self._attributions(averaged, method)[:, :, 0],
-                self._attributions(by_layer, method) if method.heads == "keep" else None,
+                self._attributions(by_layer, method),
             )
 
     def _attributions(self, layers: Sequence[Mapping[str, Tensor]], method: Method) -> Tensor:

@@ -12,8 +12,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
 from transformers.models.auto.video_processing_auto import get_video_processor_config
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.models.llava_onevision.video_processing_llava_onevision import (
+    LlavaOnevisionVideoProcessor,
+)
+from transformers.models.timesformer.video_processing_timesformer import TimesformerVideoProcessor
+from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
+from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
+from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import LocalEntryNotFoundError, cached_file, extract_commit_hash
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Geometry
@@ -36,6 +44,19 @@ FAMILIES: dict[str, type[Adapter]] = {
 
 _OF_TRAINING = ("dropout", "drop_path", "initializer")
 """Parts of the names of a config's keys that mean nothing to a trained model in evaluation mode."""
+
+_VIDEO_PROCESSORS: dict[str, type[BaseVideoProcessor]] = {
+    processor.__name__: processor
+    for processor in (
+        LlavaOnevisionVideoProcessor,  # VideoPrism's
+        TimesformerVideoProcessor,
+        VideoMAEVideoProcessor,
+        VivitVideoProcessor,
+        VJEPA2VideoProcessor,
+    )
+}
+"""By the ``video_processor_type`` of a checkpoint's processor file. From their own modules: without
+torchvision, transformers itself hands out stand-ins that raise."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +87,7 @@ class Checkpoint:
 
 
 def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
-    """Read a checkpoint's config, processor and weight hash.
+    """Read a checkpoint's config, processor and weight hash, all of one commit.
 
     Raises
     ------
@@ -75,6 +96,9 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         safetensors weights.
     """
     try:
+        # A branch may move on between one file and the next: what it was at the first counts.
+        commit = extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
+        revision = commit or revision
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         processor = _processor_parameters(name, revision)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -83,12 +107,12 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     weights = _weight_files(name, revision)
     return Checkpoint(
         name=name,
-        revision=extract_commit_hash(str(weights[0]), None),
+        revision=commit,
         weights_digest=_digest(weights),
         config=_deciding(config),
         weights_bytes=sum(file.stat().st_size for file in weights),
         family=config.model_type,
-        class_names=tuple(config.id2label[index] for index in range(config.num_labels)),
+        class_names=_class_names(name, config),
         n_layers=adapter.n_layers(config),
         n_heads=adapter.n_heads(config),
         has_temporal_attention=adapter.has_temporal_attention(config),
@@ -133,19 +157,29 @@ def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
 def _processor_parameters(name: str, revision: str | None) -> dict[str, Any]:
     """Parameters of a checkpoint's image processor, or of its video processor if it has no other.
 
-    transformers' video processors need torchvision, their files don't.
+    What the file doesn't say is the class's to say, and V-JEPA 2's doesn't heed all that it does
+    say. transformers' video processors need torchvision to run, and not to be made.
     """
     try:
         processor = AutoImageProcessor.from_pretrained(
             name, revision=revision, trust_remote_code=False
         )
     except (OSError, ValueError, ImportError):
-        parameters: dict[str, Any] = get_video_processor_config(name, revision=revision)
-        if "video_processor_type" not in parameters:
+        from_file: dict[str, Any] = get_video_processor_config(name, revision=revision)
+        if "video_processor_type" not in from_file:
             raise
+        parameters: dict[str, Any] = _video_processor(from_file).to_dict()
         return parameters
     image_parameters: dict[str, Any] = processor.to_dict()
     return image_parameters
+
+
+def _video_processor(from_file: Mapping[str, Any]) -> BaseVideoProcessor:
+    kind = from_file["video_processor_type"]
+    if kind not in _VIDEO_PROCESSORS:
+        known = ", ".join(sorted(_VIDEO_PROCESSORS))
+        raise ValueError(f"its video processor is a {kind}, which is not supported; known: {known}")
+    return _VIDEO_PROCESSORS[kind](**from_file)
 
 
 def _family(name: str, config: PretrainedConfig) -> type[Adapter]:
@@ -172,6 +206,18 @@ def _deciding(config: PretrainedConfig) -> dict[str, Any]:
     return deciding | {"id2label": hashlib.sha256(names.encode()).hexdigest()}
 
 
+def _class_names(name: str, config: PretrainedConfig) -> tuple[str, ...]:
+    """Names of the classes, in the order of the logits."""
+    n_classes = len(config.id2label)
+    for index in range(n_classes):
+        if index not in config.id2label:
+            raise ModelError(
+                f"model: the config of {name!r} names {n_classes} classes in id2label, and none of "
+                f"them is {index}: expected 0 to {n_classes - 1}"
+            )
+    return tuple(config.id2label[index] for index in range(n_classes))
+
+
 def _weight_files(name: str, revision: str | None) -> list[Path]:
     """Safetensors files of a checkpoint, one or as many as its index lists."""
 
@@ -187,12 +233,28 @@ def _weight_files(name: str, revision: str | None) -> list[Path]:
 
     if single := find(SAFE_WEIGHTS_NAME):
         return [single]
+    expected = [SAFE_WEIGHTS_NAME]
     if index := find(SAFE_WEIGHTS_INDEX_NAME):
         content: dict[str, Any] = json.loads(index.read_text())
-        files = [find(file) for file in sorted(set(content["weight_map"].values()))]
-        if None not in files:
-            return [file for file in files if file]
-    raise ModelError(f"model: {name!r} has no {SAFE_WEIGHTS_NAME}; only safetensors are loaded")
+        expected = sorted(set(content["weight_map"].values()))
+    files = {file: find(file) for file in expected}
+    for file, path in files.items():
+        if path is None:
+            raise ModelError(f"model: {_lack(name, file, revision)}")
+    return [path for path in files.values() if path]
+
+
+def _lack(name: str, file: str, revision: str | None) -> str:
+    """Why a file of a checkpoint isn't there: it has none, or it can't be had now."""
+    try:
+        cached_file(name, file, revision=revision)
+    except OSError as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            return (
+                f"{file} of {name!r} is not in the cache, and the hub is out of reach (offline, or "
+                "HF_HUB_OFFLINE is set): download the checkpoint first"
+            )
+    return f"{name!r} has no {file}; only safetensors are loaded"
 
 
 def _digest(files: list[Path]) -> str:

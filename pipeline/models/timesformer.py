@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, TimesformerForVideoClassification
 
-from pipeline.attention import Captured, Scores, SdpaAttention, all_rows, first_row
+from pipeline.attention import (
+    Captured,
+    Scores,
+    SdpaAttention,
+    all_rows,
+    first_row,
+    heads_averaged,
+)
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Geometry, Readout, tubelet_geometry
 from pipeline.rollout import all_on_first, divided_rollout, rollout
@@ -31,7 +38,9 @@ _ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 class Timesformer(Adapter):
     """`TimesformerForVideoClassification`; its ``attention_type`` decides what is read.
 
-    - ``divided_space_time``: CLS's rows over space, carried back over time, `divided_attention`.
+    - ``divided_space_time``: CLS's rows over space, carried back over time, `divided_attention`. A
+      head is one of the attention over space; that over time is another module, whose heads have
+      another order, and it is averaged over them.
     - ``joint_space_time``: CLS's row over all tokens, `cls_attention`.
     - ``space_only``: the frames are a batch of pictures, each with its CLS; transformers returns a
       prediction of each frame. Their logits are averaged here, which equals the paper's mean over
@@ -79,12 +88,12 @@ class Timesformer(Adapter):
         return logits
 
     def readout(self, layer: int) -> Readout:
-        """CLS's row over space, and with divided attention each patch's matrix over time."""
+        """CLS's row over space, and with divided attention each patch's mean matrix over time."""
         block = self.model.timesformer.encoder.layer[layer]
-        rows = {"cls": (block.attention.attention, first_row)}
-        if self._kind == "divided_space_time":
-            rows["temporal"] = (block.temporal_attention.attention, all_rows)
-        return rows
+        cls = {"cls": (block.attention.attention, first_row)}
+        if self._kind != "divided_space_time":
+            return cls
+        return {**cls, "temporal": (block.temporal_attention.attention, heads_averaged(all_rows))}
 
     def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
         """Joint attribution by the kind of attention; see `Adapter.attribution`."""
@@ -95,9 +104,8 @@ class Timesformer(Adapter):
         if self._kind == "space_only":
             return frame_attention(of_frames)
         n_patches = self.grid.height * self.grid.width
-        return divided_attention(
-            of_frames, _per_clip(rows["temporal"], n_patches), residual=residual
-        )
+        over_time = _per_clip(rows["temporal"], n_patches)
+        return divided_attention(of_frames, over_time, residual=residual)
 
     def attention(self) -> Mapping[str, nn.Module]:
         """Attention over space, and with divided attention over time, of every block."""

@@ -235,6 +235,12 @@ def test_the_image_is_pinned_not_root_and_copies_what_is_there():
     assert "torch==" in (ROOT / "constraints.txt").read_text()
 
 
+def test_the_image_can_compile_a_model():
+    recipe = (CLUSTER / "Dockerfile").read_text()
+    (installed,) = re.findall(r"apt-get install(.*?)&&", recipe, re.DOTALL)
+    assert {"gcc", "g++", "python3-dev"} <= set(installed.split())
+
+
 def test_every_nodes_ray_has_the_environment_that_a_local_one_has():
     recipe = (CLUSTER / "Dockerfile").read_text()
     text = (CLUSTER / "README.md").read_text()
