@@ -492,6 +492,7 @@ def test_a_compiled_models_gradients_go_through_the_pieces(name, tmp_path):
     assert gradients[0].abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("method", [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}])
 def test_a_compiled_model_is_not_compiled_again_for_batches_of_one_shape(name, method, tmp_path):
