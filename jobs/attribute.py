@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from jobs.cli import run_job
+from jobs.cli import flags_carried_out, run_job
 from pipeline.config import AttributeJob
 from pipeline.logs import set_up_logging
 from pipeline.plan import Plan, plan_runs
@@ -16,7 +16,9 @@ def attribute(job: AttributeJob) -> int:
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
-    return max(_carry_out(plan) for plan in plan_runs(job.runs()))
+    plans = plan_runs(job.runs())
+    with flags_carried_out(job):
+        return max(_carry_out(plan) for plan in plans)
 
 
 def _carry_out(plan: Plan) -> int:

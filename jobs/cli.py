@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from pipeline.config import FOR_ONE_CALL
 from pipeline.credentials import without_credentials
 from pipeline.errors import ConfigError, StaaError, StorageError, reason_of
 from pipeline.storage import read_bytes
@@ -53,9 +54,10 @@ def run_job(
         print(f"{verb}: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except StorageError as error:
+        done = error.done if isinstance(error, _MidwayError) else ""
         print(
             f"{verb}: error: {_one_line(error)}; what was finished is kept, and the same command "
-            "goes on",
+            f"{f'without {done} ' if done else ''}goes on",
             file=sys.stderr,
         )
         return STORAGE_FAILED
@@ -67,7 +69,8 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
     Raises
     ------
     ConfigError
-        Names each key that is wrong, its value and what is expected.
+        Names each key that is wrong, its value and what is expected; or a key of the file that is
+        for one call.
     """
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     file_parser.add_argument("--config")
@@ -95,11 +98,37 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
     except SettingsError as error:
         raise ConfigError(str(error).removeprefix("error parsing CLI: ")) from error
     values = _read_yaml(known.config) if known.config is not None else {}
+    if kept := [name for name in FOR_ONE_CALL if name in values and name in Settings.model_fields]:
+        raise ConfigError(
+            f"config: {known.config} has {kept[0]}, which is for one call: give it as a flag, "
+            f"{_flag(kept[0])}"
+        )
     try:
         return config_class.model_validate(_merge(config_class, values, given))
     except ValidationError as error:
         problems = "; ".join(_describe(dict(item)) for item in error.errors())
         raise ConfigError(problems) from error
+
+
+class _MidwayError(StorageError):
+    """A storage stayed away when ``done`` was: flags for one call, or none were given."""
+
+    def __init__(self, error: StorageError, done: str) -> None:
+        super().__init__(str(error))
+        self.done = done
+
+
+@contextmanager
+def flags_carried_out(config: BaseModel) -> Iterator[None]:
+    """While open, a storage that stays away doesn't lead to flags for one call being given again.
+
+    Before, it does: nothing is computed yet that they would undo, and they may not be carried out.
+    """
+    given = [name for name in FOR_ONE_CALL if getattr(config, name, None)]
+    try:
+        yield
+    except StorageError as error:
+        raise _MidwayError(error, ", ".join(map(_flag, given))) from error
 
 
 class _Terminated(BaseException):
@@ -178,6 +207,10 @@ def _groups(config_class: type[BaseModel]) -> dict[str, type[BaseModel]]:
         for key, field in config_class.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
 
 
 def _describe(problem: dict[str, Any]) -> str:

@@ -187,6 +187,11 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+FOR_ONE_CALL = ("overwrite", "retry_failed")
+"""Options that undo what was computed when they are given again: flags, never keys of a file, which
+a cluster reads anew each time that it starts its job again."""
+
+
 class RunOptions(FrozenConfig):
     """What a run is told beside its model."""
 
@@ -196,7 +201,7 @@ class RunOptions(FrozenConfig):
     """Folder of the run, any fsspec URL; an unfinished run in it is resumed."""
     overwrite: bool = Field(default=False, exclude=True)
     """Delete the run in that folder, its statistics, report and metrics, and start anew; for one
-    call, so not for a file that is used again."""
+    call, so a flag alone, which no file may have."""
     append: bool = Field(default=False, exclude=True)
     """Take in rows that were added to the end of the manifest since the run was made; what it has
     stored stays. For one call."""
@@ -204,7 +209,7 @@ class RunOptions(FrozenConfig):
         default=(), exclude=True
     )
     """Compute clips anew that failed: `all`, or the names of their statuses, as `timeout,crashed`;
-    for one call."""
+    for one call, so a flag alone, which no file may have."""
     sampling: SamplingConfig = SamplingConfig()
     """Which frames of a clip the model sees."""
     views: Views = Views()

@@ -41,19 +41,6 @@ def test_statuses_are_named_with_commas_or_one_by_one_or_all():
     assert set(retried("--retry-failed", "all")) == {s.label for s in Status if s.failed}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("retry_failed: [timeout, crashed]", ("timeout", "crashed")),
-        ("retry_failed: timeout,crashed", ("timeout", "crashed")),
-        ("retry_failed: missing", ("missing",)),
-    ],
-)
-def test_a_file_may_name_them_too(tmp_path, text, expected):
-    (tmp_path / "run.yaml").write_text(text)
-    assert retried(f"--config={tmp_path / 'run.yaml'}") == expected
-
-
 @pytest.mark.parametrize("names", ["ok", "pending", "Timeout", "timeout,lost", "all,timeout", ""])
 def test_what_is_no_way_to_fail_is_refused(names):
     with pytest.raises(ConfigError, match=r"retry_failed: .*expected all, or of missing, empty"):

@@ -7,9 +7,9 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from jobs.cli import parse, run_job, writing
+from jobs.cli import flags_carried_out, parse, run_job, writing
 from pipeline.config import AttributeConfig, AttributeJob, Method, SamplingConfig
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, ManifestError, StorageError
 
 REQUIRED = ("--manifest=clips.parquet", "--model=small", "--out=run")
 
@@ -170,6 +170,8 @@ BAD_FILES = {
     "tabs": (b"method:\n\tlayers: 1", "run.yaml is not YAML: .*line 2"),
     "calls Python": (b"out: !!python/object/apply:os.getcwd []", "run.yaml is not YAML"),
     "not text": (b"\xff\xfe\x00", "run.yaml is not YAML"),
+    "overwrite": (b"overwrite: true", "run.yaml has overwrite, .*: give it as a flag, --overwrite"),
+    "retry": (b"retry_failed: [timeout]", "retry_failed, which is for one call: .*--retry-failed"),
 }
 
 
@@ -266,3 +268,31 @@ def test_an_interrupted_job_says_so_in_one_line(capsys):
     exit_code, _, stderr = run(capsys, *REQUIRED, job=interrupted)
     assert exit_code == 130
     assert stderr == "attribute: interrupted; what was finished is kept\n"
+
+
+def away(config):
+    raise StorageError("s3://bucket/x: stays away")
+
+
+def away_midway(config):
+    with flags_carried_out(config):
+        away(config)
+
+
+@pytest.mark.parametrize(
+    ("job", "flags", "command"),
+    [
+        (away, (), "the same command"),
+        (away_midway, (), "the same command"),
+        (away_midway, ("--append",), "the same command"),
+        # Nothing is deleted or reset yet, or nothing is computed since.
+        (away, ("--overwrite",), "the same command"),
+        (away_midway, ("--overwrite",), "the same command without --overwrite"),
+        (away_midway, ("--retry-failed=all",), "the same command without --retry-failed"),
+    ],
+)
+def test_a_storage_that_stays_away_ends_with_the_command_that_goes_on(capsys, job, flags, command):
+    exit_code, stdout, stderr = run(capsys, *REQUIRED, *flags, job=job)
+    assert (exit_code, stdout) == (1, "")
+    said = f"s3://bucket/x: stays away; what was finished is kept, and {command} goes on"
+    assert stderr == f"attribute: error: {said}\n"

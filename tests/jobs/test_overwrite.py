@@ -13,7 +13,7 @@ from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.config import AttributeJob
 from pipeline.discard import DERIVED_NAMES, discard_run
-from pipeline.errors import StoreError
+from pipeline.errors import StorageError, StoreError
 from pipeline.evaluation.evaluate import metrics_url
 from pipeline.plan import plan_run
 from pipeline.store import open_store, pending_rows, store_exists, store_url
@@ -149,4 +149,26 @@ def test_without_it_a_refusal_names_it(finished_run, out, monkeypatch, capsys):
     stderr = capsys.readouterr().err
     assert "batch_size is 2 there and 1 here" in stderr
     assert "--overwrite" in stderr
+    assert tree(out) == before
+
+
+def test_a_storage_that_stays_away_midway_does_not_lead_to_it_being_given_again(
+    finished_run, out, monkeypatch, capsys
+):
+    def execute(plan):
+        raise StorageError(f"{plan.store_url}: stays away")
+
+    monkeypatch.setattr(jobs.attribute, "execute", execute)
+    argv = finished_run.inputs.flags(out, "--overwrite")
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("and the same command without --overwrite goes on")
+
+
+def test_a_file_that_a_cluster_reads_again_can_not_have_it(finished_run, out, tmp_path, capsys):
+    before = tree(out)
+    (tmp_path / "run.yaml").write_text("overwrite: true\n")
+    argv = finished_run.inputs.flags(out, f"--config={tmp_path / 'run.yaml'}")
+    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
+    assert "overwrite, which is for one call: give it as a flag" in capsys.readouterr().err
     assert tree(out) == before
