@@ -1,6 +1,6 @@
 """A run's store as a labelled, lazy dataset: the way into every analysis and into a notebook."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import dask.array as da
 import numpy as np
@@ -9,7 +9,7 @@ import xarray as xr
 
 from pipeline.errors import StoreError
 from pipeline.focus import Step, apply_steps, steps_name
-from pipeline.store import open_store, store_layout, store_url
+from pipeline.store import open_store, status_array, store_layout, store_url
 
 
 def open_run(url: str) -> xr.Dataset:
@@ -39,11 +39,11 @@ def open_run(url: str) -> xr.Dataset:
     """
     group = open_store(store_url(url))
     layout = store_layout(group)
-    status: Any = group["status"]
-    # The last array to be enlarged.
-    if status.shape[0] != layout.n_rows:
+    # Its status is the last array to be enlarged.
+    (n_rows,) = status_array(group).shape
+    if n_rows != layout.n_rows:
         raise StoreError(
-            f"{store_url(url)} is being enlarged from {status.shape[0]} to {layout.n_rows} rows, "
+            f"{store_url(url)} is being enlarged from {n_rows} to {layout.n_rows} rows, "
             "or was cut off while it was: jobs.attribute finishes that at once"
         )
     # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from pipeline.config import FOR_ONE_CALL
 from pipeline.credentials import without_credentials
-from pipeline.errors import ConfigError, StaaError, StorageError, reason_of
+from pipeline.errors import ConfigError, ManifestChangedError, StaaError, StorageError, reason_of
 from pipeline.storage import read_bytes
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -24,8 +24,9 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code after ctrl-C, as shells have it."""
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, which `kill`, `ray job stop` and Kubernetes send."""
-STORAGE_FAILED = 1
-"""Exit code where a storage couldn't be reached: the same command may succeed later."""
+BROKEN_OFF = 1
+"""Exit code where a storage couldn't be reached, or the manifest didn't stay: a later command may
+succeed, and what was finished is kept."""
 BAD_INPUT = 2
 """Exit code of a bad argument, config or input file."""
 
@@ -39,7 +40,8 @@ def run_job(
 ) -> int:
     """Parse the command line, run the job, and return its exit code.
 
-    A `StaaError` becomes one line on stderr and exit code 2, a `StorageError` one and exit code 1.
+    A `StaaError` becomes one line on stderr and exit code 2, a `StorageError` or a
+    `ManifestChangedError` one and exit code 1.
     """
     try:
         with _terminated_by_exception():
@@ -50,6 +52,9 @@ def run_job(
     except _Terminated:
         print(f"{verb}: terminated; what was finished is kept", file=sys.stderr)
         return TERMINATED
+    except ManifestChangedError as error:
+        print(f"{verb}: error: {_one_line(error)}; what was finished is kept", file=sys.stderr)
+        return BROKEN_OFF
     except StaaError as error:
         print(f"{verb}: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
@@ -60,7 +65,7 @@ def run_job(
             f"{f'without {done} ' if done else ''}goes on",
             file=sys.stderr,
         )
-        return STORAGE_FAILED
+        return BROKEN_OFF
 
 
 def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Config:

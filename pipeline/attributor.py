@@ -1,14 +1,8 @@
 """The model's stage: uint8 frames in, the store's columns out."""
 
 import logging
-import os
-import platform
-import shutil
-import sys
-import sysconfig
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.compiler import check_compiler
 from pipeline.config import Method, Precision
-from pipeline.errors import ConfigError
 from pipeline.load import Columns
 from pipeline.models.registry import Checkpoint, load_adapter
 from pipeline.preprocess import Preprocessing
@@ -90,7 +84,7 @@ class Attributor:
         if device == "cpu":
             torch.set_num_threads(n_threads)
         if compile_model:
-            _check_compiler(device)
+            check_compiler(device)
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, precision)
         self._adapter = load_adapter(checkpoint, device=device)
@@ -212,31 +206,6 @@ def normalise(frames: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) 
         (preprocessing.rescale_factor / std)[:, None, None],
         out=torch.empty(channels_first.shape, dtype=dtype, device=frames.device),
     )
-
-
-def _check_compiler(device: str) -> None:
-    """Say in one line, before a model is loaded, what torch.compile would say in the first batch.
-
-    Where the run's command is given there may be a compiler, and on the nodes of its cluster none.
-    """
-    # As they are looked for: C++ by torch.compile, C by its Triton.
-    variable, language, compilers = "CXX", "C++", ["g++"]
-    if device == "cuda":
-        variable, language, compilers = "CC", "C", ["gcc", "clang"]
-    if named := os.environ.get(variable):
-        compilers = [named]
-    if not any(shutil.which(compiler) for compiler in compilers):
-        raise ConfigError(
-            f"compile_model: torch.compile needs a {language} compiler, and there is no "
-            f"{' or '.join(compilers)} on {platform.node()}; install one, or name it by {variable}"
-        )
-    header = Path(sysconfig.get_path("include", scheme="posix_prefix"), "Python.h")
-    # Elsewhere Python comes with them, in places of their own.
-    if sys.platform == "linux" and not header.exists():
-        raise ConfigError(
-            f"compile_model: torch.compile needs Python's headers, and there is no {header} on "
-            f"{platform.node()}; install them (python3-dev)"
-        )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
 import threading
@@ -15,6 +14,7 @@ import ray
 import torch
 
 from pipeline.backpressure import check_columns, clips_per_task
+from pipeline.compiler import check_compiler
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
 
@@ -73,17 +73,12 @@ def check_resources(config: AttributeConfig) -> None:
     Raises
     ------
     ConfigError
-        As `model_pool` says, or if the model is to be compiled and there is no compiler.
+        As `model_pool` and `check_compiler` say.
     """
     if _starts_ray():
-        model_pool(config, cpus=_local_cpus(config), gpus=torch.cuda.device_count())
-        # As torch.compile looks for it.
-        compiler = os.environ.get("CXX", "g++")
-        if config.compile_model and shutil.which(compiler) is None:
-            raise ConfigError(
-                f"compile_model: torch.compile needs a C++ compiler, and there is no {compiler}; "
-                "install one, or name it by CXX"
-            )
+        pool = model_pool(config, cpus=_local_cpus(config), gpus=torch.cuda.device_count())
+        if config.compile_model:
+            check_compiler(pool.device)
 
 
 def check_object_store(config: AttributeConfig, *, clip_bytes: int, row_bytes: int) -> None:

@@ -178,25 +178,19 @@ class ExpendableDecoder:
             return self._connection
         # Where memory is short, the child is the first to be killed, also without a clip.
         for wait_s in _WAITS_S:
-            started = self._start()
-            if not isinstance(started, int):
+            if (started := self._start()) is not None:
                 return started
-            _LOGGER.warning(
-                "the decoder was killed by signal %d while it started; trying again in %g s",
-                started,
-                wait_s,
-            )
+            _LOGGER.warning("the decoder was killed while it started; trying again in %g s", wait_s)
             time.sleep(wait_s)
-        started = self._start()
-        if isinstance(started, int):
-            raise RuntimeError(
-                f"the decoder can't be started: it was killed by signal {started} in each of "
-                f"{len(_WAITS_S) + 1} starts, as it is where the machine's memory is at its end"
-            )
-        return started
+        if (started := self._start()) is not None:
+            return started
+        raise RuntimeError(
+            f"the decoder can't be started: it was killed in each of {len(_WAITS_S) + 1} starts, "
+            "as it is where the machine's memory is at its end"
+        )
 
-    def _start(self) -> Connection | int:
-        """Start a child: its connection once it is ready, or the signal that killed it before."""
+    def _start(self) -> Connection | None:
+        """Start a child: its connection once it is ready, or None if it was killed before."""
         ours, theirs = Pipe()
         with theirs:
             arguments = (self._decode, str(theirs.fileno()), str(self._memory_bytes))
@@ -219,8 +213,8 @@ class ExpendableDecoder:
             ours.recv_bytes()
         except EOFError as error:
             code = self._end(_GRACE_S)
-            if code is not None and code < 0:
-                return -code
+            if code == -signal.SIGKILL:
+                return None
             raise RuntimeError(
                 f"the decoder can't be started: it ended with code {code}, for a reason that "
                 "this process's log gives"

@@ -15,6 +15,10 @@ class ManifestError(StaaError):
     """A dataset layout or a manifest can't be read as one."""
 
 
+class ManifestChangedError(ManifestError):
+    """A manifest was written anew while a run read it; jobs exit with 1, what is written stays."""
+
+
 class ModelError(StaaError):
     """A checkpoint can't be loaded, or isn't a family that is known."""
 

@@ -7,7 +7,7 @@ row, and becomes a named failure when it is decoded.
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -110,13 +110,14 @@ def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
     """Put the clips that a manifest doesn't have behind its rows, for a run to take in.
 
     A layout's own order may put them between the others, as a file in a class folder. Here the old
-    rows stay as they are, also those of clips that are gone or have other labels by now.
+    rows stay as they are, also those of clips that are gone, or have other paths or labels by now.
 
     Parameters
     ----------
     table
-        The dataset as it is now, from `build_manifest`: its clips whose path isn't in ``old`` are
-        added, in its order.
+        The dataset as it is now, from `build_manifest`: its clips that aren't in ``old`` are added,
+        in its order. Those of Kinetics are known by their video and times, since a file that comes
+        later may lie elsewhere than its row expected; others by their path.
 
     Raises
     ------
@@ -134,9 +135,15 @@ def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
                 f"and the clips to append are of {without_credentials(now)}"
             )
     rows = old.rows(0, old.n_rows)
-    known = set(rows["path"].to_pylist())
-    new = table.filter(pa.array([path not in known for path in table["path"].to_pylist()]))
+    key = ("video_id", "start_time", "end_time") if old.layout == "kinetics" else ("path",)
+    known = set(_values(rows, key))
+    new = table.filter(pa.array([values not in known for values in _values(table, key)]))
     return pa.concat_tables([rows.replace_schema_metadata(table.schema.metadata), new])
+
+
+def _values(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Values of some columns, row by row."""
+    return zip(*(table[column].to_pylist() for column in columns), strict=True)
 
 
 def _list_clips(clips: str, layout: str) -> tuple[str, list[str]]:

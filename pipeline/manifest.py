@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.credentials import holds_credentials, without_credentials
-from pipeline.errors import ManifestError, reason_of
+from pipeline.errors import ManifestChangedError, ManifestError, reason_of
 from pipeline.storage import RetryingReader, open_filesystem, write_bytes
 
 FORMAT_VERSION = "1"
@@ -81,8 +81,9 @@ class Manifest:
         Raises
         ------
         ManifestError
-            When the range isn't inside the manifest, a path leaves the root, or the file isn't the
-            one any more that this manifest was read from.
+            When the range isn't inside the manifest, or a path leaves the root.
+        ManifestChangedError
+            When the file isn't the one any more that this manifest was read from.
         """
         if not 0 <= start <= stop <= self.n_rows:
             raise ManifestError(
@@ -109,6 +110,8 @@ class Manifest:
         Raises
         ------
         ManifestError
+            When a row isn't in the manifest, or a path leaves the root.
+        ManifestChangedError
             As `rows`.
         """
         tables = [SCHEMA.empty_table()]
@@ -145,7 +148,7 @@ class Manifest:
         """Open the file, which is refused if it was written anew: row numbers would be others'."""
         with _open_parquet(self.url) as parquet:
             if _fingerprint(parquet) != self.fingerprint:
-                raise ManifestError(
+                raise ManifestChangedError(
                     f"manifest {self.url} was changed while the run was going on: put the file "
                     "back that the run began with, or, if rows were only added at its end, go on "
                     "with --append"

@@ -20,7 +20,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline.backpressure import bound_in_flight, check_columns, clips_per_task
 from pipeline.cluster import ModelPool, connected
 from pipeline.credentials import without_credentials
-from pipeline.errors import ManifestError, StorageError, StoreError
+from pipeline.errors import ManifestChangedError, ManifestError, StorageError, StoreError
 from pipeline.load import LoadPending
 from pipeline.logs import fields
 from pipeline.metrics import RunMetrics
@@ -74,10 +74,14 @@ def execute(plan: Plan, *, stages_of: StagesOf = real_stages) -> RunSummary:
     Raises
     ------
     StorageError
-        If the storage or the manifest of the run isn't there any more as it was planned with.
+        If the storage or the manifest of the run isn't there any more.
+    ManifestChangedError
+        If the manifest isn't the one any more that the run was planned with.
     """
     try:
         return _execute(plan, stages_of)
+    except ManifestChangedError:
+        raise
     except (StoreError, ManifestError, OSError) as error:
         raise StorageError(str(error)) from error
 

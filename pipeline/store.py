@@ -159,6 +159,14 @@ def run_id(run_url: str, identity: Mapping[str, Any]) -> str:
     return f"{run_url.rstrip('/').rpartition('/')[2] or 'run'}-{digest[:8]}"
 
 
+def status_array(group: Group) -> Any:
+    """Open the array ``status``; `StoreError` if its metadata can't be read."""
+    try:
+        return group["status"]
+    except _DAMAGE as error:
+        raise StoreError(f"{group.store_path}/status/zarr.json is lost or damaged") from error
+
+
 def read_status(group: Group) -> NDArray[np.uint8]:
     """Status of every row: uint8 (clip,), codes of `pipeline.status.Status`.
 
@@ -169,10 +177,7 @@ def read_status(group: Group) -> NDArray[np.uint8]:
     StoreError
         Names the object that can't be read.
     """
-    try:
-        status: Any = group["status"]
-    except _DAMAGE as error:
-        raise StoreError(f"{group.store_path}/status/zarr.json is lost or damaged") from error
+    status = status_array(group)
     try:
         values: NDArray[np.uint8] = status[:]
     except _DAMAGE as error:

@@ -85,7 +85,7 @@ def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_ba
     stderr = capsys.readouterr().err
     changed = re.escape(CHANGED.format(url=manifest))
     assert re.search(f"^.* 3 of 3 shards are left: .*{changed}.*$", stderr, re.MULTILINE)
-    assert re.search(f"^attribute: error: {changed}.*what was finished is kept", stderr, re.M)
+    assert re.search(f"^attribute: error: {changed}.*; what was finished is kept$", stderr, re.M)
     assert "Traceback" not in stderr
     # What was written stays, and is what a run gives that no one disturbed.
     assert pending(out) == [1, 2, 3]

@@ -188,8 +188,7 @@ def test_a_child_that_is_killed_while_it_starts_is_started_again_at_no_clips_cos
     assert not list(left_to_kill.iterdir())
     assert (
         caplog.messages
-        == ["the decoder was killed by signal 9 while it started; trying again in 0.01 s"]
-        * n_killed
+        == ["the decoder was killed while it started; trying again in 0.01 s"] * n_killed
     )
 
 
@@ -197,9 +196,7 @@ def test_a_child_that_is_killed_in_every_start_is_an_error_of_the_machine(
     decoder, mp4, left_to_kill
 ):
     kill_at_start(left_to_kill, N_STARTS + 1)
-    with pytest.raises(
-        RuntimeError, match=f"was killed by signal 9 in each of {N_STARTS} starts.* memory"
-    ):
+    with pytest.raises(RuntimeError, match=f"was killed in each of {N_STARTS} starts.* memory"):
         decoded(decoder, mp4)
     assert len(list(left_to_kill.iterdir())) == 1
     # Nothing is left of it that the next clip would wait for.

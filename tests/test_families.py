@@ -1,7 +1,6 @@
 """Every family's adapter against transformers' own eager model, which is never touched."""
 
 import gc
-import shutil
 import weakref
 from contextlib import contextmanager
 from copy import deepcopy
@@ -16,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pipeline import attention
 from pipeline.attention import ATTENTION, capture, mean_row
+from pipeline.compiler import check_compiler
 from pipeline.config import Method
 from pipeline.errors import ConfigError
 from pipeline.models import adapter as adapter_module
@@ -427,8 +427,16 @@ def test_in_half_precision_the_attribution_stays_near_the_float32_models(name, p
     assert not torch.equal(joint, exact)
 
 
+def can_compile():
+    try:
+        check_compiler("cpu")
+    except ConfigError:
+        return False
+    return True
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(not can_compile(), reason="torch.compile needs a C++ compiler and Python.h")
 @EACH
 def test_a_compiled_model_is_captured_as_well(name, tmp_path):
     """For each batch anew, and for another method than the one that it was compiled with."""

@@ -114,7 +114,7 @@ def test_the_digest_is_of_the_weights_and_not_of_the_path(folder, tmp_path):
 def test_what_a_config_decides_is_the_same_once_a_store_has_kept_it(tmp_path, name):
     family = FAMILIES[name]
     config = read_checkpoint(str(family.save(tmp_path, **family.sizes[0]))).config
-    assert config["num_attention_heads"] > 0
+    assert config["hidden_size"] > 0
     assert "dtype" not in config
     assert json.loads(json.dumps(config)) == config
 
@@ -315,6 +315,17 @@ def test_those_values_are_not_what_other_processors_have(tmp_path):
     assert VJEPA2VideoProcessor(crop_size=32, size={"shortest_edge": 32}).size.shortest_edge == 36
     assert VivitVideoProcessor().rescale_factor == 1 / 127.5
     assert LlavaOnevisionVideoProcessor().resample == 3
+
+
+def test_a_video_processor_with_parameters_of_another_kind_is_refused(tmp_path):
+    folder = FAMILIES["videomae"].save(tmp_path / "checkpoint")
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "video_preprocessor_config.json").write_text(
+        json.dumps({"video_processor_type": "VideoMAEVideoProcessor", "size": [1]})
+    )
+    with pytest.raises(ModelError, match="its VideoMAEVideoProcessor has parameters of") as error:
+        read_checkpoint(str(folder))
+    one_line(error)
 
 
 def test_a_video_processor_of_another_class_is_refused(tmp_path):

@@ -42,8 +42,12 @@ FAMILIES: dict[str, type[Adapter]] = {
 }
 """Adapters by the ``model_type`` of a checkpoint's config."""
 
-_OF_TRAINING = ("dropout", "drop_path", "initializer")
-"""Parts of the names of a config's keys that mean nothing to a trained model in evaluation mode."""
+_OF_TRAINING = (
+    *("dropout", "drop_path", "initializer"),
+    # Of the decoder of VideoMAE's pretraining, and the predictor of V-JEPA 2's.
+    *("decoder_", "norm_pix_loss", "pred_"),
+)
+"""Parts of the names of a config's keys that mean nothing to a trained classifier."""
 
 _VIDEO_PROCESSORS: dict[str, type[BaseVideoProcessor]] = {
     processor.__name__: processor
@@ -179,7 +183,10 @@ def _video_processor(from_file: Mapping[str, Any]) -> BaseVideoProcessor:
     if kind not in _VIDEO_PROCESSORS:
         known = ", ".join(sorted(_VIDEO_PROCESSORS))
         raise ValueError(f"its video processor is a {kind}, which is not supported; known: {known}")
-    return _VIDEO_PROCESSORS[kind](**from_file)
+    try:
+        return _VIDEO_PROCESSORS[kind](**from_file)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"its {kind} has parameters of another kind: {error}") from error
 
 
 def _family(name: str, config: PretrainedConfig) -> type[Adapter]:
@@ -194,13 +201,19 @@ def _family(name: str, config: PretrainedConfig) -> type[Adapter]:
 
 
 def _deciding(config: PretrainedConfig) -> dict[str, Any]:
-    """Take what of a config decides of results; classes' names as a digest, as they may be many."""
+    """Take what of a config decides of results; classes' names as a digest, as they may be many.
+
+    Values that are the class's defaults are left out: a later transformers may have more of them.
+    """
     # What every model has: the version and dtype that it was saved with, its path, what it returns.
     common = PretrainedConfig().to_dict().keys() - {"model_type"}
+    defaults = {**type(config)().to_dict(), "model_type": None}
     deciding = {
         key: value
         for key, value in config.to_dict().items()
-        if key not in common and not any(part in key for part in _OF_TRAINING)
+        if key not in common
+        and value != defaults.get(key)
+        and not any(part in key for part in _OF_TRAINING)
     }
     names = json.dumps([config.id2label[index] for index in sorted(config.id2label)])
     return deciding | {"id2label": hashlib.sha256(names.encode()).hexdigest()}

@@ -164,9 +164,22 @@ def test_arrays_that_the_template_lacks_come_after_its_own(tmp_path):
     assert list(open_run(url).data_vars) == [*layout.arrays(), "layer_mean"]
 
 
-def test_a_wrong_url_isrefuse_to_computed(tmp_path):
+def test_a_wrong_url_is_refused(tmp_path):
     with pytest.raises(StoreError, match="no store at"):
         open_run(str(tmp_path / "nothing"))
     zarr.create_group(str(tmp_path / "other" / "attributions.zarr"))
     with pytest.raises(StoreError, match="not a store of schema"):
         open_run(str(Path(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_run_whose_status_lost_its_metadata_is_refused_by_name(tmp_path, content):
+    layout = small_layout(10, rows_per_shard=4)
+    url = write_run(tmp_path / "run", layout, random_columns(layout))
+    metadata = Path(url, "attributions.zarr", "status", "zarr.json")
+    if content is None:
+        metadata.unlink()
+    else:
+        metadata.write_text(content)
+    with pytest.raises(StoreError, match=r"status/zarr\.json is lost or damaged"):
+        open_run(url)

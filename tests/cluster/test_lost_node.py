@@ -24,10 +24,11 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-N_CLIPS, ROWS_PER_SHARD = 64, 4
+N_CLIPS, ROWS_PER_SHARD = 160, 4
 N_SHARDS = N_CLIPS // ROWS_PER_SHARD
 N_COMMITTED = 3
-"""Shards that are committed at the least when the node goes."""
+"""Shards that are committed at the least when the node goes: as long as no more are, not all of the
+others can be decoded, see `pipeline.backpressure`."""
 
 
 @pytest.fixture(scope="module")

@@ -194,7 +194,7 @@ def edited_model(finished_run, folder, file, changes):
         (
             "config.json",
             {"hidden_act": "relu"},
-            "model.config.hidden_act is 'gelu' there and 'relu' here",
+            "model.config.hidden_act is None there and 'relu' here",
         ),
         (
             "config.json",

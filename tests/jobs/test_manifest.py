@@ -99,6 +99,23 @@ def test_new_clips_come_behind_the_rows_of_an_earlier_manifest(
     assert values(tmp_path / "again.parquet") == values(out)
 
 
+def test_a_clip_of_kinetics_whose_file_comes_later_is_not_new(capsys, tmp_path):
+    clips, annotations, out = (tmp_path / name for name in ("clips", "a.csv", "clips.parquet"))
+    header = "label,youtube_id,time_start,time_end,split\n"
+    annotations.write_text(header + "archery,abc,1,11,val\narchery,def,2,12,val\n")
+    add_clip(clips, "abc_000001_000011.mp4")
+    flags = ("--layout=kinetics", f"--clips={clips}", f"--annotations={annotations}")
+    list_clips(capsys, *flags, f"--out={out}")
+    rows = values(out)
+    # In a subfolder; and another part of a video of which one is there.
+    add_clip(clips, "val/def_000002_000012.mp4")
+    annotations.write_text(annotations.read_text() + "archery,abc,5,15,val\n")
+    result = list_clips(capsys, *flags, f"--append-to={out}", f"--out={out}")
+    assert result == (0, f"manifest: 3 clips, 1 of them new, 1 labels in {out}\n", "")
+    assert values(out)[:2] == rows
+    assert values(out)[2]["path"] == "abc_000005_000015.mp4"
+
+
 def test_a_manifest_that_nothing_is_new_for_is_left_alone(capsys, tmp_path, clips):
     out = tmp_path / "clips.parquet"
     flags = ("--layout=folders", f"--clips={clips}", f"--out={out}")
