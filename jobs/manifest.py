@@ -23,8 +23,8 @@ class ManifestConfig(FrozenConfig):
     split: str | None = None
     """Take the rows of this split alone; for `kinetics`."""
     append_to: str | None = None
-    """Earlier manifest of the same clips, whose rows come first, as they are; clips whose path is
-    new follow, for `jobs.attribute --append`. May be the file that is written."""
+    """Earlier manifest of the same clips, whose rows come first, as they are; clips that it doesn't
+    have follow, for `jobs.attribute --append`. May be the file that is written."""
 
 
 def manifest(config: ManifestConfig) -> int:

@@ -105,6 +105,29 @@ def check_columns(
         )
 
 
+def fit_into_store(
+    config: AttributeConfig,
+    *,
+    clip_bytes: int,
+    row_bytes: int,
+    cpus: float,
+    n_models: int,
+    store_bytes: int,
+) -> int:
+    """Clips that a task decodes, of a run whose frames and columns fit into the object store.
+
+    Raises
+    ------
+    ConfigError
+        As `clips_per_task` and `check_columns` say.
+    """
+    n_clips = clips_per_task(
+        config, clip_bytes=clip_bytes, cpus=cpus, n_models=n_models, store_bytes=store_bytes
+    )
+    check_columns(config, row_bytes=row_bytes, n_models=n_models, store_bytes=store_bytes)
+    return n_clips
+
+
 class InFlight(BackpressurePolicy):  # type: ignore[misc]
     """Bounds what is between decoding and models, and between models and the storage, by counts.
 

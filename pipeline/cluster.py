@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import ray
 import torch
 
-from pipeline.backpressure import check_columns, clips_per_task
+from pipeline.backpressure import fit_into_store
 from pipeline.compiler import check_compiler
 from pipeline.config import AttributeConfig
 from pipeline.errors import ConfigError
@@ -87,21 +87,16 @@ def check_object_store(config: AttributeConfig, *, clip_bytes: int, row_bytes: i
     Raises
     ------
     ConfigError
-        As `clips_per_task` and `check_columns` say.
+        As `fit_into_store` says.
     """
     if _starts_ray():
         cpus = _local_cpus(config)
         pool = model_pool(config, cpus=cpus, gpus=torch.cuda.device_count())
-        clips_per_task(
+        fit_into_store(
             config,
             clip_bytes=clip_bytes,
-            cpus=cpus,
-            n_models=pool.n_models,
-            store_bytes=int(config.local_object_store),
-        )
-        check_columns(
-            config,
             row_bytes=row_bytes,
+            cpus=cpus,
             n_models=pool.n_models,
             store_bytes=int(config.local_object_store),
         )

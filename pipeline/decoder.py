@@ -177,13 +177,15 @@ class ExpendableDecoder:
         if self._connection is not None:
             return self._connection
         # Where memory is short, the child is the first to be killed, also without a clip.
-        for wait_s in _WAITS_S:
+        for wait_s in (*_WAITS_S, None):
             if (started := self._start()) is not None:
                 return started
-            _LOGGER.warning("the decoder was killed while it started; trying again in %g s", wait_s)
-            time.sleep(wait_s)
-        if (started := self._start()) is not None:
-            return started
+            if wait_s is not None:
+                _LOGGER.warning(
+                    "the decoder was killed while it started; trying again in %g s", wait_s
+                )
+                # For memory to get free: at once, the next would be killed as well.
+                time.sleep(wait_s)
         raise RuntimeError(
             f"the decoder can't be started: it was killed in each of {len(_WAITS_S) + 1} starts, "
             "as it is where the machine's memory is at its end"

@@ -15,10 +15,6 @@ class ManifestError(StaaError):
     """A dataset layout or a manifest can't be read as one."""
 
 
-class ManifestChangedError(ManifestError):
-    """A manifest was written anew while a run read it; jobs exit with 1, what is written stays."""
-
-
 class ModelError(StaaError):
     """A checkpoint can't be loaded, or isn't a family that is known."""
 
@@ -36,6 +32,10 @@ class StorageError(Exception):
 
     It isn't known to be the input's fault, and the same command may succeed later.
     """
+
+
+class ManifestChangedError(Exception):
+    """A manifest was written anew while a run read it; jobs exit with 1, what is written stays."""
 
 
 class CredentialsError(PermissionError):

@@ -17,10 +17,10 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.backpressure import bound_in_flight, check_columns, clips_per_task
+from pipeline.backpressure import bound_in_flight, fit_into_store
 from pipeline.cluster import ModelPool, connected
 from pipeline.credentials import without_credentials
-from pipeline.errors import ManifestChangedError, ManifestError, StorageError, StoreError
+from pipeline.errors import ManifestError, StorageError, StoreError
 from pipeline.load import LoadPending
 from pipeline.logs import fields
 from pipeline.metrics import RunMetrics
@@ -80,8 +80,6 @@ def execute(plan: Plan, *, stages_of: StagesOf = real_stages) -> RunSummary:
     """
     try:
         return _execute(plan, stages_of)
-    except ManifestChangedError:
-        raise
     except (StoreError, ManifestError, OSError) as error:
         raise StorageError(str(error)) from error
 
@@ -169,20 +167,14 @@ def _attribute(
     for name in _WARNING_OF_WHAT_IS_MEANT:
         logging.getLogger(name).setLevel(logging.ERROR)
     resources = ray.cluster_resources()
-    store_bytes = int(resources["object_store_memory"])
     clip_bytes = plan.checkpoint.geometry.clip_bytes
-    n_clips = clips_per_task(
+    n_clips = fit_into_store(
         config,
         clip_bytes=clip_bytes,
+        row_bytes=plan.layout.row_bytes,
         cpus=resources.get("CPU", 1),
         n_models=pool.n_models,
-        store_bytes=store_bytes,
-    )
-    check_columns(
-        config,
-        row_bytes=plan.layout.row_bytes,
-        n_models=pool.n_models,
-        store_bytes=store_bytes,
+        store_bytes=int(resources["object_store_memory"]),
     )
     bound_in_flight(
         context,

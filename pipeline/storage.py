@@ -194,7 +194,11 @@ def write_bytes(url: str, data: bytes | memoryview) -> None:
 
 
 def _replace_file(path: Path, data: bytes | memoryview) -> None:
-    """Write beside a local file and rename: an object store does the like of itself."""
+    """Write beside a local file and rename: an object store does the like of itself.
+
+    A transaction of fsspec writes into the folder of temporary files, which may be of another disk,
+    and then copied from there: a reader meets half of it.
+    """
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():

@@ -46,6 +46,13 @@ def nursery(
     assert keeper.returncode == 0, log.read_text()
 
 
+def parent_of(pid: int) -> int:
+    """Process that a process is a child of; `OSError` if it has ended."""
+    # The name before may hold spaces and brackets.
+    _state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(parent)
+
+
 def _keep(commands: Sequence[Sequence[str]]) -> None:
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError("prctl: orphans can't be inherited")
@@ -78,16 +85,14 @@ def _kill_descendants() -> None:
 
 
 def _children() -> list[int]:
-    own = str(os.getpid())
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob("[0-9]*"):
+        pid = int(path.name)
         try:
-            # The name before may hold spaces and brackets.
-            _state, parent, *_ = path.read_text().rpartition(")")[2].split()
+            if parent_of(pid) == os.getpid():
+                found.append(pid)
         except OSError:
             continue
-        if parent == own:
-            found.append(int(path.parent.name))
     return found
 
 

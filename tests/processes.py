@@ -49,10 +49,14 @@ def kill_as(title, pid):
     return killed
 
 
-def wait_until(condition, job):
-    """Wait for what a job does while it runs."""
+def wait_until(condition, job, output, *, poll_s=0.02):
+    """Wait for what a job does while it runs, and give it; ``output`` tells what the job said."""
     deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert job.poll() is None, job.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    while not (found := condition()):
+        assert job.poll() is None, output()
+        if time.monotonic() > deadline:
+            job.kill()  # For what it said to have an end.
+            raise AssertionError(output())
+        # Often enough to meet it in the act, and not so often that it is slowed down.
+        time.sleep(poll_s)
+    return found

@@ -14,7 +14,7 @@ from pipeline.layouts import build_manifest
 from pipeline.load import ClipLoader
 from pipeline.manifest import write_manifest
 from pipeline.plan import Plan
-from pipeline.store import open_store, store_url
+from pipeline.store import open_store, pending_rows, read_status, store_url
 from tests.checkpoints import CLASS_NAMES, save_timesformer
 from tests.clips import write_mp4
 
@@ -179,3 +179,14 @@ def objects(out: Path) -> dict[str, tuple[bytes, int]]:
 def tree(folder: Path) -> dict[Path, bytes]:
     """Content of every file below a folder."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def pending_shards(out: Path) -> list[int]:
+    """Shards of a run with a row that is to be computed."""
+    shards: list[int] = pending_rows(open_store(store_url(str(out)))).shards.tolist()
+    return shards
+
+
+def n_done(out: Path) -> int:
+    """Rows of a run that are accounted for."""
+    return int((read_status(open_store(store_url(str(out)))) != 0).sum())

@@ -22,14 +22,10 @@ from pipeline.run import execute
 from pipeline.source import _group
 from pipeline.stages import real_stages
 from pipeline.status import Status
-from pipeline.store import open_store, pending_rows, reset_rows, store_url
-from tests.runs import assert_same_columns, stored_columns
+from pipeline.store import reset_rows
+from tests.runs import assert_same_columns, pending_shards, stored_columns
 
 CHANGED = "manifest {url} was changed while the run was going on: put the file back"
-
-
-def pending(out):
-    return pending_rows(open_store(store_url(str(out)))).shards.tolist()
 
 
 @pytest.fixture
@@ -88,7 +84,7 @@ def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_ba
     assert re.search(f"^attribute: error: {changed}.*; what was finished is kept$", stderr, re.M)
     assert "Traceback" not in stderr
     # What was written stays, and is what a run gives that no one disturbed.
-    assert pending(out) == [1, 2, 3]
+    assert pending_shards(out) == [1, 2, 3]
     expected = stored_columns(finished_run.out)
     got = stored_columns(out)
     assert_same_columns(
@@ -139,9 +135,9 @@ def test_a_manifest_that_changes_between_plan_and_start_gives_no_row(
     shutil.copytree(finished_run.out, out)
     plan = plan_run(finished_run.inputs.config(out, manifest=str(manifest)))
     reset_rows(plan.store_url, [s for s in Status if s.failed])
-    before = pending(out)
+    before = pending_shards(out)
     shutil.copy(other, manifest)
     summary = execute(plan)
     assert summary.n_pending == 5
-    assert pending(out) == before
+    assert pending_shards(out) == before
     assert CHANGED.format(url=manifest) in caplog.text

@@ -29,7 +29,7 @@ from pipeline.run import execute
 from pipeline.sink import ShardSink
 from pipeline.stages import real_stages
 from tests.noting_job import NOTES, note, noted, told_commits
-from tests.processes import HANG_S, command_of, kill_as, processes_of
+from tests.processes import HANG_S, command_of, kill_as, processes_of, wait_until
 from tests.runs import assert_same_columns, objects, stored_columns, write_inputs
 
 pytestmark = pytest.mark.slow
@@ -132,11 +132,7 @@ class Trial:
 
     def wait_for(self, condition, job):
         """Wait for what a job does while it runs."""
-        deadline = time.monotonic() + HANG_S
-        while not condition():
-            assert job.poll() is None, self.output()
-            assert time.monotonic() < deadline, self.output()
-            time.sleep(0.005)
+        wait_until(condition, job, self.output, poll_s=0.005)
 
     def kill_one(self, title, chance):
         """Kill one of the processes of a title, if there is one."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestChangedError, ManifestError
 from pipeline.layouts import build_manifest
 from pipeline.manifest import SCHEMA, read_manifest, write_manifest
 
@@ -224,7 +224,9 @@ def test_a_file_that_was_written_anew_is_refused_wherever_it_is_opened_again(
         manifest.distinct_labels,
         lambda: manifest.digest_of_first(2),
     ):
-        with pytest.raises(ManifestError, match=f"{url} was changed while the run.*--append"):
+        with pytest.raises(
+            ManifestChangedError, match=f"{url} was changed while the run.*--append"
+        ):
             read()
     # What is put back is the same file, also if it was made anew of the same rows.
     write_manifest(table, url, rows_per_group=64)

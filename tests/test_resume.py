@@ -21,15 +21,16 @@ from pipeline.run import execute
 from pipeline.stages import real_stages
 from pipeline.state import read_state
 from pipeline.status import Status
-from pipeline.store import open_store, pending_rows, store_url
 from tests.processes import HANG_S, kill, processes_of, wait_until
-from tests.runs import assert_same_columns, objects, stored_columns, write_inputs
+from tests.runs import (
+    assert_same_columns,
+    objects,
+    pending_shards,
+    stored_columns,
+    write_inputs,
+)
 
 ROOT = Path(__file__).parent.parent
-
-
-def pending(out):
-    return pending_rows(open_store(store_url(str(out)))).shards.tolist()
 
 
 def shard_of(name):
@@ -57,7 +58,7 @@ def test_a_resumed_run_computes_the_pending_shards_alone_and_gives_the_same_bits
     forget(out, 1)
     # The last shard, which is short, loses its commit mark alone.
     (out / "attributions.zarr" / "status" / "c" / "3").unlink()
-    assert pending(out) == [1, 3]
+    assert pending_shards(out) == [1, 3]
 
     summary = execute(plan_run(finished_run.inputs.config(out)))
 
@@ -83,7 +84,7 @@ def test_a_shard_that_can_not_be_written_stays_pending_until_it_can(finished_run
     summary = execute(plan)
     assert summary.n_pending == 4
     assert str(blocked) in caplog.text
-    assert pending(out) == [1]
+    assert pending_shards(out) == [1]
     assert pq.read_table(out / "failures.parquet").num_rows == 4
 
     blocked.unlink()
@@ -137,8 +138,9 @@ def test_clips_that_their_storage_always_fails_for_hold_up_their_shards_alone(
         stages = real_stages(*arguments)
         return replace(stages, load=ClipsThatStayAway(stages.load, rows))
 
-    execute(plan, stages_of=stages_of)
-    assert pending(out) == left
+    summary = execute(plan, stages_of=stages_of)
+    assert summary.n_pending == sum(len(plan.layout.shard_rows(shard)) for shard in left)
+    assert pending_shards(out) == left
     first = left[0] * 4
     assert re.search(f"rows {first} to .: clips/five.mp4: its storage fails for it\n", caplog.text)
     execute(plan)
@@ -207,25 +209,25 @@ def test_a_run_whose_driver_was_killed_and_terminated_is_resumed_to_the_same_bit
     statuses = out / "attributions.zarr" / "status" / "c"
     job = start_job(inputs, out, ray_folder)
     try:
-        wait_until(lambda: statuses.exists() and any(statuses.iterdir()), job)
+        wait_until(lambda: statuses.exists() and any(statuses.iterdir()), job, job.communicate)
         state = read_state(str(out))
         assert 0 < state.n_shards_done < 24
     finally:
         job.kill()
         job.communicate()
         kill(processes_of(ray_folder))
-    left = pending(out)
+    left = pending_shards(out)
     assert 0 < len(left) < 24
 
     # Once more, and asked to stop this time.
     stopped = start_job(inputs, out, ray_folder)
-    wait_until(lambda: len(pending(out)) < len(left), stopped)
+    wait_until(lambda: len(pending_shards(out)) < len(left), stopped, stopped.communicate)
     stopped.send_signal(signal.SIGTERM)
     _, stderr = stopped.communicate(timeout=HANG_S)
     assert stopped.returncode == 143
     assert "Traceback" not in stderr
     assert stderr.endswith("\nattribute: terminated; what was finished is kept\n")
-    assert 0 < len(pending(out)) < len(left)
+    assert 0 < len(pending_shards(out)) < len(left)
 
     resumed = start_job(inputs, out, ray_folder)
     stdout, stderr = resumed.communicate(timeout=HANG_S)

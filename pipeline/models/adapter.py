@@ -178,17 +178,15 @@ class Adapter(ABC):
         by_layer = [
             {name: rows[layer, name] for name in readout} for layer, readout in readouts.items()
         ]
+        averaged = [
+            {name: row.mean(dim=1, keepdim=True) for name, row in layer.items()}
+            for layer in by_layer
+        ]
         with _no_autocast(pixel_values):
-            if averages:
-                return Explanation(logits, self._attributions(by_layer, method)[:, :, 0])
-            averaged = [
-                {name: row.mean(dim=1, keepdim=True) for name, row in layer.items()}
-                for layer in by_layer
-            ]
             return Explanation(
                 logits,
                 self._attributions(averaged, method)[:, :, 0],
-                self._attributions(by_layer, method),
+                None if averages else self._attributions(by_layer, method),
             )
 
     def _attributions(self, layers: Sequence[Mapping[str, Tensor]], method: Method) -> Tensor:

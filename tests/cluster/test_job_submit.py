@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,10 +17,18 @@ import yaml
 
 import pipeline
 from pipeline.plan import plan_run
-from pipeline.store import open_store, read_status, store_url, write_shard
+from pipeline.store import open_store, store_url, write_shard
 from tests.cluster.job_cluster import RAY, job_cluster
 from tests.nursery import HANG_S
-from tests.runs import assert_same_columns, objects, plain_columns, stored_columns, write_inputs
+from tests.processes import wait_until
+from tests.runs import (
+    assert_same_columns,
+    n_done,
+    objects,
+    plain_columns,
+    stored_columns,
+    write_inputs,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -157,10 +164,6 @@ def move_root(manifest, root):
     pq.write_table(table.replace_schema_metadata(metadata), manifest)
 
 
-def n_done(out):
-    return int((read_status(open_store(store_url(str(out)))) != 0).sum())
-
-
 def nodes_of_batches(user):
     """Nodes on which clips are decoded or explained, or were."""
     listed = user.ray("list", "tasks", "--format=json", "--limit=1000")
@@ -169,14 +172,6 @@ def nodes_of_batches(user):
     nodes = {task["node_id"] for task in tasks if "MapBatches" in task["name"]}
     # Of tasks that have not started, or that Ray has not been told of yet.
     return nodes - {None}
-
-
-def wait_until(condition, command, log):
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert command.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
 
 
 def test_a_job_is_stopped_and_goes_on_when_it_is_submitted_again(user, tmp_path, one_thread):
@@ -188,9 +183,11 @@ def test_a_job_is_stopped_and_goes_on_when_it_is_submitted_again(user, tmp_path,
         move_root(inputs.manifest, root)
         with user.submitting(log) as command:
             # The log comes while the job is running, which it will be until it is stopped.
-            wait_until(lambda: f"attribute: {N_CLIPS} clips" in log.read_text(), command, log)
-            wait_until(lambda: n_done(out) == N_BEFORE, command, log)
-            wait_until(lambda: len(nodes_of_batches(user)) == 2, command, log)
+            wait_until(
+                lambda: f"attribute: {N_CLIPS} clips" in log.read_text(), command, log.read_text
+            )
+            wait_until(lambda: n_done(out) == N_BEFORE, command, log.read_text)
+            wait_until(lambda: len(nodes_of_batches(user)) == 2, command, log.read_text)
             (job,) = re.findall(r"Job '(\w+)' submitted", log.read_text())
             stopped = user.ray("job", "stop", job)
             assert stopped.returncode == 0, stopped.stdout

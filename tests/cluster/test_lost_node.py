@@ -4,19 +4,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from pipeline.plan import plan_run
-from pipeline.store import open_store, read_status, store_url
+from pipeline.store import store_exists, store_url
 from tests.cluster.job_cluster import job_cluster
 from tests.noting_job import NOTES, noted, told_commits
-from tests.nursery import HANG_S
-from tests.processes import command_of, processes_of
-from tests.runs import assert_same_columns, plain_columns, stored_columns, write_inputs
+from tests.nursery import parent_of
+from tests.processes import HANG_S, command_of, processes_of, wait_until
+from tests.runs import assert_same_columns, n_done, plain_columns, stored_columns, write_inputs
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,7 +24,6 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 N_CLIPS, ROWS_PER_SHARD = 160, 4
-N_SHARDS = N_CLIPS // ROWS_PER_SHARD
 N_COMMITTED = 3
 """Shards that are committed at the least when the node goes: as long as no more are, not all of the
 others can be decoded, see `pipeline.backpressure`."""
@@ -40,13 +38,9 @@ def cluster():
 
 def raylet_of(pid):
     """Process of the node that another process is part of: its parent."""
-    _state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    assert "raylet/raylet" in command_of(int(parent))
-    return int(parent)
-
-
-def n_done(out):
-    return int((read_status(open_store(store_url(str(out)))) != 0).sum())
+    raylet = parent_of(pid)
+    assert "raylet/raylet" in command_of(raylet)
+    return raylet
 
 
 @pytest.mark.parametrize("title", ["ray::MapWorker", "ray::ReadManifestSource"])
@@ -64,16 +58,15 @@ def test_what_was_on_the_node_is_computed_again_elsewhere(cluster, tmp_path, one
             stdout=stream,
             stderr=stream,
         )
+
+    def of_title_when_due():
+        # The run makes its store; until then there is none to read.
+        due = store_exists(store_url(str(out))) and n_done(out) >= N_COMMITTED * ROWS_PER_SHARD
+        return due and [p for p in processes_of(cluster.folder) if title in command_of(p)]
+
     try:
-        deadline = time.monotonic() + HANG_S
-        found = []
-        while not found or n_done(out) < N_COMMITTED * ROWS_PER_SHARD:
-            assert job.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
-            if (out / "attributions.zarr" / "status").exists():
-                found = [p for p in processes_of(cluster.folder) if title in command_of(p)]
-        os.kill(raylet_of(found[0]), signal.SIGKILL)
+        pid, *_ = wait_until(of_title_when_due, job, log.read_text, poll_s=0.01)
+        os.kill(raylet_of(pid), signal.SIGKILL)
         assert n_done(out) < N_CLIPS
         assert job.wait(HANG_S) == 0, log.read_text()
     finally:
