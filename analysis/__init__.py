@@ -17,7 +17,7 @@ A run in a notebook::
 - `write_report`: a page about the run, which opens from disk
 """
 
-from analysis.report import write_report
+from analysis.page.report import write_report
 from analysis.runs import by_video, focused_attribution, joint_attribution, open_run
 from analysis.statistics import (
     class_statistics,
@@ -26,7 +26,7 @@ from analysis.statistics import (
     save_statistics,
 )
 from analysis.summary import run_summary
-from pipeline.focus import Focus, Threshold
+from pipeline.attribution.focus import Focus, Threshold
 
 __all__ = [
     "Focus",

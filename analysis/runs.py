@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pipeline.attribution.focus import Step, apply_steps, steps_name
 from pipeline.errors import StoreError
-from pipeline.focus import Step, apply_steps, steps_name
-from pipeline.store import open_store, status_array, store_layout, store_url
+from pipeline.store.create import open_store
+from pipeline.store.pending import status_array
+from pipeline.store.record import store_layout
+from pipeline.store.run_folder import store_url
 
 
 def open_run(url: str) -> xr.Dataset:

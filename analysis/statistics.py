@@ -13,16 +13,14 @@ from flox.xarray import xarray_reduce
 
 from analysis.runs import joint_attribution
 from analysis.summary import RunCounts
-from pipeline import focus
+from pipeline.attribution import measures
 from pipeline.errors import StoreError
 from pipeline.status import Status, failed_rows
-from pipeline.storage import zarr_location
-from pipeline.store import in_run
+from pipeline.storage.zarr_store import zarr_location
+from pipeline.store.run_folder import statistics_url
 
 By = Literal["label", "prediction"]
 
-STATISTICS_NAME = "statistics.zarr"
-"""Name of the statistics in a run's folder."""
 
 _SCHEMA = {"name": "staa-statistics", "version": 1}
 
@@ -132,7 +130,7 @@ def normalised_entropy(joint: xr.DataArray) -> xr.DataArray:
     (...) float64 in [0, 1]: 0 where all attention is on one patch, 1 where it is uniform
     """
     entropy: xr.DataArray = xr.apply_ufunc(
-        focus.normalised_entropy,
+        measures.normalised_entropy,
         joint,
         input_core_dims=[["time", "y", "x"]],
         dask="parallelized",
@@ -194,11 +192,6 @@ def open_statistics(run_url: str) -> xr.Dataset:
         )
     ordered: xr.Dataset = statistics[list(_DESCRIPTIONS)]
     return ordered
-
-
-def statistics_url(run_url: str) -> str:
-    """Where the statistics are in a run's folder."""
-    return in_run(run_url, STATISTICS_NAME)
 
 
 def _grouped(

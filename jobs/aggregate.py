@@ -10,7 +10,7 @@ from pydantic_settings import CliPositionalArg
 from analysis import class_statistics, open_run, run_summary, save_statistics, write_report
 from analysis.statistics import By, classes_with_lost_clips, default_grouping
 from jobs.cli import run_job, writing
-from pipeline.config import FrozenConfig
+from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError, StoreError
 
 

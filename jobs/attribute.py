@@ -4,11 +4,12 @@ import logging
 import sys
 
 from jobs.cli import flags_carried_out, run_job
-from pipeline.config import AttributeJob
+from pipeline.execution.passes import execute
 from pipeline.logs import set_up_logging
-from pipeline.plan import Plan, plan_runs
-from pipeline.run import execute
-from pipeline.summary import failures_url
+from pipeline.run.config import AttributeJob
+from pipeline.run.plan import Plan
+from pipeline.run.prepare import plan_runs
+from pipeline.store.run_folder import failures_url
 
 
 def attribute(job: AttributeJob) -> int:

@@ -13,10 +13,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from pipeline.config import FOR_ONE_CALL
 from pipeline.credentials import without_credentials
 from pipeline.errors import ConfigError, ManifestChangedError, StaaError, StorageError, reason_of
-from pipeline.storage import read_bytes
+from pipeline.run.config import FOR_ONE_CALL
+from pipeline.storage.files import read_bytes
 
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -5,10 +5,11 @@ import sys
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
-from pipeline.config import FrozenConfig
-from pipeline.evaluation.evaluate import evaluate_run, metrics_url
-from pipeline.evaluation.ground_truth import Lift
-from pipeline.synthetic.ground_truth import open_ground_truth
+from pipeline.base_config import FrozenConfig
+from pipeline.evaluation.evaluate import evaluate_run
+from pipeline.evaluation.localisation import Lift
+from pipeline.store.ground_truth import open_ground_truth
+from pipeline.store.run_folder import metrics_url
 
 
 class EvaluateConfig(FrozenConfig):

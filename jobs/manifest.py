@@ -3,9 +3,9 @@
 import sys
 
 from jobs.cli import run_job, writing
-from pipeline.config import FrozenConfig
-from pipeline.layouts import append_clips, build_manifest
-from pipeline.manifest import read_manifest, write_manifest
+from pipeline.base_config import FrozenConfig
+from pipeline.dataset.layouts import append_clips, build_manifest
+from pipeline.dataset.manifest import read_manifest, write_manifest
 
 
 class ManifestConfig(FrozenConfig):

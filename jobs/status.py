@@ -9,8 +9,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
-from pipeline.config import FrozenConfig
-from pipeline.state import RunState, read_state
+from pipeline.base_config import FrozenConfig
+from pipeline.store.state import RunState, read_state
 
 
 class StatusConfig(FrozenConfig):

@@ -3,8 +3,8 @@
 import sys
 
 from jobs.cli import run_job
-from pipeline.bar import progress_bar
 from pipeline.errors import ConfigError
+from pipeline.progress_bar import progress_bar
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 
 

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from jobs.cli import run_job, writing
-from pipeline.bar import progress_bar
+from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ManifestError
-from pipeline.manifest import read_manifest
+from pipeline.progress_bar import progress_bar
 from pipeline.synthetic.training import (
     CLASS_NAMES,
     TrainConfig,

@@ -16,11 +16,11 @@ import torch
 
 from jobs.attribute import attribute
 from jobs.cli import run_job
-from pipeline.config import AttributeJob
-from pipeline.storage import PATIENCE_VARIABLE
-from tests.object_storage import FaultProxy, fault_proxy, seaweedfs
-from tests.processes import kill, processes_of
-from tests.runs import Inputs, write_inputs
+from pipeline.run.config import AttributeJob
+from pipeline.storage.retries import PATIENCE_VARIABLE
+from tests.support.object_storage import FaultProxy, fault_proxy, seaweedfs
+from tests.support.processes import kill, processes_of
+from tests.support.runs import Inputs, write_inputs
 
 # Of what is meant to fail in tests, nothing gets better by waiting for a minute.
 os.environ.setdefault(PATIENCE_VARIABLE, "10")

@@ -8,8 +8,8 @@ from datetime import datetime
 
 import pytest
 
-from pipeline.bar import progress_bar
 from pipeline.logs import fields, set_up_logging
+from pipeline.progress_bar import progress_bar
 
 LOGGER = logging.getLogger("pipeline.test_logs")
 

@@ -7,33 +7,25 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError
-from pipeline.evaluation.ground_truth import (
-    Lift,
-    center_gaussian,
-    lift,
-    share_covered,
-    share_on_mask,
-    uniform_attribution,
-)
-from pipeline.focus import (
+from pipeline.attribution.baselines import center_gaussian, uniform_attribution
+from pipeline.attribution.focus import (
     Focus,
     Step,
     Threshold,
     apply_steps,
     joint_attribution,
-    normalised_entropy,
-    share_kept,
     steps_name,
 )
+from pipeline.attribution.measures import normalised_entropy, share_kept
+from pipeline.clips.views import recorded_views
+from pipeline.errors import StoreError
+from pipeline.evaluation.localisation import Lift, lift, share_covered, share_on_mask
 from pipeline.status import Status
-from pipeline.storage import zarr_location
-from pipeline.store import in_run, open_store, store_layout, store_url
-from pipeline.synthetic.ground_truth import GroundTruth
-from pipeline.views import recorded_views
-
-METRICS_NAME = "metrics.zarr"
-"""Name of the store of metrics in a run's folder."""
+from pipeline.storage.zarr_store import zarr_location
+from pipeline.store.create import open_store
+from pipeline.store.ground_truth import GroundTruth
+from pipeline.store.record import store_layout
+from pipeline.store.run_folder import metrics_url, store_url
 
 _SCHEMA = {"name": "staa-metrics", "version": 1}
 
@@ -68,7 +60,7 @@ class Effect:
     kept: float
     """Mean share of the clip's patches whose value isn't 0."""
     entropy: float
-    """Mean entropy of A over the highest it can have, `pipeline.focus.normalised_entropy`."""
+    """Mean of `pipeline.attribution.measures.normalised_entropy`."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ class Evaluation:
     methods: dict[str, Lift]
     """By the names in `METHODS`."""
     variants: dict[str, Effect]
-    """By `pipeline.focus.steps_name` of `VARIANTS`."""
+    """By `pipeline.attribution.focus.steps_name` of `VARIANTS`."""
 
     @property
     def n_clips(self) -> int:
@@ -173,11 +165,6 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
             for variant, steps in enumerate(VARIANTS)
         },
     )
-
-
-def metrics_url(run_url: str) -> str:
-    """Where the metrics are in a run's folder."""
-    return in_run(run_url, METRICS_NAME)
 
 
 def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: Any) -> None:

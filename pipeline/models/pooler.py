@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from pipeline.attention import first_row
+from pipeline.attribution.attention import first_row
+from pipeline.attribution.staa import pooled_attention
 from pipeline.models.adapter import Adapter, Readout
-from pipeline.staa import pooled_attention
 
 
 class PooledAdapter(Adapter):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, TimesformerForVideoClassification
 
-from pipeline.attention import (
+from pipeline.attribution.attention import (
     Captured,
     Scores,
     SdpaAttention,
@@ -19,11 +19,12 @@ from pipeline.attention import (
     first_row,
     heads_averaged,
 )
+from pipeline.attribution.rollout import all_on_first, divided_rollout, rollout
+from pipeline.attribution.staa import cls_attention, divided_attention, frame_attention
+from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
-from pipeline.models.adapter import Adapter, Geometry, Readout, tubelet_geometry
-from pipeline.rollout import all_on_first, divided_rollout, rollout
-from pipeline.sampling import Sampling
-from pipeline.staa import cls_attention, divided_attention, frame_attention
+from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {8: 32, 16: 16, 96: 4}
 """Frames between two samples at 30 fps for TimeSformer, -HR and -L (arXiv 2102.05095, sec. 4)."""

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoMAEForVideoClassification
 
-from pipeline.attention import Captured, Scores, first_row, mean_row
-from pipeline.models.adapter import Adapter, Geometry, Readout, tubelet_geometry
-from pipeline.rollout import all_on_first, rollout
-from pipeline.sampling import Sampling
-from pipeline.staa import pooled_attention
+from pipeline.attribution.attention import Captured, Scores, first_row, mean_row
+from pipeline.attribution.rollout import all_on_first, rollout
+from pipeline.attribution.staa import pooled_attention
+from pipeline.clips.sampling import Sampling
+from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {16: 4}
 """Frames between two samples of Kinetics, at 30 fps (arXiv 2203.12602, sec. 4.1;

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoPrismForVideoClassification
 
-from pipeline.attention import Captured, Scores, first_row
+from pipeline.attribution.attention import Captured, Scores, first_row
+from pipeline.attribution.rollout import rollout
+from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
-from pipeline.models.adapter import Geometry, tubelet_geometry
+from pipeline.models.geometry import Geometry, tubelet_geometry
 from pipeline.models.pooler import PooledAdapter
-from pipeline.rollout import rollout
-from pipeline.sampling import Sampling
 
 
 class VideoPrism(PooledAdapter):
@@ -21,8 +21,8 @@ class VideoPrism(PooledAdapter):
     joint over space and time. What A gives a token at (t, p) is read there, but it was gathered: by
     the spatial blocks from all of frame t, by the temporal ones from all times of patch p.
 
-    The encoder's scores are capped, which SDPA can't do; `pipeline.attention.attend` does it some
-    queries at a time. The pooler's aren't.
+    The encoder's scores are capped, which SDPA can't do;
+    `pipeline.attribution.attention.attend` does it some queries at a time. The pooler's aren't.
     """
 
     model_class = VideoPrismForVideoClassification

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VivitForVideoClassification
 
-from pipeline.attention import Captured, Scores, first_row
-from pipeline.models.adapter import Adapter, Geometry, Readout, tubelet_geometry
-from pipeline.rollout import all_on_first, rollout
-from pipeline.sampling import Sampling
-from pipeline.staa import cls_attention
+from pipeline.attribution.attention import Captured, Scores, first_row
+from pipeline.attribution.rollout import all_on_first, rollout
+from pipeline.attribution.staa import cls_attention
+from pipeline.clips.sampling import Sampling
+from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {32: 2}
 """Frames between two samples, of Kinetics at 25 fps (arXiv 2103.15691, sec. 4.1; ``stride`` of

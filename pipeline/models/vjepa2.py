@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VJEPA2ForVideoClassification
 
-from pipeline.attention import Captured, Scores, first_row
-from pipeline.models.adapter import Geometry, tubelet_geometry
+from pipeline.attribution.attention import Captured, Scores, first_row
+from pipeline.attribution.rollout import rollout
+from pipeline.clips.sampling import Sampling
+from pipeline.models.geometry import Geometry, tubelet_geometry
 from pipeline.models.pooler import PooledAdapter
-from pipeline.rollout import rollout
-from pipeline.sampling import Sampling
 
 _PUBLISHED_SAMPLING = {
     16: Sampling(kind="strided", n_samples=16, stride=4, target_fps=12.0),

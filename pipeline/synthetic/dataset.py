@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 from pydantic import Field, model_validator
 
-from pipeline.config import FrozenConfig
+from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
 from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene, actor_mask, render_frame, sample_scene
 

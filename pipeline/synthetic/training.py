@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from transformers import TimesformerConfig, TimesformerForVideoClassification
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-from pipeline.attributor import normalise
-from pipeline.config import FrozenConfig
-from pipeline.load import ClipLoader
-from pipeline.manifest import Manifest
-from pipeline.preprocess import Preprocessing
-from pipeline.sampling import Sampling
+from pipeline.base_config import FrozenConfig
+from pipeline.clips.loader import ClipLoader
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
+from pipeline.dataset.manifest import Manifest
+from pipeline.models.attributor import normalise
 from pipeline.status import Status
 from pipeline.synthetic.scenes import ACTIONS, actor_mask, render_frame, sample_scene
 

@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.preprocess import Preprocessing
-from pipeline.sampling import Sampling
-from pipeline.schema import StoreLayout
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
 from pipeline.status import Status
-from pipeline.store import (
-    create_store,
-    open_store,
-    store_url,
-    write_shard,
-)
+from pipeline.store.create import create_store, open_store
+from pipeline.store.run_folder import store_url
+from pipeline.store.schema import StoreLayout
+from pipeline.store.shards import write_shard
 
 Columns = dict[str, NDArray[Any]]
 

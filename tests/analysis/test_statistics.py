@@ -19,9 +19,10 @@ from analysis import (
     overall_statistics,
     save_statistics,
 )
-from analysis.statistics import normalised_entropy, statistics_url
+from analysis.statistics import normalised_entropy
 from pipeline.errors import StoreError
 from pipeline.status import Status
+from pipeline.store.run_folder import statistics_url
 from tests.analysis.stores import (
     CLASS_NAMES,
     random_columns,

@@ -21,16 +21,17 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from pipeline.cluster import ModelPool
-from pipeline.config import AttributeConfig
-from pipeline.layouts import build_manifest
-from pipeline.manifest import write_manifest
-from pipeline.metrics import RunMetrics
-from pipeline.plan import Plan, plan_run
-from pipeline.run import execute
-from pipeline.stages import Stages, real_stages
+from pipeline.dataset.layouts import build_manifest
+from pipeline.dataset.manifest import write_manifest
+from pipeline.execution.metrics import RunMetrics
+from pipeline.execution.passes import execute
+from pipeline.execution.stages import Stages, real_stages
+from pipeline.run.config import AttributeConfig
+from pipeline.run.plan import Plan
+from pipeline.run.prepare import plan_run
+from pipeline.run.resources import ModelPool
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
-from tests.checkpoints import save_timesformer
+from tests.support.checkpoints import save_timesformer
 
 SMALL = "pipeline/synthetic/checkpoints/8-frames"
 BASE = {

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.config import AttributeConfig
-from pipeline.manifest import METADATA_KEYS, SCHEMA, write_manifest
-from pipeline.plan import Plan, plan_run
-from pipeline.run import execute
-from pipeline.store import open_store, pending_rows
-from pipeline.summary import RunSummary
+from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, write_manifest
+from pipeline.execution.passes import execute
+from pipeline.run.config import AttributeConfig
+from pipeline.run.plan import Plan
+from pipeline.run.prepare import plan_run
+from pipeline.store.create import open_store
+from pipeline.store.pending import pending_rows
+from pipeline.store.state import RunSummary
 from tests.benchmarks.stand_ins import StandInStages
 
 MODEL = "pipeline/synthetic/checkpoints/8-frames"

@@ -47,7 +47,7 @@ from transformers import (
     VJEPA2Config,
 )
 
-from pipeline.config import Method
+from pipeline.attribution.method import Method
 from pipeline.models.adapter import Adapter
 from pipeline.models.registry import FAMILIES
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.cluster import ModelPool
-from pipeline.load import Columns
-from pipeline.metrics import RunMetrics
-from pipeline.plan import Plan
-from pipeline.schema import StoreLayout
-from pipeline.stages import Stages
+from pipeline.clips.columns import Columns
+from pipeline.execution.metrics import RunMetrics
+from pipeline.execution.stages import Stages
+from pipeline.run.plan import Plan
+from pipeline.run.resources import ModelPool
 from pipeline.status import Status
+from pipeline.store.schema import StoreLayout
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.cli import parse
-from pipeline.cluster import RAYLET_ENVIRONMENT
-from pipeline.config import AttributeConfig, AttributeJob
+from pipeline.execution.cluster import RAYLET_ENVIRONMENT
+from pipeline.run.config import AttributeConfig, AttributeJob
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -276,7 +276,7 @@ def known_metrics():
     import ray
     from ray.data._internal.execution.interfaces.op_runtime_metrics import OpRuntimeMetrics
 
-    package = re.findall(r'"(staa_\w+)"', (ROOT / "pipeline/metrics.py").read_text())
+    package = re.findall(r'"(staa_\w+)"', (ROOT / "pipeline/execution/metrics.py").read_text())
     stages = ("decode", "transfer", "forward", "write")
     package += [f"staa_{stage}_seconds" for stage in stages]
     data = [f"data_{metric.name}" for metric in OpRuntimeMetrics.get_metrics()]

@@ -9,18 +9,13 @@ import zarr
 
 from jobs.cli import run_job
 from jobs.evaluate import EvaluateConfig, evaluate
+from pipeline.attribution.focus import Threshold, apply_steps, joint_attribution, steps_name
+from pipeline.attribution.measures import normalised_entropy
 from pipeline.errors import StoreError
 from pipeline.evaluation.evaluate import METHODS, VARIANTS, evaluate_run
-from pipeline.focus import (
-    Threshold,
-    apply_steps,
-    joint_attribution,
-    normalised_entropy,
-    steps_name,
-)
 from pipeline.status import Status
+from pipeline.store.ground_truth import open_ground_truth
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
-from pipeline.synthetic.ground_truth import open_ground_truth
 from tests.analysis.stores import PREPROCESSING, random_columns, small_layout, write_run
 
 N_CLIPS = 10

@@ -12,7 +12,7 @@ from analysis import open_run, open_statistics
 from jobs.aggregate import AggregateConfig, aggregate
 from jobs.cli import run_job
 from pipeline.status import Status
-from tests.checkpoints import CLASS_NAMES
+from tests.support.checkpoints import CLASS_NAMES
 
 
 def run(capsys, *argv):

@@ -14,13 +14,13 @@ from transformers import TimesformerModel
 import jobs.attribute
 from jobs.attribute import attribute
 from jobs.cli import run_job
-from pipeline.config import AttributeJob
-from pipeline.manifest import read_manifest
-from pipeline.plan import plan_run
-from tests.checkpoints import CLASS_NAMES, make_timesformer
-from tests.runs import objects, write_inputs
+from pipeline.dataset.manifest import read_manifest
+from pipeline.run.config import AttributeJob
+from pipeline.run.prepare import plan_run
+from tests.support.checkpoints import CLASS_NAMES, make_timesformer
+from tests.support.runs import objects, write_inputs
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

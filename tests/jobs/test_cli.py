@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.cli import flags_carried_out, parse, run_job, writing
-from pipeline.config import AttributeConfig, AttributeJob, Method, SamplingConfig
+from pipeline.attribution.method import Method
 from pipeline.errors import ConfigError, ManifestError, StorageError
+from pipeline.run.config import AttributeConfig, AttributeJob, SamplingConfig
 
 REQUIRED = ("--manifest=clips.parquet", "--model=small", "--out=run")
 

@@ -8,12 +8,12 @@ from jobs.attribute import attribute
 from jobs.cli import run_job
 from jobs.manifest import ManifestConfig, manifest
 from jobs.synthesize import SynthesizeConfig, synthesize
-from pipeline.config import AttributeJob
-from pipeline.manifest import read_manifest
+from pipeline.dataset.manifest import read_manifest
+from pipeline.run.config import AttributeJob
 from pipeline.status import Status
-from tests.checkpoints import CLASS_NAMES, save_timesformer
-from tests.clips import write_mp4
-from tests.runs import assert_same_columns, random_frames, stored_columns
+from tests.support.checkpoints import CLASS_NAMES, save_timesformer
+from tests.support.clips import write_mp4
+from tests.support.runs import assert_same_columns, random_frames, stored_columns
 
 SMALL = ("--n-clips=3", "--width=64", "--height=64", "--fps=4", "--n-workers=1")
 SHORT = ("--min-duration-s=1", "--max-duration-s=1")

@@ -7,13 +7,13 @@ import pytest
 
 from jobs.attribute import attribute
 from jobs.cli import parse, run_job
-from pipeline.config import AttributeJob
-from pipeline.discard import RUN_NAMES
-from pipeline.manifest import write_manifest
-from pipeline.plan import plan_run
+from pipeline.dataset.manifest import write_manifest
+from pipeline.run.config import AttributeJob
+from pipeline.run.prepare import plan_run
 from pipeline.status import Status
-from tests.checkpoints import save_timesformer
-from tests.runs import (
+from pipeline.store.run_folder import RUN_NAMES
+from tests.support.checkpoints import save_timesformer
+from tests.support.runs import (
     assert_same_columns,
     objects,
     plain_columns,

@@ -7,18 +7,23 @@ import pytest
 import zarr
 
 import jobs.attribute
-from analysis.report import REPORT_NAME
-from analysis.statistics import STATISTICS_NAME
+from analysis.page.report import REPORT_NAME
 from jobs.attribute import attribute
 from jobs.cli import run_job
-from pipeline.config import AttributeJob
-from pipeline.discard import DERIVED_NAMES, discard_run
 from pipeline.errors import StorageError, StoreError
-from pipeline.evaluation.evaluate import metrics_url
-from pipeline.plan import plan_run
-from pipeline.store import open_store, pending_rows, store_exists, store_url
-from pipeline.summary import FAILURES_NAME
-from tests.runs import objects, tree
+from pipeline.run.config import AttributeJob
+from pipeline.run.prepare import plan_run
+from pipeline.store.create import open_store, store_exists
+from pipeline.store.discard import discard_run
+from pipeline.store.pending import pending_rows
+from pipeline.store.run_folder import (
+    DERIVED_NAMES,
+    FAILURES_NAME,
+    STATISTICS_NAME,
+    metrics_url,
+    store_url,
+)
+from tests.support.runs import objects, tree
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finis
 def test_nothing_is_deleted_when_something_else_is_wrong(
     finished_run, out, flags, monkeypatch, capsys
 ):
-    monkeypatch.setattr("pipeline.cluster._starts_ray", lambda: True)
+    monkeypatch.setattr("pipeline.execution.cluster._starts_ray", lambda: True)
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--overwrite", *flags)
     assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2

@@ -11,11 +11,12 @@ import pytest
 
 from jobs.cli import run_job
 from jobs.status import StatusConfig, status
-from pipeline.state import read_state
-from pipeline.store import open_store, run_id
-from tests.runs import objects
+from pipeline.store.create import open_store
+from pipeline.store.record import run_id
+from pipeline.store.state import read_state
+from tests.support.runs import objects
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import pipeline.synthetic
-from pipeline.layouts import build_manifest
-from pipeline.manifest import read_manifest, write_manifest
-from pipeline.models.registry import load_adapter, read_checkpoint
+from pipeline.dataset.layouts import build_manifest
+from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 from pipeline.synthetic.training import CLASS_NAMES, held_out_accuracy
 

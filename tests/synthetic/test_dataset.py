@@ -12,13 +12,13 @@ import zarr
 
 from jobs.cli import run_job
 from jobs.synthesize import synthesize
-from pipeline.decode import read_frames
+from pipeline.clips.decode import read_frames
+from pipeline.clips.sampling import Sampling
+from pipeline.dataset.layouts import build_manifest
 from pipeline.errors import ConfigError
-from pipeline.layouts import build_manifest
-from pipeline.sampling import Sampling
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 from pipeline.synthetic.scenes import ACTIONS, actor_mask, render_frame
-from tests.clips import pyav_frames
+from tests.support.clips import pyav_frames
 
 N_CLIPS = 12
 LABELS = [ACTIONS[index % len(ACTIONS)].replace("_", " ") for index in range(N_CLIPS)]

@@ -6,10 +6,10 @@ import torch
 
 from jobs.cli import run_job
 from jobs.train import run_training
-from pipeline.layouts import build_manifest
-from pipeline.manifest import read_manifest, write_manifest
-from pipeline.models.registry import load_adapter, read_checkpoint
-from pipeline.sampling import Sampling
+from pipeline.clips.sampling import Sampling
+from pipeline.dataset.layouts import build_manifest
+from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 from pipeline.synthetic.scenes import ACTIONS, sample_scene
 from pipeline.synthetic.training import (

@@ -1,0 +1,1 @@
+"""The page: a run's statistics and clips as a static site."""

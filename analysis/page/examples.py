@@ -1,0 +1,125 @@
+"""Clips that stand for a class: which ones, and the frames that the model saw of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain, pairwise, zip_longest
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pipeline.clips.decode import read_frames
+from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import recorded_views
+from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.errors import ManifestError
+
+
+def choose_clips(
+    groups: NDArray[np.integer],
+    correct: NDArray[np.bool_],
+    probability: NDArray[np.floating],
+    *,
+    n_classes: int,
+    clips_per_class: int,
+) -> list[list[int]]:
+    """Take the most confident clips of each class: a correct one, a wrong one, and so on in turn.
+
+    The choice is a function of its arguments alone; of equals, the earlier clip comes first.
+
+    Parameters
+    ----------
+    groups
+        (clips,) class index; clips of another index are not taken.
+    correct
+        (clips,) whether the prediction is right.
+    probability
+        (clips,) of the predicted class.
+
+    Returns
+    -------
+    Positions of the clips taken, for each class in order
+    """
+    by_confidence = np.lexsort((-probability, groups))
+    bounds = np.searchsorted(groups[by_confidence], np.arange(n_classes + 1))
+    chosen = []
+    for start, stop in pairwise(bounds):
+        members = by_confidence[start:stop]
+        right = members[correct[members]][:clips_per_class].tolist()
+        wrong = members[~correct[members]][:clips_per_class].tolist()
+        in_turn = chain.from_iterable(zip_longest(right, wrong))
+        chosen.append([clip for clip in in_turn if clip is not None][:clips_per_class])
+    return chosen
+
+
+def manifest_rows(
+    manifest: Manifest, rows: Iterable[int], *, n_views: int = 1
+) -> dict[int, dict[str, Any]]:
+    """Manifest rows by a run's rows; a row group is read once, however many of its rows are."""
+    wanted = np.unique(np.fromiter(rows, np.int64))
+    found = manifest.take(wanted // n_views).to_pylist()
+    return dict(zip(wanted.tolist(), found, strict=True))
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Reads the frames of a run's clips again, the way the run did."""
+
+    manifest: Manifest
+    views: tuple[tuple[Sampling, Preprocessing], ...]
+    """How the frames of each view of a video are taken and cropped: row by row, in turn."""
+
+    @classmethod
+    def of_run(cls, ds: xr.Dataset) -> "ClipSource":
+        """Find the clips of a run from `analysis.open_run`.
+
+        Raises
+        ------
+        ManifestError
+            When the manifest can't be read, or isn't the one that the run was made from.
+        """
+        url = ds.attrs["config"]["manifest"]
+        manifest = read_manifest(url)
+        if manifest.digest != ds.attrs["identity"]["manifest"]:
+            raise ManifestError(f"manifest {url} has changed since the run: its rows are others")
+        return cls(manifest, recorded_views(ds.attrs))
+
+    def records(self, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Look up the manifest's row of each of some rows of the run."""
+        return manifest_rows(self.manifest, rows, n_views=len(self.views))
+
+    def frames(self, row: int, path: str, frame_index: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Read the frames of a clip as the model saw them.
+
+        Decodes in this process: a clip with an attribution is one that could be decoded.
+
+        Parameters
+        ----------
+        row
+            The clip's row in the run.
+        path
+            The clip's path in the manifest.
+        frame_index
+            (frames,), the frames that the run stored for the clip.
+
+        Returns
+        -------
+        (frames, height, width, 3) uint8
+
+        Raises
+        ------
+        DecodeError
+            When the clip can't be read any more.
+        OSError
+            When its storage fails.
+        ValueError
+            When the file has changed, and other frames would be taken from it now.
+        """
+        sampling, preprocessing = self.views[row % len(self.views)]
+        clip = read_frames(fetch_clip(self.manifest.root, path), sampling)
+        if not np.array_equal(clip.frame_index, frame_index):
+            raise ValueError("the file has changed since the run: its frames are others")
+        return preprocessing.resize_and_crop(clip.frames)

@@ -1,0 +1,1 @@
+"""Pure functions from attention to maps over (time, y, x)."""

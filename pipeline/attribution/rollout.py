@@ -1,0 +1,79 @@
+"""Attention rollout: the readout followed back through every layer (Abnar & Zuidema 2020).
+
+With A_l the attention of layer l, its heads averaged, and half of a token carried on by the skip
+connection, a layer mixes its tokens by (A_l + I) / 2 (eq. 1), and the readout r reads the input by
+
+    r (A_L + I)/2 ... (A_1 + I)/2
+
+The row is multiplied from the left, the last layer first: no product of two matrices is formed, and
+of each softmax a few rows at a time.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.attribution.attention import Scores
+
+
+def rollout(readout: Tensor, layers: Sequence[Scores]) -> Tensor:
+    """Follow a readout back through layers of self-attention.
+
+    Parameters
+    ----------
+    readout
+        (batch, tokens) float32: the share of each token after the last layer.
+    layers
+        Query and key of each layer, first to last; of the same batch and tokens.
+
+    Returns
+    -------
+    (batch, tokens) float32: the shares before the first layer; sums to what ``readout`` sums to
+    """
+    for scores in reversed(layers):
+        readout = (readout + scores.weighted_row(readout).mean(dim=1)[:, 0]) / 2
+    return readout
+
+
+def all_on_first(scores: Scores) -> Tensor:
+    """Readout of the first token alone, CLS: (batch, tokens) float32."""
+    batch, _, n_tokens, _ = scores.query.shape
+    readout = torch.zeros(batch, n_tokens, device=scores.query.device)
+    readout[:, 0] = 1
+    return readout
+
+
+def divided_rollout(
+    cls: Tensor, patches: Tensor, layers: Sequence[tuple[Scores, Scores]]
+) -> tuple[Tensor, Tensor]:
+    """Follow a readout back through divided space-time attention with CLS (TimeSformer).
+
+    A block attends over time, per patch and without CLS, then over space, per frame, where CLS
+    stands in every frame and what it reads is averaged over frames. Each of the two has a skip
+    connection of its own, so a block is (S + I)/2 (B + I)/2.
+
+    Parameters
+    ----------
+    cls
+        (clips,) float32: share of CLS after the last layer.
+    patches
+        (clips, T, P) float32: shares of the patches.
+    layers
+        Temporal (clips * P, ..., T) and spatial (clips * T, ..., 1 + P) scores of each block, first
+        to last.
+
+    Returns
+    -------
+    The same two before the first block
+    """
+    n_clips, n_times, n_patches = patches.shape
+    for temporal, spatial in reversed(layers):
+        of_frames = (cls / n_times)[:, None, None].expand(-1, n_times, 1)
+        tokens = torch.cat([of_frames, patches], dim=2)
+        tokens = rollout(tokens.flatten(0, 1), [spatial]).reshape(n_clips, n_times, -1)
+        cls, patches = tokens[..., 0].sum(dim=1), tokens[..., 1:]
+        over_time = patches.transpose(1, 2).flatten(0, 1)
+        over_time = rollout(over_time, [temporal]).reshape(n_clips, n_patches, n_times)
+        patches = over_time.transpose(1, 2)
+    return cls, patches

@@ -1,0 +1,52 @@
+"""The base of every configuration: immutable, validated, and free of credentials."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from pipeline.credentials import holds_credentials
+
+_SECONDS = {"": 1, "ms": 1e-3, "s": 1, "min": 60, "h": 3600}
+
+
+def _seconds(value: Any) -> Any:
+    """Seconds of a text such as 30s or 2min; anything else is left to pydantic."""
+    if not isinstance(value, str):
+        return value
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h|)\s*", value)
+    if not parts:
+        raise ValueError(f"{value!r} is no time; expected a number of ms, s, min or h, such as 30s")
+    return float(parts[1]) * _SECONDS[parts[2]]
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+"""Time in seconds, which may be given as text with a unit."""
+
+
+class FrozenConfig(BaseModel):
+    """Base of every configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="after")
+    def _texts_can_be_recorded(self) -> Self:
+        for key, text in self._texts():
+            if not text:
+                raise ValueError(f"{key}: is empty")
+            # What is in a configuration is recorded in the store, and shown in reports.
+            if holds_credentials(text):
+                raise ValueError(
+                    f"{key}: the URL holds credentials or a signature, which belong into the "
+                    "environment or fsspec's configuration"
+                )
+        return self
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Every text and its key, those of a table among them."""
+        for name, value in self:
+            if isinstance(value, str):
+                yield name, value
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", str(item)) for key, item in value.items())

@@ -1,0 +1,1 @@
+"""A clip's way from bytes to the model's uint8 frames."""

@@ -1,0 +1,180 @@
+"""Which frames of a clip the model sees: pure functions from a frame count to frame indices.
+
+Both kinds give strictly increasing indices: a frame is never repeated to fill up, because a
+repeated frame would share the model's attention with its copy and so halve its attribution.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError, DecodeError
+from pipeline.status import Status
+
+SamplingKind = Literal["uniform", "strided"]
+
+
+def uniform_frame_indices(*, n_frames: int, n_samples: int) -> NDArray[np.int64]:
+    """Centre frame of each of ``n_samples`` equal segments of the clip.
+
+    The clip is cut into segments of ``n_frames / n_samples`` frames, and the frame that lies over
+    a segment's centre is taken; a centre that falls between two frames takes the later one::
+
+        n_frames=12, n_samples=4: segments of 3 frames
+
+        frame     0  1  2 | 3  4  5 | 6  7  8 | 9 10 11
+        taken        ^         ^         ^         ^        -> [1, 4, 7, 10]
+
+    Parameters
+    ----------
+    n_frames
+        Frames in the clip.
+    n_samples
+        Frames to take, 1 or more.
+
+    Returns
+    -------
+    (n_samples,) int64, strictly increasing, in ``[0, n_frames)``.
+
+    Raises
+    ------
+    DecodeError
+        ``TOO_SHORT``, when the clip has fewer frames than are to be taken.
+    """
+    _require_frames(n_frames, n_samples)
+    # floor((i + 1/2) * n_frames / n_samples) in integers: floats would round at exact halves.
+    return (2 * np.arange(n_samples, dtype=np.int64) + 1) * n_frames // (2 * n_samples)
+
+
+def strided_frame_indices(
+    *,
+    n_frames: int,
+    n_samples: int,
+    stride: int,
+    fps: float,
+    target_fps: float = 30.0,
+    position: float = 0.5,
+) -> NDArray[np.int64]:
+    """Frames at a fixed interval in a window at the clip's centre, as TimeSformer is tested.
+
+    The window spans ``stride * n_samples`` frames of a clip at ``target_fps``, whatever the clip's
+    own rate; its frames are spread from its first to its last and truncated to whole indices::
+
+        n_frames=20, n_samples=4, stride=4, fps=target_fps=30: a window of 4 * 4 = 16 frames
+
+        frame     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17 18 19
+        window          |--------------------------------------------|
+        taken           ^              ^              ^              ^   -> [2, 7, 12, 17]
+
+    A window that is longer than the clip becomes the whole clip, and one that is shorter than
+    ``n_samples`` frames (a clip of a very low rate) becomes ``n_samples`` adjacent frames. The
+    original instead clamps what lies outside, and so repeats frames. That the interval was
+    narrower or wider than asked for shows in the indices, which are stored.
+
+    Parameters
+    ----------
+    n_frames
+        Frames in the clip.
+    n_samples
+        Frames to take, 1 or more.
+    stride
+        Interval between two taken frames, in frames of a clip at ``target_fps``; 32 for
+        TimeSformer's 8 frames, 4 for VideoMAE's 16.
+    fps
+        The clip's own rate, in frames/s.
+    target_fps
+        The rate that ``stride`` counts in, in frames/s.
+    position
+        Where the window lies: 0 at the clip's start, 1/2 in its middle, 1 at its end.
+
+    Returns
+    -------
+    (n_samples,) int64, strictly increasing, in ``[0, n_frames)``.
+
+    Raises
+    ------
+    DecodeError
+        ``TOO_SHORT``, when the clip has fewer frames than are to be taken; ``UNREADABLE``, when
+        ``fps`` is not a positive number, as in some broken headers.
+
+    References
+    ----------
+    ``decode``, ``get_start_end_idx`` and ``temporal_sampling`` in timesformer/datasets/decoder.py,
+    https://github.com/facebookresearch/TimeSformer, which takes them from SlowFast.
+    """
+    _require_frames(n_frames, n_samples)
+    if not (np.isfinite(fps) and fps > 0):
+        raise DecodeError(Status.UNREADABLE, f"the clip's frame rate is {fps}, not above 0")
+    window = min(max(stride * n_samples / target_fps * fps, n_samples), n_frames)
+    start = (n_frames - window) * position
+    # The clip's end bounds the last index: `start + window - 1` may round up beyond it.
+    spread = np.linspace(start, min(start + window - 1, n_frames - 1), n_samples)
+    return spread.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How frames are taken from a clip; part of a run's identity.
+
+    Attributes
+    ----------
+    kind
+        ``uniform`` (`uniform_frame_indices`) or ``strided`` (`strided_frame_indices`).
+    n_samples
+        Frames that the model sees.
+    stride
+        Interval for ``strided``, in frames at ``target_fps``; None for ``uniform``.
+    target_fps
+        The rate that ``stride`` counts in, in frames/s.
+    position
+        Where the window of ``strided`` lies, from 0 (start) to 1 (end); see `pipeline.clips.views`.
+    """
+
+    kind: SamplingKind
+    n_samples: int
+    stride: int | None = None
+    target_fps: float = 30.0
+    position: float = 0.5
+
+    def __post_init__(self) -> None:
+        kinds = get_args(SamplingKind)
+        if self.kind not in kinds:
+            raise ConfigError(f"sampling kind is {self.kind!r}, expected one of {', '.join(kinds)}")
+        if self.n_samples < 1:
+            raise ConfigError(f"sampling n_samples is {self.n_samples}, expected 1 or more")
+        if self.kind == "strided" and (self.stride is None or self.stride < 1):
+            raise ConfigError(f"sampling stride is {self.stride}, expected 1 or more for strided")
+        if self.kind == "uniform" and self.stride is not None:
+            raise ConfigError(f"sampling stride is {self.stride}, expected none for uniform")
+        if not (np.isfinite(self.target_fps) and self.target_fps > 0):
+            raise ConfigError(f"sampling target_fps is {self.target_fps}, expected above 0")
+        if not 0 <= self.position <= 1:
+            raise ConfigError(f"sampling position is {self.position}, expected 0 to 1")
+
+    def indices(self, *, n_frames: int, fps: float) -> NDArray[np.int64]:
+        """Frame indices for a clip of ``n_frames`` at ``fps`` frames/s: (n_samples,) int64.
+
+        Raises
+        ------
+        DecodeError
+            ``TOO_SHORT``, when the clip has fewer frames than are to be taken.
+        """
+        if self.stride is None:
+            return uniform_frame_indices(n_frames=n_frames, n_samples=self.n_samples)
+        return strided_frame_indices(
+            n_frames=n_frames,
+            n_samples=self.n_samples,
+            stride=self.stride,
+            fps=fps,
+            target_fps=self.target_fps,
+            position=self.position,
+        )
+
+
+def _require_frames(n_frames: int, n_samples: int) -> None:
+    if n_frames < n_samples:
+        raise DecodeError(
+            Status.TOO_SHORT, f"the clip has {n_frames} frames, the model sees {n_samples}"
+        )

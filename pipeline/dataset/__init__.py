@@ -1,0 +1,1 @@
+"""What is to be explained: dataset layouts, the manifest, its labels."""

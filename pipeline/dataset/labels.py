@@ -1,0 +1,35 @@
+"""Labels of a manifest to the class indices of a model."""
+
+from pipeline.dataset.manifest import Manifest
+from pipeline.errors import ManifestError
+from pipeline.models.checkpoint import Checkpoint
+
+
+def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:
+    """Class index of each label of a manifest.
+
+    A label is a class name of the model, as it stands or with other case and with underscores for
+    spaces, or a class index.
+
+    Raises
+    ------
+    ManifestError
+        Names the first label that the model doesn't have, and its row.
+    """
+    exact = {name: index for index, name in enumerate(checkpoint.class_names)}
+    loose = {_loose(name): index for name, index in exact.items()}
+    indices = {str(index): index for index in exact.values()}
+    resolved = {}
+    for label, row in manifest.distinct_labels():
+        index = exact.get(label, loose.get(_loose(label), indices.get(label)))
+        if index is None:
+            raise ManifestError(
+                f"manifest: label {label!r} in row {row} of {manifest.url} is not a class of "
+                f"{checkpoint.name}, which has {len(exact)} ({', '.join(list(exact)[:3])}, ...)"
+            )
+        resolved[label] = index
+    return resolved
+
+
+def _loose(label: str) -> str:
+    return label.replace("_", " ").casefold()

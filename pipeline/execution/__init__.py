@@ -1,0 +1,1 @@
+"""A run carried out on Ray Data: all that imports Ray."""

@@ -1,0 +1,119 @@
+"""How much of a run is in flight: frames between decoding and the models, columns before writing.
+
+Frames are the heavy thing: a clip of 8 frames of 224 x 224 pixels is 1.2 MB, what is stored of it
+3.4 KB. Decoded frames lie in Ray's object store until a model has explained them. So a *task*
+decodes some whole batches of one shard, `clips_per_task`, and the tasks between the start of their
+decoding and the end of their explanation are counted and bounded::
+
+    frames in flight = tasks in flight x clips per task x bytes per clip <= a quarter of the store
+
+That holds whichever is slower. Behind the models the columns of whole shards wait to be written: as
+many as are written at once and one more. A store that stalls thereby stops the models, these stop
+the decoding, and nothing is spilled to disk.
+"""
+
+from functools import partial
+from typing import Any
+
+import ray
+from ray.core.generated.gcs_pb2 import ActorTableData
+from ray.data import DataContext
+
+# Ray Data's own policies bound bytes by operator, and hold back CPUs for operators that need none.
+# The interface is internal to Ray, but the only one there is; `execute` fails where it is gone.
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
+from ray.exceptions import RayError
+
+from pipeline.run.resources import _MIN_WRITERS, FRAMES_SHARE, MIN_TASKS
+
+
+class InFlight(BackpressurePolicy):  # type: ignore[misc]
+    """Bounds what is between decoding and models, and between models and the storage, by counts.
+
+    Takes the place of Ray Data's own policies in an execution of three operators: one that decodes,
+    one that explains, and one that writes.
+
+    Parameters
+    ----------
+    task_bytes
+        Frames of one task.
+    tasks_per_shard
+        Tasks whose columns make a shard.
+    """
+
+    def __init__(
+        self,
+        task_bytes: int,
+        tasks_per_shard: int,
+        n_models: int,
+        data_context: DataContext,
+        topology: Any,
+        resource_manager: Any,
+    ) -> None:
+        super().__init__(data_context, topology, resource_manager)
+        # In front of them are the inputs.
+        _, self._load, self._attribute, self._write = topology
+        self._task_bytes = task_bytes
+        self._n_models = n_models
+        self._n_writers = max(_MIN_WRITERS, n_models)
+        self._max_unwritten = 2 * n_models + tasks_per_shard * (self._n_writers + 1)
+
+    def can_add_input(self, op: Any) -> bool:
+        """Whether an operator may start another task."""
+        if op is self._load:
+            explained = self._attribute.metrics.num_tasks_finished
+            if op.metrics.num_tasks_submitted - explained < self._max_tasks():
+                return True
+            self._wait_for_a_model()
+            return False
+        if op is self._attribute:
+            self._check_models()
+            written = self._write.metrics.num_task_inputs_processed
+            return bool(op.metrics.num_tasks_submitted - written < self._max_unwritten)
+        if op is self._write:
+            return bool(op.metrics.num_tasks_running < self._n_writers)
+        return True
+
+    def _wait_for_a_model(self) -> None:
+        """Hold the execution until a model is there, if there is none yet.
+
+        Ray Data takes an execution without running tasks for stuck, and starts one whatever its
+        policies say: decoding would go on all the while that the models are loaded.
+        """
+        if not self._attribute.get_actor_info().running:
+            starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
+            if starting:
+                ray.wait(starting, num_returns=1)
+
+    def _check_models(self) -> None:
+        """Fail if a model died while it had nothing to do, and isn't started again any more.
+
+        Ray Data tells of a model that is gone by the tasks that go with it; else it takes it for
+        one that is there, and waits for it.
+        """
+        (pool,) = self._attribute.get_autoscaling_actor_pools()
+        for actor, state in pool._running_actors.items():
+            if not state.num_tasks_in_flight and actor._get_local_state() == ActorTableData.DEAD:
+                raise RayError("the process of a model died, and those started in its place, too")
+
+    def _max_tasks(self) -> int:
+        """Tasks whose frames may be in flight on the cluster as it is now; it may grow."""
+        limits = self._resource_manager.get_global_limits()
+        # One that is decoded and one that waits for each CPU, so that none is ever idle.
+        n_useful = 2 * int(limits.cpu) + 2 * self._n_models
+        return max(MIN_TASKS, min(n_useful, int(limits.object_store_memory) // self._task_bytes))
+
+
+def bound_in_flight(
+    context: DataContext, *, task_bytes: int, tasks_per_shard: int, n_models: int
+) -> None:
+    """Have executions of a context bounded by `InFlight`, and by nothing else."""
+    context.op_resource_reservation_enabled = False
+    context.override_object_store_memory_limit_fraction = FRAMES_SHARE
+    context.set_config(
+        ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+        [partial(InFlight, task_bytes, tasks_per_shard, n_models)],
+    )

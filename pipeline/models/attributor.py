@@ -1,0 +1,241 @@
+"""The model's stage: uint8 frames in, the store's columns out."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.attribution.method import Method, Precision
+from pipeline.attribution.staa import spatial_temporal
+from pipeline.clips.columns import Columns
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.models.checkpoint import Checkpoint, load_adapter
+from pipeline.models.compiler import check_compiler
+from pipeline.status import Status
+from pipeline.store.schema import StoreLayout
+
+_LOGGER = logging.getLogger(__name__)
+
+_MODEL_ARRAYS = frozenset(
+    (
+        *("spatial", "temporal", "layer_spatial", "layer_temporal"),
+        *("head_spatial", "head_temporal", "prediction", "probability", "label_probability"),
+        *("top_classes", "top_probabilities"),
+    )
+)
+"""The store's arrays that the model fills, as far as the layout has them."""
+
+
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "could not create a primitive"),
+    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    # cuBLAS without room for its handle, and cuDNN for the workspace of any of its convolutions.
+    *("CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine"),
+)
+"""What torch's allocator on a CPU, oneDNN, and CUDA's libraries say in a plain RuntimeError."""
+
+Timed = Callable[[Literal["transfer", "forward"]], AbstractContextManager[None]]
+"""Gives a context whose seconds are those of one part of a forward pass."""
+
+
+class Attributor:
+    """Holds a model on a device and explains batches; one lives in each actor of the pool.
+
+    Parameters
+    ----------
+    layout
+        Of the store that the columns are for.
+    device
+        ``cpu`` or ``cuda``.
+    precision
+        Below float32, the forward pass runs under autocast; weights stay in float32.
+    compile_model
+        Run the model through torch.compile. Attention is captured within the compiled graph.
+    n_threads
+        Torch's threads, on a CPU; results are the same bit for bit only for the same number.
+    timed
+        Is told how long copying the frames to the device takes, and how long all behind it.
+
+    Raises
+    ------
+    ModelError
+        As `load_adapter` says.
+    ConfigError
+        If the model is to be compiled, and this machine has nothing to compile with.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        method: Method,
+        layout: StoreLayout,
+        *,
+        device: str,
+        precision: Precision,
+        n_threads: int,
+        compile_model: bool = False,
+        timed: Timed = lambda part: nullcontext(),
+    ) -> None:
+        if device == "cpu":
+            torch.set_num_threads(n_threads)
+        if compile_model:
+            check_compiler(device)
+        self._device = torch.device(device)
+        self._dtype: torch.dtype = getattr(torch, precision)
+        self._adapter = load_adapter(checkpoint, device=device)
+        if compile_model:
+            self._adapter.model.compile()
+        self._preprocessing = checkpoint.preprocessing
+        self._method = method
+        self._timed = timed
+        self._templates = {
+            name: spec for name, spec in layout.arrays().items() if name in _MODEL_ARRAYS
+        }
+        self._clips_at_once: int | None = None
+
+    def __call__(self, batch: Columns) -> Columns:
+        """Explain a batch as `ClipLoader` gives it: its columns but ``frames``, and the model's.
+
+        Clips that failed go through the model as zeros: every batch has the same shape, so a clip's
+        numbers don't depend on whether its neighbours could be decoded. A batch that has nothing
+        else doesn't go through.
+
+        A batch for which the device lacks memory goes through in halves, down to single clips, and
+        so do those after it; what halves leave over goes alone, 5 clips as 2, 2 and 1. Passes of
+        another size may give other last bits. Only a clip that doesn't fit alone fails, as
+        ``model_error``.
+        """
+        n_clips = len(batch["row"])
+        columns = {name: values for name, values in batch.items() if name != "frames"} | {
+            name: np.full((n_clips, *spec.shape), spec.fill_value, spec.dtype)
+            for name, spec in self._templates.items()
+        }
+        for name in ("status", "message"):
+            columns[name] = columns[name].copy()
+        start = 0 if (batch["status"] == Status.OK).any() else n_clips
+        while start < n_clips:
+            stop = min(start + (self._clips_at_once or n_clips), n_clips)
+            clips = slice(start, stop)
+            explained = self._explain(batch["frames"][clips], batch["label"][clips])
+            if explained is not None:
+                _fill(columns, np.arange(start, stop), explained)
+            elif stop - start > 1:
+                self._clips_at_once = (stop - start) // 2
+                _LOGGER.warning(
+                    "%s; trying %d", _out_of_memory_with(stop - start), self._clips_at_once
+                )
+                continue
+            else:
+                _fail(columns, np.arange(start, stop), _out_of_memory_with(1))
+            start = stop
+        return columns
+
+    def _explain(self, frames: NDArray[np.uint8], label: NDArray[np.int32]) -> Columns | None:
+        """Model's columns of some clips; None if the device has no room for them."""
+        try:
+            with torch.inference_mode():
+                with self._timed("transfer"):
+                    # A copy: Ray's arrays are read-only, which torch would warn of.
+                    on_device = torch.tensor(frames, device=self._device)
+                # It ends with the results on the host, and so with what the device had to do.
+                with self._timed("forward"):
+                    return self._columns(on_device, label)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Behind the handler: the error's traceback keeps the tensors that take up the memory.
+        return None
+
+    def _columns(self, frames: Tensor, label: NDArray[np.int32]) -> Columns:
+        pixel_values = normalise(frames, self._preprocessing, self._dtype)
+        with torch.autocast(
+            self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
+        ):
+            explanation = self._adapter.explain(pixel_values, self._method)
+        probabilities = explanation.logits.float().softmax(dim=-1)
+        top = probabilities.topk(self._templates["top_classes"].shape[0], dim=-1)
+        columns = {
+            **self._attribution("", explanation.joint[:, -1]),
+            "prediction": top.indices[:, 0],
+            "probability": top.values[:, 0],
+            "label_probability": _probability_of(probabilities, label),
+            "top_classes": top.indices,
+            "top_probabilities": top.values,
+        }
+        if "layer_spatial" in self._templates:
+            columns |= self._attribution("layer_", explanation.joint)
+        if explanation.head_joint is not None:
+            columns |= self._attribution("head_", explanation.head_joint)
+        return {name: values.cpu().numpy() for name, values in columns.items()}
+
+    def _attribution(self, prefix: str, joint: Tensor) -> dict[str, Tensor]:
+        """Spatial and temporal part of (clips, ..., T, P), as the store has them."""
+        spatial, temporal = spatial_temporal(joint)
+        shape = self._templates[f"{prefix}spatial"].shape
+        return {
+            f"{prefix}spatial": spatial.half().reshape(-1, *shape),
+            f"{prefix}temporal": temporal,
+        }
+
+
+def normalise(frames: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:
+    """Rescale and normalise on the frames' device, in one pass over them.
+
+    Parameters
+    ----------
+    frames
+        (clips, T, height, width, 3) uint8.
+
+    Returns
+    -------
+    (clips, T, 3, height, width) of ``dtype``, computed in float32
+    """
+    mean = torch.tensor(preprocessing.image_mean, device=frames.device)
+    std = torch.tensor(preprocessing.image_std, device=frames.device)
+    offset = 1.0 if preprocessing.offset else 0.0
+    channels_first = frames.permute(0, 1, 4, 2, 3)
+    # (x * rescale - offset - mean) / std as one multiplication and one addition.
+    return torch.addcmul(
+        (-(mean + offset) / std)[:, None, None],
+        channels_first,
+        (preprocessing.rescale_factor / std)[:, None, None],
+        out=torch.empty(channels_first.shape, dtype=dtype, device=frames.device),
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        reason in str(error) for reason in _OUT_OF_MEMORY
+    )
+
+
+def _out_of_memory_with(n_clips: int) -> str:
+    return f"out of memory with {n_clips} clip{'s' if n_clips > 1 else ''} in a forward pass"
+
+
+def _fill(columns: Columns, clips: NDArray[np.intp], explained: Columns) -> None:
+    """Take over what the model says of clips that were decoded; NaN is a failure of the model."""
+    ok = columns["status"][clips] == Status.OK
+    finite = np.isfinite(explained["probability"]) & np.isfinite(explained["temporal"]).all(axis=1)
+    for name, values in explained.items():
+        columns[name][clips[ok & finite]] = values[ok & finite]
+    _fail(columns, clips[~finite], "the model gave NaN or infinity")
+
+
+def _fail(columns: Columns, clips: NDArray[np.intp], message: str) -> None:
+    """Name the model's failure on clips that were decoded."""
+    failed = clips[columns["status"][clips] == Status.OK]
+    columns["status"][failed] = Status.MODEL_ERROR
+    columns["message"][failed] = message
+
+
+def _probability_of(probabilities: Tensor, label: NDArray[Any]) -> Tensor:
+    """Probability of each clip's label: (clips,), NaN where it is unknown (-1)."""
+    index = torch.tensor(label, dtype=torch.int64, device=probabilities.device)[:, None]
+    chosen = probabilities.gather(1, index.clamp(min=0))
+    return torch.where(index >= 0, chosen, torch.nan)[:, 0]

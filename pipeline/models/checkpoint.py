@@ -1,0 +1,261 @@
+"""A checkpoint: its config, processor and weights, read from one commit and checked."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
+from transformers.models.auto.video_processing_auto import get_video_processor_config
+from transformers.models.llava_onevision.video_processing_llava_onevision import (
+    LlavaOnevisionVideoProcessor,
+)
+from transformers.models.timesformer.video_processing_timesformer import TimesformerVideoProcessor
+from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
+from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
+from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import LocalEntryNotFoundError, cached_file, extract_commit_hash
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
+from pipeline.errors import ModelError
+from pipeline.models.adapter import Adapter
+from pipeline.models.geometry import Geometry
+from pipeline.models.registry import FAMILIES, _family
+
+_OF_TRAINING = (
+    *("dropout", "drop_path", "initializer"),
+    # Of the decoder of VideoMAE's pretraining, and the predictor of V-JEPA 2's.
+    *("decoder_", "norm_pix_loss", "pred_"),
+)
+"""Parts of the names of a config's keys that mean nothing to a trained classifier."""
+
+_VIDEO_PROCESSORS: dict[str, type[BaseVideoProcessor]] = {
+    processor.__name__: processor
+    for processor in (
+        LlavaOnevisionVideoProcessor,  # VideoPrism's
+        TimesformerVideoProcessor,
+        VideoMAEVideoProcessor,
+        VivitVideoProcessor,
+        VJEPA2VideoProcessor,
+    )
+}
+"""By the ``video_processor_type`` of a checkpoint's processor file. From their own modules: without
+torchvision, transformers itself hands out stand-ins that raise."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run must know of a checkpoint before any weights are loaded."""
+
+    name: str
+    """Hub id or folder."""
+    revision: str | None
+    """Commit of a hub checkpoint; None for a folder."""
+    weights_digest: str
+    """SHA-256 over the safetensors files."""
+    config: Mapping[str, Any]
+    """What of its config, by key, decides what the weights compute and what the classes mean."""
+    weights_bytes: int
+    family: str
+    class_names: tuple[str, ...]
+    n_layers: int
+    """Layers that `Method.layers` chooses from."""
+    n_heads: int
+    """Heads of each of these."""
+    has_temporal_attention: bool
+    """Whether `Method.residual` means something."""
+    geometry: Geometry
+    sampling: Sampling
+    """As the published checkpoints of the family are tested."""
+    preprocessing: Preprocessing
+
+
+def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
+    """Read a checkpoint's config, processor and weight hash, all of one commit.
+
+    Raises
+    ------
+    ModelError
+        If there is no such checkpoint, it is no video classifier of a known family, or it has no
+        safetensors weights.
+    """
+    try:
+        # A branch may move on between one file and the next: what it was at the first counts.
+        commit = extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
+        revision = commit or revision
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        processor = _processor_parameters(name, revision)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"model: {name!r} can't be loaded: {_reason(name, error)}") from error
+    adapter = _family(name, config)
+    weights = _weight_files(name, revision)
+    return Checkpoint(
+        name=name,
+        revision=commit,
+        weights_digest=_digest(weights),
+        config=_deciding(config),
+        weights_bytes=sum(file.stat().st_size for file in weights),
+        family=config.model_type,
+        class_names=_class_names(name, config),
+        n_layers=adapter.n_layers(config),
+        n_heads=adapter.n_heads(config),
+        has_temporal_attention=adapter.has_temporal_attention(config),
+        geometry=adapter.geometry(config),
+        sampling=adapter.published_sampling(config),
+        preprocessing=Preprocessing.from_processor_dict(processor),
+    )
+
+
+def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
+    """Load a checkpoint's weights, from safetensors only, in float32 and evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If the weights can't be read, aren't of the config's shapes, or lack some of the model's:
+        transformers would make those up at random, the classifier of a backbone for example.
+    """
+    adapter = FAMILIES[checkpoint.family]
+    try:
+        model, report = adapter.model_class.from_pretrained(
+            checkpoint.name,
+            revision=checkpoint.revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = _reason(checkpoint.name, error)
+        raise ModelError(f"model: {checkpoint.name!r} can't be loaded: {reason}") from error
+    made_up = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if made_up:
+        raise ModelError(
+            f"model: {checkpoint.name!r} has no weights, or of another shape, for {made_up[0]} and "
+            f"{len(made_up) - 1} more: expected a whole {adapter.model_class.__name__}"
+        )
+    return adapter(model.to(device).eval())
+
+
+def _processor_parameters(name: str, revision: str | None) -> dict[str, Any]:
+    """Parameters of a checkpoint's image processor, or of its video processor if it has no other.
+
+    What the file doesn't say is the class's to say, and V-JEPA 2's doesn't heed all that it does
+    say. transformers' video processors need torchvision to run, and not to be made.
+    """
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError):
+        from_file: dict[str, Any] = get_video_processor_config(name, revision=revision)
+        if "video_processor_type" not in from_file:
+            raise
+        parameters: dict[str, Any] = _video_processor(from_file).to_dict()
+        return parameters
+    image_parameters: dict[str, Any] = processor.to_dict()
+    return image_parameters
+
+
+def _video_processor(from_file: Mapping[str, Any]) -> BaseVideoProcessor:
+    kind = from_file["video_processor_type"]
+    if kind not in _VIDEO_PROCESSORS:
+        known = ", ".join(sorted(_VIDEO_PROCESSORS))
+        raise ValueError(f"its video processor is a {kind}, which is not supported; known: {known}")
+    try:
+        return _VIDEO_PROCESSORS[kind](**from_file)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"its {kind} has parameters of another kind: {error}") from error
+
+
+def _deciding(config: PretrainedConfig) -> dict[str, Any]:
+    """Take what of a config decides of results; classes' names as a digest, as they may be many.
+
+    Values that are the class's defaults are left out: a later transformers may have more of them.
+    """
+    # What every model has: the version and dtype that it was saved with, its path, what it returns.
+    common = PretrainedConfig().to_dict().keys() - {"model_type"}
+    defaults = {**type(config)().to_dict(), "model_type": None}
+    deciding = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in common
+        and value != defaults.get(key)
+        and not any(part in key for part in _OF_TRAINING)
+    }
+    names = json.dumps([config.id2label[index] for index in sorted(config.id2label)])
+    return deciding | {"id2label": hashlib.sha256(names.encode()).hexdigest()}
+
+
+def _class_names(name: str, config: PretrainedConfig) -> tuple[str, ...]:
+    """Names of the classes, in the order of the logits."""
+    n_classes = len(config.id2label)
+    for index in range(n_classes):
+        if index not in config.id2label:
+            raise ModelError(
+                f"model: the config of {name!r} names {n_classes} classes in id2label, and none of "
+                f"them is {index}: expected 0 to {n_classes - 1}"
+            )
+    return tuple(config.id2label[index] for index in range(n_classes))
+
+
+def _weight_files(name: str, revision: str | None) -> list[Path]:
+    """Safetensors files of a checkpoint, one or as many as its index lists."""
+
+    def find(file: str) -> Path | None:
+        found = cached_file(
+            name,
+            file,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        return Path(found) if found else None
+
+    if single := find(SAFE_WEIGHTS_NAME):
+        return [single]
+    expected = [SAFE_WEIGHTS_NAME]
+    if index := find(SAFE_WEIGHTS_INDEX_NAME):
+        content: dict[str, Any] = json.loads(index.read_text())
+        expected = sorted(set(content["weight_map"].values()))
+    files = {file: find(file) for file in expected}
+    for file, path in files.items():
+        if path is None:
+            raise ModelError(f"model: {_lack(name, file, revision)}")
+    return [path for path in files.values() if path]
+
+
+def _lack(name: str, file: str, revision: str | None) -> str:
+    """Why a file of a checkpoint isn't there: it has none, or it can't be had now."""
+    try:
+        cached_file(name, file, revision=revision)
+    except OSError as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            return (
+                f"{file} of {name!r} is not in the cache, and the hub is out of reach (offline, or "
+                "HF_HUB_OFFLINE is set): download the checkpoint first"
+            )
+    return f"{name!r} has no {file}; only safetensors are loaded"
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _reason(name: str, error: Exception) -> str:
+    if not Path(name).exists() and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        return "there is no such folder, and no hub id has this form"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

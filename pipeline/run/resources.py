@@ -1,0 +1,147 @@
+"""How many models run at once, and how many clips a task takes, on a machine of a given size."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+from pipeline.run.config import AttributeConfig
+
+FRAMES_SHARE = 0.25
+"""Share of the object store that frames in flight may take."""
+
+TASK_BYTES = 32_000_000
+"""Frames of one task, if they fit: so many that what Ray does for a task is small beside them."""
+
+MIN_TASKS = 3
+"""Frames of so many tasks are held at the least: one is decoded, one waits, one is explained."""
+
+_MIN_WRITERS = 4
+
+
+def clips_per_task(
+    config: AttributeConfig, *, clip_bytes: int, cpus: float, n_models: int, store_bytes: int
+) -> int:
+    """Clips that a task decodes: whole batches of one shard.
+
+    As many as give `TASK_BYTES`, but fewer where the object store would not hold one task for each
+    CPU and two for each model.
+
+    Parameters
+    ----------
+    clip_bytes
+        Of a clip's frames as the model takes them, uint8.
+    store_bytes
+        Of Ray's object store, over all nodes.
+
+    Raises
+    ------
+    ConfigError
+        If the frames of `MIN_TASKS` batches don't fit into `FRAMES_SHARE` of the object store.
+    """
+    budget = int(store_bytes * FRAMES_SHARE)
+    batch_bytes = config.batch_size * clip_bytes
+    if MIN_TASKS * batch_bytes > budget:
+        raise ConfigError(
+            f"batch_size: {MIN_TASKS} batches of {config.batch_size} clips of "
+            f"{clip_bytes / 1e6:.1f} MB are {MIN_TASKS * batch_bytes / 1e6:.0f} MB of frames, more "
+            f"than {FRAMES_SHARE:.0%} of an object store of {store_bytes / 1e6:.0f} MB; choose a "
+            f"batch_size of {budget // MIN_TASKS // clip_bytes} at most, or an object store "
+            f"(local_object_store) of {MIN_TASKS * batch_bytes / FRAMES_SHARE / 1e6:.0f} MB or more"
+        )
+    n_wanted = max(MIN_TASKS, int(cpus) + 2 * n_models)
+    n_batches = max(1, min(TASK_BYTES, budget // n_wanted) // batch_bytes)
+    batches_per_shard = config.rows_per_shard // config.batch_size
+    # The tasks of a shard are about equal.
+    n_tasks = -(-batches_per_shard // n_batches)
+    return -(-batches_per_shard // n_tasks) * config.batch_size
+
+
+def check_columns(
+    config: AttributeConfig, *, row_bytes: int, n_models: int, store_bytes: int
+) -> None:
+    """Refuse shards of which those behind the models don't fit beside the frames.
+
+    Parameters
+    ----------
+    row_bytes
+        Of what is stored of a clip, see `StoreLayout.row_bytes`.
+
+    Raises
+    ------
+    ConfigError
+        If they are more than another `FRAMES_SHARE` of the object store.
+    """
+    n_shards = max(_MIN_WRITERS, n_models) + 1
+    n_bytes = n_shards * config.rows_per_shard * row_bytes
+    if n_bytes > store_bytes * FRAMES_SHARE:
+        fitting = int(store_bytes * FRAMES_SHARE) // (n_shards * row_bytes)
+        raise ConfigError(
+            f"rows_per_shard: {n_shards} shards of {config.rows_per_shard} rows of "
+            f"{row_bytes / 1e6:.2f} MB are {n_bytes / 1e6:.0f} MB behind the models, more than "
+            f"{FRAMES_SHARE:.0%} of an object store of {store_bytes / 1e6:.0f} MB; choose "
+            f"rows_per_shard of {fitting} at most, fewer layers or no heads, or an object store "
+            f"(local_object_store) of {n_bytes / FRAMES_SHARE / 1e6:.0f} MB or more"
+        )
+
+
+def fit_into_store(
+    config: AttributeConfig,
+    *,
+    clip_bytes: int,
+    row_bytes: int,
+    cpus: float,
+    n_models: int,
+    store_bytes: int,
+) -> int:
+    """Clips that a task decodes, of a run whose frames and columns fit into the object store.
+
+    Raises
+    ------
+    ConfigError
+        As `clips_per_task` and `check_columns` say.
+    """
+    n_clips = clips_per_task(
+        config, clip_bytes=clip_bytes, cpus=cpus, n_models=n_models, store_bytes=store_bytes
+    )
+    check_columns(config, row_bytes=row_bytes, n_models=n_models, store_bytes=store_bytes)
+    return n_clips
+
+
+@dataclass(frozen=True)
+class ModelPool:
+    """Copies of the model that run at once."""
+
+    device: str
+    """``cpu`` or ``cuda``."""
+    n_models: int
+
+
+def model_pool(
+    config: AttributeConfig, *, cpus: float, gpus: int, may_grow: bool = False
+) -> ModelPool:
+    """Choose the models' device, and how many run at once beside the decoding.
+
+    Parameters
+    ----------
+    cpus, gpus
+        What the cluster has now.
+    may_grow
+        Whether it may get more; where not, Ray would wait for ever for what isn't there.
+
+    Raises
+    ------
+    ConfigError
+        If what was asked for isn't there, or leaves no CPU to decode with.
+    """
+    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
+    if device == "cuda" and not gpus and not may_grow:
+        raise ConfigError("device: 'cuda' was asked for, and there is no GPU")
+    # Half of the CPUs decode, where the models need CPUs too, and one at the least.
+    share = gpus if device == "cuda" else int(cpus / 2 / config.cpus_per_model)
+    default = max(1, min(share, int((cpus - 1) / config.cpus_per_model)))
+    n_models = config.n_models or default
+    if n_models * config.cpus_per_model + 1 > cpus and not may_grow:
+        raise ConfigError(
+            f"n_models: {n_models} of cpus_per_model={config.cpus_per_model:g} leave none of "
+            f"{cpus:g} CPUs to decode with; choose less, or a larger local_cpus"
+        )
+    return ModelPool(device, n_models)

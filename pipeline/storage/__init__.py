@@ -1,0 +1,1 @@
+"""Bytes, anywhere fsspec reaches, tried again while a storage fails."""

@@ -1,0 +1,132 @@
+"""Whole files and parts of files, anywhere fsspec reaches."""
+
+import io
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.storage.retries import with_retries
+
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
+}
+"""Extra of this package that brings the driver of a protocol."""
+
+
+def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Filesystem of a URL, and the URL's path in it; nothing is asked of the storage yet.
+
+    Raises
+    ------
+    ImportError
+        If the protocol's driver isn't installed; names the extra that brings it.
+    ValueError
+        If no such protocol is known.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        protocol = url.partition("://")[0]
+        if protocol not in _EXTRAS:
+            raise
+        raise ImportError(
+            f"no driver for {protocol}:// is installed: install the extra "
+            f"{_EXTRAS[protocol]!r}, for example with pip install '.[{_EXTRAS[protocol]}]'"
+        ) from error
+    return filesystem, path
+
+
+class RetryingReader(io.RawIOBase):
+    """A file to read parts of, each as `with_retries` has it."""
+
+    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+        """Open a file; raises as `with_retries` does."""
+        self._path = path
+        self._file = with_retries(path, lambda: filesystem.open(path, "rb"))
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say that it can be read from any place."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place in the file."""
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Place in the file."""
+        return int(self._file.tell())
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from here on."""
+        start = self.tell()
+
+        def read() -> bytes:
+            self._file.seek(start)
+            data: bytes = self._file.read(size)
+            return data
+
+        return with_retries(self._path, read)
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def read_bytes(url: str) -> bytes:
+    """Read a whole object; raises as `with_retries` and `open_filesystem` do."""
+    filesystem, path = open_filesystem(url)
+    data: bytes = with_retries(url, lambda: filesystem.cat_file(path))
+    return data
+
+
+def write_bytes(url: str, data: bytes | memoryview) -> None:
+    """Write a whole object, and its folder; raises as `with_retries` and `open_filesystem` do.
+
+    Who reads meanwhile gets the whole of what was there before, or of what is there now.
+    """
+    filesystem, path = open_filesystem(url)
+
+    def write() -> None:
+        if isinstance(filesystem, LocalFileSystem):
+            _replace_file(Path(path), data)
+            return
+        with fsspec.open(url, "wb") as file:
+            file.write(data)
+
+    with_retries(url, write)
+
+
+def _replace_file(path: Path, data: bytes | memoryview) -> None:
+    """Write beside a local file and rename: an object store does the like of itself.
+
+    A transaction of fsspec writes into the folder of temporary files, which may be of another disk,
+    and then copied from there: a reader meets half of it.
+    """
+    path = path.resolve()  # a link stays one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        # A device is written to, and a folder refused.
+        path.write_bytes(data)
+        return
+    partial = path.with_name(f".{uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,94 @@
+"""Zarr stores whose every access is tried again while it fails in a way that may pass."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+from tenacity import AsyncRetrying
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, WrapperStore
+
+from pipeline.storage.files import open_filesystem
+from pipeline.storage.retries import _T, _policy, _raise_explained
+
+
+class RetryingStore(WrapperStore[FsspecStore]):
+    """A Zarr store on remote storage whose every access is as `with_retries` has it."""
+
+    def __str__(self) -> str:
+        return str(self._store)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Value of a key; None where there is no such key, never where it can't be read."""
+        return await self._retry(key, lambda: self._store.get(key, prototype, byte_range))
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        """Parts of values, in order."""
+        ranges = list(key_ranges)
+        return [await self.get(key, prototype, byte_range) for key, byte_range in ranges]
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is a key."""
+        return await self._retry(key, lambda: self._store.exists(key))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write a value."""
+        await self._retry(key, lambda: self._store.set(key, value))
+
+    async def delete(self, key: str) -> None:
+        """Remove a key."""
+        await self._retry(key, lambda: self._store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove every key below a prefix."""
+        await self._retry(prefix, lambda: self._store.delete_dir(prefix))
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Whether no key is below a prefix."""
+        return await self._retry(prefix, lambda: self._store.is_empty(prefix))
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Keys and prefixes below a prefix."""
+
+        async def listed() -> list[str]:
+            return [key async for key in self._store.list_dir(prefix)]
+
+        for key in await self._retry(prefix, listed):
+            yield key
+
+    # The inner store's would bypass the methods above.
+    _get_many = Store._get_many
+    _set_many = Store._set_many
+
+    async def _retry(self, key: str, access: Callable[[], Awaitable[_T]]) -> _T:
+        where = f"{self._store.path}/{key}"
+
+        # What isn't declared to be a coroutine function isn't awaited.
+        async def awaited() -> _T:
+            return await access()
+
+        try:
+            return await AsyncRetrying(**_policy(where))(awaited)
+        except Exception as error:
+            _raise_explained(where, error)
+            raise
+
+
+def zarr_location(url: str) -> str | Store:
+    """Give what Zarr opens for a URL: a path, or a store that tries again.
+
+    Raises
+    ------
+    ImportError, ValueError
+        As `open_filesystem` does.
+    """
+    if url.startswith("file://") or "://" not in url:
+        # fsspec's local filesystem makes no folders, zarr's own does.
+        return url.removeprefix("file://")
+    open_filesystem(url)
+    return RetryingStore(FsspecStore.from_url(url))

@@ -1,0 +1,1 @@
+"""The Zarr store of a run, and everything else in a run's folder."""

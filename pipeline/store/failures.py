@@ -1,0 +1,56 @@
+"""What became of every row of a run, read from the store alone."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from zarr.core.group import Group
+
+from pipeline.dataset.manifest import Manifest
+from pipeline.status import Status, failed_rows
+from pipeline.storage.files import write_bytes
+from pipeline.store.record import store_layout
+from pipeline.store.run_folder import failures_url
+
+
+def write_failures(
+    run_url: str, group: Group, status: NDArray[np.uint8], manifest: Manifest
+) -> str:
+    """Write the failed rows of a run to ``failures.parquet`` in its folder.
+
+    Columns: ``row`` int64, ``video_id``, ``path``, ``view`` int64, ``status`` (name) and
+    ``message``.
+
+    Parameters
+    ----------
+    group
+        The run's store.
+    status
+        Its ``status`` (clip), which the caller has read already.
+
+    Returns
+    -------
+    The table's URL
+    """
+    failed = np.flatnonzero(failed_rows(status))
+    stored: Any = group["message"]
+    messages = stored.get_orthogonal_selection((failed,)) if len(failed) else []
+    n_views = store_layout(group).n_views
+    found = manifest.take(failed // n_views)
+    table = pa.table(
+        {
+            "row": pa.array(failed, pa.int64()),
+            "video_id": found["video_id"],
+            "path": found["path"],
+            "view": pa.array(failed % n_views, pa.int64()),
+            "status": pa.array([Status(code).label for code in status[failed]], pa.string()),
+            "message": pa.array([str(text) for text in messages], pa.string()),
+        }
+    )
+    url = failures_url(run_url)
+    written = pa.BufferOutputStream()
+    pq.write_table(table, written)
+    write_bytes(url, memoryview(written.getvalue()))
+    return url

@@ -1,0 +1,42 @@
+"""Names and URLs of what lies in a run's folder."""
+
+STORE_NAME = "attributions.zarr"
+"""The store of attributions."""
+FAILURES_NAME = "failures.parquet"
+"""The table of failed clips."""
+STATISTICS_NAME = "statistics.zarr"
+"""Statistics of the classes."""
+METRICS_NAME = "metrics.zarr"
+"""What `jobs.evaluate` has measured."""
+REPORT_NAME = "report"
+"""Folder of the page."""
+
+DERIVED_NAMES = (FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME)
+"""What jobs leave beside the store in a run's folder."""
+RUN_NAMES = (STORE_NAME, *DERIVED_NAMES)
+"""What in a run's folder is the run's, and goes with it."""
+
+
+def in_run(run_url: str, name: str) -> str:
+    """URL of what is called ``name`` in a run's folder."""
+    return f"{run_url.rstrip('/')}/{name}"
+
+
+def store_url(run_url: str) -> str:
+    """Where the store is in a run's folder."""
+    return in_run(run_url, STORE_NAME)
+
+
+def failures_url(run_url: str) -> str:
+    """Where the table of failed clips is in a run's folder."""
+    return in_run(run_url, FAILURES_NAME)
+
+
+def statistics_url(run_url: str) -> str:
+    """Where the statistics are in a run's folder."""
+    return in_run(run_url, STATISTICS_NAME)
+
+
+def metrics_url(run_url: str) -> str:
+    """Where the metrics are in a run's folder."""
+    return in_run(run_url, METRICS_NAME)

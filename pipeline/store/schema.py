@@ -1,0 +1,126 @@
+"""The arrays of a store: names, dimensions, dtypes and fill values, for a run of given sizes."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Template of one array: dimension names, the sizes behind ``clip``, dtype and fill value."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    fill_value: float | str
+    description: str
+    sharded: bool = False
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """Sizes of a store's dimensions."""
+
+    n_rows: int
+    rows_per_shard: int
+    n_frames: int
+    n_times: int
+    height: int
+    width: int
+    n_ranks: int
+    n_layers: int = 1
+    """Layers that are stored."""
+    n_heads: int = 0
+    """Heads that are stored of each; 0 if they were averaged alone."""
+    n_views: int = 1
+    """Rows of each row of the manifest, see `pipeline.clips.views`."""
+
+    @property
+    def n_shards(self) -> int:
+        """Shards in the store; the last one may have fewer rows."""
+        return -(-self.n_rows // self.rows_per_shard)
+
+    def shard_rows(self, shard: int) -> range:
+        """Rows of a shard."""
+        start = shard * self.rows_per_shard
+        return range(start, min(start + self.rows_per_shard, self.n_rows))
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of what is stored of a clip, but for its texts, uncompressed."""
+        specs = [spec for spec in self.arrays().values() if spec.dtype != "str"]
+        return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Template of every array, by name."""
+        time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)
+        grid = (self.n_times, self.height, self.width)
+        nan = float("nan")
+        return {
+            "status": ArraySpec(("clip",), (), "uint8", 0, "what became of the clip"),
+            "message": ArraySpec(("clip",), (), "str", "", "why the clip failed"),
+            "video_id": ArraySpec(("clip",), (), "str", "", "id in the manifest"),
+            "start_time": ArraySpec(
+                ("clip",), (), "float64", nan, "where the clip starts in its source video, s"
+            ),
+            "frame_index": ArraySpec(
+                ("clip", "frame"), frames, "int32", -1, "frames of the clip that the model saw"
+            ),
+            "spatial": ArraySpec(
+                ("clip", "time", "y", "x"),
+                grid,
+                "float16",
+                nan,
+                "S: where in each frame the model attends; sums to 1 over (y, x)",
+                sharded=True,
+            ),
+            "temporal": ArraySpec(
+                ("clip", "time"), time, "float32", nan, "T: when it attends; sums to 1"
+            ),
+            "label": ArraySpec(("clip",), (), "int32", -1, "class of the manifest, -1 if unknown"),
+            "prediction": ArraySpec(("clip",), (), "int32", -1, "most probable class"),
+            "probability": ArraySpec(("clip",), (), "float32", nan, "of the predicted class"),
+            "label_probability": ArraySpec(("clip",), (), "float32", nan, "of the labelled class"),
+            "top_classes": ArraySpec(
+                ("clip", "rank"), ranks, "int32", -1, "most probable classes, best first"
+            ),
+            "top_probabilities": ArraySpec(
+                ("clip", "rank"), ranks, "float32", nan, "their probabilities"
+            ),
+            **self._layer_and_head_arrays(),
+        }
+
+    def _layer_and_head_arrays(self) -> dict[str, ArraySpec]:
+        """Templates of what is stored beside ``spatial`` and ``temporal`` if it was asked for."""
+        dims, shape = ("clip", "layer"), (self.n_layers,)
+        arrays: dict[str, ArraySpec] = {}
+        if self.n_layers > 1:
+            arrays |= self._attribution_arrays("layer", dims, shape, "of each layer")
+        if self.n_heads:
+            heads = (*dims, "head"), (*shape, self.n_heads)
+            arrays |= self._attribution_arrays("head", *heads, "of each head of each layer")
+        return arrays
+
+    def _attribution_arrays(
+        self, prefix: str, dims: tuple[str, ...], shape: tuple[int, ...], of: str
+    ) -> dict[str, ArraySpec]:
+        nan = float("nan")
+        return {
+            f"{prefix}_spatial": ArraySpec(
+                (*dims, "time", "y", "x"),
+                (*shape, self.n_times, self.height, self.width),
+                "float16",
+                nan,
+                f"S {of}; sums to 1 over (y, x)",
+                sharded=True,
+            ),
+            f"{prefix}_temporal": ArraySpec(
+                (*dims, "time"),
+                (*shape, self.n_times),
+                "float32",
+                nan,
+                f"T {of}; sums to 1",
+                sharded=True,
+            ),
+        }

@@ -1,0 +1,190 @@
+"""How far a run is, read from its store alone: also while the run is going on, and after a crash.
+
+Needs neither torch nor Ray, nor the manifest, the clips or the model.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from zarr.core.group import Group
+
+from pipeline.errors import StoreError
+from pipeline.status import Status
+from pipeline.storage.files import open_filesystem
+from pipeline.storage.retries import with_retries
+from pipeline.store.create import open_store
+from pipeline.store.pending import read_status
+from pipeline.store.record import run_id, store_layout
+from pipeline.store.run_folder import store_url
+
+_MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "updated")
+"""What local disks, S3, Azure and Google Cloud call an object's time of writing in fsspec."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Rows by status, and the time that the run took."""
+
+    counts: dict[Status, int]
+    """Rows of each status that occurs."""
+    seconds: float
+    """Time spent on attributing, s; 0 where nothing was left to do."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the run."""
+        return sum(self.counts.values())
+
+    @property
+    def n_pending(self) -> int:
+        """Rows that are not accounted for."""
+        return self.counts.get(Status.PENDING, 0)
+
+    @property
+    def n_failed(self) -> int:
+        """Rows that failed, whatever the reason."""
+        return sum(count for status, count in self.counts.items() if status.failed)
+
+    @property
+    def failed_fraction(self) -> float:
+        """Share of the rows that failed."""
+        return self.n_failed / self.n_rows
+
+    def __str__(self) -> str:
+        """One line: rows, and the count of each status."""
+        counts = ", ".join(f"{count} {status.label}" for status, count in self.counts.items())
+        return f"{self.n_rows} clips: {counts}"
+
+
+@dataclass(frozen=True)
+class FailureExample:
+    """The first clip of a run that failed in some way."""
+
+    row: int
+    video_id: str
+    message: str
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run's store says of the run."""
+
+    run: str
+    """Short name, as in logs and metrics."""
+    store: str
+    """URL of the store."""
+    summary: RunSummary
+    """Rows by status."""
+    n_shards: int
+    n_shards_done: int
+    """Shards without a pending row."""
+    examples: dict[Status, FailureExample]
+    """The first row of each way to fail that occurs."""
+    last_written: datetime | None
+    """When a shard was committed last, UTC; None where none is or the storage doesn't say."""
+    model: dict[str, Any]
+    manifest: dict[str, Any]
+    sampling: dict[str, Any]
+    views: dict[str, Any]
+    method: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, with every way to fail under its name."""
+        counts = {status.label: count for status, count in self.summary.counts.items()}
+        return {
+            "run": self.run,
+            "store": self.store,
+            "complete": self.summary.n_pending == 0,
+            "rows": {
+                "total": self.summary.n_rows,
+                "done": self.summary.n_rows - self.summary.n_pending,
+                "pending": self.summary.n_pending,
+                "failed": self.summary.n_failed,
+                "by_status": counts,
+            },
+            "shards": {"total": self.n_shards, "done": self.n_shards_done},
+            "failures": {status.label: asdict(first) for status, first in self.examples.items()},
+            "last_written": self.last_written and self.last_written.isoformat(timespec="seconds"),
+            "model": self.model,
+            "manifest": self.manifest,
+            "sampling": self.sampling,
+            "views": self.views,
+            "method": self.method,
+        }
+
+
+def read_state(run_url: str) -> RunState:
+    """Read how far a run is.
+
+    Reads the status of every row (an object for each shard that is done), one listing of these, and
+    a message for each way to fail that occurs.
+
+    Raises
+    ------
+    StoreError
+        If there is no store in the run's folder, or an object of it is damaged; names it.
+    """
+    url = store_url(run_url)
+    group = open_store(url)
+    attributes: Any = group.attrs.asdict()
+    layout = store_layout(group)
+    status = read_status(group)
+    pending = np.unique(np.flatnonzero(status == Status.PENDING) // layout.rows_per_shard)
+    summary = summarise(status, seconds=0)
+    identity, config = attributes["identity"], attributes["config"]
+    return RunState(
+        run=run_id(run_url, identity),
+        store=url,
+        summary=summary,
+        n_shards=layout.n_shards,
+        n_shards_done=layout.n_shards - len(pending),
+        examples={
+            code: _example(group, int(np.argmax(status == code)))
+            for code in summary.counts
+            if code.failed
+        },
+        last_written=_last_written(f"{url}/status/c"),
+        model=attributes["model"],
+        manifest={"url": config["manifest"], "digest": identity["manifest"]},
+        sampling=attributes["sampling"],
+        views=attributes["views"],
+        method=identity["method"],
+    )
+
+
+def summarise(status: NDArray[np.uint8], *, seconds: float) -> RunSummary:
+    """Count the rows of a run by their ``status`` (clip)."""
+    codes, counts = np.unique(status, return_counts=True)
+    return RunSummary(
+        {Status(code): int(count) for code, count in zip(codes, counts, strict=True)}, seconds
+    )
+
+
+def _example(group: Group, row: int) -> FailureExample:
+    values = {}
+    for name in ("video_id", "message"):
+        try:
+            array: Any = group[name]
+            values[name] = str(array[row])
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise StoreError(f"{group.store_path}/{name}: row {row} can't be read") from error
+    return FailureExample(row, **values)
+
+
+def _last_written(folder: str) -> datetime | None:
+    filesystem, path = open_filesystem(folder)
+    try:
+        entries = with_retries(folder, lambda: filesystem.ls(path, detail=True, refresh=True))
+    except FileNotFoundError:
+        return None
+    values = [entry[key] for entry in entries for key in _MODIFIED_KEYS if entry.get(key)]
+    return max(map(_as_time, values), default=None)
+
+
+def _as_time(value: Any) -> datetime:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value if isinstance(value, datetime) else datetime.fromtimestamp(value, UTC)

@@ -1,0 +1,152 @@
+"""Bytes of a clip from a real S3 server: tried again, a status, or the end of the pass."""
+
+import errno
+import os
+import traceback
+
+import fsspec
+import pytest
+
+from pipeline.clips.fetch import fetch_clip
+from pipeline.errors import DecodeError, StorageError
+from pipeline.status import Status
+from pipeline.storage.retries import PATIENCE_VARIABLE
+from tests.support.object_storage import (
+    BUCKET,
+    CANARIES,
+    FAULTS,
+    OWNER,
+    READER,
+    STRANGER,
+    Identity,
+    all_refused,
+    environment,
+    filesystem_at,
+)
+
+ROOT = f"s3://{BUCKET}/fetch"
+CONTENT = bytes(range(256)) * 40
+NAMES = ("clip.mp4", "a b/ü ['1'] #?%20.mp4", "x=1&y+2.mp4")
+
+
+@pytest.fixture(scope="module")
+def stored(s3_server):
+    filesystem = filesystem_at(s3_server)
+    for name in NAMES:
+        filesystem.pipe_file(f"{BUCKET}/fetch/{name}", CONTENT)
+    filesystem.pipe_file(f"{BUCKET}/fetch/empty.mp4", b"")
+
+
+@pytest.fixture
+def s3(stored, proxy, monkeypatch):
+    monkeypatch.setenv(PATIENCE_VARIABLE, "30")
+    with environment(monkeypatch, OWNER.environment(proxy.endpoint)):
+        yield proxy
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_comes_whole_by_two_requests(s3, name):
+    assert fetch_clip(ROOT, name) == CONTENT
+    assert sorted(method for method, _ in s3.requests.elements()) == ["GET", "HEAD"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_passes_leaves_no_trace(s3, fault):
+    s3.plan = lambda method, path, nth: fault if nth < 2 else None
+    assert fetch_clip(ROOT, "clip.mp4") == CONTENT
+    assert s3.faults[fault] >= 2
+
+
+def test_what_is_no_clip_has_a_status_at_once_and_the_same_message_each_time(s3):
+    expected = {
+        "absent.mp4": Status.MISSING,
+        "a b": Status.UNREADABLE,
+    }
+    for path, status in expected.items():
+        messages = set()
+        for _ in range(2):
+            s3.reset()
+            with pytest.raises(DecodeError) as caught:
+                fetch_clip(ROOT, path)
+            assert caught.value.status is status, path
+            messages.add(caught.value.message)
+            assert max(s3.requests.values()) == 1, path
+        assert len(messages) == 1
+    assert fetch_clip(ROOT, "empty.mp4") == b""
+
+
+def test_a_clip_that_may_not_be_read_is_unreadable(s3, s3_server, monkeypatch):
+    filesystem = filesystem_at(s3_server)
+    filesystem.mkdir("sealed")
+    filesystem.pipe_file("sealed/clip.mp4", CONTENT)
+    with environment(monkeypatch, READER.environment(s3.endpoint)):
+        assert fetch_clip(ROOT, "clip.mp4") == CONTENT
+        with pytest.raises(DecodeError) as caught:
+            fetch_clip("s3://sealed", "clip.mp4")
+    assert caught.value.status is Status.UNREADABLE
+    assert caught.value.message == "no permission to read sealed/clip.mp4"
+
+
+def test_a_storage_that_is_away_fails_no_clip(s3, monkeypatch, caplog):
+    # Longer than the driver itself tries, which is longer beside a busy Ray.
+    monkeypatch.setenv(PATIENCE_VARIABLE, "5")
+    s3.plan = all_refused
+    with pytest.raises(StorageError, match=r"fetch/clip\.mp4: "):
+        fetch_clip(ROOT, "clip.mp4")
+    assert s3.faults.total() > 1
+    assert "trying again" in caplog.text
+
+
+def test_a_storage_that_keeps_giving_less_than_it_has_fails_no_clip(s3, monkeypatch):
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0.2")
+    s3.plan = lambda method, path, nth: "cut declared anew" if method == "GET" else None
+    with pytest.raises(StorageError, match=f"{len(CONTENT) // 2} of {len(CONTENT)} bytes came"):
+        fetch_clip(ROOT, "clip.mp4")
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_credentials_that_are_refused_fail_no_clip_and_are_not_told(s3, monkeypatch, known):
+    user = Identity(OWNER.access_key if known else STRANGER.access_key, STRANGER.secret_key)
+    with (
+        environment(monkeypatch, user.environment(s3.endpoint)),
+        pytest.raises(StorageError) as caught,
+    ):
+        fetch_clip(ROOT, "clip.mp4")
+    told = "".join(traceback.format_exception(caught.value))
+    assert not [key for key in CANARIES if key in told]
+    # Not tried again, as a key doesn't become right.
+    assert s3.requests.total() == 2
+
+
+def test_no_credentials_at_all_fail_no_clip(s3, monkeypatch):
+    monkeypatch.setenv("HOME", "/nonexistent")
+    variables = OWNER.environment(s3.endpoint)
+    with (
+        environment(monkeypatch, {k: v for k, v in variables.items() if "KEY" not in k}),
+        pytest.raises(StorageError, match="Unable to locate credentials"),
+    ):
+        fetch_clip(ROOT, "clip.mp4")
+    assert s3.requests.total() == 0
+
+
+def test_local_failures_are_as_those_of_any_storage(tmp_path, monkeypatch):
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0.1")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DecodeError) as caught:
+        fetch_clip(str(tmp_path), "pipe")
+    assert caught.value.status is Status.UNREADABLE
+
+    def fail_with(error):
+        def cat_file(self, path, **kwargs):
+            raise error
+
+        monkeypatch.setattr(type(fsspec.filesystem("file")), "cat_file", cat_file)
+
+    (tmp_path / "clip.mp4").write_bytes(CONTENT)
+    fail_with(PermissionError(errno.EACCES, "denied"))
+    with pytest.raises(DecodeError, match="permission") as caught:
+        fetch_clip(str(tmp_path), "clip.mp4")
+    assert caught.value.status is Status.UNREADABLE
+    fail_with(OSError(errno.ESTALE, "Stale file handle"))
+    with pytest.raises(StorageError, match="Stale file handle"):
+        fetch_clip(str(tmp_path), "clip.mp4")

@@ -1,0 +1,270 @@
+"""What is in flight stays bounded, whichever of decoding, model and storage is the slowest.
+
+Loader, model and sink are stand-ins whose turns are controlled by counts of files, not by time;
+plan, source, graph, store and Ray are the real ones.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+import pipeline.execution.passes
+from pipeline.clips.columns import Columns
+from pipeline.errors import ConfigError
+from pipeline.execution.passes import execute
+from pipeline.execution.sink import ShardSink
+from pipeline.execution.stages import Stages
+from pipeline.run.config import AttributeConfig
+from pipeline.run.prepare import plan_run
+from pipeline.run.resources import (
+    FRAMES_SHARE,
+    MIN_TASKS,
+    TASK_BYTES,
+    check_columns,
+    clips_per_task,
+)
+from pipeline.store.create import open_store
+from pipeline.store.schema import StoreLayout
+from tests.benchmarks.orchestration import write_stand_in_manifest
+from tests.benchmarks.stand_ins import StandInAttributor, StandInLoader
+from tests.support.checkpoints import save_timesformer
+
+HANG_S = 120
+"""Only a guard: what takes this long is stuck."""
+N_ROWS = 160
+BATCH_SIZE = 4
+CLIP_BYTES = 8 * 224 * 224 * 3
+
+
+def config_of(**changes):
+    return AttributeConfig(manifest="m", model="m", out="o", **changes)
+
+
+def test_a_task_has_the_clips_that_give_its_bytes_in_whole_batches_and_equal_parts():
+    def clips(config, **changes):
+        usual = {"clip_bytes": CLIP_BYTES, "cpus": 8, "n_models": 1, "store_bytes": 10**10}
+        return clips_per_task(config, **(usual | changes))
+
+    # 32 MB are 26 clips, so 24 in whole batches; a shard is 10 x 24 + 16.
+    assert clips(config_of()) == 24
+    # 250 MB for 8 CPUs and 2 tasks at the model: 25 MB are 20 clips, so 16.
+    assert clips(config_of(), store_bytes=10**9) == 16
+    # 144 clips of 221 kB would be 32 MB; two tasks of 128 make a shard.
+    assert clips(config_of(), clip_bytes=8 * 96 * 96 * 3) == 128
+    # Never more than a shard, nor less than a batch.
+    assert clips(config_of(rows_per_shard=16)) == 16
+    assert clips(config_of(batch_size=64)) == 64
+
+
+@pytest.mark.parametrize("clip_bytes", [1, 50_000, CLIP_BYTES, 5_000_000])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 32])
+@pytest.mark.parametrize("shard_batches", [1, 7, 32])
+@pytest.mark.parametrize("store_bytes", [10**9, 10**11])
+def test_tasks_are_whole_batches_of_a_shard_and_fit_the_store(
+    clip_bytes, batch_size, shard_batches, store_bytes
+):
+    config = config_of(batch_size=batch_size, rows_per_shard=batch_size * shard_batches)
+    try:
+        n_clips = clips_per_task(
+            config, clip_bytes=clip_bytes, cpus=4, n_models=2, store_bytes=store_bytes
+        )
+    except ConfigError:
+        assert MIN_TASKS * batch_size * clip_bytes > FRAMES_SHARE * store_bytes
+        return
+    assert n_clips % batch_size == 0
+    assert batch_size <= n_clips <= config.rows_per_shard
+    assert n_clips == batch_size or n_clips * clip_bytes <= TASK_BYTES
+    assert MIN_TASKS * n_clips * clip_bytes <= FRAMES_SHARE * store_bytes
+
+
+def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    write_stand_in_manifest(tmp_path / "m.parquet", 3)
+    model = save_timesformer(tmp_path / "model", image_size=224, patch_size=32, num_frames=8)
+    config = AttributeConfig(
+        manifest=str(tmp_path / "m.parquet"),
+        model=str(model),
+        out=str(tmp_path / "run"),
+        batch_size=64,
+        local_object_store="100MB",
+    )
+    refused = (
+        r"batch_size: 3 batches of 64 clips of 1.2 MB are 231 MB of frames, more than 25% of an "
+        r"object store of 100 MB; choose a batch_size of 6 at most, or .* of 925 MB or more"
+    )
+    with pytest.raises(ConfigError, match=refused):
+        plan_run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_heads_that_no_object_store_would_hold_are_refused_with_what_would_fit():
+    # All layers and heads of ViViT-B.
+    layout = StoreLayout(10**6, 256, 32, 16, 14, 14, n_ranks=5, n_layers=12, n_heads=12)
+    assert 0.9e6 < layout.row_bytes < 1.1e6
+    given = {"row_bytes": layout.row_bytes, "n_models": 1}
+    with pytest.raises(ConfigError, match=r"rows_per_shard: 5 shards of 256 rows .* of 50 at most"):
+        check_columns(config_of(), store_bytes=10**9, **given)
+    check_columns(config_of(rows_per_shard=48), store_bytes=10**9, **given)
+    check_columns(config_of(), store_bytes=10**10, **given)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of tasks by kind, as files that every process sees."""
+
+    folder: Path
+
+    def add(self, kind: str, row: int) -> None:
+        (self.folder / f"{kind}-{row}").touch()
+
+    def of(self, kind: str) -> int:
+        return sum(1 for _ in self.folder.glob(f"{kind}-*"))
+
+    def note_in_flight(self, kind: str, begun: str, ended: str, row: int) -> None:
+        """Note how many had begun and not ended; never more than there are, as it is read."""
+        n_begun = self.of(begun)
+        (self.folder / f"{kind}={n_begun - self.of(ended)}-{row}").touch()
+
+    def most_in_flight(self, kind: str) -> int:
+        found = self.folder.glob(f"{kind}=*")
+        return max(int(path.name.split("=")[1].split("-")[0]) for path in found)
+
+    def wait_for(self, kind: str, n: int) -> None:
+        deadline = time.monotonic() + HANG_S
+        while self.of(kind) < n:
+            assert time.monotonic() < deadline, f"{self.of(kind)} of {n} {kind}"
+            time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class CountedStandInLoader:
+    counts: Counts
+    seconds: float
+    """Time that a task takes, asleep. To wait for the tasks before it could be for ever: Ray starts
+    tasks in an order of its own."""
+
+    def __call__(self, rows: Columns) -> Columns:
+        row = int(rows["row"][0])
+        self.counts.add("loaded", row)
+        self.counts.note_in_flight("frames", "loaded", "explained", row)
+        return StandInLoader(n_frames=8, frame_pixels=224, seconds=self.seconds)(rows)
+
+
+class CountedStandInAttributor(StandInAttributor):
+    def __init__(self, layout, counts: Counts, wait_for_loaded: int) -> None:
+        super().__init__(layout)
+        self._counts = counts
+        self._wait_for_loaded = wait_for_loaded
+
+    def __call__(self, batch: Columns) -> Columns:
+        row = int(batch["row"][0])
+        self._counts.add("begun", row)
+        self._counts.note_in_flight("columns", "begun", "written", row)
+        self._counts.wait_for("loaded", self._wait_for_loaded)
+        if not row and self._wait_for_loaded:
+            # Nothing was freed yet: this is all that was decoded.
+            used = object_store().object_store_bytes_used
+            (self._counts.folder / "bytes").write_text(str(used))
+        columns = super().__call__(batch)
+        self._counts.add("explained", row)
+        return columns
+
+
+class StallingSink(ShardSink):
+    """A store that stalls: takes no shard until so many tasks were explained."""
+
+    counts: Counts
+    wait_for_explained: int
+
+    def write(self, blocks, ctx) -> None:
+        blocks = list(blocks)
+        self.counts.wait_for("explained", self.wait_for_explained)
+        super().write(blocks, ctx)
+        for block in blocks:
+            self.counts.add("written", block["row"][0].as_py())
+
+
+def object_store():
+    """What Ray's object store holds, and what it has spilled to disk so far, as Ray counts it."""
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return get_memory_info_reply(state).store_stats
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backpressure")
+    write_stand_in_manifest(folder / "m.parquet", N_ROWS)
+    model = save_timesformer(folder / "model", image_size=224, patch_size=32, num_frames=8)
+    return {"manifest": str(folder / "m.parquet"), "model": str(model)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slowest", ["model", "decoding", "store"])
+def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
+    slowest, inputs, local_ray, tmp_path, monkeypatch
+):
+    config = AttributeConfig(
+        **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1
+    )
+    plan = plan_run(config)
+    counts = Counts(tmp_path / "counts")
+    counts.folder.mkdir()
+    store_bytes = ray.cluster_resources()["object_store_memory"]
+    task_bytes = BATCH_SIZE * CLIP_BYTES
+    assert plan.checkpoint.geometry.clip_bytes == CLIP_BYTES
+    # A quarter of the store holds fewer tasks than all that 8 CPUs and a model could use.
+    most_frames = int(FRAMES_SHARE * store_bytes) // task_bytes
+    assert most_frames < 2 * 8 + 2
+    # A shard is two tasks; four shards are written and one is gathered, and the model has two.
+    most_columns = 2 + 2 * (4 + 1)
+    assert 2 * FRAMES_SHARE * store_bytes < N_ROWS * CLIP_BYTES
+    before = object_store()
+
+    def stages_of(plan, pool, metrics):
+        return Stages(
+            load=CountedStandInLoader(counts, seconds=0.5 if slowest == "decoding" else 0),
+            attribute=CountedStandInAttributor,
+            attribute_arguments={
+                "layout": plan.layout,
+                "counts": counts,
+                "wait_for_loaded": most_frames if slowest == "model" else 0,
+            },
+            attribute_bytes=500_000_000,
+        )
+
+    def sink(*arguments):
+        made = StallingSink(*arguments)
+        made.counts = counts
+        made.wait_for_explained = most_columns if slowest == "store" else 0
+        return made
+
+    monkeypatch.setattr(pipeline.execution.passes, "ShardSink", sink)
+    summary = execute(plan, stages_of=stages_of)
+
+    assert summary.n_pending == 0
+    n_tasks = N_ROWS // BATCH_SIZE
+    assert [counts.of(kind) for kind in ("loaded", "explained", "written")] == [n_tasks] * 3
+    assert counts.most_in_flight("frames") <= most_frames
+    assert counts.most_in_flight("columns") <= most_columns
+    if slowest == "model":
+        assert counts.most_in_flight("frames") == most_frames
+        used = int((counts.folder / "bytes").read_text()) - before.object_store_bytes_used
+        # Blocks hold a little beside their frames.
+        assert used <= 1.01 * most_frames * task_bytes
+    if slowest == "store":
+        assert counts.most_in_flight("columns") == most_columns
+    assert object_store().spilled_bytes_total == before.spilled_bytes_total
+    np.testing.assert_array_equal(np.unique(plan_rows(plan)), np.arange(N_ROWS))
+
+
+def plan_rows(plan):
+    """Rows that have their commit mark."""
+    return np.flatnonzero(open_store(plan.store_url)["status"][:])

@@ -1,0 +1,193 @@
+"""A run on Ray, small clips and a small model: what it stores, against a loop without Ray."""
+
+import re
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+import xarray as xr
+
+from pipeline.attribution.method import Method
+from pipeline.dataset.labels import resolve_labels
+from pipeline.dataset.manifest import read_manifest
+from pipeline.errors import ManifestError
+from pipeline.execution.counter import Progress, count_shard, shown_progress
+from pipeline.execution.metrics import RunMetrics
+from pipeline.execution.passes import execute
+from pipeline.models.checkpoint import read_checkpoint
+from pipeline.run.prepare import plan_run
+from pipeline.status import Status
+from pipeline.store.create import open_store
+from tests.support.checkpoints import CLASS_NAMES
+from tests.support.runs import (
+    assert_same_columns,
+    objects,
+    plain_columns,
+    stored_columns,
+    write_inputs,
+)
+
+METRICS = RunMetrics("test")
+
+
+def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one_thread):
+    plan = plan_run(finished_run.inputs.config(finished_run.out))
+    assert plan.layout.n_rows % plan.layout.rows_per_shard != 0
+    assert_same_columns(stored_columns(finished_run.out), plain_columns(plan))
+
+
+@pytest.mark.parametrize(
+    "method", [Method(layers="all", heads="keep"), Method(name="rollout")], ids=["all", "rollout"]
+)
+def test_every_method_stores_what_a_plain_loop_gives(finished_run, tmp_path, one_thread, method):
+    plan = plan_run(finished_run.inputs.config(tmp_path / "run", method=method))
+    summary = execute(plan)
+    assert summary.n_pending == 0
+    expected = plain_columns(plan)
+    assert ("head_spatial" in expected) == (method.heads == "keep")
+    assert_same_columns(stored_columns(tmp_path / "run"), expected)
+    layers = open_store(plan.store_url).attrs["layers"]
+    assert layers == [0, 1]
+
+
+def test_rows_are_those_of_the_manifest_in_its_order(finished_run):
+    stored = stored_columns(finished_run.out)
+    assert stored["video_id"].tolist() == list(finished_run.inputs.video_ids)
+    assert stored["video_id"].tolist() != sorted(finished_run.inputs.video_ids)
+    assert stored["label"].tolist() == list(finished_run.inputs.labels)
+    assert -1 in stored["label"]
+
+
+def test_every_clip_gets_its_own_attribution(finished_run):
+    stored = stored_columns(finished_run.out)
+    ok = stored["status"] == Status.OK
+    for name in ("spatial", "temporal", "probability"):
+        values = stored[name][ok]
+        assert len(np.unique(values.reshape(len(values), -1), axis=0)) == ok.sum()
+
+
+def test_attributions_of_ok_clips_are_distributions(finished_run):
+    stored = stored_columns(finished_run.out)
+    ok = stored["status"] == Status.OK
+    spatial, temporal = stored["spatial"][ok].astype(np.float64), stored["temporal"][ok]
+    np.testing.assert_allclose(spatial.sum(axis=(-2, -1)), 1, atol=1e-3)
+    np.testing.assert_allclose(temporal.sum(axis=-1), 1, atol=1e-3)
+    assert (spatial >= 0).all()
+    assert (temporal >= 0).all()
+    for name, values in stored.items():
+        if values.dtype.kind == "f" and name not in ("label_probability", "start_time"):
+            assert np.isfinite(values[ok]).all(), name
+    labelled = ok & (stored["label"] >= 0)
+    assert (np.isfinite(stored["label_probability"]) == labelled).all()
+
+
+def test_damaged_clips_stay_rows_with_their_status_and_no_attribution(finished_run):
+    stored = stored_columns(finished_run.out)
+    statuses = {
+        row: Status(code).label for row, code in enumerate(stored["status"]) if code != Status.OK
+    }
+    assert statuses == finished_run.damaged
+    failed = list(statuses)
+    for name in ("spatial", "temporal", "probability", "label_probability", "top_probabilities"):
+        assert np.isnan(stored[name][failed]).all(), name
+    for name in ("prediction", "top_classes", "frame_index"):
+        assert (stored[name][failed] == -1).all(), name
+    assert all(stored["message"][failed])
+    assert not any(np.delete(stored["message"], failed))
+
+
+def test_failures_are_listed_with_row_id_path_status_and_message(finished_run):
+    stored = stored_columns(finished_run.out)
+    table = pq.read_table(finished_run.out / "failures.parquet")
+    assert table.column_names == ["row", "video_id", "path", "view", "status", "message"]
+    for failure in table.to_pylist():
+        row = failure["row"]
+        assert failure["video_id"] == finished_run.inputs.video_ids[row]
+        assert failure["path"] == f"{failure['video_id']}.mp4"
+        assert failure["status"] == finished_run.damaged[row]
+        assert failure["message"] == stored["message"][row]
+    assert table["row"].to_pylist() == list(finished_run.damaged)
+
+
+def test_xarray_opens_the_store_with_nothing_but_its_url(finished_run):
+    dataset = xr.open_zarr(str(finished_run.out / "attributions.zarr"), consolidated=False)
+    assert dict(dataset.sizes) == {
+        "clip": 14, "time": 3, "y": 2, "x": 2, "frame": 3, "rank": len(CLASS_NAMES),
+    }  # fmt: skip
+    assert dataset.attrs["class_names"] == list(CLASS_NAMES)
+    assert dataset.attrs["config"]["manifest"] == finished_run.inputs.manifest
+    checkpoint = read_checkpoint(finished_run.inputs.model)
+    assert dataset.attrs["model"]["weights_digest"] == checkpoint.weights_digest
+    assert dataset.attrs["sampling"] == asdict(checkpoint.sampling)
+    assert dataset.attrs["status_codes"]["too_short"] == Status.TOO_SHORT
+    expected = stored_columns(finished_run.out)["temporal"]
+    np.testing.assert_array_equal(dataset["temporal"].values, expected)
+
+
+def test_the_summary_counts_every_row_once_and_the_bar_ends_with_them(finished_run):
+    assert re.search(
+        r"^attribute: 14 clips: 9 ok, 1 missing, 1 empty, 1 unreadable, 1 truncated, 1 too_short, "
+        r"in \d+\.\d s$",
+        finished_run.stdout,
+        re.MULTILINE,
+    )
+    assert f"failures in {finished_run.out}/failures.parquet" in finished_run.stdout
+    last = finished_run.stderr.replace("\r", "\n").split("attribute: 100%")[-1]
+    assert "14/14" in last
+    assert "failed=5" in last
+
+
+def test_a_finished_run_does_nothing_when_it_is_run_again(finished_run):
+    before = objects(finished_run.out)
+    summary = execute(plan_run(finished_run.inputs.config(finished_run.out)))
+    assert summary.seconds == 0
+    assert summary.n_rows == 14
+    assert summary.n_pending == 0
+    assert summary.failed_fraction == 5 / 14
+    assert objects(finished_run.out) == before
+
+
+def test_the_bar_goes_on_from_what_an_earlier_run_did(local_ray, capsys):
+    with shown_progress(METRICS, 20, 8) as progress:
+        count_shard(progress, 8, {"ok": 3, "missing": 1}, 100)
+        count_shard(progress, 12, {"ok": 2, "missing": 1, "empty": 1}, 100)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "16/20" in last
+    assert "failed=3" in last
+
+
+def test_a_shard_that_is_committed_twice_is_counted_once():
+    progress = Progress(METRICS, 8)
+    for _ in range(2):
+        progress.add(4, {"ok": 3, "missing": 1}, 100)
+    progress.add(0, {"ok": 4}, 100)
+    assert progress.counts() == (8, 1)
+
+
+def test_a_count_that_is_lost_fails_neither_the_writers_nor_the_driver(local_ray, capsys):
+    with shown_progress(METRICS, 4, 0) as progress:
+        ray.kill(progress)
+        count_shard(progress, 0, {"ok": 4}, 100)
+    assert "0/4" in capsys.readouterr().err
+
+
+def labels_of(tmp_path, *labels):
+    """Resolve the labels of a manifest that has one clip of each, in turn."""
+    inputs = write_inputs(tmp_path, 1)
+    table = pq.read_table(inputs.manifest)
+    rows = [table.to_pylist()[0] | {"label": label} for label in labels]
+    pq.write_table(type(table).from_pylist(rows, table.schema), inputs.manifest)
+    return resolve_labels(read_manifest(inputs.manifest), read_checkpoint(inputs.model))
+
+
+def test_a_label_is_a_class_name_in_any_case_or_an_index(tmp_path):
+    labels = ("waving", "Sailing", "KNITTING", "4", None, "waving")
+    assert labels_of(tmp_path, *labels) == {"waving": 3, "Sailing": 2, "KNITTING": 1, "4": 4}
+
+
+@pytest.mark.parametrize("label", ["wave", "5", "-1", "", "1.0"])
+def test_a_label_that_is_no_class_is_named_with_its_row(tmp_path, label):
+    with pytest.raises(ManifestError, match=f"label {label!r} in row 1 .*5 \\(juggling, "):
+        labels_of(tmp_path, "waving", label)

@@ -1,0 +1,159 @@
+"""Ground truth through a model's eyes: the frames that it sees, cut into its patches."""
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
+from pipeline.errors import StoreError
+from pipeline.store.ground_truth import GroundTruth, open_ground_truth
+from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.scenes import actor_mask
+from tests.analysis.stores import random_columns, small_layout, write_run
+
+quick = settings(deadline=None, max_examples=40)
+ALWAYS = (-1.0, 1e6)
+
+
+def truth_of(masks, window=ALWAYS, fps=10.0, n_frames=None):
+    """Ground truth of one clip, ``clip0``."""
+    return GroundTruth(
+        masks=masks[None],
+        index_of={"clip0": 0},
+        windows=np.array([window], float),
+        fps=np.array([fps]),
+        n_frames=np.array([len(masks) if n_frames is None else n_frames], np.int32),
+    )
+
+
+def tent_weights(n_in, n_out):
+    """Bilinear resizing as a matrix: a tent over each output pixel, as wide as it has to be."""
+    scale = n_in / n_out
+    weights = np.zeros((n_out, n_in))
+    for i in range(n_out):
+        for j in range(n_in):
+            weights[i, j] = max(0.0, 1 - abs(j + 0.5 - (i + 0.5) * scale) / max(scale, 1.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def slow_patches(masks, frames, window, fps, side, grid):
+    """One patch after the other, for a frame's central square of ``side`` pixels."""
+    n_times, rows, columns = grid
+    height, width = masks.shape[1:]
+    resized = side, int(side * width / height)
+    left = (resized[1] - side) // 2
+    shares = np.zeros(grid)
+    per_time = len(frames) // n_times
+    for position, frame in enumerate(frames):
+        if not window[0] <= frame / fps <= window[1]:
+            continue
+        picture = tent_weights(height, resized[0]) @ masks[frame]
+        picture = (picture @ tent_weights(width, resized[1]).T)[:, left : left + side]
+        for y in range(side):
+            for x in range(side):
+                place = position // per_time, y * rows // side, x * columns // side
+                shares[place] += picture[y, x] * rows * columns / side**2 / per_time
+    return shares
+
+
+@quick
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(12, 40),
+    wider_by=st.integers(0, 30),
+    grid=st.sampled_from([(2, 2, 2), (4, 3, 4), (4, 1, 6), (1, 2, 3)]),
+    edges=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_patches_equal_a_slow_reference(seed, height, wider_by, grid, edges):
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((20, height, height + wider_by), bool)
+    for mask in masks:
+        top, left = rng.integers(0, height, 2)
+        mask[top : top + 12, left : left + 15] = True
+    frames = np.sort(rng.choice(20, 4, replace=False)).astype(np.int32)
+    window = 2 * min(edges), 2 * max(edges)
+    preprocessing = Preprocessing(shortest_edge=12, crop=(12, 12))
+    patches = truth_of(masks, window).patches("clip0", frames, preprocessing, grid)
+    assert (patches.dtype, patches.shape) == (np.float32, grid)
+    expected = slow_patches(masks, frames, window, 10.0, 12, grid)
+    np.testing.assert_allclose(patches, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (256, 340), (90, 90), (48, 64)])
+def test_a_mask_of_everything_covers_every_patch(size):
+    truth = truth_of(np.ones((8, *size), bool))
+    preprocessing = Preprocessing(shortest_edge=56, crop=(56, 56))
+    patches = truth.patches("clip0", np.arange(8), preprocessing, (4, 7, 7))
+    assert (patches == 1).all()
+
+
+def test_outside_the_window_nothing_is_covered_and_its_edges_are_inside():
+    truth = truth_of(np.ones((10, 8, 8), bool), window=(0.3, 0.6))
+    preprocessing = Preprocessing(shortest_edge=8, crop=(8, 8))
+    patches = truth.patches("clip0", np.arange(10), preprocessing, (10, 2, 2))
+    covered = patches.all(axis=(1, 2))
+    assert np.flatnonzero(covered).tolist() == [3, 4, 5, 6]
+    assert (patches[~covered] == 0).all()
+
+
+def test_a_tubelet_of_two_frames_has_the_mean_of_both():
+    masks = np.zeros((6, 4, 4), bool)
+    masks[1], masks[4, :2] = True, True
+    preprocessing = Preprocessing(shortest_edge=4, crop=(4, 4))
+    patches = truth_of(masks).patches("clip0", np.array([0, 1, 4, 5]), preprocessing, (2, 2, 1))
+    assert patches[:, :, 0].tolist() == [[0.5, 0.5], [0.5, 0]]
+
+
+def test_frames_are_taken_by_their_number_and_not_by_their_order():
+    masks = np.zeros((30, 4, 4), bool)
+    masks[7] = masks[23] = True
+    preprocessing = Preprocessing(shortest_edge=4, crop=(4, 4))
+    for frames in ([7, 23], [23, 7], [7, 8], [0, 29]):
+        patches = truth_of(masks).patches("clip0", np.array(frames), preprocessing, (2, 1, 1))
+        assert patches.ravel().tolist() == [frame in (7, 23) for frame in frames]
+
+
+@pytest.mark.parametrize("frames", [[-1, -1], [0, 10], [-1, 3]])
+def test_frames_that_a_clip_does_not_have_are_named(frames):
+    # The masks are padded to the longest clip's frames.
+    truth = truth_of(np.ones((20, 4, 4), bool), n_frames=10)
+    preprocessing = Preprocessing(shortest_edge=4, crop=(4, 4))
+    with pytest.raises(StoreError, match=rf"'clip0' .* frames {frames[0]} to {frames[1]}.* has 10"):
+        truth.patches("clip0", np.array(frames), preprocessing, (2, 1, 1))
+
+
+def test_a_clip_that_is_not_there_is_named():
+    truth = truth_of(np.ones((2, 4, 4), bool))
+    with pytest.raises(StoreError, match="'clip1' of the run has no ground truth"):
+        truth.patches("clip1", np.array([0]), Preprocessing(), (1, 1, 1))
+
+
+def test_a_dataset_has_the_ground_truth_of_its_scenes(tmp_path):
+    config = SynthesizeConfig(
+        out=str(tmp_path), n_clips=4, width=96, height=64, fps=8, min_duration_s=1, n_workers=1
+    )
+    clips = list(write_dataset(config))
+    truth = open_ground_truth(f"file://{tmp_path}/ground_truth.zarr")
+    # The model sees the central square of the full height: no pixel is resized.
+    preprocessing = Preprocessing(shortest_edge=64, crop=(64, 64))
+    for clip in reversed(clips):
+        scene = clip.scene
+        frames = Sampling("uniform", 8).indices(n_frames=scene.n_frames, fps=8)
+        patches = truth.patches(clip.video_id, frames, preprocessing, (8, 64, 64))
+        for frame, patch in zip(frames.tolist(), patches, strict=True):
+            acts = scene.window[0] <= frame / 8 <= scene.window[1]
+            assert np.array_equal(patch, actor_mask(scene, frame)[:, 16:80] & acts)
+        assert patches.any()
+
+
+def test_a_store_that_is_no_ground_truth_is_named(tmp_path):
+    run = write_run(tmp_path / "run", small_layout(2), random_columns(small_layout(2)))
+    zarr.create_group(tmp_path / "empty.zarr")
+    (tmp_path / "file").write_text("notes")
+    places = [f"{run}/attributions.zarr", *(tmp_path / n for n in ("empty.zarr", "file", "none"))]
+    for url in (*map(str, places), "gopher://host/truth.zarr", "memory://none/truth.zarr"):
+        with pytest.raises(StoreError, match=f"no ground truth at {url}"):
+            open_ground_truth(url)

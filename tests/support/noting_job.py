@@ -1,0 +1,96 @@
+"""``jobs.attribute``, but slower, and noting each clip that it starts to decode or to explain.
+
+A test that runs it (``python -m tests.support.noting_job``) tells by `NOTES` where to.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jobs.attribute
+import pipeline.execution.passes
+from jobs.cli import run_job
+from pipeline.execution.passes import execute
+from pipeline.execution.sink import ShardSink
+from pipeline.execution.stages import real_stages
+from pipeline.models.attributor import Attributor
+from pipeline.run.config import AttributeJob
+
+NOTES = "STAA_TEST_NOTES"
+"""Environment variable: folder of the files of notes."""
+STEP_S = 0.05
+"""Time that a step takes at least, asleep: so that there is a run to be disturbed."""
+
+
+def note(folder, what, rows):
+    """Append row numbers, one a line and all at once: a reader sees them as soon as it returns."""
+    with (Path(folder) / what).open("ab", buffering=0) as file:
+        file.write("".join(f"{row}\n" for row in rows).encode())
+
+
+def noted(folder, what):
+    """Row numbers in the order that they were noted."""
+    file = Path(folder) / what
+    return [int(row) for row in file.read_text().split()] if file.exists() else []
+
+
+def told_commits(ray_folder):
+    """How often write tasks logged the commit of each shard, in a Ray whose files are below."""
+    records = [
+        json.loads(line)
+        for log in Path(ray_folder).rglob("worker-*.err")
+        for line in log.read_text().splitlines()
+        if line.startswith("{") and '"shard committed"' in line
+    ]
+    return Counter(record["shard"] for record in records)
+
+
+class NotingLoader:
+    def __init__(self, loader, folder):
+        self._loader, self._folder = loader, folder
+
+    def __call__(self, rows):
+        note(self._folder, "decoded", rows["row"])
+        time.sleep(STEP_S)
+        return self._loader(rows)
+
+
+class NotingAttributor(Attributor):
+    def __init__(self, folder, **arguments):
+        super().__init__(**arguments)
+        self._folder = folder
+
+    def __call__(self, batch):
+        note(self._folder, "explained", batch["row"])
+        time.sleep(STEP_S)
+        return super().__call__(batch)
+
+
+class SlowSink(ShardSink):
+    """Takes its time on both sides of the commit."""
+
+    def write(self, blocks, ctx):
+        time.sleep(STEP_S)
+        super().write(blocks, ctx)
+        time.sleep(STEP_S)
+
+
+def noting_stages(folder, plan, pool, metrics):
+    stages = real_stages(plan, pool, metrics)
+    return replace(
+        stages,
+        load=NotingLoader(stages.load, folder),
+        attribute=NotingAttributor,
+        attribute_arguments={**stages.attribute_arguments, "folder": folder},
+    )
+
+
+if __name__ == "__main__":
+    pipeline.execution.passes.ShardSink = SlowSink
+    jobs.attribute.execute = partial(execute, stages_of=partial(noting_stages, os.environ[NOTES]))
+    sys.exit(run_job(AttributeJob, jobs.attribute.attribute, verb="attribute"))

@@ -1,0 +1,143 @@
+"""A manifest that is written anew, or is gone, while a run is going on: no row is mixed up."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import jobs.attribute
+import pipeline.execution.passes
+from jobs.attribute import attribute
+from jobs.cli import run_job
+from pipeline.dataset.manifest import write_manifest
+from pipeline.execution.passes import execute
+from pipeline.execution.source import _group
+from pipeline.execution.stages import real_stages
+from pipeline.run.config import AttributeJob
+from pipeline.run.prepare import plan_run
+from pipeline.status import Status
+from pipeline.store.pending import reset_rows
+from tests.support.runs import assert_same_columns, pending_shards, stored_columns
+
+CHANGED = "manifest {url} was changed while the run was going on: put the file back"
+
+
+@pytest.fixture
+def manifest(finished_run, tmp_path):
+    return Path(shutil.copy(finished_run.inputs.manifest, tmp_path / "clips.parquet"))
+
+
+@pytest.fixture
+def other(manifest, tmp_path):
+    """A manifest of the same clips with one more in front, as the layout `folders` may give it."""
+    table = pq.read_table(manifest)
+    path = tmp_path / "other.parquet"
+    write_manifest(pa.concat_tables([table.slice(9, 1), table]), str(path))
+    return path
+
+
+@dataclass(frozen=True)
+class ManifestWrittenAnew:
+    """Loads clips; with the first of them comes another manifest in place of the run's."""
+
+    load: Callable
+    manifest: Path
+    other: Path
+
+    def __call__(self, rows):
+        # As in a worker that reads rows for the first time.
+        _group.cache_clear()
+        if 0 in rows["row"]:
+            shutil.copy(self.other, self.manifest)
+        return self.load(rows)
+
+
+def run(inputs, out, manifest):
+    flags = inputs.flags(out, f"--manifest={manifest}", "--max-failed-fraction=1")
+    return run_job(AttributeJob, attribute, verb="attribute", argv=flags)
+
+
+def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_back(
+    finished_run, manifest, other, tmp_path, monkeypatch, capsys
+):
+    out, kept = tmp_path / "run", tmp_path / "kept.parquet"
+    shutil.copy(manifest, kept)
+
+    def stages_of(*arguments):
+        stages = real_stages(*arguments)
+        return replace(stages, load=ManifestWrittenAnew(stages.load, manifest, other))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.attribute, "execute", partial(execute, stages_of=stages_of))
+        # A shard a pass: what the second reads is read after all of the first was loaded.
+        patch.setattr(pipeline.execution.passes, "_BATCHES_PER_PASS", 2)
+        assert run(finished_run.inputs, out, manifest) == 1
+    stderr = capsys.readouterr().err
+    changed = re.escape(CHANGED.format(url=manifest))
+    assert re.search(f"^.* 3 of 3 shards are left: .*{changed}.*$", stderr, re.MULTILINE)
+    assert re.search(f"^attribute: error: {changed}.*; what was finished is kept$", stderr, re.M)
+    assert "Traceback" not in stderr
+    # What was written stays, and is what a run gives that no one disturbed.
+    assert pending_shards(out) == [1, 2, 3]
+    expected = stored_columns(finished_run.out)
+    got = stored_columns(out)
+    assert_same_columns(
+        {name: values[:4] for name, values in got.items()},
+        {name: values[:4] for name, values in expected.items()},
+    )
+
+    # The other manifest isn't taken for the run's.
+    assert run(finished_run.inputs, out, manifest) == 2
+    shutil.copy(kept, manifest)
+    assert run(finished_run.inputs, out, manifest) == 0
+    assert_same_columns(stored_columns(out), expected)
+
+
+@pytest.mark.parametrize("what", ["changed", "gone", "damaged"])
+def test_a_manifest_that_is_lost_when_the_run_ends_is_no_bad_usage(
+    finished_run, manifest, other, tmp_path, monkeypatch, capsys, what
+):
+    out = tmp_path / "run"
+    shutil.copytree(finished_run.out, out)
+    (out / "failures.parquet").unlink()
+    kept = stored_columns(out)
+
+    def execute_without(plan):
+        if what == "changed":
+            other.replace(manifest)
+        elif what == "gone":
+            manifest.unlink()
+        else:
+            manifest.write_bytes(manifest.read_bytes()[:100])
+        return execute(plan)
+
+    monkeypatch.setattr(jobs.attribute, "execute", execute_without)
+    assert run(finished_run.inputs, out, manifest) == 1
+    stderr = capsys.readouterr().err
+    told = {"changed": "was changed while", "gone": "No such file", "damaged": "not a whole one"}
+    last = stderr.splitlines()[-1]
+    assert last.startswith("attribute: error: ")
+    assert str(manifest) in last
+    assert told[what] in last
+    assert_same_columns(stored_columns(out), kept)
+
+
+def test_a_manifest_that_changes_between_plan_and_start_gives_no_row(
+    finished_run, manifest, other, tmp_path, caplog
+):
+    out = tmp_path / "run"
+    shutil.copytree(finished_run.out, out)
+    plan = plan_run(finished_run.inputs.config(out, manifest=str(manifest)))
+    reset_rows(plan.store_url, [s for s in Status if s.failed])
+    before = pending_shards(out)
+    shutil.copy(other, manifest)
+    summary = execute(plan)
+    assert summary.n_pending == 5
+    assert pending_shards(out) == before
+    assert CHANGED.format(url=manifest) in caplog.text

@@ -1,0 +1,368 @@
+"""Processes of a run are killed at random moments: what must be computed again, and what is stored.
+
+A seed draws the moment: so many shards were committed, and a little later. Each kind of process
+gets some of the seeds; which one of its kind is killed is drawn, too.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import jobs.attribute
+import pipeline.execution.passes
+from jobs.cli import run_job
+from pipeline.execution.passes import execute
+from pipeline.execution.sink import ShardSink
+from pipeline.execution.stages import real_stages
+from pipeline.models.attributor import Attributor
+from pipeline.run.config import AttributeJob
+from pipeline.run.prepare import plan_run
+from tests.support.noting_job import NOTES, note, noted, told_commits
+from tests.support.processes import HANG_S, command_of, kill_as, processes_of, wait_until
+from tests.support.runs import assert_same_columns, objects, stored_columns, write_inputs
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+N_CLIPS = 96
+DAMAGED = {7: "missing", 40: "truncated"}
+ROWS_PER_SHARD = 4
+N_SHARDS = N_CLIPS // ROWS_PER_SHARD
+CPUS = 2
+CLIPS_PER_TASK = ROWS_PER_SHARD
+"""Frames of a whole shard are less than what `pipeline.execution.backpressure` makes a task of."""
+N_WRITERS = 4
+MAX_IN_FLIGHT = CLIPS_PER_TASK * ((2 * CPUS + 2) + (2 + N_WRITERS + 1))
+"""Clips that `pipeline.execution.backpressure` lets be decoded or explained, and wait
+to be written, with one model: of ``N_CLIPS`` a part."""
+
+
+def committed(out):
+    """Shards whose commit mark is there."""
+    marks = (out / "attributions.zarr" / "status" / "c").glob("[0-9]*")
+    return {int(mark.name) for mark in marks if mark.name.isdigit()}
+
+
+def is_agent(pid):
+    """Whether a process is one of a node's agents, which go on for a minute without their Ray."""
+    command = command_of(pid)
+    return any(name in command for name in ("Agent", "agent.py", "agent/main.py"))
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A kind of process, and what may be done again when one of it is gone."""
+
+    title: str
+    """Part of the process's title or command line."""
+    decoded_again: int = 0
+    """Clips at most, if the run goes on by itself."""
+    explained_again: int = 0
+    untold: int = 0
+    """Shards at most that were committed by a process that couldn't log it any more."""
+    ends_run: bool = False
+    latest: int = N_SHARDS // 2
+    """Shards that are committed at most when it is killed: there must be something left to do."""
+
+
+VICTIMS = {
+    # While a quarter is committed, not all of the others can be decoded, see `MAX_IN_FLIGHT`.
+    "decode worker": Victim(
+        "ray::ReadManifestSource", decoded_again=CLIPS_PER_TASK, latest=N_SHARDS // 4
+    ),
+    "decoder": Victim("-m pipeline.clips.decoder_process"),
+    "model": Victim("ray::MapWorker", explained_again=CLIPS_PER_TASK),
+    "writer": Victim("ray::Write", untold=1),
+    "progress": Victim("ray::Progress"),
+    "raylet": Victim("raylet/raylet", untold=N_WRITERS, ends_run=True),
+    "driver": Victim("-m tests.support.noting_job", untold=N_WRITERS, ends_run=True),
+}
+SEEDS = range(20)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, tmp_path_factory):
+    """Inputs, and the folder of their run."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    inputs = write_inputs(folder, N_CLIPS, DAMAGED)
+    execute(plan_run(inputs.config(folder / "run", rows_per_shard=ROWS_PER_SHARD)))
+    return inputs, folder / "run"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run's folders."""
+
+    out: Path
+    notes: Path
+    ray_folder: str
+
+    def start(self, inputs):
+        flags = inputs.flags(
+            self.out,
+            f"--rows-per-shard={ROWS_PER_SHARD}",
+            f"--local-cpus={CPUS}",
+            "--local-object-store=200MB",
+            "--log-format=json",
+        )
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        with (self.notes / "output").open("a") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.support.noting_job", *flags],
+                cwd=ROOT,
+                env=environment | {"RAY_TMPDIR": self.ray_folder, NOTES: str(self.notes)},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def output(self):
+        return (self.notes / "output").read_text()
+
+    def wait_for(self, condition, job):
+        """Wait for what a job does while it runs."""
+        wait_until(condition, job, self.output, poll_s=0.005)
+
+    def kill_one(self, title, chance):
+        """Kill one of the processes of a title, if there is one."""
+        pids = [pid for pid in processes_of(self.ray_folder) if title in command_of(pid)]
+        return bool(pids) and kill_as(title, chance.choice(pids))
+
+    def wait_for_the_end(self, job):
+        """Wait for a job and its Ray's workers, which follow their driver by themselves."""
+        exit_code = job.wait(HANG_S)
+        deadline = time.monotonic() + HANG_S
+        while left := [pid for pid in processes_of(self.ray_folder) if not is_agent(pid)]:
+            assert time.monotonic() < deadline, [command_of(pid) for pid in left]
+            time.sleep(0.02)
+        return exit_code
+
+    def again(self, what):
+        """Clips that were computed more than once, and how often too much."""
+        counts = Counter(noted(self.notes, what))
+        assert set(counts) == set(range(N_CLIPS))
+        return {row: count - 1 for row, count in counts.items() if count > 1}
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_killed_process_costs_at_most_what_was_in_flight(seed, undisturbed, ray_folder, tmp_path):
+    inputs, expected = undisturbed
+    kind = list(VICTIMS)[seed % len(VICTIMS)]
+    victim = VICTIMS[kind]
+    chance = random.Random(seed)
+    n_committed, delay_s = chance.randint(0, victim.latest), chance.uniform(0, 0.1)
+    print(f"seed {seed}: a {kind} is killed {delay_s:.3f} s after {n_committed} shards")
+    trial = Trial(tmp_path / "run", tmp_path / "notes", ray_folder)
+    trial.notes.mkdir()
+
+    job = trial.start(inputs)
+    trial.wait_for(lambda: len(committed(trial.out)) >= n_committed, job)
+    time.sleep(delay_s)
+    trial.wait_for(lambda: trial.kill_one(victim.title, chance), job)
+    exit_code = trial.wait_for_the_end(job)
+    print(trial.output())
+
+    done = committed(trial.out)
+    if victim.ends_run:
+        assert exit_code != 0
+        assert n_committed <= len(done) < N_SHARDS
+        kept = {
+            name: content
+            for name, content in objects(trial.out).items()
+            if int(name.split("/")[2]) in done
+        }
+        started = set(noted(trial.notes, "decoded"))
+        in_flight = {row for row in started if row // ROWS_PER_SHARD not in done}
+        print(f"{len(done)} shards are done, {len(in_flight)} clips were in flight")
+        assert len(in_flight) <= MAX_IN_FLIGHT < N_CLIPS
+
+        assert trial.start(inputs).wait(HANG_S) == 0, trial.output()
+        assert kept.items() <= objects(trial.out).items()
+        for what in ("decoded", "explained"):
+            again = trial.again(what)
+            print(f"{what} again: {len(again)}")
+            assert again.keys() <= in_flight
+            assert set(again.values()) <= {1}
+    else:
+        assert exit_code == 0
+        for what, most in (
+            ("decoded", victim.decoded_again),
+            ("explained", victim.explained_again),
+        ):
+            again = trial.again(what)
+            print(f"{what} again: {len(again)}")
+            assert sum(again.values()) <= most
+
+    assert_same_columns(stored_columns(trial.out), stored_columns(expected))
+    failures = pq.read_table(trial.out / "failures.parquet")
+    assert failures.equals(pq.read_table(expected / "failures.parquet"))
+    commits = told_commits(trial.ray_folder)
+    untold = set(range(N_SHARDS)) - commits.keys()
+    print(f"untold commits: {len(untold)}")
+    assert set(commits.values()) == {1}
+    assert len(untold) <= victim.untold
+    assert untold <= done
+
+
+DEADLY_ROW = 5
+"""In the second shard."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """Kills the process that calls it, once some shards are committed."""
+
+    notes: Path
+    out: Path
+    shards: frozenset[int]
+
+    def __call__(self):
+        self.wait_for_shards()
+        note(self.notes, "deaths", [os.getpid()])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def count(self):
+        return len(noted(self.notes, "deaths"))
+
+    def wait_for_shards(self):
+        self.wait_for(lambda: committed(self.out) >= self.shards)
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + HANG_S
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+class DeadlyLoader:
+    def __init__(self, loader, death):
+        self._loader, self._death = loader, death
+
+    def __call__(self, rows):
+        if DEADLY_ROW in rows["row"]:
+            self._death()
+        return self._loader(rows)
+
+
+class LateLoader(DeadlyLoader):
+    """Has nothing for the models, behind the first shard, until the first pass's have died."""
+
+    def __call__(self, rows):
+        if DEADLY_ROW in rows["row"]:
+            self._death.wait_for(lambda: self._death.count() >= 2)
+        return self._loader(rows)
+
+
+class PatientLoader(DeadlyLoader):
+    """Has nothing for the models, behind the first shard, until that one is committed.
+
+    Ray Data lets an actor take its tasks in any order.
+    """
+
+    def __call__(self, rows):
+        if DEADLY_ROW in rows["row"]:
+            self._death.wait_for_shards()
+        return self._loader(rows)
+
+
+class DeadlyAttributor(Attributor):
+    def __init__(self, death, **arguments):
+        super().__init__(**arguments)
+        self._death = death
+
+    def __call__(self, batch):
+        if DEADLY_ROW in batch["row"]:
+            self._death()
+        return super().__call__(batch)
+
+
+class DeadOnStart(Attributor):
+    def __init__(self, death, **arguments):
+        death()
+
+
+class DeadWhenIdle(Attributor):
+    def __init__(self, death, **arguments):
+        super().__init__(**arguments)
+        threading.Thread(target=death, daemon=True).start()
+
+
+class DeadlySink(ShardSink):
+    death: Death
+
+    def write(self, blocks, ctx):
+        blocks = list(blocks)
+        if any(DEADLY_ROW in block["row"].to_pylist() for block in blocks):
+            self.death()
+        super().write(blocks, ctx)
+
+
+LOADERS = {"loading": DeadlyLoader, "model": PatientLoader, "idle model": LateLoader}
+MODELS = {"model": DeadlyAttributor, "starting model": DeadOnStart, "idle model": DeadWhenIdle}
+
+
+def deadly_stages(what, death, plan, pool, metrics):
+    stages = real_stages(plan, pool, metrics)
+    if what in LOADERS:
+        stages = replace(stages, load=LOADERS[what](stages.load, death))
+    if what in MODELS:
+        arguments = {**stages.attribute_arguments, "death": death}
+        stages = replace(stages, attribute=MODELS[what], attribute_arguments=arguments)
+    return stages
+
+
+@pytest.mark.parametrize(
+    ("what", "done"),
+    [
+        ("loading", {0}),
+        ("model", {0}),
+        ("starting model", set()),
+        ("idle model", {0}),
+        # It is the only one that doesn't hold up those behind it.
+        ("writing", {0, 2, 3}),
+    ],
+)
+def test_a_process_that_dies_each_time_ends_the_run(
+    finished_run, tmp_path, monkeypatch, capsys, what, done
+):
+    out = tmp_path / "run"
+    death = Death(tmp_path, out, frozenset(done))
+
+    def deadly_sink(*arguments):
+        sink = DeadlySink(*arguments)
+        sink.death = death
+        return sink
+
+    monkeypatch.setattr(pipeline.execution.passes, "_RETRIES", 1)
+    stages_of = partial(deadly_stages, what, death)
+    monkeypatch.setattr(jobs.attribute, "execute", partial(execute, stages_of=stages_of))
+    if what == "writing":
+        monkeypatch.setattr(pipeline.execution.passes, "ShardSink", deadly_sink)
+    argv = finished_run.inputs.flags(out)
+    assert run_job(AttributeJob, jobs.attribute.attribute, verb="attribute", argv=argv) == 1
+
+    said = capsys.readouterr().err
+    print(said)
+    assert committed(out) == done
+    # A pass that commits these shards, and one that gets nowhere.
+    assert death.count() == 2 * (2 if done else 1)
+    left = set(range(4)) - done
+    assert f"{len(left)} of {len(left)} shards are left: " in said
+    assert ("the process of a model died, and those started in its place" in said) == (
+        what == "idle model"
+    )
+    # The last shard is a short one.
+    n_pending = sum(2 if shard == 3 else 4 for shard in left)
+    assert f"attribute: error: {n_pending} rows are pending\n" in said
