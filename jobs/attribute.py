@@ -2,27 +2,36 @@
 
 import logging
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from jobs.cli import flags_carried_out, run_job
-from pipeline.execution.passes import execute
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeJob
-from pipeline.run.plan import Plan
-from pipeline.run.prepare import plan_runs
 from pipeline.store.run_folder import failures_url
 
+if TYPE_CHECKING:
+    from pipeline.run.plan import Plan
+    from pipeline.store.state import RunSummary
 
-def attribute(job: AttributeJob) -> int:
-    """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
+
+def attribute(job: AttributeJob, execute: "Callable[[Plan], RunSummary] | None" = None) -> int:
+    """Run or resume; 0 if every row is accounted for and few enough failed, else 1.
+
+    ``execute`` carries a plan out; by default `pipeline.execution.passes.execute`.
+    """
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
+    from pipeline.execution import passes
+    from pipeline.run.prepare import plan_runs
+
     plans = plan_runs(job.runs())
     with flags_carried_out(job):
-        return max(_carry_out(plan) for plan in plans)
+        return max(_carry_out(plan, execute or passes.execute) for plan in plans)
 
 
-def _carry_out(plan: Plan) -> int:
+def _carry_out(plan: "Plan", execute: "Callable[[Plan], RunSummary]") -> int:
     config = plan.config
     if config.log_format == "text":
         print(
