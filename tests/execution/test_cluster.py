@@ -7,11 +7,40 @@ from pipeline.errors import ConfigError
 from pipeline.execution.cluster import check_resources, connected
 from pipeline.run.config import AttributeConfig
 from pipeline.run.prepare import plan_run
+from pipeline.run.resources import ModelPool, model_pool
 from tests.support.runs import write_inputs
 
 
 def config_of(**changes):
     return AttributeConfig(manifest="m", model="m", out="o", **changes)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "changes", "expected"),
+    [
+        (2, 0, {}, ("cpu", 1)),
+        (8, 0, {}, ("cpu", 4)),
+        (8, 0, {"cpus_per_model": 2}, ("cpu", 2)),
+        (3, 0, {"cpus_per_model": 2}, ("cpu", 1)),
+        (16, 4, {}, ("cuda", 4)),
+        (8, 8, {}, ("cuda", 7)),
+        (8, 8, {"cpus_per_model": 0.5}, ("cuda", 8)),
+        (16, 4, {"n_models": 2}, ("cuda", 2)),
+        (16, 4, {"device": "cpu"}, ("cpu", 8)),
+    ],
+)
+def test_models_take_the_gpus_or_half_of_the_cpus_and_leave_one(cpus, gpus, changes, expected):
+    assert model_pool(config_of(**changes), cpus=cpus, gpus=gpus) == ModelPool(*expected)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_models": 8}, {"n_models": 1, "cpus_per_model": 7.5}, {"cpus_per_model": 8}]
+)
+def test_models_that_leave_no_cpu_to_decode_are_refused_where_ray_would_wait(changes):
+    with pytest.raises(ConfigError, match=r"n_models: .* to decode with"):
+        model_pool(config_of(**changes), cpus=8, gpus=0)
+    # More may come.
+    assert model_pool(config_of(**changes), cpus=8, gpus=0, may_grow=True).n_models >= 1
 
 
 def test_a_model_is_not_to_be_compiled_without_a_compiler(monkeypatch):
@@ -21,6 +50,13 @@ def test_a_model_is_not_to_be_compiled_without_a_compiler(monkeypatch):
     check_resources(config_of())
     with pytest.raises(ConfigError, match=r"compile_model: .* there is no no-such-compiler"):
         check_resources(config_of(compile_model=True))
+
+
+def test_a_gpu_that_is_not_there_is_refused_unless_one_may_come():
+    with pytest.raises(ConfigError, match="device: 'cuda'"):
+        model_pool(config_of(device="cuda"), cpus=8, gpus=0)
+    pool = model_pool(config_of(device="cuda"), cpus=8, gpus=0, may_grow=True)
+    assert pool == ModelPool("cuda", 1)
 
 
 def test_too_many_models_are_refused_before_a_store_is_made(tmp_path, monkeypatch):
