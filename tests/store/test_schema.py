@@ -1,13 +1,17 @@
 """The arrays of a store, as xarray and other readers find them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.schema import StoreLayout
-from tests.support.stores import EXPECTED, write
+from tests.support.stores import EXPECTED, LAYOUT, write
 
 
 @pytest.mark.filterwarnings("error")
@@ -47,3 +51,45 @@ def test_stored_spatial_maps_sum_to_1(tmp_path, shape):
     write(group, 0)
     stored = xr.open_zarr(str(tmp_path), consolidated=False)["spatial"].astype("float64")
     np.testing.assert_allclose(stored.sum(["y", "x"]), 1, atol=1e-3)
+
+
+@given(n_rows=st.integers(1, 500), rows_per_shard=st.integers(1, 60))
+def test_shards_part_the_rows_in_order(n_rows, rows_per_shard):
+    layout = StoreLayout(
+        n_rows, rows_per_shard, n_frames=1, n_times=1, height=1, width=1, n_ranks=1
+    )
+    shards = [layout.shard_rows(shard) for shard in range(layout.n_shards)]
+    assert [row for rows in shards for row in rows] == list(range(n_rows))
+    assert all(len(rows) == rows_per_shard for rows in shards[:-1])
+    assert 1 <= len(shards[-1]) <= rows_per_shard
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"n_layers": 3}, {"n_heads": 4}, {"n_layers": 3, "n_heads": 4}]
+)
+def test_layers_and_heads_are_arrays_of_their_own_and_count_as_bytes(tmp_path, sizes):
+    layout = replace(LAYOUT, **sizes)
+    specs = layout.arrays()
+    group = create_store(str(tmp_path / "store"), layout, {"run": 1}, {})
+    more = set(specs) - set(EXPECTED)
+    expected = set()
+    if "n_layers" in sizes:
+        expected |= {"layer_spatial", "layer_temporal"}
+        assert group["layer_spatial"].shape == (10, 3, 4, 3, 2)
+        dims = group["layer_spatial"].metadata.dimension_names
+        assert dims == ("clip", "layer", "time", "y", "x")
+        # Layers are read one by one: an inner chunk has one.
+        assert group["layer_temporal"].chunks[1] == 1
+    if "n_heads" in sizes:
+        expected |= {"head_spatial", "head_temporal"}
+        assert group["head_temporal"].shape == (10, layout.n_layers, 4, 4)
+    assert more == expected
+    texts = {"video_id", "message"}
+    n_bytes = sum(group[name].nbytes for name in specs if name not in texts)
+    assert layout.row_bytes * layout.n_rows == n_bytes
+
+
+def test_a_storage_chunk_of_every_array_is_a_shards_rows(group):
+    for name in EXPECTED:
+        array = group[name]
+        assert (array.shards or array.chunks)[0] == LAYOUT.rows_per_shard, name

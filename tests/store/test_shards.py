@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
@@ -11,7 +13,7 @@ from pipeline.store.create import create_store, open_store
 from pipeline.store.pending import pending_rows
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
-from tests.support.stores import EXPECTED, LAYOUT, columns_of, objects, write
+from tests.support.stores import EXPECTED, IDENTITY, LAYOUT, columns_of, objects, write
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 4, 10, 37, 64, 100])
@@ -141,3 +143,53 @@ def test_a_store_opened_to_read_can_not_be_written(group, url):
     with pytest.raises(ValueError, match="read-only"):
         write(open_store(url), 0)
     assert objects(url) == {}
+
+
+def set_pending(url, rows):
+    """Take rows of a written shard back, as a retry does, and leave what is stored of them."""
+    open_store(url, mode="r+")["status"].set_orthogonal_selection((np.array(rows),), 0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(pending=st.sets(st.integers(4, 7), min_size=1, max_size=3))
+def test_rows_that_are_done_keep_what_is_stored_of_them(tmp_path_factory, pending):
+    url = str(tmp_path_factory.mktemp("partial"))
+    group = create_store(url, LAYOUT, IDENTITY, {})
+    first = write(group, 1)
+    set_pending(url, sorted(pending))
+    second = columns_of(LAYOUT, range(4, 8), seed=1)
+    mask = np.isin(np.arange(4, 8), sorted(pending))
+
+    written = write_shard(open_store(url, mode="r+"), second, np.arange(4, 8))
+
+    assert written.tolist() == mask.tolist()
+    stored = open_store(url)
+    for name in EXPECTED:
+        got = stored[name][4:8]
+        np.testing.assert_array_equal(got[~mask], first[name][~mask], err_msg=name)
+        np.testing.assert_array_equal(got[mask], second[name][mask], err_msg=name)
+
+
+def test_columns_of_done_rows_may_hold_anything(group, url):
+    """A batch has zeros, and pending as status, in the place of rows that are done."""
+    first = write(group, 0)
+    set_pending(url, [2])
+    columns = columns_of(LAYOUT, range(0, 4), seed=1)
+    columns["status"][[0, 1, 3]] = Status.PENDING
+    columns["temporal"][[0, 1, 3]] = np.nan
+    assert write_shard(group, columns, np.arange(4)).tolist() == [False, False, True, False]
+    stored = open_store(url)
+    assert stored["status"][:4].tolist() == [
+        *first["status"][:2],
+        columns["status"][2],
+        first["status"][3],
+    ]
+    assert not np.isnan(stored["temporal"][:4]).any()
+
+
+def test_a_shard_that_is_done_is_not_written_at_all(group, url):
+    write(group, 0)
+    before = {path: path.stat().st_mtime_ns for path in Path(url).rglob("*")}
+    columns = columns_of(LAYOUT, range(0, 4), seed=1)
+    assert not write_shard(group, columns, np.arange(4)).any()
+    assert {path: path.stat().st_mtime_ns for path in Path(url).rglob("*")} == before

@@ -1,8 +1,5 @@
 """A run takes in what was added to the end of its manifest, and computes nothing else anew."""
 
-import shutil
-
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,12 +11,9 @@ from pipeline.errors import ConfigError, RunMismatchError, StoreError
 from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeJob
 from pipeline.run.prepare import plan_run
-from pipeline.status import Status
-from pipeline.store.append import append_rows
 from pipeline.store.create import open_store
 from pipeline.store.record import store_layout
 from pipeline.store.run_folder import store_url
-from pipeline.store.schema import StoreLayout
 from pipeline.store.state import read_state
 from tests.support.runs import (
     assert_same_columns,
@@ -149,19 +143,3 @@ def test_there_must_be_a_run_to_add_to(inputs, tmp_path):
     with pytest.raises(ConfigError, match="append: there is no run"):
         plan_run(inputs.config(tmp_path / "none", append=True))
     assert not (tmp_path / "none").exists()
-
-
-def test_nothing_that_is_stored_is_touched_when_a_store_grows(finished_run, tmp_path):
-    """Also not in the shard that is not full, of which the new rows are pending."""
-    out = tmp_path / "run"
-    shutil.copytree(finished_run.out, out)
-    before, columns = objects(out), stored_columns(out)
-    group = open_store(store_url(str(out)), mode="r+")
-    layout = store_layout(group)
-    append_rows(group, StoreLayout(**vars(layout) | {"n_rows": layout.n_rows + 9}), {})
-    assert objects(out) == before
-    grown = stored_columns(out)
-    assert_same_columns({name: grown[name][: layout.n_rows] for name in grown}, columns)
-    assert (grown["status"][layout.n_rows :] == Status.PENDING).all()
-    assert np.isnan(grown["temporal"][layout.n_rows :]).all()
-    assert set(grown["message"][layout.n_rows :]) == {""}
