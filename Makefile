@@ -53,10 +53,11 @@ test-slow: install  ## Run the other tests: chaos with the day's seeds, lost nod
 
 test-all: test test-slow  ## Run every test
 
-lint: install  ## Check style and format
-	@echo "== lint and format"
+lint: install  ## Check style, format and the import contract
+	@echo "== lint, format, imports"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: install  ## Check types
 	@echo "== types"

@@ -2,12 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from jobs.cli import flags_carried_out, run_job
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeJob
+from pipeline.status import Status
 from pipeline.store.run_folder import failures_url
 
 if TYPE_CHECKING:
@@ -24,14 +25,20 @@ def attribute(job: AttributeJob, execute: "Callable[[Plan], RunSummary] | None" 
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
     from pipeline.execution import passes
-    from pipeline.run.prepare import plan_runs
+    from pipeline.execution.cluster import machine_to_start
+    from pipeline.run.plan import plan_runs
+    from pipeline.run.prepare import prepare
 
-    plans = plan_runs(job.runs())
+    runs, carry_out = job.runs(), execute or passes.execute
+    plans = plan_runs(runs, job.call(), machine=machine_to_start(runs[0]))
     with flags_carried_out(job):
-        return max(_carry_out(plan, execute or passes.execute) for plan in plans)
+        retried = [prepare(plan) for plan in plans]
+        return max(_carry_out(*run, carry_out) for run in zip(plans, retried, strict=True))
 
 
-def _carry_out(plan: "Plan", execute: "Callable[[Plan], RunSummary]") -> int:
+def _carry_out(
+    plan: "Plan", retried: Mapping[Status, int], execute: "Callable[[Plan], RunSummary]"
+) -> int:
     config = plan.config
     if config.log_format == "text":
         print(
@@ -39,9 +46,9 @@ def _carry_out(plan: "Plan", execute: "Callable[[Plan], RunSummary]") -> int:
             f"-> {plan.store_url}",
             file=sys.stderr,
         )
-    if config.retry_failed:
-        counts = ", ".join(f"{count} {status.label}" for status, count in plan.retried.items())
-        n_rows = sum(plan.retried.values())
+    if plan.call.retry_failed:
+        counts = ", ".join(f"{count} {status.label}" for status, count in retried.items())
+        n_rows = sum(retried.values())
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
     summary = execute(plan)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")

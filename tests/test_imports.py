@@ -31,7 +31,7 @@ WITHOUT = {
     "from pipeline.models.attributor import Attributor": ("zarr", "ray", "decord", "pyarrow"),
     "from pipeline.store.state import read_state": ("ray", "torch", "xarray", "decord"),
     "from pipeline.evaluation.localisation import Lift": ("zarr", "ray", "decord"),
-    "import analysis": ("torch", "ray", "matplotlib", "decord", "PIL", "analysis.page"),
+    "import analysis": ("torch", "ray", "matplotlib", "decord", "analysis.page"),
     "from analysis import *": ("torch", "ray"),
     # Dask loads jinja2 by itself, for what it shows in notebooks; our page isn't loaded.
     "from analysis import open_run": ("torch", "ray", "matplotlib", "decord", "analysis.page"),

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.store.create import create_store
-from tests.support.stores import IDENTITY, LAYOUT
+from tests.support.stores import RECORD
 
 
 @pytest.fixture
@@ -13,4 +13,4 @@ def url(tmp_path):
 
 @pytest.fixture
 def group(url):
-    return create_store(url, LAYOUT, IDENTITY, {"class_names": ["a", "b"]})
+    return create_store(url, RECORD)

@@ -1,17 +1,20 @@
 """The table of failed clips: each failed row once, with its clip, its view, its status and why."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.clips.views import ViewsConfig
 from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.failures import write_failures
-from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
-from tests.support.stores import IDENTITY, LAYOUT, columns_of
+from tests.support.records import identity_of, record_of
+from tests.support.stores import LAYOUT, columns_of
 
 
 @pytest.fixture
@@ -25,15 +28,16 @@ def manifest(tmp_path):
 
 def failures_of(tmp_path, manifest, status, n_views=1):
     """The table of a run whose rows have these statuses."""
-    layout = StoreLayout(**{**vars(LAYOUT), "n_rows": len(status), "n_views": n_views})
-    group = create_store(str(tmp_path / "run.zarr"), layout, IDENTITY, {})
+    layout = replace(LAYOUT, n_rows=len(status))
+    identity = identity_of(layout, views=ViewsConfig(crops=n_views))
+    store = create_store(str(tmp_path / "run.zarr"), record_of(layout, identity=identity))
     status = np.array(status, np.uint8)
     for shard in range(layout.n_shards):
         rows = np.array(layout.shard_rows(shard))
         if (status[rows] != Status.PENDING).all():
             columns = columns_of(layout, rows) | {"status": status[rows]}
-            write_shard(group, columns, rows)
-    url = write_failures(str(tmp_path / "run"), group, status, manifest)
+            write_shard(store, columns, rows)
+    url = write_failures(str(tmp_path / "run"), store, status, manifest)
     assert url == f"{tmp_path}/run/failures.parquet"
     return pq.read_table(url)
 

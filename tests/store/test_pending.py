@@ -1,5 +1,6 @@
 """Which rows are to be computed: what was written isn't, in any order, also of half a shard."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
-from pipeline.store.create import create_store, open_store
+from pipeline.store.create import create_store
+from pipeline.store.opening import (
+    open_store,
+)
 from pipeline.store.pending import pending_rows, read_status, reset_rows
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
-from tests.support.stores import EXPECTED, LAYOUT, columns_of, objects, write
+from tests.support.records import record_of
+from tests.support.stores import EXPECTED, LAYOUT, RECORD, columns_of, objects, write
 
 quick = settings(deadline=None, max_examples=25)
 
@@ -36,7 +41,7 @@ def test_pending_is_what_was_not_written_whatever_the_order(
     order = data.draw(st.permutations(every_shard))
     done = order[: data.draw(st.integers(0, min(len(order), 4)))]
 
-    group = create_store(url, layout, {"run": 1}, {})
+    group = create_store(url, record_of(layout))
     assert pending_rows(group).shards.tolist() == every_shard
     written = {shard: write(group, shard) for shard in done}
 
@@ -44,10 +49,10 @@ def test_pending_is_what_was_not_written_whatever_the_order(
     assert pending_rows(reopened).shards.tolist() == sorted(set(every_shard) - set(done))
     for shard, columns in written.items():
         rows = slice(starts[shard], starts[shard] + rows_per_shard)
-        np.testing.assert_array_equal(reopened["spatial"][rows], columns["spatial"])
-        np.testing.assert_array_equal(reopened["video_id"][rows], columns["video_id"])
+        np.testing.assert_array_equal(reopened.array("spatial")[rows], columns["spatial"])
+        np.testing.assert_array_equal(reopened.array("video_id")[rows], columns["video_id"])
     n_written = sum(len(columns["status"]) for columns in written.values())
-    assert (reopened["status"][:] != 0).sum() == n_written
+    assert (reopened.array("status")[:] != 0).sum() == n_written
     assert len(objects(url)) == len(EXPECTED) * len(done)
 
 
@@ -67,9 +72,9 @@ def test_the_mask_is_true_for_pending_rows_whatever_is_done(
     layout = StoreLayout(
         n_rows, rows_per_shard, n_frames=1, n_times=1, height=1, width=1, n_ranks=1
     )
-    group = create_store(str(tmp_path_factory.mktemp("store")), layout, {"run": 1}, {})
+    group = create_store(str(tmp_path_factory.mktemp("store")), record_of(layout))
     codes = data.draw(st.lists(st.integers(0, 3), min_size=n_rows, max_size=n_rows))
-    group["status"][:] = np.array(codes, np.uint8)
+    group.array("status")[:] = np.array(codes, np.uint8)
     pending = pending_rows(group)
     expected = np.array(codes) == 0
     assert pending.n_rows == expected.sum()
@@ -86,8 +91,9 @@ def test_rows_behind_a_cut_off_enlargement_are_pending(group):
     """The layout has them already; the arrays, of which status is the last, haven't."""
     for shard in range(3):
         write(group, shard)
-    enlarged = {**vars(LAYOUT), "n_rows": 15}
-    group.update_attributes({"layout": enlarged})
+    enlarged = RECORD.model_copy(update={"layout": replace(LAYOUT, n_rows=15)})
+    group.group.attrs.put(enlarged.to_attributes())
+    group = open_store(group.url)
     status = read_status(group)
     assert status.shape == (15,)
     assert (status[10:] == Status.PENDING).all()
@@ -108,7 +114,7 @@ def test_rows_of_a_status_are_reset_and_no_other_byte_is_touched(group, url):
         columns["status"][:] = [codes[row] for row in rows]
         write_shard(group, columns, np.array(rows))
     before = objects(url)
-    counts = reset_rows(url, [Status.MISSING, Status.EMPTY])
+    counts = reset_rows(group, [Status.MISSING, Status.EMPTY])
     assert counts == {Status.MISSING: 2}
     assert read_status(open_store(url)).tolist() == [1, 0, 1, 7, 1, 1, 1, 1, 0, 1]
     changed = {name for name, data in objects(url).items() if data != before[name]}

@@ -1,65 +1,187 @@
-"""What a store says of its making, and which runs may go on with it."""
+"""What a store says of its making: read back whole, and refused on one line where it is damaged."""
 
-import re
+import copy
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.errors import RunMismatchError
-from pipeline.store.create import open_store
-from pipeline.store.record import check_identity, run_id, store_layout
-from tests.support.stores import IDENTITY, LAYOUT
+from pipeline.attribution.method import Method
+from pipeline.clips.views import ViewsConfig
+from pipeline.errors import StoreError
+from pipeline.store.record import SCHEMA_VERSION, RunRecord
+from pipeline.store.schema import StoreLayout
+from tests.support.records import identity_of, record_of
+
+LAYOUT = StoreLayout(
+    n_rows=10, rows_per_shard=4, n_frames=8, n_times=8, height=8, width=8, n_ranks=5
+)
+RECORD = record_of(LAYOUT)
+
+VERSION_1: dict[str, Any] = {
+    "schema": {"name": "staa", "version": 1},
+    "class_names": ["bounce", "spin"],
+    "config": {"manifest": "m.parquet", "model": "folder", "out": "run"},
+    "identity": {
+        "attribution_version": 2,
+        "batch_size": 8,
+        "compile_model": False,
+        "manifest": "48b2",
+        "method": {"heads": "mean", "layers": [0, 1, 2], "name": "rollout", "residual": False},
+        "model": {"config": {"num_frames": 8}, "weights": "9c1e"},
+        "precision": "float32",
+        "preprocessing": {
+            "crop": [64, 64],
+            "crop_position": 0.5,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "offset": False,
+            "resample": 2,
+            "rescale_factor": 0.00392156862745098,
+            "resize": None,
+            "shortest_edge": 64,
+        },
+        "rows_per_shard": 16,
+        "sampling": {
+            "kind": "uniform",
+            "n_samples": 8,
+            "position": 0.5,
+            "stride": None,
+            "target_fps": 30.0,
+        },
+        "views": {"clips": 1, "crops": 3},
+    },
+    "layers": [0, 1, 2],
+    "layout": {
+        "height": 8,
+        "n_frames": 8,
+        "n_heads": 0,
+        "n_layers": 1,
+        "n_ranks": 5,
+        "n_rows": 60,
+        "n_times": 8,
+        "n_views": 3,
+        "rows_per_shard": 16,
+        "width": 8,
+    },
+    "model": {"family": "timesformer", "name": "x", "revision": None, "weights_digest": "9c1e"},
+    "packages": {"staa": "0.1.0"},
+    "preprocessing": {},
+    "sampling": {},
+    "status_codes": {"ok": 1},
+    "views": {},
+}
+"""As the first release wrote it, of a rollout over three crops."""
 
 
-def test_the_same_run_may_go_on(group, url):
-    check_identity(open_store(url), IDENTITY)
-    check_identity(open_store(url), {**IDENTITY, "method": {"layer": -1, "size": [224, 224]}})
+def test_a_record_comes_back_from_its_attributes():
+    assert RunRecord.from_attributes(RECORD.to_attributes(), "there") == RECORD
+    assert RECORD.to_attributes()["schema"] == {"name": "staa", "version": SCHEMA_VERSION}
 
 
-def test_another_run_is_told_every_difference_with_both_values(group, url):
-    other = {
-        "manifest": "ffff",
-        "model": {"name": "timesformer", "weights": "0000"},
-        "method": {"layer": -1, "size": (224, 112), "residual": True},
-    }
-    with pytest.raises(RunMismatchError) as caught:
-        check_identity(open_store(url), other)
-    message = str(caught.value)
-    for difference in (
-        "manifest is '3f2a' there and 'ffff' here",
-        "model.weights is '9c1e' there and '0000' here",
-        "method.size is [224, 224] there and [224, 112] here",
-        "method.residual is None there and True here",
-    ):
-        assert difference in message
-    assert url in message
-    assert "layer" not in message
-    assert "model.name" not in message
+def test_a_record_of_schema_1_is_read():
+    # Its crops leave nothing to differ, which is for the run to refuse and not for the reader.
+    attributes = copy.deepcopy(VERSION_1)
+    record = RunRecord.from_attributes(attributes, "there")
+    assert record.identity.method == Method(name="rollout")
+    assert record.layers == (0, 1, 2)
+    assert record.layout.n_rows == 60
+    assert record.layout.optional == ()
+    assert record.identity.preprocessing.crop == (64, 64)
+    assert record.identity.views == ViewsConfig(crops=3)
+    assert attributes == VERSION_1
 
 
-@pytest.mark.parametrize("key", ["manifest", "model", "method"])
-def test_a_part_that_is_gone_is_a_difference(group, url, key):
-    shorter = {name: value for name, value in IDENTITY.items() if name != key}
-    with pytest.raises(RunMismatchError, match=rf"{key}.* and None here"):
-        check_identity(open_store(url), shorter)
+def paths_of(value, prefix=()):
+    """Every key of nested attributes."""
+    for key, item in value.items():
+        yield (*prefix, key)
+        if isinstance(item, dict):
+            yield from paths_of(item, (*prefix, key))
 
 
-def test_the_name_of_a_run_is_its_folder_and_a_digest_of_what_it_is():
-    name = run_id("s3://bucket/runs/demo/", IDENTITY)
-    assert re.fullmatch(r"demo-[0-9a-f]{8}", name)
-    # As JSON a tuple and a list, and keys in another order, are the same.
-    same = dict(reversed(IDENTITY.items())) | {"method": {"size": [224, 224], "layer": -1}}
-    assert run_id("elsewhere/demo", same) == name
-    assert run_id("s3://bucket/runs/demo", IDENTITY | {"manifest": "0"}) != name
-    assert run_id("/", IDENTITY).startswith("run-")
+FREE = {("config",), ("status_codes",), ("packages",), ("identity", "model", "config")}
+"""Tables whose keys are not the record's own."""
+DEFAULTED = {"optional", "n_layers", "n_heads"}
 
 
-def test_sizes_come_back_as_they_were_written(group):
-    assert store_layout(group) == LAYOUT
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in paths_of(RECORD.to_attributes())
+        if path[0] != "schema" and path[:-1] not in FREE
+    ],
+    ids=".".join,
+)
+def test_a_missing_and_an_unknown_key_are_named_on_one_line(path):
+    attributes = RECORD.to_attributes()
+    owner = attributes
+    for key in path[:-1]:
+        owner = owner[key]
+    value = owner.pop(path[-1])
+    own = path[:2] not in {("identity", part) for part in ("sampling", "preprocessing", "views")}
+    if own and path[-1] not in DEFAULTED and path[:2] != ("identity", "method"):
+        with pytest.raises(StoreError) as caught:
+            RunRecord.from_attributes(attributes, "there")
+        assert str(caught.value).splitlines() == [
+            f"there: its record lacks the key {'.'.join(path)!r}"
+        ]
+    owner[path[-1]] = value
+    owner[f"{path[-1]}_of_tomorrow"] = value
+    with pytest.raises(StoreError, match=r"^there: its record .*_of_tomorrow.*$"):
+        RunRecord.from_attributes(attributes, "there")
 
 
-def test_a_longer_manifest_alone_is_told_how_to_be_taken_in(group):
-    with pytest.raises(RunMismatchError, match="taken in with --append"):
-        check_identity(group, IDENTITY | {"manifest": "ffff"})
-    with pytest.raises(RunMismatchError) as caught:
-        check_identity(group, IDENTITY | {"method": {"layer": 0, "size": (224, 224)}})
-    assert "--append" not in str(caught.value)
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, "2", None])
+def test_a_schema_of_another_release_is_refused(version):
+    attributes = RECORD.to_attributes() | {"schema": {"name": "staa", "version": version}}
+    with pytest.raises(StoreError, match=rf"there: its schema is version {version!r}"):
+        RunRecord.from_attributes(attributes, "there")
+
+
+@pytest.mark.parametrize("attributes", [{}, {"schema": 3}, {"schema": {"name": "other"}}])
+def test_attributes_of_something_else_are_refused(attributes):
+    with pytest.raises(StoreError, match="hold no record of a run"):
+        RunRecord.from_attributes(attributes, "there")
+
+
+def test_values_that_can_not_be_used_are_named():
+    attributes = RECORD.to_attributes()
+    attributes["identity"]["sampling"]["n_samples"] = 0
+    with pytest.raises(StoreError, match=r"there: its record can't be used: .*n_samples is 0"):
+        RunRecord.from_attributes(attributes, "there")
+    attributes["identity"]["sampling"]["n_samples"] = "many"
+    with pytest.raises(StoreError, match=r"identity.sampling.n_samples='many'"):
+        RunRecord.from_attributes(attributes, "there")
+
+
+def test_differences_name_key_and_both_values():
+    other = identity_of(LAYOUT, batch_size=3, method=Method(layers=(0, 5)).resolved(12))
+    assert RECORD.identity.differences(other) == [
+        ("batch_size", 1, 3),
+        ("method.layers", [11], [0, 5]),
+    ]
+    assert RECORD.identity.differences(identity_of(LAYOUT)) == []
+
+
+def test_an_option_that_is_left_at_its_default_does_not_change_a_runs_name():
+    run = RECORD.run_id("s3://bucket/kinetics/")
+    assert run.startswith("kinetics-")
+    assert record_of(replace(LAYOUT, n_rows=11)).run_id("kinetics") == run
+    assert record_of(LAYOUT, identity=identity_of(LAYOUT, batch_size=2)).run_id("kinetics") != run
+
+
+@given(st.integers(1, 7), st.integers(1, 5), st.integers(0, 10**6))
+def test_rows_are_videos_times_views_plus_view(clips, crops, row):
+    identity = identity_of(LAYOUT, views=ViewsConfig(clips=clips, crops=crops))
+    sampling = replace(identity.sampling, kind="strided", stride=2)
+    views = record_of(LAYOUT, identity=identity.model_copy(update={"sampling": sampling})).views
+    assert len(views) == clips * crops
+    assert views.video(row) * len(views) + views.view(row) == row
+    assert views.of(row) == list(views)[views.view(row)]
+    rows = np.arange(row, row + 9)
+    assert views.video(rows).tolist() == [views.video(int(one)) for one in rows]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.schema import StoreLayout
+from tests.support.records import record_of
 from tests.support.stores import EXPECTED, LAYOUT, write
 
 
@@ -47,7 +48,7 @@ def test_what_is_not_written_reads_as_pending_unknown_and_nan(group, url):
 def test_stored_spatial_maps_sum_to_1(tmp_path, shape):
     n_times, height, width = shape
     layout = StoreLayout(4, 4, n_frames=2, n_times=n_times, height=height, width=width, n_ranks=1)
-    group = create_store(str(tmp_path), layout, {"run": 1}, {})
+    group = create_store(str(tmp_path), record_of(layout))
     write(group, 0)
     stored = xr.open_zarr(str(tmp_path), consolidated=False)["spatial"].astype("float64")
     np.testing.assert_allclose(stored.sum(["y", "x"]), 1, atol=1e-3)
@@ -70,26 +71,26 @@ def test_shards_part_the_rows_in_order(n_rows, rows_per_shard):
 def test_layers_and_heads_are_arrays_of_their_own_and_count_as_bytes(tmp_path, sizes):
     layout = replace(LAYOUT, **sizes)
     specs = layout.arrays()
-    group = create_store(str(tmp_path / "store"), layout, {"run": 1}, {})
+    group = create_store(str(tmp_path / "store"), record_of(layout))
     more = set(specs) - set(EXPECTED)
     expected = set()
     if "n_layers" in sizes:
         expected |= {"layer_spatial", "layer_temporal"}
-        assert group["layer_spatial"].shape == (10, 3, 4, 3, 2)
-        dims = group["layer_spatial"].metadata.dimension_names
+        assert group.group["layer_spatial"].shape == (10, 3, 4, 3, 2)
+        dims = group.group["layer_spatial"].metadata.dimension_names
         assert dims == ("clip", "layer", "time", "y", "x")
         # Layers are read one by one: an inner chunk has one.
-        assert group["layer_temporal"].chunks[1] == 1
+        assert group.group["layer_temporal"].chunks[1] == 1
     if "n_heads" in sizes:
         expected |= {"head_spatial", "head_temporal"}
-        assert group["head_temporal"].shape == (10, layout.n_layers, 4, 4)
+        assert group.group["head_temporal"].shape == (10, layout.n_layers, 4, 4)
     assert more == expected
     texts = {"video_id", "message"}
-    n_bytes = sum(group[name].nbytes for name in specs if name not in texts)
+    n_bytes = sum(group.array(name).nbytes for name in specs if name not in texts)
     assert layout.row_bytes * layout.n_rows == n_bytes
 
 
 def test_a_storage_chunk_of_every_array_is_a_shards_rows(group):
     for name in EXPECTED:
-        array = group[name]
+        array = group.array(name)
         assert (array.shards or array.chunks)[0] == LAYOUT.rows_per_shard, name

@@ -9,17 +9,21 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
-from pipeline.store.create import create_store, open_store
+from pipeline.store.create import create_store
+from pipeline.store.opening import (
+    open_store,
+)
 from pipeline.store.pending import pending_rows
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
-from tests.support.stores import EXPECTED, IDENTITY, LAYOUT, columns_of, objects, write
+from tests.support.records import record_of
+from tests.support.stores import EXPECTED, LAYOUT, RECORD, columns_of, objects, write
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 4, 10, 37, 64, 100])
 def test_a_shard_is_one_object_of_each_array_and_shares_none(tmp_path, rows_per_shard):
     layout = StoreLayout(100, rows_per_shard, n_frames=2, n_times=2, height=3, width=2, n_ranks=1)
-    group = create_store(str(tmp_path), layout, {"run": 1}, {})
+    group = create_store(str(tmp_path), record_of(layout))
     before: dict[str, bytes] = {}
     for shard in range(min(layout.n_shards, 3)):
         write(group, shard)
@@ -41,7 +45,7 @@ def test_a_column_of_fill_values_is_written_as_well_as_any(group, url):
     columns = columns_of(LAYOUT, range(0, 4)) | {"message": np.array([""] * 4, dtype=object)}
     forget(url, 0)
     write_shard(group, columns, np.arange(4))
-    assert open_store(url)["message"][:4].tolist() == [""] * 4
+    assert open_store(url).array("message")[:4].tolist() == [""] * 4
 
 
 def test_a_shard_written_twice_is_the_same_bytes(group, url):
@@ -139,22 +143,16 @@ def test_status_is_the_last_object_of_a_shard(group, url):
         assert status >= max(written.values())
 
 
-def test_a_store_opened_to_read_can_not_be_written(group, url):
-    with pytest.raises(ValueError, match="read-only"):
-        write(open_store(url), 0)
-    assert objects(url) == {}
-
-
 def set_pending(url, rows):
     """Take rows of a written shard back, as a retry does, and leave what is stored of them."""
-    open_store(url, mode="r+")["status"].set_orthogonal_selection((np.array(rows),), 0)
+    open_store(url, mode="r+").array("status").set_orthogonal_selection((np.array(rows),), 0)
 
 
 @settings(deadline=None, max_examples=20)
 @given(pending=st.sets(st.integers(4, 7), min_size=1, max_size=3))
 def test_rows_that_are_done_keep_what_is_stored_of_them(tmp_path_factory, pending):
     url = str(tmp_path_factory.mktemp("partial"))
-    group = create_store(url, LAYOUT, IDENTITY, {})
+    group = create_store(url, RECORD)
     first = write(group, 1)
     set_pending(url, sorted(pending))
     second = columns_of(LAYOUT, range(4, 8), seed=1)
@@ -165,7 +163,7 @@ def test_rows_that_are_done_keep_what_is_stored_of_them(tmp_path_factory, pendin
     assert written.tolist() == mask.tolist()
     stored = open_store(url)
     for name in EXPECTED:
-        got = stored[name][4:8]
+        got = stored.array(name)[4:8]
         np.testing.assert_array_equal(got[~mask], first[name][~mask], err_msg=name)
         np.testing.assert_array_equal(got[mask], second[name][mask], err_msg=name)
 
@@ -179,12 +177,12 @@ def test_columns_of_done_rows_may_hold_anything(group, url):
     columns["temporal"][[0, 1, 3]] = np.nan
     assert write_shard(group, columns, np.arange(4)).tolist() == [False, False, True, False]
     stored = open_store(url)
-    assert stored["status"][:4].tolist() == [
+    assert stored.array("status")[:4].tolist() == [
         *first["status"][:2],
         columns["status"][2],
         first["status"][3],
     ]
-    assert not np.isnan(stored["temporal"][:4]).any()
+    assert not np.isnan(stored.array("temporal")[:4]).any()
 
 
 def test_a_shard_that_is_done_is_not_written_at_all(group, url):

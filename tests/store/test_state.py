@@ -1,6 +1,7 @@
 """How far a run is, from its store alone: new, half done, with failures, damaged."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,23 +12,16 @@ from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.run_folder import store_url
-from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
 from pipeline.store.state import read_state, summarise
+from tests.support.records import record_of
 from tests.support.stores import IDENTITY, LAYOUT, columns_of
-
-ATTRIBUTES = {
-    "config": {"manifest": "clips.parquet"},
-    "model": {"name": "org/model", "family": "vivit"},
-    "sampling": {"kind": "uniform"},
-    "views": {"clips": 1, "crops": 1},
-}
 
 
 def write_run(folder, codes):
     """A run whose shards are written as far as none of their rows is pending."""
-    layout = StoreLayout(**{**vars(LAYOUT), "n_rows": len(codes)})
-    group = create_store(store_url(str(folder)), layout, IDENTITY, ATTRIBUTES)
+    layout = replace(LAYOUT, n_rows=len(codes))
+    group = create_store(store_url(str(folder)), record_of(layout))
     codes = np.array(codes, np.uint8)
     for shard in range(layout.n_shards):
         rows = np.array(layout.shard_rows(shard))
@@ -63,7 +57,7 @@ def test_rows_shards_and_the_first_failure_of_each_kind(tmp_path):
     assert set(state.examples) == {Status.MISSING, Status.TIMEOUT}
     assert abs((state.last_written - before).total_seconds()) < 3600
     assert state.last_written.utcoffset().total_seconds() == 0
-    assert state.manifest == {"url": "clips.parquet", "digest": IDENTITY["manifest"]}
+    assert state.manifest == {"url": "clips.parquet", "digest": IDENTITY.manifest}
 
 
 def test_the_same_as_plain_values_for_programs(tmp_path):
@@ -90,7 +84,7 @@ def test_a_message_that_can_not_be_read_is_named_with_its_row(tmp_path):
 
 
 def test_where_no_store_is_it_says_so(tmp_path):
-    with pytest.raises(StoreError, match="no store at "):
+    with pytest.raises(StoreError, match="there is no store at "):
         read_state(str(tmp_path / "none"))
 
 

@@ -1,23 +1,22 @@
-"""A small store for tests: its layout, identity and columns that tell rows apart."""
+"""A small store for tests: its layout, record and columns that tell rows apart."""
 
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.store.record import store_layout
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
+from tests.support.records import identity_of, record_of
 
 LAYOUT = StoreLayout(
     n_rows=10, rows_per_shard=4, n_frames=8, n_times=4, height=3, width=2, n_ranks=5
 )
 
 
-IDENTITY = {
-    "manifest": "3f2a",
-    "model": {"name": "timesformer", "weights": "9c1e"},
-    "method": {"layer": -1, "size": (224, 224)},
-}
+IDENTITY = identity_of(LAYOUT)
+
+
+RECORD = record_of(LAYOUT)
 
 
 EXPECTED = {
@@ -60,8 +59,8 @@ def columns_of(layout, rows, seed=0):
 
 
 def write(group, shard, seed=0):
-    rows = store_layout(group).shard_rows(shard)
-    columns = columns_of(store_layout(group), rows, seed)
+    rows = group.layout.shard_rows(shard)
+    columns = columns_of(group.layout, rows, seed)
     write_shard(group, columns, np.array(rows))
     return columns
 
