@@ -8,7 +8,8 @@ from transformers import PretrainedConfig
 
 from pipeline.attribution.attention import first_row
 from pipeline.attribution.staa import pooled_attention
-from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.adapter import Adapter
+from pipeline.models.explain import Readout
 
 
 class PooledAdapter(Adapter):
@@ -42,6 +43,10 @@ class PooledAdapter(Adapter):
     def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
         """Take the row itself; see `Adapter.attribution`."""
         return self.on_grid(rows["pooler"][:, :, 0])
+
+    def tokens_on_grid(self, parts: Tensor) -> Tensor:
+        """Unfold all tokens, which is their order; see `Adapter.tokens_on_grid`."""
+        return self.grid.unfolded(parts)
 
     def on_grid(self, row: Tensor) -> Tensor:
         """Shares (..., N) of all tokens as (..., T, P), which is their order."""

@@ -6,9 +6,10 @@ that it holds for `SdpaAttention`, which shares their parameters.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, TimesformerForVideoClassification
 
 from pipeline.attribution.attention import (
@@ -19,11 +20,13 @@ from pipeline.attribution.attention import (
     first_row,
     heads_averaged,
 )
+from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
 from pipeline.attribution.rollout import all_on_first, divided_rollout, rollout
 from pipeline.attribution.staa import cls_attention, divided_attention, frame_attention
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
-from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.adapter import Adapter, Block
+from pipeline.models.explain import Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {8: 32, 16: 16, 96: 4}
@@ -108,14 +111,45 @@ class Timesformer(Adapter):
         over_time = _per_clip(rows["temporal"], n_patches)
         return divided_attention(of_frames, over_time, residual=residual)
 
-    def attention(self) -> Mapping[str, nn.Module]:
-        """Attention over space, and with divided attention over time, of every block."""
-        modules = {}
-        for index, block in enumerate(self.model.timesformer.encoder.layer):
-            modules[f"spatial {index}"] = block.attention.attention
+    def column(self, pixel_values: Tensor) -> Column:
+        """CLS's way; with space-only attention one of each frame, whose logits are averaged."""
+        body = self.model.timesformer
+        start = body.embeddings.cls_token[0, 0] + body.embeddings.position_embeddings[0, 0]
+        n_times = self.grid.n_times
+        return Column(
+            start=start,
+            layers=tuple(_column_layer(block) for block in body.encoder.layer),
+            norm=Norm.of(body.layernorm),
+            classifier=Affine.of(self.model.classifier),
+            n_reads=n_times if self._kind == "divided_space_time" else 1,
+            n_columns=n_times if self._kind == "space_only" else 1,
+        )
+
+    def tokens_on_grid(self, parts: Tensor) -> Tensor:
+        """Leave out CLS, and unfold by the kind of attention; see `Adapter.tokens_on_grid`."""
+        if self._kind == "joint_space_time":
+            return self._in_time_order(parts[..., 1:])
+        return _per_clip(parts[..., 1:], self.grid.n_times)
+
+    def blocks(self) -> Mapping[str, Block]:
+        """Attention over space, and with divided attention that over time before it."""
+        blocks = {}
+        for index, layer in enumerate(self.model.timesformer.encoder.layer):
             if self._kind == "divided_space_time":
-                modules[f"temporal {index}"] = block.temporal_attention.attention
-        return modules
+                temporal = layer.temporal_attention
+                blocks[f"temporal {index}"] = Block(
+                    temporal.attention,
+                    layer.temporal_layernorm,
+                    layer.layernorm_before,
+                    (temporal.output.dense, layer.temporal_dense),
+                )
+            blocks[f"spatial {index}"] = Block(
+                layer.attention.attention,
+                layer.layernorm_before,
+                layer.layernorm_after,
+                (layer.attention.output.dense,),
+            )
+        return blocks
 
     def rollout(self, scores: Captured[str, Scores]) -> Tensor:
         """Roll CLS out, its own share dropped; each frame's alike with space-only attention."""
@@ -147,3 +181,19 @@ class Timesformer(Adapter):
 def _per_clip(rows: Tensor, n: int) -> Tensor:
     """Unfold a batch of n frames or patches a clip: (clips, heads, n, ...)."""
     return rows.reshape(-1, n, *rows.shape[1:]).transpose(1, 2)
+
+
+def _column_layer(block: Any) -> ColumnLayer:
+    qkv, width = block.attention.attention.qkv, block.layernorm_before.normalized_shape[0]
+    bias = None if qkv.bias is None else qkv.bias[2 * width :]
+    return ColumnLayer(
+        attention=block.attention.attention,
+        project=Affine.of(block.attention.output.dense),
+        own_value=(Norm.of(block.layernorm_before), Affine(qkv.weight[2 * width :], bias)),
+        mlp=Mlp(
+            Norm.of(block.layernorm_after),
+            Affine.of(block.intermediate.dense),
+            block.intermediate.intermediate_act_fn,
+            Affine.of(block.output.dense),
+        ),
+    )

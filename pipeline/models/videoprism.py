@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoPrismForVideoClassification
 
 from pipeline.attribution.attention import Captured, Scores, first_row
+from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Norm
 from pipeline.attribution.rollout import rollout
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
+from pipeline.models.adapter import Block
 from pipeline.models.geometry import Geometry, tubelet_geometry
 from pipeline.models.pooler import PooledAdapter
 
@@ -52,17 +55,37 @@ class VideoPrism(PooledAdapter):
         module: nn.Module = self.model.head
         return module
 
-    def attention(self) -> Mapping[str, nn.Module]:
-        """Attention of the spatial blocks, the temporal blocks and the pooler, in that order."""
+    def column(self, pixel_values: Tensor) -> Column:
+        """Follow the query: what it reads takes its place, without an MLP, and is normalised."""
+        norm = self.model.head_layernorm
+        project = Affine.of(self.model.head.o_proj)
+        return Column(
+            start=torch.zeros_like(norm.bias),
+            layers=(ColumnLayer(self.model.head, project, keeps_stream=False),),
+            # VideoPrism's LayerNorm multiplies by its weight and one more.
+            norm=Norm(norm.weight + 1, norm.bias, norm.eps),
+            classifier=Affine.of(self.model.classifier),
+        )
+
+    def blocks(self) -> Mapping[str, Block]:
+        """Those of the spatial blocks, the temporal blocks and the pooler, in that order."""
         encoder = self.model.vision_model
-        blocks = {f"spatial {i}": block for i, block in enumerate(encoder.spatial_layers)}
-        blocks |= {f"temporal {i}": block for i, block in enumerate(encoder.temporal_layers)}
-        modules = {name: block.attention for name, block in blocks.items()}
-        return {**modules, "pooler": self.pooler}
+        layers = {f"spatial {i}": layer for i, layer in enumerate(encoder.spatial_layers)}
+        layers |= {f"temporal {i}": layer for i, layer in enumerate(encoder.temporal_layers)}
+        blocks = {
+            name: Block(
+                layer.attention,
+                layer.layernorm_before,
+                layer.layernorm_after,
+                (layer.attention.o_proj,),
+            )
+            for name, layer in layers.items()
+        }
+        return {**blocks, "pooler": Block(self.pooler)}
 
     def rollout(self, scores: Captured[str, Scores]) -> Tensor:
         """Roll the pooler's row out, over the times of each patch and then within each frame."""
-        names = list(self.attention())
+        names = list(self.blocks())
         spatial = [scores[name] for name in names if name.startswith("spatial")]
         temporal = [scores[name] for name in names if name.startswith("temporal")]
         joint = self.on_grid(first_row(scores["pooler"]).mean(dim=1)[:, 0])
