@@ -87,6 +87,8 @@ class Norm:
     weight: Tensor
     bias: Tensor | None
     eps: float
+    offset: float = 0.0
+    """What the weight is counted from: 1 in VideoPrism's."""
 
     @staticmethod
     def of(module: nn.LayerNorm) -> "Norm":
@@ -95,12 +97,13 @@ class Norm:
 
     def __call__(self, x: Tensor, *, frozen: bool) -> Tensor:
         """Normalise (..., width) float32; frozen, the deviation has no derivative."""
+        weight = self.weight.float() + self.offset if self.offset else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
         if not frozen:
-            return F.layer_norm(x, x.shape[-1:], self.weight.float(), bias, self.eps)
+            return F.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
         centred = x - x.mean(-1, keepdim=True)
         deviation = (centred.square().mean(-1, keepdim=True) + self.eps).sqrt().detach()
-        scaled = centred / deviation * self.weight.float()
+        scaled = centred / deviation * weight
         return scaled if bias is None else scaled + bias
 
 

@@ -62,8 +62,7 @@ class VideoPrism(PooledAdapter):
         return Column(
             start=torch.zeros_like(norm.bias),
             layers=(ColumnLayer(self.model.head, project, keeps_stream=False),),
-            # VideoPrism's LayerNorm multiplies by its weight and one more.
-            norm=Norm(norm.weight + 1, norm.bias, norm.eps),
+            norm=Norm(norm.weight, norm.bias, norm.eps, offset=1.0),
             classifier=Affine.of(self.model.classifier),
         )
 
