@@ -64,7 +64,7 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
     layers = _check_model(config, checkpoint)
     sampling = _sampling(config, checkpoint)
     views = inputs_of_views(config.views, sampling, checkpoint.preprocessing)
-    class_of_label = resolve_labels(manifest, checkpoint)
+    class_of_label = resolve_labels(manifest, checkpoint.class_names, model=checkpoint.name)
     geometry = checkpoint.geometry
     layout = StoreLayout(
         n_rows=manifest.n_rows * len(views),
