@@ -142,6 +142,11 @@ class Method(FrozenConfig):
         """Whether what is stored depends on the class that is asked for."""
         return self.name == "evidence" or self.frame_importance is not None
 
+    @property
+    def stores_runner_up(self) -> bool:
+        """Whether evidence of the second best class is stored too."""
+        return self.name == "evidence" and self.target == "top2"
+
     def chosen_layers(self, n_layers: int) -> tuple[int, ...]:
         """Give the numbers of the layers that are read, from 0, first to last; rollout reads all.
 

@@ -74,9 +74,13 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
         height=geometry.height,
         width=geometry.width,
         n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
-        n_layers=len(layers) if config.method.name == "staa" else 1,
+        n_layers=config.method.n_stored_layers(len(layers)),
         n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
         n_views=len(views),
+        has_target=config.method.is_of_class,
+        has_evidence=config.method.name == "evidence",
+        has_runner_up=config.method.stores_runner_up,
+        has_frame_importance=config.method.frame_importance is not None,
     )
     check_object_store(config, clip_bytes=geometry.clip_bytes, row_bytes=layout.row_bytes)
     identity = {
@@ -86,7 +90,7 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
         "views": config.views.model_dump(),
-        "method": config.method.model_dump() | {"layers": layers},
+        "method": config.method.identity(layers),
         "precision": config.precision,
         "compile_model": config.compile_model,
         # Batches of another size give other last bits. So may another device or number of threads:
@@ -114,12 +118,7 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
 
 def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> tuple[int, ...]:
     """Refuse a method that the model can't be explained by; gives the layers that are read."""
-    layers = config.method.chosen_layers(checkpoint.n_layers)
-    if config.method.residual and not checkpoint.has_temporal_attention:
-        raise ConfigError(
-            f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
-            "only TimeSformer with divided space-time attention has"
-        )
+    layers = checkpoint.layers_of(config.method)
     # A frame of any size shows whether the processor brings all of them to the model's size.
     output_size = checkpoint.preprocessing.output_size(1000, 1500)
     if output_size != checkpoint.geometry.input_size:

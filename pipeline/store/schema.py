@@ -35,6 +35,13 @@ class StoreLayout:
     """Heads that are stored of each; 0 if they were averaged alone."""
     n_views: int = 1
     """Rows of each row of the manifest, see `pipeline.clips.views`."""
+    has_target: bool = False
+    """Whether what is stored is of a class, and which class is stored too."""
+    has_evidence: bool = False
+    """Whether the attribution is evidence, with what speaks for the class and against it."""
+    has_runner_up: bool = False
+    """Whether evidence of the second best class is stored too."""
+    has_frame_importance: bool = False
 
     @property
     def n_shards(self) -> int:
@@ -57,6 +64,7 @@ class StoreLayout:
         time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)
         grid = (self.n_times, self.height, self.width)
         nan = float("nan")
+        read = "evidence is read" if self.has_evidence else "the model attends"
         return {
             "status": ArraySpec(("clip",), (), "uint8", 0, "what became of the clip"),
             "message": ArraySpec(("clip",), (), "str", "", "why the clip failed"),
@@ -72,11 +80,11 @@ class StoreLayout:
                 grid,
                 "float16",
                 nan,
-                "S: where in each frame the model attends; sums to 1 over (y, x)",
+                f"S: where in each frame {read}; sums to 1 over (y, x)",
                 sharded=True,
             ),
             "temporal": ArraySpec(
-                ("clip", "time"), time, "float32", nan, "T: when it attends; sums to 1"
+                ("clip", "time"), time, "float32", nan, f"T: when {read}; sums to 1"
             ),
             "label": ArraySpec(("clip",), (), "int32", -1, "class of the manifest, -1 if unknown"),
             "prediction": ArraySpec(("clip",), (), "int32", -1, "most probable class"),
@@ -89,6 +97,7 @@ class StoreLayout:
                 ("clip", "rank"), ranks, "float32", nan, "their probabilities"
             ),
             **self._layer_and_head_arrays(),
+            **self._arrays_of_class(),
         }
 
     def _layer_and_head_arrays(self) -> dict[str, ArraySpec]:
@@ -100,6 +109,34 @@ class StoreLayout:
         if self.n_heads:
             heads = (*dims, "head"), (*shape, self.n_heads)
             arrays |= self._attribution_arrays("head", *heads, "of each head of each layer")
+        return arrays
+
+    def _arrays_of_class(self) -> dict[str, ArraySpec]:
+        """Templates of what methods store that are of a class."""
+        grid, nan = (self.n_times, self.height, self.width), float("nan")
+        arrays: dict[str, ArraySpec] = {}
+        if self.has_target:
+            arrays["target"] = ArraySpec(("clip",), (), "int32", -1, "class that is explained")
+        if self.has_evidence:
+            rivals = "the second best" if self.has_runner_up else "the others"
+            arrays["signed"] = ArraySpec(
+                ("clip", "time", "y", "x"),
+                grid,
+                "float16",
+                nan,
+                f"evidence for the class rather than {rivals}, in logits; below 0 against it",
+                sharded=True,
+            )
+        if self.has_runner_up:
+            arrays |= self._attribution_arrays("runner_up", ("clip",), (), "of the second best")
+        if self.has_frame_importance:
+            arrays["frame_importance"] = ArraySpec(
+                ("clip", "time"),
+                (self.n_times,),
+                "float32",
+                nan,
+                "which times the class depends on; sums to 1, or is 0 in all",
+            )
         return arrays
 
     def _attribution_arrays(

@@ -179,7 +179,8 @@ def labels_of(tmp_path, *labels):
     table = pq.read_table(inputs.manifest)
     rows = [table.to_pylist()[0] | {"label": label} for label in labels]
     pq.write_table(type(table).from_pylist(rows, table.schema), inputs.manifest)
-    return resolve_labels(read_manifest(inputs.manifest), read_checkpoint(inputs.model))
+    class_names = read_checkpoint(inputs.model).class_names
+    return resolve_labels(read_manifest(inputs.manifest), class_names, model=inputs.model)
 
 
 def test_a_label_is_a_class_name_in_any_case_or_an_index(tmp_path):
