@@ -194,7 +194,7 @@ class Scores:
         batch, heads, n_tokens, _ = self.key.shape
         context = values.new_zeros(batch, heads, n_tokens, values.shape[-1])
         with torch.autocast(self.query.device.type, enabled=False):
-            for items, queries, softmax in self._pieces():
+            for items, queries, softmax in self.pieces():
                 context[items] += softmax.transpose(-2, -1) @ values[items, :, queries]
         return context
 
@@ -202,7 +202,7 @@ class Scores:
         batch, heads, _, _ = self.query.shape
         total = torch.zeros(batch, heads, 1, self.key.shape[2], device=self.key.device)
         with torch.autocast(self.query.device.type, enabled=False):
-            for items, queries, softmax in self._pieces():
+            for items, queries, softmax in self.pieces():
                 total[items] += weights[items, None, None, queries] @ softmax
         return total
 
@@ -210,11 +210,11 @@ class Scores:
         batch, heads, queries, _ = self.query.shape
         context = value.new_empty(batch, queries, heads, value.shape[-1])
         with torch.autocast(self.query.device.type, enabled=False):
-            for items, rows, softmax in self._pieces():
+            for items, rows, softmax in self.pieces():
                 context[items, rows] = (softmax.to(value.dtype) @ value[items]).transpose(1, 2)
         return context
 
-    def _pieces(self) -> Iterator[tuple[slice, slice, Tensor]]:
+    def pieces(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield the whole softmax in pieces: of which batch items and queries, and their rows."""
         batch, heads, n_queries, _ = self.query.shape
         at_once = _SCORES_AT_ONCE.get(self.query.device.type, _SCORES_AT_ONCE_ELSEWHERE)

@@ -8,9 +8,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.attribution.attention import ATTENTION, Captured, Scores, watch
+from pipeline.attribution.attention import ATTENTION, watch
 from pipeline.attribution.evidence import Column
 from pipeline.attribution.method import Method
+from pipeline.attribution.rollout import Mixing
 from pipeline.clips.sampling import Sampling
 from pipeline.models.explain import Explanation, Readout, explain
 from pipeline.models.geometry import Geometry
@@ -118,9 +119,27 @@ class Adapter(ABC):
         """Module that gives the final tokens, where their mean is classified."""
         return None
 
+    def blocks_of(self, layer: int) -> tuple[str, ...]:
+        """Names of those `blocks` that make up a layer."""
+        return tuple(name for name in self.blocks() if name.split()[-1] == str(layer))
+
+    def streams(self, name: str, before: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay the streams of a block out as its attention takes them: (batch, tokens, width)."""
+        return before, behind
+
+    def n_copies(self, name: str) -> int:
+        """Batch items of a block's attention in which the same readout stands."""
+        return 1
+
     @abstractmethod
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
-        """Attention rollout from the attention of `blocks`: (clips, T, P) float32; sums to 1."""
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
+        """Follow the readout back through layers: (clips, T, P) float32; sums to 1.
+
+        Parameters
+        ----------
+        layers
+            All of `blocks`, or those of one layer, by name and in order.
+        """
 
     @abstractmethod
     def column(self, pixel_values: Tensor) -> Column:

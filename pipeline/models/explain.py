@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from pipeline.attribution.attention import (
     stream_before,
     stream_behind,
 )
+from pipeline.attribution.contribution import Contributions
 from pipeline.attribution.evidence import (
     class_directions,
     read_gradients,
@@ -28,6 +30,7 @@ from pipeline.attribution.evidence import (
     top_directions,
 )
 from pipeline.attribution.method import Method
+from pipeline.attribution.rollout import HalfSkip
 from pipeline.attribution.staa import as_distribution
 
 if TYPE_CHECKING:
@@ -85,6 +88,8 @@ def explain(
         return _by_evidence(adapter, pixel_values, method, classes)
     if method.name == "rollout":
         return _by_rollout(adapter, pixel_values)
+    if method.name in ("contribution", "rollout-contribution"):
+        return _by_contribution(adapter, pixel_values, method)
     return _by_staa(adapter, pixel_values, method)
 
 
@@ -93,7 +98,37 @@ def _by_rollout(adapter: Adapter, pixel_values: Tensor) -> Explanation:
     with capture(every) as scores:
         logits = adapter.predict(pixel_values)
     with _no_autocast(pixel_values):
-        return Explanation(logits, adapter.rollout(scores)[:, None])
+        layers = {name: HalfSkip(scores[name]) for name in every}
+        return Explanation(logits, adapter.rollout(layers)[:, None])
+
+
+def _by_contribution(adapter: Adapter, pixel_values: Tensor, method: Method) -> Explanation:
+    chosen = method.chosen_layers(adapter.n_layers(adapter.model.config))
+    together = [adapter.blocks_of(layer) for layer in chosen]
+    if method.name == "rollout-contribution":
+        together = [tuple(adapter.blocks())]
+    blocks = {name: adapter.blocks()[name] for names in together for name in names}
+    norms = {norm for block in blocks.values() for norm in (block.before, block.behind) if norm}
+    wanted: dict[object, tuple[nn.Module, Callable[[Any], Any]]] = {
+        **{name: (block.attention, scores_and_values) for name, block in blocks.items()},
+        # One may be behind one attention and before the next.
+        **{norm: (norm, stream_before) for norm in norms},
+    }
+    with capture(wanted) as captured:
+        logits = adapter.predict(pixel_values)
+
+    def contributions(name: str) -> Contributions:
+        block = blocks[name]
+        before, behind = None, captured[block.behind]
+        if block.before is not None:
+            before, behind = adapter.streams(name, captured[block.before], behind)
+        weights = [linear.weight.float() for linear in block.project]
+        project = functools.reduce(lambda first, then: then @ first, weights) if weights else None
+        return Contributions(captured[name], before, behind, project, adapter.n_copies(name))
+
+    with _no_autocast(pixel_values):
+        joint = [adapter.rollout({name: contributions(name) for name in of}) for of in together]
+        return Explanation(logits, torch.stack(joint, dim=1))
 
 
 def _by_staa(adapter: Adapter, pixel_values: Tensor, method: Method) -> Explanation:

@@ -36,6 +36,10 @@ class PooledAdapter(Adapter):
         """Logits of a batch: (clips, classes); VideoPrism's keep the axis of the query."""
         return super().predict(pixel_values).flatten(1)
 
+    def blocks_of(self, layer: int) -> tuple[str, ...]:
+        """Name the pooler, which is the last of the blocks."""
+        return tuple(self.blocks())[-1:]
+
     def readout(self, layer: int) -> Readout:
         """Row of the pooler's query."""
         return {"pooler": (self.pooler, first_row)}

@@ -12,16 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, TimesformerForVideoClassification
 
-from pipeline.attribution.attention import (
-    Captured,
-    Scores,
-    SdpaAttention,
-    all_rows,
-    first_row,
-    heads_averaged,
-)
+from pipeline.attribution.attention import SdpaAttention, all_rows, first_row, heads_averaged
 from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
-from pipeline.attribution.rollout import all_on_first, divided_rollout, rollout
+from pipeline.attribution.rollout import Mixing, all_on_first, divided_rollout, rollout
 from pipeline.attribution.staa import cls_attention, divided_attention, frame_attention
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
@@ -151,15 +144,14 @@ class Timesformer(Adapter):
             )
         return blocks
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll CLS out, its own share dropped; each frame's alike with space-only attention."""
-        blocks = range(len(self.model.timesformer.encoder.layer))
-        spatial = [scores[f"spatial {index}"] for index in blocks]
-        batch, _, n_tokens, _ = spatial[0].query.shape
-        n_times = self.grid.n_times
+        spatial = [layer for name, layer in layers.items() if name.startswith("spatial")]
+        query = spatial[0].scores.query
+        batch, n_tokens, n_times = query.shape[0], query.shape[2], self.grid.n_times
         if self._kind == "divided_space_time":
-            temporal = [scores[f"temporal {index}"] for index in blocks]
-            n_clips, device = batch // n_times, spatial[0].query.device
+            temporal = [layer for name, layer in layers.items() if name.startswith("temporal")]
+            n_clips, device = batch // n_times, query.device
             cls = torch.ones(n_clips, device=device)
             patches = torch.zeros(n_clips, n_times, n_tokens - 1, device=device)
             _, patches = divided_rollout(cls, patches, list(zip(temporal, spatial, strict=True)))
@@ -168,6 +160,24 @@ class Timesformer(Adapter):
         if self._kind == "joint_space_time":
             return self._in_time_order(shares)
         return shares.reshape(-1, n_times, n_tokens - 1) / n_times
+
+    def streams(self, name: str, before: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay divided attention's streams out as its modules take them, frame or patch by frame."""
+        if self._kind != "divided_space_time":
+            return before, behind
+        n_times, width = self.grid.n_times, before.shape[-1]
+        if name.startswith("temporal"):
+            # Behind it they are laid out for the attention over space, with CLS.
+            of_frames = behind[:, 1:].reshape(-1, n_times, behind.shape[1] - 1, width)
+            return before, of_frames.transpose(1, 2).flatten(0, 1)
+        of_patches = behind[:, 1:].reshape(len(behind), -1, n_times, width).transpose(1, 2)
+        cls = behind[:, None, :1].expand(-1, n_times, -1, -1)
+        return before, torch.cat([cls, of_patches], dim=2).flatten(0, 1)
+
+    def n_copies(self, name: str) -> int:
+        """CLS stands in every frame of divided attention over space."""
+        divided = self._kind == "divided_space_time"
+        return self.grid.n_times if divided and name.startswith("spatial") else 1
 
     @property
     def _kind(self) -> str:

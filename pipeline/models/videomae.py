@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoMAEForVideoClassification
 
-from pipeline.attribution.attention import Captured, Scores, first_row, mean_row
+from pipeline.attribution.attention import first_row, mean_row
 from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
-from pipeline.attribution.rollout import all_on_first, rollout
+from pipeline.attribution.rollout import Mixing, all_on_first, rollout
 from pipeline.attribution.staa import pooled_attention
 from pipeline.clips.sampling import Sampling
 from pipeline.models.adapter import Adapter, Block
@@ -110,13 +110,13 @@ class VideoMAE(Adapter):
         last: nn.Module = self.model.videomae.encoder.layer[-1]
         return last if self._pools else None
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll all tokens alike out, or the first."""
-        layers = [scores[name] for name in self.blocks()]
-        readout = all_on_first(layers[0])
+        followed = list(layers.values())
+        readout = all_on_first(followed[0])
         if self._pools:
             readout = torch.full_like(readout, 1 / readout.shape[1])
-        return self._on_grid(rollout(readout, layers))
+        return self._on_grid(rollout(readout, followed))
 
     @property
     def _pools(self) -> bool:

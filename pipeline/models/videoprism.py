@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoPrismForVideoClassification
 
-from pipeline.attribution.attention import Captured, Scores, first_row
 from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Norm
-from pipeline.attribution.rollout import rollout
+from pipeline.attribution.rollout import Mixing, rollout
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Block
@@ -80,14 +79,15 @@ class VideoPrism(PooledAdapter):
             )
             for name, layer in layers.items()
         }
-        return {**blocks, "pooler": Block(self.pooler)}
+        head = self.model.head
+        query = Block(head, None, self.model.head_layernorm, (head.o_proj,))
+        return {**blocks, "pooler": query}
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll the pooler's row out, over the times of each patch and then within each frame."""
-        names = list(self.blocks())
-        spatial = [scores[name] for name in names if name.startswith("spatial")]
-        temporal = [scores[name] for name in names if name.startswith("temporal")]
-        joint = self.on_grid(first_row(scores["pooler"]).mean(dim=1)[:, 0])
+        spatial = [layer for name, layer in layers.items() if name.startswith("spatial")]
+        temporal = [layer for name, layer in layers.items() if name.startswith("temporal")]
+        joint = self.on_grid(layers["pooler"].row())
         n_clips, n_times, n_patches = joint.shape
         over_time = rollout(joint.transpose(1, 2).flatten(0, 1), temporal)
         joint = over_time.reshape(n_clips, n_patches, n_times).transpose(1, 2)

@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig, VivitForVideoClassification
 
-from pipeline.attribution.attention import Captured, Scores, first_row
+from pipeline.attribution.attention import first_row
 from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
-from pipeline.attribution.rollout import all_on_first, rollout
+from pipeline.attribution.rollout import Mixing, all_on_first, rollout
 from pipeline.attribution.staa import cls_attention
 from pipeline.clips.sampling import Sampling
 from pipeline.models.adapter import Adapter, Block
@@ -76,10 +76,10 @@ class Vivit(Adapter):
             for index, block in enumerate(self.model.vivit.layers)
         }
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll CLS out, its own share dropped."""
-        layers = [scores[name] for name in self.blocks()]
-        return self._on_grid(rollout(all_on_first(layers[0]), layers))
+        followed = list(layers.values())
+        return self._on_grid(rollout(all_on_first(followed[0]), followed))
 
     def _on_grid(self, cls_row: Tensor) -> Tensor:
         return self.grid.unfolded(cls_attention(cls_row))

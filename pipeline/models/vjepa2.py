@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VJEPA2ForVideoClassification
 
-from pipeline.attribution.attention import Captured, Scores, first_row
 from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
-from pipeline.attribution.rollout import rollout
+from pipeline.attribution.rollout import Mixing, rollout
 from pipeline.clips.sampling import Sampling
 from pipeline.models.adapter import Block
 from pipeline.models.geometry import Geometry, tubelet_geometry
@@ -86,9 +85,10 @@ class VJEPA2(PooledAdapter):
             for layer in pooler.self_attention_layers
         ]
         named = {str(index): block for index, block in enumerate(blocks)}
-        return {**named, "pooler": Block(self.pooler)}
+        query = Block(self.pooler, behind=pooler.cross_attention_layer.layer_norm2)
+        return {**named, "pooler": query}
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll the pooler's row out, through its blocks and the encoder's."""
-        *layers, pooler = [scores[name] for name in self.blocks()]
-        return self.on_grid(rollout(first_row(pooler).mean(dim=1)[:, 0], layers))
+        *followed, pooler = layers.values()
+        return self.on_grid(rollout(pooler.row(), followed))

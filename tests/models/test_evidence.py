@@ -217,7 +217,7 @@ def on_grid(two, parts):
     grid = two.adapter.grid
     n_times, n_patches = grid.n_times, grid.height * grid.width
     name, kind = two.eager.config.model_type, getattr(two.eager.config, "attention_type", None)
-    batch, heads, n_tokens = parts.shape
+    batch, heads, _ = parts.shape
     cls = int(name in ("timesformer", "vivit"))
     n_clips = batch if kind in (None, "joint_space_time") else batch // n_times
     result = np.full((n_clips, heads, n_times, n_patches), np.nan)
@@ -277,7 +277,7 @@ def test_parts_are_autograds_on_the_eager_model(name, size, derivative, tmp_path
 def test_frozen_parts_start_and_biases_sum_to_the_logit(name, size, tmp_path):
     two = pair(name, tmp_path, size)
     clips = two.clips(3)
-    column, reads, logits, directions, parts = adapters_parts(two, clips, True)
+    column, reads, _, directions, parts = adapters_parts(two, clips, True)
     # Tensors of inference mode can't be differentiated by.
     start = column.start.detach().clone().requires_grad_()
     reads = [
