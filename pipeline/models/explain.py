@@ -122,7 +122,7 @@ def _by_contribution(adapter: Adapter, pixel_values: Tensor, method: Method) -> 
         before, behind = None, captured[block.behind]
         if block.before is not None:
             before, behind = adapter.streams(name, captured[block.before], behind)
-        weights = [linear.weight.float() for linear in block.project]
+        weights = [linear.weight.detach().float() for linear in block.project]
         project = functools.reduce(lambda first, then: then @ first, weights) if weights else None
         return Contributions(captured[name], before, behind, project, adapter.n_copies(name))
 
