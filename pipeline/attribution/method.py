@@ -1,7 +1,7 @@
 """How attention becomes an attribution: the options that are part of a run's identity."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
@@ -70,9 +70,6 @@ _FIXED = {
     "evidence": "it follows the readout, and nothing between the patches",
 }
 """Why the other keys can't be."""
-
-_AT_FIRST = ("layers", "heads", "residual")
-"""Keys that the identity of every run has, whether or not they mean something to its method."""
 
 FOR_TARGETS = ("predicted", "label", "top2")
 """Values of `Method.target` that aren't the name of a class."""
@@ -143,9 +140,20 @@ class Method(FrozenConfig):
         return self.name == "evidence" or self.frame_importance is not None
 
     @property
-    def stores_runner_up(self) -> bool:
-        """Whether evidence of the second best class is stored too."""
-        return self.name == "evidence" and self.target == "top2"
+    def optional_arrays(self) -> tuple[str, ...]:
+        """Arrays of the store that other methods don't have, by name."""
+        names: tuple[str, ...] = ("target",) if self.is_of_class else ()
+        if self.name == "evidence":
+            names += ("signed",)
+            if self.target == "top2":
+                names += ("runner_up_spatial", "runner_up_temporal")
+        return names + (("frame_importance",) if self.frame_importance else ())
+
+    def resolved(self, n_layers: int) -> "Method":
+        """Give the same method with the numbers of its layers, as a run's identity has it."""
+        if self.name.startswith("rollout"):
+            return self
+        return self.model_copy(update={"layers": self.chosen_layers(n_layers)})
 
     def chosen_layers(self, n_layers: int) -> tuple[int, ...]:
         """Give the numbers of the layers that are read, from 0, first to last; rollout reads all.
@@ -170,21 +178,6 @@ class Method(FrozenConfig):
         if self.name == "evidence":
             return n_layers if self.store_layers or self.heads == "keep" else 1
         return 1 if self.name.startswith("rollout") else n_layers
-
-    def identity(self, layers: Sequence[int]) -> dict[str, object]:
-        """Give what decides of the results, as the identity of a run records it.
-
-        Parameters
-        ----------
-        layers
-            Numbers of the layers that are read.
-        """
-        keys = {*_AT_FIRST, *_KEYS[self.name]}
-        if self.frame_importance is not None:
-            keys |= {"target", "frame_importance"}
-        # Runs were recorded as `staa` before there was another name, and go on.
-        name = "staa" if self.name == "staa-paper" else self.name
-        return {"name": name, **self.model_dump(include=keys), "layers": tuple(layers)}
 
 
 def _named(value: Any) -> Any:

@@ -6,18 +6,11 @@ from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ManifestError
 
 
-def resolve_labels(manifest: Manifest, class_names: Sequence[str], *, model: str) -> dict[str, int]:
+def resolve_labels(manifest: Manifest, *, class_names: Sequence[str], model: str) -> dict[str, int]:
     """Class index of each label of a manifest.
 
     A label is a class name of the model, as it stands or with other case and with underscores for
     spaces, or a class index.
-
-    Parameters
-    ----------
-    class_names
-        Of the model, by index.
-    model
-        Its name, for the message.
 
     Raises
     ------

@@ -81,13 +81,17 @@ class Checkpoint:
     """As the published checkpoints of the family are tested."""
     preprocessing: Preprocessing
 
-    def layers_of(self, method: Method) -> tuple[int, ...]:
-        """Give the numbers of the layers that a method reads, from 0.
+    def n_layers_of(self, method: Method) -> int:
+        """Layers that `Method.layers` chooses from; the mean of final tokens is one."""
+        return 1 if method.name == "evidence" and self.pools_mean else self.n_layers
+
+    def check_method(self, method: Method) -> None:
+        """Refuse a method that the model can't be explained by.
 
         Raises
         ------
         ConfigError
-            If the model can't be explained by the method.
+            Names the option, and why it means nothing to this model.
         """
         has_steps = self.has_temporal_attention
         for key, asked in (("residual", method.residual), ("name", method.name == "space")):
@@ -101,8 +105,7 @@ class Checkpoint:
                 f"method.step_back: {self.name} is read by a token of its own; only a model that "
                 "is read by the mean of its final tokens is followed back"
             )
-        of_tokens = method.name == "evidence" and self.pools_mean
-        if of_tokens and method.heads == "keep":
+        if method.name == "evidence" and self.pools_mean and method.heads == "keep":
             raise ConfigError(
                 f"method.heads: {self.name} is read by the mean of its final tokens, which has no "
                 "heads; expected mean"
@@ -110,7 +113,7 @@ class Checkpoint:
         if method.target == "top2" and len(self.class_names) < 2:
             raise ConfigError(f"method.target: {self.name} has no second best class")
         self.class_of(method)
-        return method.chosen_layers(1 if of_tokens else self.n_layers)
+        method.chosen_layers(self.n_layers_of(method))
 
     def class_of(self, method: Method) -> int | None:
         """Index of the class that a method names; None if it is another one for each clip.

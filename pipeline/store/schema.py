@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class ArraySpec:
 class StoreLayout:
     """Sizes of a store's dimensions."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     n_rows: int
     rows_per_shard: int
     n_frames: int
@@ -33,15 +37,8 @@ class StoreLayout:
     """Layers that are stored."""
     n_heads: int = 0
     """Heads that are stored of each; 0 if they were averaged alone."""
-    n_views: int = 1
-    """Rows of each row of the manifest, see `pipeline.clips.views`."""
-    has_target: bool = False
-    """Whether what is stored is of a class, and which class is stored too."""
-    has_evidence: bool = False
-    """Whether the attribution is evidence, with what speaks for the class and against it."""
-    has_runner_up: bool = False
-    """Whether evidence of the second best class is stored too."""
-    has_frame_importance: bool = False
+    optional: tuple[str, ...] = ()
+    """Names of the arrays that not every store has, and this one does."""
 
     @property
     def n_shards(self) -> int:
@@ -64,7 +61,7 @@ class StoreLayout:
         time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)
         grid = (self.n_times, self.height, self.width)
         nan = float("nan")
-        read = "evidence is read" if self.has_evidence else "the model attends"
+        read = "evidence is read" if "signed" in self.optional else "the model attends"
         return {
             "status": ArraySpec(("clip",), (), "uint8", 0, "what became of the clip"),
             "message": ArraySpec(("clip",), (), "str", "", "why the clip failed"),
@@ -97,7 +94,30 @@ class StoreLayout:
                 ("clip", "rank"), ranks, "float32", nan, "their probabilities"
             ),
             **self._layer_and_head_arrays(),
-            **self._arrays_of_class(),
+            **{name: self._optional_arrays()[name] for name in self.optional},
+        }
+
+    def _optional_arrays(self) -> dict[str, ArraySpec]:
+        """Templates of the arrays that a store has only if ``optional`` names them."""
+        nan = float("nan")
+        return {
+            "target": ArraySpec(("clip",), (), "int32", -1, "class that is explained"),
+            "signed": ArraySpec(
+                ("clip", "time", "y", "x"),
+                (self.n_times, self.height, self.width),
+                "float16",
+                nan,
+                "evidence for the class rather than for others, in logits; below 0 against it",
+                sharded=True,
+            ),
+            **self._attribution_arrays("runner_up", ("clip",), (), "of the second best class"),
+            "frame_importance": ArraySpec(
+                ("clip", "time"),
+                (self.n_times,),
+                "float32",
+                nan,
+                "share of what the class depends on; sums to 1",
+            ),
         }
 
     def _layer_and_head_arrays(self) -> dict[str, ArraySpec]:
@@ -109,34 +129,6 @@ class StoreLayout:
         if self.n_heads:
             heads = (*dims, "head"), (*shape, self.n_heads)
             arrays |= self._attribution_arrays("head", *heads, "of each head of each layer")
-        return arrays
-
-    def _arrays_of_class(self) -> dict[str, ArraySpec]:
-        """Templates of what methods store that are of a class."""
-        grid, nan = (self.n_times, self.height, self.width), float("nan")
-        arrays: dict[str, ArraySpec] = {}
-        if self.has_target:
-            arrays["target"] = ArraySpec(("clip",), (), "int32", -1, "class that is explained")
-        if self.has_evidence:
-            rivals = "the second best" if self.has_runner_up else "the others"
-            arrays["signed"] = ArraySpec(
-                ("clip", "time", "y", "x"),
-                grid,
-                "float16",
-                nan,
-                f"evidence for the class rather than {rivals}, in logits; below 0 against it",
-                sharded=True,
-            )
-        if self.has_runner_up:
-            arrays |= self._attribution_arrays("runner_up", ("clip",), (), "of the second best")
-        if self.has_frame_importance:
-            arrays["frame_importance"] = ArraySpec(
-                ("clip", "time"),
-                (self.n_times,),
-                "float32",
-                nan,
-                "which times the class depends on; sums to 1, or is 0 in all",
-            )
         return arrays
 
     def _attribution_arrays(

@@ -25,7 +25,9 @@ def whole_weights(mixing):
     value = scores.value.double().numpy()
     batch, heads, n_queries, n_tokens = softmax.shape
     width, head_dim = mixing.behind.shape[-1], value.shape[-1]
-    project = np.identity(width) if mixing.project is None else mixing.project.detach().double().numpy()
+    project = (
+        np.identity(width) if mixing.project is None else mixing.project.detach().double().numpy()
+    )
     by_head = project.reshape(width, heads, head_dim)
     x, y = (t.double().numpy() for t in (mixing.before, mixing.behind))
     added = np.zeros((batch, n_queries, n_tokens))
