@@ -133,7 +133,10 @@ def _by_contribution(adapter: Adapter, pixel_values: Tensor, method: Method) -> 
 
 def _by_staa(adapter: Adapter, pixel_values: Tensor, method: Method) -> Explanation:
     layers = method.chosen_layers(adapter.n_layers(adapter.model.config))
-    readouts = {layer: adapter.readout(layer) for layer in layers}
+    readouts = {layer: dict(adapter.readout(layer)) for layer in layers}
+    if method.name == "space":
+        for readout in readouts.values():
+            readout.pop("temporal", None)
     # Averaged at once: of all layers of a large model, each head's rows are gigabytes.
     averages = method.heads == "mean"
     wanted = {

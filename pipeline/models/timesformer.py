@@ -98,7 +98,7 @@ class Timesformer(Adapter):
         if self._kind == "joint_space_time":
             return self._in_time_order(cls_attention(cls_rows))
         of_frames = _per_clip(cls_rows, self.grid.n_times)
-        if self._kind == "space_only":
+        if "temporal" not in rows:
             return frame_attention(of_frames)
         n_patches = self.grid.height * self.grid.width
         over_time = _per_clip(rows["temporal"], n_patches)
