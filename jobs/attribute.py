@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from jobs.cli import flags_carried_out, run_job
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeJob
-from pipeline.status import Status
 from pipeline.store.run_folder import failures_url
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
+    from pipeline.status import Status
     from pipeline.store.state import RunSummary
 
 
@@ -29,15 +29,18 @@ def attribute(job: AttributeJob, execute: "Callable[[Plan], RunSummary] | None" 
     from pipeline.run.plan import plan_runs
     from pipeline.run.prepare import prepare
 
-    runs, carry_out = job.runs(), execute or passes.execute
+    runs = job.runs()
     plans = plan_runs(runs, job.call(), machine=machine_to_start(runs[0]))
     with flags_carried_out(job):
         retried = [prepare(plan) for plan in plans]
-        return max(_carry_out(*run, carry_out) for run in zip(plans, retried, strict=True))
+        carried_out = zip(plans, retried, strict=True)
+        return max(_carry_out(*run, execute or passes.execute) for run in carried_out)
 
 
 def _carry_out(
-    plan: "Plan", retried: Mapping[Status, int], execute: "Callable[[Plan], RunSummary]"
+    plan: "Plan",
+    retried: "Mapping[Status, int]",
+    execute: "Callable[[Plan], RunSummary]",
 ) -> int:
     config = plan.config
     if config.log_format == "text":

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.attribution.method import Method
+from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import ViewsConfig
 from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
 from pipeline.errors import RunMismatchError
@@ -40,7 +42,7 @@ def test_what_is_stored_is_not_touched_and_the_new_rows_are_pending(full, url):
     """Also not in the shard that is not full, of which the new rows are pending."""
     before = objects(url)
     columns = {name: full.array(name)[:] for name in EXPECTED}
-    assert append_rows(full, GROWN).record == GROWN
+    append_rows(full, GROWN)
     assert objects(url) == before
     grown = open_store(url)
     assert grown.record == GROWN
@@ -55,7 +57,7 @@ def test_what_is_stored_is_not_touched_and_the_new_rows_are_pending(full, url):
 
 @pytest.mark.parametrize("n_enlarged", range(len(EXPECTED)))
 def test_an_enlarging_that_was_cut_off_anywhere_is_finished(full, url, n_enlarged):
-    full.group.attrs.put(GROWN.to_attributes())
+    full.group.update_attributes(GROWN.to_attributes())
     for name in sorted(EXPECTED.keys() - {"status"})[:n_enlarged]:
         full.array(name).resize((19, *full.array(name).shape[1:]))
     assert (read_status(open_store(url))[10:] == Status.PENDING).all()
@@ -85,9 +87,14 @@ def test_status_is_enlarged_last(full, url, monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    """Store of a run over two views of three clips, and the run's identity."""
+    """Store of a run over three clips, and the run's identity."""
     manifest = manifest_of(tmp_path, "a", "b", "c")
-    identity = identity_of(LAYOUT, manifest=manifest.digest, views=ViewsConfig(crops=2))
+    identity = identity_of(
+        LAYOUT,
+        manifest=manifest.digest,
+        views=ViewsConfig(clips=2),
+        sampling=Sampling("strided", 8, 2),
+    )
     record = record_of(replace(LAYOUT, n_rows=6), identity=identity)
     return create_store(str(tmp_path / "run.zarr"), record), identity
 
@@ -110,6 +117,6 @@ def test_any_other_manifest_is_refused(run, tmp_path, names):
 def test_another_method_is_refused_as_when_a_run_goes_on(run, tmp_path):
     group, identity = run
     longer = manifest_of(tmp_path, "a", "b", "c", "d", name="longer")
-    other = identity.model_copy(update={"batch_size": 7})
-    with pytest.raises(RunMismatchError, match="batch_size is 1 there and 7 here"):
+    other = identity.model_copy(update={"method": Method(layers=(0,))})
+    with pytest.raises(RunMismatchError, match=r"method\.layers is \[11\] there and \[0\] here"):
         check_appended(group, longer, other)

@@ -1,4 +1,4 @@
-"""Creating a store: cut off on the way, it doesn't count and is repeated."""
+"""Creating a store: cut off on the way, it does not count and is repeated."""
 
 from dataclasses import replace
 

@@ -8,7 +8,11 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import StoreError
 from pipeline.store.create import create_store
 from pipeline.store.discard import discard_run
-from pipeline.store.opening import Unfinished, find_store, open_store
+from pipeline.store.opening import (
+    Found,
+    find_store,
+    open_store,
+)
 from pipeline.store.pending import pending_rows
 from pipeline.store.run_folder import DERIVED_NAMES, store_url
 from tests.support.stores import LAYOUT, RECORD, write
@@ -36,7 +40,7 @@ def test_the_run_goes_and_the_users_file_stays(run):
     assert {path.name for path in run.iterdir()} == {"attributions.zarr", "notes.txt"}
     # What is left of the store is one whose creation was cut off, for `create_store` to replace.
     assert [path.name for path in (run / "attributions.zarr").iterdir()] == ["zarr.json"]
-    assert isinstance(find_store(store_url(str(run))), Unfinished)
+    assert not isinstance(find_store(store_url(str(run))), Found)
     create_store(store_url(str(run)), RECORD)
     assert pending_rows(open_store(store_url(str(run)))).n_rows == LAYOUT.n_rows
 
@@ -46,7 +50,7 @@ def test_a_run_that_has_derived_nothing_yet_goes_too(run):
         path = run / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     discard_run(str(run))
-    assert isinstance(find_store(store_url(str(run))), Unfinished)
+    assert not isinstance(find_store(store_url(str(run))), Found)
 
 
 def test_where_no_run_is_nothing_is_touched(tmp_path):
@@ -70,7 +74,7 @@ def test_cut_off_on_the_way_it_leaves_a_store_that_is_not_resumed(run, monkeypat
         patch.setattr(LocalFileSystem, "rm", remove_two)
         with pytest.raises(StoreError, match=f"can't delete the run in {run}: refused"):
             discard_run(str(run))
-    assert isinstance(find_store(store_url(str(run))), Unfinished)
+    assert not isinstance(find_store(store_url(str(run))), Found)
     # Given again, the same command ends it.
     discard_run(str(run))
     create_store(store_url(str(run)), RECORD)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import ViewsConfig
 from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
 from pipeline.status import Status
@@ -29,15 +30,16 @@ def manifest(tmp_path):
 def failures_of(tmp_path, manifest, status, n_views=1):
     """The table of a run whose rows have these statuses."""
     layout = replace(LAYOUT, n_rows=len(status))
-    identity = identity_of(layout, views=ViewsConfig(crops=n_views))
-    store = create_store(str(tmp_path / "run.zarr"), record_of(layout, identity=identity))
+    views = {"views": ViewsConfig(clips=n_views), "sampling": Sampling("strided", 8, 2)}
+    record = record_of(layout, identity=identity_of(layout, **views))
+    group = create_store(str(tmp_path / "run.zarr"), record)
     status = np.array(status, np.uint8)
     for shard in range(layout.n_shards):
         rows = np.array(layout.shard_rows(shard))
         if (status[rows] != Status.PENDING).all():
             columns = columns_of(layout, rows) | {"status": status[rows]}
-            write_shard(store, columns, rows)
-    url = write_failures(str(tmp_path / "run"), store, status, manifest)
+            write_shard(group, columns, rows)
+    url = write_failures(str(tmp_path / "run"), group, status, manifest)
     assert url == f"{tmp_path}/run/failures.parquet"
     return pq.read_table(url)
 

@@ -21,46 +21,16 @@ from pipeline.store.opening import (
 from pipeline.store.pending import pending_rows
 from pipeline.store.record import ModelIdentity
 from tests.support.records import identity_of
-from tests.support.stores import IDENTITY, LAYOUT, RECORD, objects, write
+from tests.support.stores import IDENTITY, RECORD, write
+from tests.support.stores import LAYOUT as STORED
 
 
-def test_the_same_run_may_go_on(group, url):
-    check_same_run(open_store(url), IDENTITY)
-
-
-def test_another_run_is_told_every_difference_with_both_values(group, url):
-    other = identity_of(
-        LAYOUT,
-        manifest="ffff",
-        model=ModelIdentity(weights="0000", config={"hidden_size": 768}),
-        method=Method(residual=True).resolved(12),
-    )
-    with pytest.raises(RunMismatchError) as caught:
-        check_same_run(open_store(url), other)
-    message = str(caught.value)
-    for difference in (
-        "manifest is '3f2a' there and 'ffff' here",
-        "model.weights is '9c1e' there and '0000' here",
-        "method.residual is False there and True here",
-    ):
-        assert difference in message
-    assert url in message
-    assert "layers" not in message
-    assert "model.config" not in message
-
-
-def test_layout_and_record_come_back(group, url):
+def test_layout_and_attributes_come_back(group, url):
     found = find_store(url)
     assert isinstance(found, Found)
     assert found.store.record == RECORD
     with pytest.raises(StoreError, match="can't create"):
         create_store(url, RECORD)
-
-
-def test_a_store_opened_to_read_can_not_be_written(group, url):
-    with pytest.raises(ValueError, match="read-only"):
-        write(open_store(url), 0)
-    assert objects(url) == {}
 
 
 def foreign_group(path):
@@ -167,3 +137,36 @@ def test_a_url_of_fsspec_does_all_that_a_path_does(tmp_path, make_url):
     dataset = xr.open_zarr(url, consolidated=False)
     np.testing.assert_array_equal(dataset["temporal"][4:8], written["temporal"])
     assert pending_rows(open_store(url)).shards.tolist() == [0]
+
+
+def test_the_same_run_may_go_on(group, url):
+    check_same_run(open_store(url), IDENTITY)
+
+
+def test_another_run_is_told_every_difference_with_both_values(group, url):
+    other = identity_of(
+        STORED,
+        manifest="ffff",
+        model=ModelIdentity(weights="0000", config={"hidden_size": 768}),
+        method=Method(residual=True).resolved(12),
+    )
+    with pytest.raises(RunMismatchError) as caught:
+        check_same_run(open_store(url), other)
+    message = str(caught.value)
+    for difference in (
+        "manifest is '3f2a' there and 'ffff' here",
+        "model.weights is '9c1e' there and '0000' here",
+        "method.residual is False there and True here",
+    ):
+        assert difference in message
+    assert url in message
+    assert "layers" not in message
+    assert "model.config" not in message
+
+
+def test_a_longer_manifest_alone_is_told_how_to_be_taken_in(group):
+    with pytest.raises(RunMismatchError, match="--append takes in rows"):
+        check_same_run(group, identity_of(STORED, manifest="ffff"))
+    with pytest.raises(RunMismatchError) as caught:
+        check_same_run(group, identity_of(STORED, batch_size=2))
+    assert "--append" not in str(caught.value)

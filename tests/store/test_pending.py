@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.create import create_store
-from pipeline.store.opening import (
-    open_store,
-)
+from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, read_status, reset_rows
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
 from tests.support.records import record_of
-from tests.support.stores import EXPECTED, LAYOUT, RECORD, columns_of, objects, write
+from tests.support.stores import EXPECTED, LAYOUT, columns_of, objects, write
 
 quick = settings(deadline=None, max_examples=25)
 
@@ -91,8 +89,8 @@ def test_rows_behind_a_cut_off_enlargement_are_pending(group):
     """The layout has them already; the arrays, of which status is the last, haven't."""
     for shard in range(3):
         write(group, shard)
-    enlarged = RECORD.model_copy(update={"layout": replace(LAYOUT, n_rows=15)})
-    group.group.attrs.put(enlarged.to_attributes())
+    enlarged = record_of(replace(LAYOUT, n_rows=15))
+    group.group.update_attributes(enlarged.to_attributes())
     group = open_store(group.url)
     status = read_status(group)
     assert status.shape == (15,)
@@ -114,7 +112,7 @@ def test_rows_of_a_status_are_reset_and_no_other_byte_is_touched(group, url):
         columns["status"][:] = [codes[row] for row in rows]
         write_shard(group, columns, np.array(rows))
     before = objects(url)
-    counts = reset_rows(group, [Status.MISSING, Status.EMPTY])
+    counts = reset_rows(open_store(url, mode="r+"), [Status.MISSING, Status.EMPTY])
     assert counts == {Status.MISSING: 2}
     assert read_status(open_store(url)).tolist() == [1, 0, 1, 7, 1, 1, 1, 1, 0, 1]
     changed = {name for name, data in objects(url).items() if data != before[name]}

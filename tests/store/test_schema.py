@@ -76,14 +76,14 @@ def test_layers_and_heads_are_arrays_of_their_own_and_count_as_bytes(tmp_path, s
     expected = set()
     if "n_layers" in sizes:
         expected |= {"layer_spatial", "layer_temporal"}
-        assert group.group["layer_spatial"].shape == (10, 3, 4, 3, 2)
-        dims = group.group["layer_spatial"].metadata.dimension_names
+        assert group.array("layer_spatial").shape == (10, 3, 4, 3, 2)
+        dims = group.array("layer_spatial").metadata.dimension_names
         assert dims == ("clip", "layer", "time", "y", "x")
         # Layers are read one by one: an inner chunk has one.
-        assert group.group["layer_temporal"].chunks[1] == 1
+        assert group.array("layer_temporal").chunks[1] == 1
     if "n_heads" in sizes:
         expected |= {"head_spatial", "head_temporal"}
-        assert group.group["head_temporal"].shape == (10, layout.n_layers, 4, 4)
+        assert group.array("head_temporal").shape == (10, layout.n_layers, 4, 4)
     assert more == expected
     texts = {"video_id", "message"}
     n_bytes = sum(group.array(name).nbytes for name in specs if name not in texts)

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.create import create_store
-from pipeline.store.opening import (
-    open_store,
-)
+from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
@@ -141,6 +139,12 @@ def test_status_is_the_last_object_of_a_shard(group, url):
         assert len(written) == len(EXPECTED)
         status = written.pop("status")
         assert status >= max(written.values())
+
+
+def test_a_store_opened_to_read_can_not_be_written(group, url):
+    with pytest.raises(ValueError, match="read-only"):
+        write(open_store(url), 0)
+    assert objects(url) == {}
 
 
 def set_pending(url, rows):

@@ -1,7 +1,6 @@
 """How far a run is, from its store alone: new, half done, with failures, damaged."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.run_folder import store_url
+from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
 from pipeline.store.state import read_state, summarise
 from tests.support.records import record_of
@@ -20,7 +20,7 @@ from tests.support.stores import IDENTITY, LAYOUT, columns_of
 
 def write_run(folder, codes):
     """A run whose shards are written as far as none of their rows is pending."""
-    layout = replace(LAYOUT, n_rows=len(codes))
+    layout = StoreLayout(**{**vars(LAYOUT), "n_rows": len(codes)})
     group = create_store(store_url(str(folder)), record_of(layout))
     codes = np.array(codes, np.uint8)
     for shard in range(layout.n_shards):
@@ -84,7 +84,7 @@ def test_a_message_that_can_not_be_read_is_named_with_its_row(tmp_path):
 
 
 def test_where_no_store_is_it_says_so(tmp_path):
-    with pytest.raises(StoreError, match="there is no store at "):
+    with pytest.raises(StoreError, match="no store at "):
         read_state(str(tmp_path / "none"))
 
 

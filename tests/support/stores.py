@@ -1,4 +1,4 @@
-"""A small store for tests: its layout, record and columns that tell rows apart."""
+"""A small store for tests: its layout, identity and columns that tell rows apart."""
 
 from pathlib import Path
 
@@ -6,17 +6,15 @@ import numpy as np
 
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
-from tests.support.records import identity_of, record_of
+from tests.support.records import record_of
 
 LAYOUT = StoreLayout(
     n_rows=10, rows_per_shard=4, n_frames=8, n_times=4, height=3, width=2, n_ranks=5
 )
 
 
-IDENTITY = identity_of(LAYOUT)
-
-
 RECORD = record_of(LAYOUT)
+IDENTITY = RECORD.identity
 
 
 EXPECTED = {
