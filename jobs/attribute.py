@@ -4,6 +4,7 @@ import logging
 import sys
 
 from jobs.cli import flags_carried_out, run_job
+from pipeline.execution.cluster import own_machine
 from pipeline.execution.passes import execute
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeJob
@@ -17,7 +18,8 @@ def attribute(job: AttributeJob) -> int:
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
-    plans = plan_runs(job.runs())
+    configs = job.runs()
+    plans = plan_runs(configs, own_machine(configs[0]))
     with flags_carried_out(job):
         return max(_carry_out(plan) for plan in plans)
 

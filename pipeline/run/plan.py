@@ -16,9 +16,9 @@ from pipeline.clips.views import inputs_of_views
 from pipeline.dataset.labels import resolve_labels
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ConfigError, ManifestError, ModelError
-from pipeline.execution.cluster import check_object_store, check_resources
 from pipeline.models.checkpoint import Checkpoint, load_adapter, read_checkpoint
 from pipeline.run.config import AttributeConfig
+from pipeline.run.resources import Machine
 from pipeline.status import Status
 from pipeline.store.append import check_appended
 from pipeline.store.create import check_writable, open_store, store_exists
@@ -51,9 +51,12 @@ class Plan:
     """Rows that had failed in an earlier run and are pending anew, by their status there."""
 
 
-def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[str, object]]:
+def _check_run(
+    config: AttributeConfig, machine: Machine | None
+) -> tuple[Plan, dict[str, object], dict[str, object]]:
     """Plan of a run, its identity and its store's attributes; nothing is changed yet."""
-    check_resources(config)
+    if machine is not None:
+        machine.check_models(config)
     manifest = read_manifest(config.manifest)
     for key, url in (("out", config.out), ("manifest", config.manifest), ("clips", manifest.root)):
         if url.startswith("memory://"):
@@ -78,7 +81,8 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
         n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
         n_views=len(views),
     )
-    check_object_store(config, clip_bytes=geometry.clip_bytes, row_bytes=layout.row_bytes)
+    if machine is not None:
+        machine.check_sizes(config, clip_bytes=geometry.clip_bytes, row_bytes=layout.row_bytes)
     identity = {
         "manifest": manifest.digest,
         # The same weights compute something else with other heads, and mean other classes.

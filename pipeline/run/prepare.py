@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pipeline.run.config import AttributeConfig
 from pipeline.run.plan import Plan, _check_run
+from pipeline.run.resources import Machine
 from pipeline.status import Status
 from pipeline.store.append import append_rows, finish_append
 from pipeline.store.create import create_store, open_store, store_exists
@@ -12,8 +13,13 @@ from pipeline.store.discard import discard_run
 from pipeline.store.pending import reset_rows
 
 
-def plan_run(config: AttributeConfig) -> Plan:
+def plan_run(config: AttributeConfig, machine: Machine | None = None) -> Plan:
     """Check a configuration against its manifest, model and target; create the store or find it.
+
+    Parameters
+    ----------
+    machine
+        What the run will have; None where it isn't known yet, as on a cluster that may grow.
 
     Raises
     ------
@@ -22,13 +28,15 @@ def plan_run(config: AttributeConfig) -> Plan:
         what ``overwrite`` deletes and ``retry_failed`` resets goes once everything else was
         checked.
     """
-    (plan,) = plan_runs([config])
+    (plan,) = plan_runs([config], machine)
     return plan
 
 
-def plan_runs(configs: Iterable[AttributeConfig]) -> tuple[Plan, ...]:
+def plan_runs(
+    configs: Iterable[AttributeConfig], machine: Machine | None = None
+) -> tuple[Plan, ...]:
     """Plan several runs as `plan_run` does one: all are checked before anything is changed."""
-    checked = [_check_run(config) for config in configs]
+    checked = [_check_run(config, machine) for config in configs]
     return tuple(_prepare(*run) for run in checked)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.models.compiler import check_compiler
 from pipeline.run.config import AttributeConfig
 
 FRAMES_SHARE = 0.25
@@ -145,3 +146,42 @@ def model_pool(
             f"{cpus:g} CPUs to decode with; choose less, or a larger local_cpus"
         )
     return ModelPool(device, n_models)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run has that isn't carried out on a cluster: nothing will be added to it."""
+
+    cpus: int
+    gpus: int
+    store_bytes: int
+    """Size of the object store."""
+
+    def check_models(self, config: AttributeConfig) -> None:
+        """Refuse models that don't fit on this machine, or can't be compiled here.
+
+        Raises
+        ------
+        ConfigError
+            As `model_pool` and `check_compiler` say.
+        """
+        pool = model_pool(config, cpus=self.cpus, gpus=self.gpus)
+        if config.compile_model:
+            check_compiler(pool.device)
+
+    def check_sizes(self, config: AttributeConfig, *, clip_bytes: int, row_bytes: int) -> None:
+        """Refuse batches and shards that the object store can't hold.
+
+        Raises
+        ------
+        ConfigError
+            As `fit_into_store` says.
+        """
+        fit_into_store(
+            config,
+            clip_bytes=clip_bytes,
+            row_bytes=row_bytes,
+            cpus=self.cpus,
+            n_models=model_pool(config, cpus=self.cpus, gpus=self.gpus).n_models,
+            store_bytes=self.store_bytes,
+        )

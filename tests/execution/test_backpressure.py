@@ -25,6 +25,7 @@ from pipeline.run.resources import (
     FRAMES_SHARE,
     MIN_TASKS,
     TASK_BYTES,
+    Machine,
     check_columns,
     clips_per_task,
 )
@@ -82,11 +83,7 @@ def test_tasks_are_whole_batches_of_a_shard_and_fit_the_store(
     assert MIN_TASKS * n_clips * clip_bytes <= FRAMES_SHARE * store_bytes
 
 
-def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(
-    tmp_path, monkeypatch
-):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(tmp_path):
     write_stand_in_manifest(tmp_path / "m.parquet", 3)
     model = save_timesformer(tmp_path / "model", image_size=224, patch_size=32, num_frames=8)
     config = AttributeConfig(
@@ -94,14 +91,13 @@ def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_ma
         model=str(model),
         out=str(tmp_path / "run"),
         batch_size=64,
-        local_object_store="100MB",
     )
     refused = (
         r"batch_size: 3 batches of 64 clips of 1.2 MB are 231 MB of frames, more than 25% of an "
         r"object store of 100 MB; choose a batch_size of 6 at most, or .* of 925 MB or more"
     )
     with pytest.raises(ConfigError, match=refused):
-        plan_run(config)
+        plan_run(config, Machine(cpus=2, gpus=0, store_bytes=100_000_000))
     assert not (tmp_path / "run").exists()
 
 

@@ -13,6 +13,7 @@ from jobs.cli import run_job
 from pipeline.errors import StorageError, StoreError
 from pipeline.run.config import AttributeJob
 from pipeline.run.prepare import plan_run
+from pipeline.run.resources import Machine
 from pipeline.store.create import open_store, store_exists
 from pipeline.store.discard import discard_run
 from pipeline.store.pending import pending_rows
@@ -73,7 +74,8 @@ def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finis
 def test_nothing_is_deleted_when_something_else_is_wrong(
     finished_run, out, flags, monkeypatch, capsys
 ):
-    monkeypatch.setattr("pipeline.execution.cluster._starts_ray", lambda: True)
+    machine = Machine(cpus=2, gpus=0, store_bytes=10**9)
+    monkeypatch.setattr(jobs.attribute, "own_machine", lambda config: machine)
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--overwrite", *flags)
     assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
