@@ -2,29 +2,52 @@
 
 import logging
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from jobs.cli import flags_carried_out, run_job
-from pipeline.execution.cluster import own_machine
-from pipeline.execution.passes import execute
 from pipeline.logs import set_up_logging
-from pipeline.run.config import AttributeJob
+from pipeline.run.config import AttributeConfig, AttributeJob
 from pipeline.run.plan import Plan
 from pipeline.run.prepare import plan_runs
+from pipeline.run.resources import Machine
 from pipeline.store.run_folder import failures_url
+from pipeline.store.state import RunSummary
 
 
-def attribute(job: AttributeJob) -> int:
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of a job are carried out."""
+
+    machine: Callable[[AttributeConfig], Machine | None]
+    """Gives what they will have; None where that isn't known yet."""
+    execute: Callable[[Plan], RunSummary]
+
+
+def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | None = None) -> int:
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
-    configs = job.runs()
-    plans = plan_runs(configs, own_machine(configs[0]))
+    place, configs = (place_of or chosen_place)(job), job.runs()
+    plans = plan_runs(configs, place.machine(configs[0]))
     with flags_carried_out(job):
-        return max(_carry_out(plan) for plan in plans)
+        return max(_carry_out(plan, place) for plan in plans)
 
 
-def _carry_out(plan: Plan) -> int:
+def chosen_place(job: AttributeJob) -> Place:
+    """Ray, or this process; Ray isn't loaded where it isn't used."""
+    if job.serial:
+        from pipeline.run.serial import check_serial, execute_serially
+
+        return Place(check_serial, execute_serially)
+    from pipeline.execution.cluster import own_machine
+    from pipeline.execution.passes import execute
+
+    return Place(own_machine, execute)
+
+
+def _carry_out(plan: Plan, place: Place) -> int:
     config = plan.config
     if config.log_format == "text":
         print(
@@ -36,7 +59,7 @@ def _carry_out(plan: Plan) -> int:
         counts = ", ".join(f"{count} {status.label}" for status, count in plan.retried.items())
         n_rows = sum(plan.retried.values())
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
-    summary = execute(plan)
+    summary = place.execute(plan)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.n_failed:
         print(f"attribute: failures in {failures_url(config.out)}")

@@ -185,6 +185,9 @@ class AttributeJob(RunOptions):
         default={}, max_length=100
     )
     """Checkpoints by the names of their runs, as `a=org/model,b=folder`; in place of `model`."""
+    serial: bool = False
+    """Compute in this process alone, without Ray: to debug, for a small run, or where Ray can't
+    start. For one call; results are the same."""
 
     @model_validator(mode="after")
     def _one_way_to_name_models(self) -> Self:
