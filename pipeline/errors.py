@@ -34,6 +34,10 @@ class StorageError(Exception):
     """
 
 
+class ClusterError(StorageError):
+    """The cluster that carries a run out was lost, or stands still; jobs exit with 1."""
+
+
 class ManifestChangedError(Exception):
     """A manifest was written anew while a run read it; jobs exit with 1, what is written stays."""
 

@@ -15,6 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.execution.metrics import TIMED, RunMetrics
 from pipeline.run.tally import Channel, Commit, Fault, Progress, Report, Stage, Tally
 
+_GRACE_S = 10.0
+"""For a model to finish its batch and send its metrics, before it is killed."""
+_KILL_S = 60.0
+"""Only a guard: a killed process is gone at once."""
 _REPORT_S = 1.0
 """Between two reports of a process: a run of thousands tells of each clip within two seconds."""
 
@@ -30,6 +34,7 @@ class TallyActor(Tally):
         super().__init__(rows_per_shard)
         self._metrics = metrics
         self._n_pending = n_pending
+        self._models: list[ray.actor.ActorHandle] = []
         metrics.set_pending(n_pending)
 
     def commit(self, commit: Commit) -> bool:
@@ -38,6 +43,15 @@ class TallyActor(Tally):
             self._metrics.count_shard(commit.counts, commit.n_bytes)
             self._metrics.set_pending(self._n_pending - self.progress().committed)
         return is_new
+
+    def hold_model(self, actor: ray.actor.ActorHandle) -> None:
+        """Take down who holds a model."""
+        self._models.append(actor)
+
+    def release_models(self) -> list[ray.actor.ActorHandle]:
+        """Give those who hold a model, and forget them."""
+        models, self._models = self._models, []
+        return models
 
 
 @dataclass(frozen=True)
@@ -72,9 +86,19 @@ class ActorChannel(Channel):
         with suppress(RayError):
             ray.get(self.actor.fault.remote(fault))
 
+    def holds_model(self) -> None:
+        """Tell that this process, an actor, holds a model until the pass ends."""
+        with suppress(RayError):
+            ray.get(self.actor.hold_model.remote(ray.get_runtime_context().current_actor))
+
     def end_pass(self) -> tuple[Fault, ...]:
-        """Give the faults since the last pass; none if the actor is lost."""
+        """End the pass's models, and give its faults; none if the actor is lost.
+
+        When this returns the models are gone. Ray Data only lets go of them: those of the next pass
+        would start beside them, and on few CPUs leave none to decode with.
+        """
         try:
+            _end(ray.get(self.actor.release_models.remote()))
             faults: tuple[Fault, ...] = ray.get(self.actor.end_pass.remote())
         except RayError:
             return ()
@@ -101,7 +125,27 @@ def tally_channel(
     try:
         yield ActorChannel(actor, metrics)
     finally:
-        ray.kill(actor)
+        # It sends its metrics before it ends.
+        actor.__ray_terminate__.remote()
+
+
+def _end(actors: list[ray.actor.ActorHandle]) -> None:
+    """End actors, and wait until they are gone."""
+    for actor in actors:
+        actor.__ray_terminate__.remote()
+    # Never answered: that there will be no answer is known once the actor is gone.
+    answers = {actor.__ray_ready__.remote(): actor for actor in actors}
+    left = _unanswered([*answers], _GRACE_S)
+    for answer in left:
+        ray.kill(answers[answer])
+    _unanswered(left, _KILL_S)
+
+
+def _unanswered(answers: list[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
+    if not answers:
+        return []
+    _, left = ray.wait(answers, num_returns=len(answers), timeout=timeout_s)
+    return list(left)
 
 
 class _Reporter:

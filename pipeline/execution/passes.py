@@ -18,7 +18,8 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.credentials import without_credentials
-from pipeline.execution.backpressure import bound_in_flight
+from pipeline.errors import ClusterError
+from pipeline.execution.backpressure import StalledError, bound_in_flight
 from pipeline.execution.cluster import connected
 from pipeline.execution.counter import ActorChannel, tally_channel
 from pipeline.execution.metrics import RunMetrics
@@ -94,6 +95,9 @@ def _on_ray(
         def run_pass(pending: PendingRows, shards: NDArray[np.int64]) -> None:
             try:
                 _attribute(plan, pending, shards, pool, stages, channel, limits)
+                channel.end_pass()
+            except StalledError as error:
+                raise ClusterError(str(error)) from error
             except RayError as error:
                 raise PassBrokenError(_reason_of(error), channel.end_pass()) from error
 
@@ -133,6 +137,8 @@ def _attribute(
         task_bytes=n_clips * clip_bytes,
         tasks_per_shard=-(-config.rows_per_shard // n_clips),
         n_models=pool.n_models,
+        channel=channel,
+        stall_s=limits.growing_stall_s if pool.may_grow else limits.stall_s,
     )
     tasks = list(_tasks(plan.layout, shards, n_clips))
     _LOGGER.info("pass started", extra=fields(run=plan.run, shards=len(shards), tasks=len(tasks)))

@@ -43,6 +43,10 @@ class Limits:
     batches_per_pass: int = 100_000
     """Ray Data plans the tasks of a pass at once and keeps something of each, about 10 KB in the
     driver, until the pass ends. Each pass starts the models again."""
+    stall_s: float = 300.0
+    """Time after which a run that nobody works on is ended, where nothing can join."""
+    growing_stall_s: float = 1800.0
+    """The same on a cluster, which may be waiting for machines."""
 
 
 class PassBrokenError(Exception):

@@ -99,6 +99,7 @@ class Explain:
     def __init__(self, stages: Stages, channel: Channel) -> None:
         """Load the model, which may take minutes."""
         self._channel = channel
+        channel.holds_model()
         with channel.at_work():
             self._attribute = stages.attribute(**stages.attribute_arguments)
 

@@ -181,6 +181,9 @@ class Channel(ABC):
         """Tell that a clip was decoded, in the middle of a step."""
         self.report(Report(decoded=(row,)))
 
+    def holds_model(self) -> None:  # noqa: B027 (there is nothing to tell in one process)
+        """Tell that this process holds a model until the pass ends."""
+
     def at_work(self) -> AbstractContextManager[None]:
         """While open, the tally hears that this process is at work."""
         return nullcontext()
