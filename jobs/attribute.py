@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from jobs.cli import flags_carried_out, run_job
@@ -11,6 +12,7 @@ from pipeline.run.config import AttributeConfig, AttributeJob
 from pipeline.run.plan import Plan
 from pipeline.run.prepare import plan_runs
 from pipeline.run.resources import Machine
+from pipeline.store.lease import Lease, leased
 from pipeline.store.run_folder import failures_url
 from pipeline.store.state import RunSummary
 
@@ -21,7 +23,7 @@ class Place:
 
     machine: Callable[[AttributeConfig], Machine | None]
     """Gives what they will have; None where that isn't known yet."""
-    execute: Callable[[Plan], RunSummary]
+    execute: Callable[[Plan, Lease], RunSummary]
 
 
 def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | None = None) -> int:
@@ -30,9 +32,18 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
     place, configs = (place_of or chosen_place)(job), job.runs()
-    plans = plan_runs(configs, place.machine(configs[0]))
-    with flags_carried_out(job):
-        return max(_carry_out(plan, place) for plan in plans)
+    leases: list[Lease] = []
+    with ExitStack() as held:
+
+        def take_leases() -> None:
+            for config in configs:
+                lease = leased(config.out, verb="attribute", take_over=job.take_over)
+                leases.append(held.enter_context(lease))
+
+        plans = plan_runs(configs, place.machine(configs[0]), before_changes=take_leases)
+        with flags_carried_out(job):
+            runs = zip(plans, leases, strict=True)
+            return max(_carry_out(plan, lease, place) for plan, lease in runs)
 
 
 def chosen_place(job: AttributeJob) -> Place:
@@ -47,7 +58,7 @@ def chosen_place(job: AttributeJob) -> Place:
     return Place(own_machine, execute)
 
 
-def _carry_out(plan: Plan, place: Place) -> int:
+def _carry_out(plan: Plan, lease: Lease, place: Place) -> int:
     config = plan.config
     if config.log_format == "text":
         print(
@@ -59,7 +70,7 @@ def _carry_out(plan: Plan, place: Place) -> int:
         counts = ", ".join(f"{count} {status.label}" for status, count in plan.retried.items())
         n_rows = sum(plan.retried.values())
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
-    summary = place.execute(plan)
+    summary = place.execute(plan, lease)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.n_failed:
         print(f"attribute: failures in {failures_url(config.out)}")

@@ -27,6 +27,10 @@ class RunMismatchError(StoreError):
     """A store was made by another run than the one that wants to go on with it."""
 
 
+class LeaseError(StaaError):
+    """Somebody else is working on the run."""
+
+
 class StorageError(Exception):
     """A storage couldn't be reached for as long as it was tried; jobs exit with 1.
 
@@ -36,6 +40,10 @@ class StorageError(Exception):
 
 class ClusterError(StorageError):
     """The cluster that carries a run out was lost, or stands still; jobs exit with 1."""
+
+
+class LeaseLostError(StorageError):
+    """Somebody else has taken over the run; jobs exit with 1."""
 
 
 class ManifestChangedError(Exception):

@@ -38,6 +38,7 @@ from pipeline.run.plan import Plan
 from pipeline.run.resources import ModelPool, fit_into_store
 from pipeline.run.steps import Explain, Load, Stages, Write
 from pipeline.run.tally import shown_progress
+from pipeline.store.lease import Lease
 from pipeline.store.pending import PendingRows
 from pipeline.store.schema import StoreLayout
 from pipeline.store.state import RunSummary
@@ -53,7 +54,11 @@ _WARNING_OF_WHAT_IS_MEANT = (
 
 
 def execute(
-    plan: Plan, *, stages_of: StagesOf = real_stages, limits: Limits | None = None
+    plan: Plan,
+    lease: Lease | None = None,
+    *,
+    stages_of: StagesOf = real_stages,
+    limits: Limits | None = None,
 ) -> RunSummary:
     """Attribute every row that is pending, and say what became of every row.
 
@@ -61,6 +66,8 @@ def execute(
 
     Parameters
     ----------
+    lease
+        As `carry_out` says.
     stages_of
         Gives the stages of a plan; benchmarks bring stand-ins.
 
@@ -70,12 +77,13 @@ def execute(
         As `carry_out` says.
     """
     limits = limits or Limits()
-    return carry_out(plan, partial(_on_ray, stages_of=stages_of, limits=limits), limits)
+    carrier = partial(_on_ray, stages_of=stages_of, limits=limits, lease=lease)
+    return carry_out(plan, carrier, limits, lease)
 
 
 @contextmanager
 def _on_ray(
-    plan: Plan, pending: PendingRows, *, stages_of: StagesOf, limits: Limits
+    plan: Plan, pending: PendingRows, *, stages_of: StagesOf, limits: Limits, lease: Lease | None
 ) -> Iterator[RunPass]:
     config, metrics = plan.config, RunMetrics(plan.run)
     with (
@@ -94,7 +102,8 @@ def _on_ray(
 
         def run_pass(pending: PendingRows, shards: NDArray[np.int64]) -> None:
             try:
-                _attribute(plan, pending, shards, pool, stages, channel, limits)
+                write = Write(plan.store_url, plan.run, stages.write, pending, channel, lease)
+                _attribute(plan, pending, shards, pool, stages, write, channel, limits)
                 channel.end_pass()
             except StalledError as error:
                 raise ClusterError(str(error)) from error
@@ -110,6 +119,7 @@ def _attribute(
     shards: NDArray[np.int64],
     pool: ModelPool,
     stages: Stages,
+    write: Write,
     channel: ActorChannel,
     limits: Limits,
 ) -> None:
@@ -142,7 +152,6 @@ def _attribute(
     )
     tasks = list(_tasks(plan.layout, shards, n_clips))
     _LOGGER.info("pass started", extra=fields(run=plan.run, shards=len(shards), tasks=len(tasks)))
-    write = Write(plan.store_url, plan.run, stages.write, pending, channel)
     with DataContext.current(context), warnings.catch_warnings():
         # Ray means to have named parameters in place of retries and restarts, and has none as yet.
         warnings.simplefilter("ignore", RayDeprecationWarning)

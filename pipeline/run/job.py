@@ -22,6 +22,7 @@ from pipeline.run.steps import Stages
 from pipeline.run.tally import Channel, Fault
 from pipeline.store.create import open_store
 from pipeline.store.failures import write_failures
+from pipeline.store.lease import Lease
 from pipeline.store.pending import PendingRows, pending_rows, read_status
 from pipeline.store.state import RunSummary, summarise
 
@@ -101,8 +102,15 @@ def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
     )
 
 
-def carry_out(plan: Plan, carrier: Carrier, limits: Limits) -> RunSummary:
+def carry_out(
+    plan: Plan, carrier: Carrier, limits: Limits, lease: Lease | None = None
+) -> RunSummary:
     """Compute every row that is pending, and say what became of every row.
+
+    Parameters
+    ----------
+    lease
+        Held by the caller; whoever writes sees whether it still is.
 
     Raises
     ------
@@ -110,6 +118,8 @@ def carry_out(plan: Plan, carrier: Carrier, limits: Limits) -> RunSummary:
         If the storage or the manifest of the run isn't there any more.
     ManifestChangedError
         If the manifest isn't the one any more that the run was planned with.
+    LeaseLostError
+        If somebody else has taken over the run.
     """
     try:
         pending = pending_rows(open_store(plan.store_url))
@@ -118,10 +128,12 @@ def carry_out(plan: Plan, carrier: Carrier, limits: Limits) -> RunSummary:
         if pending.n_rows:
             started_s = time.monotonic()
             with carrier(plan, pending) as run_pass:
-                _in_passes(plan, pending, run_pass, limits)
+                _in_passes(plan, pending, run_pass, limits, lease)
             seconds = time.monotonic() - started_s
         group = open_store(plan.store_url)
         status = read_status(group)
+        if lease is not None:
+            lease.check()
         write_failures(plan.config.out, group, status, plan.manifest)
     except (StoreError, ManifestError, OSError) as error:
         raise StorageError(str(error)) from error
@@ -131,7 +143,9 @@ def carry_out(plan: Plan, carrier: Carrier, limits: Limits) -> RunSummary:
     return summary
 
 
-def _in_passes(plan: Plan, pending: PendingRows, run_pass: RunPass, limits: Limits) -> None:
+def _in_passes(
+    plan: Plan, pending: PendingRows, run_pass: RunPass, limits: Limits, lease: Lease | None
+) -> None:
     """Go on where a pass ended, or was broken off, by a storage that failed for example.
 
     Where a pass got nowhere, the next leaves out the shards that it failed on. If
@@ -146,6 +160,8 @@ def _in_passes(plan: Plan, pending: PendingRows, run_pass: RunPass, limits: Limi
             run_pass(pending, shards[:shards_per_pass])
             shards, n_stuck = shards[shards_per_pass:], 0
         except PassBrokenError as broken:
+            if lease is not None:
+                lease.check()
             left = pending_rows(open_store(plan.store_url))
             remaining = np.setdiff1d(left.shards, left_out)
             faulty = broken.shards(config.rows_per_shard)

@@ -1,6 +1,6 @@
 """Makes the store what a plan needs, once everything was checked."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from pipeline.run.config import AttributeConfig
@@ -33,10 +33,14 @@ def plan_run(config: AttributeConfig, machine: Machine | None = None) -> Plan:
 
 
 def plan_runs(
-    configs: Iterable[AttributeConfig], machine: Machine | None = None
+    configs: Iterable[AttributeConfig],
+    machine: Machine | None = None,
+    *,
+    before_changes: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, ...]:
     """Plan several runs as `plan_run` does one: all are checked before anything is changed."""
     checked = [_check_run(config, machine) for config in configs]
+    before_changes()
     return tuple(_prepare(*run) for run in checked)
 
 

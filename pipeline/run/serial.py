@@ -23,8 +23,9 @@ from pipeline.run.job import (
     real_stages,
 )
 from pipeline.run.plan import Plan
-from pipeline.run.steps import Explain, Load, Stages, Write, concatenated, read_rows
+from pipeline.run.steps import Explain, Load, Write, concatenated, read_rows
 from pipeline.run.tally import LocalChannel, Tally, shown_progress
+from pipeline.store.lease import Lease
 from pipeline.store.pending import PendingRows
 from pipeline.store.state import RunSummary
 
@@ -44,12 +45,18 @@ def check_serial(config: AttributeConfig) -> None:
 
 
 def execute_serially(
-    plan: Plan, *, stages_of: StagesOf = real_stages, limits: Limits | None = None
+    plan: Plan,
+    lease: Lease | None = None,
+    *,
+    stages_of: StagesOf = real_stages,
+    limits: Limits | None = None,
 ) -> RunSummary:
     """Attribute every row that is pending, batch by batch, and say what became of every row.
 
     Parameters
     ----------
+    lease
+        As `carry_out` says.
     stages_of
         Gives the stages of a plan; tests bring stand-ins.
 
@@ -58,11 +65,14 @@ def execute_serially(
     StorageError, ManifestChangedError
         As `carry_out` says. Errors of the model or of this program are raised as they are.
     """
-    return carry_out(plan, partial(_in_this_process, stages_of=stages_of), limits or Limits())
+    carrier = partial(_in_this_process, stages_of=stages_of, lease=lease)
+    return carry_out(plan, carrier, limits or Limits(), lease)
 
 
 @contextmanager
-def _in_this_process(plan: Plan, pending: PendingRows, *, stages_of: StagesOf) -> Iterator[RunPass]:
+def _in_this_process(
+    plan: Plan, pending: PendingRows, *, stages_of: StagesOf, lease: Lease | None
+) -> Iterator[RunPass]:
     tally = Tally(plan.config.rows_per_shard)
     channel = LocalChannel(tally)
     stages = stages_of(plan, _device(plan.config), channel)
@@ -73,7 +83,8 @@ def _in_this_process(plan: Plan, pending: PendingRows, *, stages_of: StagesOf) -
         # The model is loaded once.
         explain = explain or Explain(stages, channel)
         try:
-            _compute(plan, stages, explain, pending, shards, channel)
+            write = Write(plan.store_url, plan.run, stages.write, pending, channel, lease)
+            _compute(plan, Load(stages.load, pending, channel), explain, write, shards, channel)
         except (StorageError, OSError) as error:
             raise PassBrokenError(str(error), tally.end_pass()) from error
 
@@ -88,15 +99,13 @@ def _in_this_process(plan: Plan, pending: PendingRows, *, stages_of: StagesOf) -
 
 def _compute(
     plan: Plan,
-    stages: Stages,
+    load: Load,
     explain: Explain,
-    pending: PendingRows,
+    write: Write,
     shards: NDArray[np.int64],
     channel: LocalChannel,
 ) -> None:
     """Compute and write shards, one after the other."""
-    load = Load(stages.load, pending, channel)
-    write = Write(plan.store_url, plan.run, stages.write, pending, channel)
     batch_size = plan.config.batch_size
     for shard in shards.tolist():
         shard_rows = plan.layout.shard_rows(shard)

@@ -23,6 +23,7 @@ from pipeline.logs import fields
 from pipeline.run.tally import Channel, Commit
 from pipeline.status import Status
 from pipeline.store.create import open_store
+from pipeline.store.lease import Lease
 from pipeline.store.pending import PendingRows
 from pipeline.store.record import store_layout
 from pipeline.store.shards import write_shard
@@ -119,17 +120,29 @@ class Write:
     write: WriteShard
     pending: PendingRows
     channel: Channel
+    lease: Lease | None = None
+    """Held by whoever may write the run; None if it has no owner."""
     opened: str = field(default_factory=lambda: uuid4().hex)
     """Name of the pass: a process opens the store once in each."""
 
     def __call__(self, columns: Columns) -> None:
-        """Write a shard; `StoreError` if the columns aren't exactly one, as `write_shard` says."""
+        """Write a shard.
+
+        Raises
+        ------
+        StoreError
+            If the columns aren't exactly one shard, as `write_shard` says.
+        LeaseLostError
+            If the run is somebody else's by now; nothing is written then.
+        """
         rows = columns["row"]
         columns = {name: values for name, values in columns.items() if name != "row"}
         for name in ("video_id", "message"):
             columns[name] = columns[name].astype(np.dtypes.StringDType())
         started_s = time.perf_counter()
         with self.channel.step("write", rows):
+            if self.lease is not None:
+                self.lease.check()
             group = _opened(self.store_url, self.opened)
             written = self.write(group, columns, rows)
         seconds = time.perf_counter() - started_s

@@ -27,7 +27,7 @@ def inputs(tmp_path):
 def refused(capsys, argv):
     """The one line of a job that is refused before the step that starts Ray."""
 
-    def execute(plan):
+    def execute(plan, lease):
         raise AssertionError("the run was started")
 
     capsys.readouterr()

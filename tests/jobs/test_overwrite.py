@@ -68,7 +68,7 @@ def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finis
     ],
 )
 def test_nothing_is_deleted_when_something_else_is_wrong(finished_run, out, flags, capsys):
-    def execute(plan):
+    def execute(plan, lease):
         raise AssertionError("the run was started")
 
     machine = Machine(cpus=2, gpus=0, store_bytes=10**9)
@@ -155,7 +155,7 @@ def test_without_it_a_refusal_names_it(finished_run, out, capsys):
 def test_a_storage_that_stays_away_midway_does_not_lead_to_it_being_given_again(
     finished_run, out, capsys
 ):
-    def execute(plan):
+    def execute(plan, lease):
         raise StorageError(f"{plan.store_url}: stays away")
 
     argv = finished_run.inputs.flags(out, "--overwrite")

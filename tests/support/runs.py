@@ -19,6 +19,7 @@ from pipeline.run.config import AttributeConfig, AttributeJob
 from pipeline.run.plan import Plan
 from pipeline.run.resources import Machine
 from pipeline.store.create import open_store
+from pipeline.store.lease import Lease
 from pipeline.store.pending import pending_rows, read_status
 from pipeline.store.run_folder import store_url
 from pipeline.store.state import RunSummary
@@ -129,7 +130,7 @@ def write_inputs(
 
 def run_attribute(
     argv: Sequence[str],
-    execute: Callable[[Plan], RunSummary] | None = None,
+    execute: Callable[[Plan, Lease], RunSummary] | None = None,
     machine: Machine | None = None,
 ) -> int:
     """Run `jobs.attribute` in this process, if need be with another way to carry out its plans."""

@@ -101,7 +101,7 @@ def test_a_manifest_that_is_lost_when_the_run_ends_is_no_bad_usage(
     (out / "failures.parquet").unlink()
     kept = stored_columns(out)
 
-    def execute_without(plan):
+    def execute_without(plan, lease):
         if what == "changed":
             other.replace(manifest)
         elif what == "gone":
