@@ -1,20 +1,25 @@
 """Attribute every clip of a manifest: ``python -m jobs.attribute --help``."""
 
+from __future__ import annotations
+
 import logging
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from jobs.cli import flags_carried_out, run_job
+from jobs.last_word import with_last_word
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeConfig, AttributeJob
-from pipeline.run.plan import Plan
-from pipeline.run.prepare import plan_runs
-from pipeline.run.resources import Machine
-from pipeline.store.lease import Lease, leased
-from pipeline.store.run_folder import failures_url
-from pipeline.store.state import RunSummary
+
+if TYPE_CHECKING:
+    from pipeline.run.plan import Plan
+    from pipeline.run.resources import Machine
+    from pipeline.store.lease import Lease
+    from pipeline.store.state import RunSummary
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class Place:
 
 def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | None = None) -> int:
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
+    # Behind the command line: a wrong flag is told before torch is loaded, and the job's process
+    # parts from the one that has the last word.
+    from pipeline.run.prepare import plan_runs
+    from pipeline.store.lease import leased
+
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
@@ -59,6 +69,8 @@ def chosen_place(job: AttributeJob) -> Place:
 
 
 def _carry_out(plan: Plan, lease: Lease, place: Place) -> int:
+    from pipeline.store.run_folder import failures_url
+
     config = plan.config
     if config.log_format == "text":
         print(
@@ -87,5 +99,12 @@ def _carry_out(plan: Plan, lease: Lease, place: Place) -> int:
     return 0
 
 
+def main() -> int:
+    """Be the command: exit code."""
+    job = partial(run_job, AttributeJob, attribute, verb="attribute")
+    # A serial run is for debuggers, too, and loads no Ray that would end it.
+    return job() if "--serial" in sys.argv else with_last_word(job, verb="attribute")
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(AttributeJob, attribute, verb="attribute"))
+    sys.exit(main())

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from jobs.last_word import tell_carried_out
 from pipeline.credentials import without_credentials
 from pipeline.errors import ConfigError, ManifestChangedError, StaaError, StorageError, reason_of
 from pipeline.run.config import FOR_ONE_CALL
@@ -129,11 +130,12 @@ def flags_carried_out(config: BaseModel) -> Iterator[None]:
 
     Before, it does: nothing is computed yet that they would undo, and they may not be carried out.
     """
-    given = [name for name in FOR_ONE_CALL if getattr(config, name, None)]
+    given = [_flag(name) for name in FOR_ONE_CALL if getattr(config, name, None)]
+    tell_carried_out(given)
     try:
         yield
     except StorageError as error:
-        raise _MidwayError(error, ", ".join(map(_flag, given))) from error
+        raise _MidwayError(error, ", ".join(given)) from error
 
 
 class _Terminated(BaseException):
@@ -145,6 +147,8 @@ def _terminated_by_exception() -> Iterator[None]:
     """While open, SIGTERM is raised as an exception, so that what was started is stopped."""
 
     def terminate(signum: int, frame: FrameType | None) -> None:
+        # It may come twice, of a process group and of `jobs.last_word`.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise _Terminated
 
     # Python sets handlers in the main thread alone.
