@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from pipeline.run.config import AttributeConfig, AttributeJob
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
     from pipeline.run.resources import Machine
+    from pipeline.status import Status
     from pipeline.store.lease import Lease
     from pipeline.store.state import RunSummary
 
@@ -35,25 +36,24 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
     # Behind the command line: a wrong flag is told before torch is loaded, and the job's process
     # parts from the one that has the last word.
-    from pipeline.run.prepare import plan_runs
+    from pipeline.run.plan import plan_runs
+    from pipeline.run.prepare import prepare
     from pipeline.store.lease import leased
 
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
     place, configs = (place_of or chosen_place)(job), job.runs()
-    leases: list[Lease] = []
+    plans = plan_runs(configs, job.call(), machine=place.machine(configs[0]))
     with ExitStack() as held:
-
-        def take_leases() -> None:
-            for config in configs:
-                lease = leased(config.out, verb="attribute", take_over=job.take_over)
-                leases.append(held.enter_context(lease))
-
-        plans = plan_runs(configs, place.machine(configs[0]), before_changes=take_leases)
+        leases = [
+            held.enter_context(leased(plan.config.out, verb="attribute", take_over=job.take_over))
+            for plan in plans
+        ]
         with flags_carried_out(job):
-            runs = zip(plans, leases, strict=True)
-            return max(_carry_out(plan, lease, place) for plan, lease in runs)
+            retried = [prepare(plan) for plan in plans]
+            runs = zip(plans, leases, retried, strict=True)
+            return max(_carry_out(*run, place) for run in runs)
 
 
 def chosen_place(job: AttributeJob) -> Place:
@@ -62,13 +62,13 @@ def chosen_place(job: AttributeJob) -> Place:
         from pipeline.run.serial import check_serial, execute_serially
 
         return Place(check_serial, execute_serially)
-    from pipeline.execution.cluster import own_machine
+    from pipeline.execution.cluster import machine_to_start
     from pipeline.execution.passes import execute
 
-    return Place(own_machine, execute)
+    return Place(machine_to_start, execute)
 
 
-def _carry_out(plan: Plan, lease: Lease, place: Place) -> int:
+def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: Place) -> int:
     from pipeline.store.run_folder import failures_url
 
     config = plan.config
@@ -78,9 +78,9 @@ def _carry_out(plan: Plan, lease: Lease, place: Place) -> int:
             f"-> {plan.store_url}",
             file=sys.stderr,
         )
-    if config.retry_failed:
-        counts = ", ".join(f"{count} {status.label}" for status, count in plan.retried.items())
-        n_rows = sum(plan.retried.values())
+    if plan.call.retry_failed:
+        counts = ", ".join(f"{count} {status.label}" for status, count in retried.items())
+        n_rows = sum(retried.values())
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
     summary = place.execute(plan, lease)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import ray
 
 from pipeline.errors import ConfigError
-from pipeline.models.devices import n_gpus
+from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.resources import Machine, ModelPool, model_pool
 
@@ -24,13 +24,12 @@ _CONNECT_S = 10.0
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 
-def own_machine(config: AttributeConfig) -> Machine | None:
-    """Say what the Ray would have that this run starts; None where it uses one that is there."""
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
-        return None
-    return Machine(
-        cpus=_local_cpus(config), gpus=n_gpus(), store_bytes=int(config.local_object_store)
-    )
+def machine_to_start(config: AttributeConfig) -> Machine | None:
+    """Say what the Ray that this run would start has; None where one is there or named.
+
+    What such a Ray could never do is refused before it is started.
+    """
+    return Machine(_local_cpus(config), n_gpus()) if _starts_ray() else None
 
 
 @contextmanager
@@ -47,7 +46,7 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
     if ray.is_initialized():
         yield _present_pool(config, may_grow=True)
         return
-    starts = not os.environ.get("RAY_ADDRESS")
+    starts = _starts_ray()
     # Ray puts one of its own in its place.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -95,6 +94,10 @@ def _present_pool(config: AttributeConfig, *, may_grow: bool) -> ModelPool:
         gpus=int(resources.get("GPU", 0)),
         may_grow=may_grow,
     )
+
+
+def _starts_ray() -> bool:
+    return not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
 
 
 def _local_cpus(config: AttributeConfig) -> int:

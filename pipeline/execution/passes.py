@@ -157,7 +157,7 @@ def _attribute(
         warnings.simplefilter("ignore", RayDeprecationWarning)
         (
             ray.data.read_datasource(
-                ManifestSource(plan.manifest, tasks, channel, n_views=len(plan.views)),
+                ManifestSource(plan.manifest, tasks, plan.views, channel),
                 override_num_blocks=len(tasks),
                 # As the loading's: Ray Data makes one task of the two then.
                 ray_remote_args={"max_retries": limits.retries},

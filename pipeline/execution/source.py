@@ -9,6 +9,7 @@ from ray.data import DataContext
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.clips.views import Views
 from pipeline.dataset.manifest import Manifest
 from pipeline.run.steps import read_rows
 from pipeline.run.tally import Channel
@@ -24,10 +25,10 @@ class ManifestSource(Datasource):  # type: ignore[misc]
     """
 
     def __init__(
-        self, manifest: Manifest, ranges: Sequence[range], channel: Channel, *, n_views: int
+        self, manifest: Manifest, ranges: Sequence[range], views: Views, channel: Channel
     ) -> None:
         self._manifest = manifest
-        self._n_views = n_views
+        self._views = views
         self._ranges = ranges
         self._channel = channel
 
@@ -49,11 +50,11 @@ class ManifestSource(Datasource):  # type: ignore[misc]
             num_rows=len(rows), size_bytes=None, input_files=None, exec_stats=None
         )
         read: Callable[[], Iterable[Block]] = partial(
-            _read, self._manifest, rows, self._n_views, self._channel
+            _read, self._manifest, rows, self._views, self._channel
         )
         return ReadTask(read, metadata)
 
 
-def _read(manifest: Manifest, rows: range, n_views: int, channel: Channel) -> list[pa.Table]:
+def _read(manifest: Manifest, rows: range, views: Views, channel: Channel) -> list[pa.Table]:
     with channel.step("read", np.asarray(rows)):
-        return [read_rows(manifest, rows, n_views=n_views)]
+        return [read_rows(manifest, rows, views)]

@@ -20,9 +20,9 @@ from pipeline.models.attributor import Attributor
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Stages
 from pipeline.run.tally import Channel, Fault
-from pipeline.store.create import open_store
 from pipeline.store.failures import write_failures
 from pipeline.store.lease import Lease
+from pipeline.store.opening import open_store
 from pipeline.store.pending import PendingRows, pending_rows, read_status
 from pipeline.store.state import RunSummary, summarise
 
@@ -130,11 +130,11 @@ def carry_out(
             with carrier(plan, pending) as run_pass:
                 _in_passes(plan, pending, run_pass, limits, lease)
             seconds = time.monotonic() - started_s
-        group = open_store(plan.store_url)
-        status = read_status(group)
+        store = open_store(plan.store_url)
+        status = read_status(store)
         if lease is not None:
             lease.check()
-        write_failures(plan.config.out, group, status, plan.manifest)
+        write_failures(plan.config.out, store, status, plan.manifest)
     except (StoreError, ManifestError, OSError) as error:
         raise StorageError(str(error)) from error
     summary = summarise(status, seconds=seconds)

@@ -108,6 +108,14 @@ def fit_into_store(
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What the Ray that a run would start on this machine has to give."""
+
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
 class ModelPool:
     """Copies of the model that run at once."""
 
@@ -150,40 +158,15 @@ def model_pool(
     return ModelPool(device, n_models, may_grow)
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What a run has that isn't carried out on a cluster: nothing will be added to it."""
+def check_models(config: AttributeConfig, machine: Machine) -> ModelPool:
+    """Refuse models that a machine has no room for, or nothing to compile with.
 
-    cpus: int
-    gpus: int
-    store_bytes: int
-    """Size of the object store."""
-
-    def check_models(self, config: AttributeConfig) -> None:
-        """Refuse models that don't fit on this machine, or can't be compiled here.
-
-        Raises
-        ------
-        ConfigError
-            As `model_pool` and `check_compiler` say.
-        """
-        pool = model_pool(config, cpus=self.cpus, gpus=self.gpus)
-        if config.compile_model:
-            check_compiler(pool.device)
-
-    def check_sizes(self, config: AttributeConfig, *, clip_bytes: int, row_bytes: int) -> None:
-        """Refuse batches and shards that the object store can't hold.
-
-        Raises
-        ------
-        ConfigError
-            As `fit_into_store` says.
-        """
-        fit_into_store(
-            config,
-            clip_bytes=clip_bytes,
-            row_bytes=row_bytes,
-            cpus=self.cpus,
-            n_models=model_pool(config, cpus=self.cpus, gpus=self.gpus).n_models,
-            store_bytes=self.store_bytes,
-        )
+    Raises
+    ------
+    ConfigError
+        As `model_pool` and `check_compiler` say.
+    """
+    pool = model_pool(config, cpus=machine.cpus, gpus=machine.gpus)
+    if config.compile_model:
+        check_compiler(pool.device)
+    return pool

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.models.compiler import check_compiler
-from pipeline.models.devices import n_gpus
+from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.job import (
     Limits,
@@ -113,7 +113,7 @@ def _compute(
         for start in range(shard_rows.start, shard_rows.stop, batch_size):
             rows = range(start, min(start + batch_size, shard_rows.stop))
             with channel.step("read", np.asarray(rows)):
-                table = read_rows(plan.manifest, rows, n_views=len(plan.views))
+                table = read_rows(plan.manifest, rows, plan.views)
             columns = {name: table[name].to_numpy() for name in table.column_names}
             batches.append(explain(load(columns)))
         write(concatenated(batches))

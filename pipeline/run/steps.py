@@ -15,20 +15,19 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from zarr.core.group import Group
 
 from pipeline.clips.columns import Columns
+from pipeline.clips.views import Views
 from pipeline.dataset.manifest import ROWS_PER_GROUP, Manifest
 from pipeline.logs import fields
 from pipeline.run.tally import Channel, Commit
 from pipeline.status import Status
-from pipeline.store.create import open_store
 from pipeline.store.lease import Lease
+from pipeline.store.opening import Store, open_store
 from pipeline.store.pending import PendingRows
-from pipeline.store.record import store_layout
 from pipeline.store.shards import write_shard
 
-WriteShard = Callable[[Group, Columns, NDArray[np.int64]], NDArray[np.bool_]]
+WriteShard = Callable[[Store, Columns, NDArray[np.int64]], NDArray[np.bool_]]
 """As `write_shard`."""
 
 _LOGGER = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class Stages:
     """Writes a shard."""
 
 
-def read_rows(manifest: Manifest, rows: range, *, n_views: int) -> pa.Table:
+def read_rows(manifest: Manifest, rows: range, views: Views) -> pa.Table:
     """Rows of the manifest with their numbers in the column ``row``, each repeated for its views.
 
     Raises
@@ -58,7 +57,7 @@ def read_rows(manifest: Manifest, rows: range, *, n_views: int) -> pa.Table:
     ManifestChangedError
         If the manifest isn't the one any more that the run was planned with.
     """
-    numbers = np.asarray(rows) // n_views
+    numbers = views.video(np.asarray(rows))
     first, last = int(numbers[0]) // ROWS_PER_GROUP, int(numbers[-1]) // ROWS_PER_GROUP
     groups = pa.concat_tables([_row_group(manifest, group) for group in range(first, last + 1)])
     table = groups.take(pa.array(numbers - first * ROWS_PER_GROUP))
@@ -143,8 +142,8 @@ class Write:
         with self.channel.step("write", rows):
             if self.lease is not None:
                 self.lease.check()
-            group = _opened(self.store_url, self.opened)
-            written = self.write(group, columns, rows)
+            store = _opened(self.store_url, self.opened)
+            written = self.write(store, columns, rows)
         seconds = time.perf_counter() - started_s
         # A task that finds its shard committed tells of it: who committed it may not have.
         new = self.pending.mask(rows)
@@ -156,7 +155,7 @@ class Write:
             "shard committed" if written.any() else "shard found committed",
             extra=fields(
                 run=self.run,
-                shard=first_row // store_layout(group).rows_per_shard,
+                shard=first_row // store.layout.rows_per_shard,
                 rows=int(new.sum()),
                 **counts,
                 bytes=n_bytes,
@@ -172,7 +171,7 @@ def concatenated(batches: list[Columns]) -> Columns:
 
 
 @lru_cache(maxsize=1)
-def _opened(store_url: str, _pass: str) -> Group:
+def _opened(store_url: str, _pass: str) -> Store:
     """Open the store once in each process and pass: that reads the metadata of every array."""
     return open_store(store_url, mode="r+")
 

@@ -26,8 +26,7 @@ from pipeline.dataset.manifest import write_manifest
 from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeConfig
 from pipeline.run.job import real_stages
-from pipeline.run.plan import Plan
-from pipeline.run.prepare import plan_run
+from pipeline.run.plan import Plan, plan_run
 from pipeline.run.steps import Stages
 from pipeline.run.tally import LocalChannel, Tally
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset

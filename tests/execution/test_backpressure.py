@@ -17,7 +17,7 @@ from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError
 from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeConfig
-from pipeline.run.prepare import plan_run
+from pipeline.run.plan import plan_run
 from pipeline.run.resources import (
     FRAMES_SHARE,
     MIN_TASKS,
@@ -27,12 +27,13 @@ from pipeline.run.resources import (
     clips_per_task,
 )
 from pipeline.run.steps import Stages
-from pipeline.store.create import open_store
+from pipeline.store.opening import open_store
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
 from tests.benchmarks.orchestration import write_stand_in_manifest
 from tests.benchmarks.stand_ins import StandInAttributor, StandInLoader
 from tests.support.checkpoints import save_timesformer
+from tests.support.runs import prepared
 
 HANG_S = 120
 """Only a guard: what takes this long is stuck."""
@@ -90,13 +91,14 @@ def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_ma
         model=str(model),
         out=str(tmp_path / "run"),
         batch_size=64,
+        local_object_store="100MB",
     )
     refused = (
         r"batch_size: 3 batches of 64 clips of 1.2 MB are 231 MB of frames, more than 25% of an "
         r"object store of 100 MB; choose a batch_size of 6 at most, or .* of 925 MB or more"
     )
     with pytest.raises(ConfigError, match=refused):
-        plan_run(config, Machine(cpus=2, gpus=0, store_bytes=100_000_000))
+        plan_run(config, machine=Machine(cpus=2, gpus=0))
     assert not (tmp_path / "run").exists()
 
 
@@ -211,7 +213,7 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
     config = AttributeConfig(
         **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1
     )
-    plan = plan_run(config)
+    plan = prepared(config)
     counts = Counts(tmp_path / "counts")
     counts.folder.mkdir()
     store_bytes = ray.cluster_resources()["object_store_memory"]
@@ -258,4 +260,4 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
 
 def plan_rows(plan):
     """Rows that have their commit mark."""
-    return np.flatnonzero(open_store(plan.store_url)["status"][:])
+    return np.flatnonzero(open_store(plan.store_url).array("status")[:])

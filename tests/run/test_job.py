@@ -8,13 +8,12 @@ import pytest
 
 from pipeline.errors import StorageError
 from pipeline.run.job import Limits, PassBrokenError, carry_out, real_stages
-from pipeline.run.prepare import plan_run
 from pipeline.run.serial import execute_serially
 from pipeline.run.tally import Fault, LocalChannel, Tally
 from pipeline.status import Status
-from pipeline.store.create import open_store
+from pipeline.store.opening import open_store
 from pipeline.store.pending import reset_rows
-from tests.support.runs import pending_shards, stored_columns, write_inputs
+from tests.support.runs import pending_shards, prepared, stored_columns, write_inputs
 
 ROWS_PER_SHARD = 4
 N_SHARDS = 4
@@ -28,7 +27,7 @@ def inputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plan(inputs, tmp_path_factory):
     """A plan whose run is finished, and that each test has pending rows of as it likes."""
-    plan = plan_run(inputs.config(tmp_path_factory.mktemp("job") / "run"))
+    plan = prepared(inputs.config(tmp_path_factory.mktemp("job") / "run"))
     execute_serially(plan)
     return plan
 
@@ -50,7 +49,7 @@ class Passes:
     def run_pass(self, pending, shards):
         self.shards.append(shards.tolist())
         n_done, error = self.breaks.pop(0) if self.breaks else (len(shards), None)
-        status = open_store(self.plan.store_url, mode="r+")["status"]
+        status = open_store(self.plan.store_url, mode="r+").array("status")
         for shard in shards[:n_done].tolist():
             rows = self.plan.layout.shard_rows(shard)
             status[rows.start : rows.stop] = Status.OK
@@ -69,7 +68,7 @@ def broken(*shards):
 
 def carried_out(plan, breaks, pending=(0, 1, 2, 3), **limits):
     """Shards of each pass, and those that are left."""
-    status = open_store(plan.store_url, mode="r+")["status"]
+    status = open_store(plan.store_url, mode="r+").array("status")
     status[:] = Status.OK
     for shard in pending:
         rows = plan.layout.shard_rows(shard)
@@ -119,7 +118,7 @@ def test_a_long_run_is_carried_out_in_passes(plan):
 
 
 def test_a_store_that_is_gone_is_the_storages_fault(inputs, tmp_path):
-    plan = plan_run(inputs.config(tmp_path / "run"))
+    plan = prepared(inputs.config(tmp_path / "run"))
     (tmp_path / "run" / "attributions.zarr" / "zarr.json").unlink()
     with pytest.raises(StorageError, match=r"attributions\.zarr"):
         execute_serially(plan)
@@ -143,7 +142,7 @@ def test_clips_that_their_storage_always_fails_for_hold_up_their_shards_alone(
     plan, caplog, rows, left
 ):
     expected = stored_columns(plan.config.out)
-    reset_rows(plan.store_url, [Status.OK])
+    reset_rows(open_store(plan.store_url, mode="r+"), [Status.OK])
 
     def stages_of(*arguments):
         stages = real_stages(*arguments)

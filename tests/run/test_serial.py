@@ -13,19 +13,19 @@ import pytest
 from pipeline.attribution.method import Method
 from pipeline.clips.views import ViewsConfig
 from pipeline.errors import ConfigError, StorageError
-from pipeline.models.devices import n_gpus
+from pipeline.models.device import n_gpus
 from pipeline.run.config import SamplingConfig
 from pipeline.run.job import real_stages
-from pipeline.run.prepare import plan_run
 from pipeline.run.serial import check_serial, execute_serially
 from pipeline.status import Status
-from pipeline.store.create import open_store
+from pipeline.store.opening import open_store
 from pipeline.store.pending import reset_rows
 from tests.support.runs import (
     assert_same_columns,
     objects,
     pending_shards,
     plain_columns,
+    prepared,
     run_attribute,
     stored_columns,
     write_inputs,
@@ -54,7 +54,7 @@ def inputs(tmp_path_factory):
     ids=["usual", "layers and heads", "one and a short shard", "views"],
 )
 def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(inputs, tmp_path, changes):
-    plan = plan_run(inputs.config(tmp_path / "run", **changes))
+    plan = prepared(inputs.config(tmp_path / "run", **changes))
     summary = execute_serially(plan)
     assert summary.n_pending == 0
     assert summary.seconds > 0
@@ -132,7 +132,7 @@ def test_ctrl_c_keeps_what_was_finished_and_the_same_command_goes_on(inputs, tmp
     assert run_attribute([*flags, "--serial"]) == 0
     assert before.items() <= objects(out).items()
     assert_same_columns(
-        stored_columns(out), plain_columns(plan_run(inputs.config(tmp_path / "plain")))
+        stored_columns(out), plain_columns(prepared(inputs.config(tmp_path / "plain")))
     )
 
 
@@ -140,24 +140,24 @@ def test_ctrl_c_keeps_what_was_finished_and_the_same_command_goes_on(inputs, tmp
 def test_a_storage_that_fails_for_a_clip_holds_up_its_shard_alone(inputs, tmp_path, row, left):
     out = tmp_path / "run"
     away = ending(row, StorageError("clips/five.mp4: its storage fails for it"))
-    summary = away(plan_run(inputs.config(out)))
+    summary = away(prepared(inputs.config(out)))
     assert pending_shards(out) == left
     assert summary.n_pending == (2 if left == [3] else 4)
-    assert execute_serially(plan_run(inputs.config(out))).n_pending == 0
+    assert execute_serially(prepared(inputs.config(out))).n_pending == 0
 
 
 def test_an_error_of_the_program_is_raised_as_it_is(inputs, tmp_path):
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        ending(5, ZeroDivisionError("a bug"))(plan_run(inputs.config(tmp_path / "run")))
+        ending(5, ZeroDivisionError("a bug"))(prepared(inputs.config(tmp_path / "run")))
     assert pending_shards(tmp_path / "run") == [1, 2, 3]
 
 
 def test_rows_that_are_done_keep_what_is_stored(inputs, tmp_path):
     out = tmp_path / "run"
-    plan = plan_run(inputs.config(out))
+    plan = prepared(inputs.config(out))
     execute_serially(plan)
     before = stored_columns(out)
-    reset_rows(plan.store_url, [Status.MISSING])
+    reset_rows(open_store(plan.store_url, mode="r+"), [Status.MISSING])
     clip = Path(inputs.manifest).parent / "clips" / f"{inputs.video_ids[0]}.mp4"
     clip.rename(tmp_path / "away.mp4")
     try:
@@ -168,7 +168,7 @@ def test_rows_that_are_done_keep_what_is_stored(inputs, tmp_path):
 
 
 def test_a_finished_run_does_nothing_when_it_is_run_again(inputs, tmp_path):
-    plan = plan_run(inputs.config(tmp_path / "run"))
+    plan = prepared(inputs.config(tmp_path / "run"))
     execute_serially(plan)
     before = objects(tmp_path / "run")
     assert execute_serially(plan).seconds == 0
@@ -178,7 +178,7 @@ def test_a_finished_run_does_nothing_when_it_is_run_again(inputs, tmp_path):
 def test_the_flag_is_not_recorded(inputs, tmp_path):
     assert run_attribute(inputs.flags(tmp_path / "run", "--serial")) == 1
     group = open_store(str(tmp_path / "run" / "attributions.zarr"))
-    assert "serial" not in group.attrs["config"]
+    assert "serial" not in group.record.config
 
 
 def test_a_gpu_that_is_not_there_is_refused(inputs, tmp_path):

@@ -144,7 +144,7 @@ def test_progress_that_cannot_be_read_is_not_shown_and_hides_nothing(capsys):
 
 def test_in_json_progress_is_a_record(caplog):
     tally = Tally(4)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "pipeline")
     with shown_progress(tally.progress, n_rows=4, n_done=0, log_format="json"):
         tally.commit(Commit(0, {"ok": 4}, 1))
     last = caplog.records[-1]

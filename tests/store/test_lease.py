@@ -14,13 +14,12 @@ import pytest
 
 from pipeline.errors import LeaseError, LeaseLostError, StoreError
 from pipeline.run.job import real_stages
-from pipeline.run.prepare import plan_run
 from pipeline.run.serial import execute_serially
 from pipeline.storage.files import read_bytes, write_bytes
 from pipeline.store.lease import Holder, Times, _this_process, held_by, leased
 from pipeline.store.run_folder import lease_url
 from tests.support.object_storage import BUCKET, OWNER, environment
-from tests.support.runs import objects, pending_shards, run_attribute, write_inputs
+from tests.support.runs import objects, pending_shards, prepared, run_attribute, write_inputs
 
 TIMES = Times(expiry_s=60, renewal_s=0.1, settle_s=0.2, look_s=0.02)
 """Renewed in a moment; what isn't would be watched for as long as in a real run."""
@@ -227,7 +226,7 @@ def test_a_driver_whose_run_was_taken_over_writes_nothing_more(inputs, tmp_path,
 
 def test_a_second_command_is_refused_with_one_line_and_changes_nothing(inputs, tmp_path, capsys):
     out = tmp_path / "run"
-    execute_serially(plan_run(inputs.config(out)))
+    execute_serially(prepared(inputs.config(out)))
     before = objects(out)
     with leased(str(out), verb="attribute", times=TIMES):
         for flags in ((), ("--overwrite",), ("--retry-failed=all",)):

@@ -12,10 +12,9 @@ from pipeline.errors import StorageError
 from pipeline.execution.passes import execute
 from pipeline.models.attributor import Attributor
 from pipeline.run.job import Limits, real_stages
-from pipeline.run.prepare import plan_run
 from pipeline.store.shards import write_shard
 from tests.support.processes import HANG_S
-from tests.support.runs import assert_same_columns, run_attribute, stored_columns
+from tests.support.runs import assert_same_columns, prepared, run_attribute, stored_columns
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +65,7 @@ def test_the_models_of_a_broken_pass_are_gone_when_the_next_ones_start(
             write=WriteThatFailsOnce(tmp_path),
         )
 
-    plan = plan_run(finished_run.inputs.config(tmp_path / "run"))
+    plan = prepared(finished_run.inputs.config(tmp_path / "run"))
     assert execute(plan, stages_of=stages_of).n_pending == 0
     assert "rows 4 to 7: the disk was away" in caplog.text
     notes = [path.read_text() for path in tmp_path.glob("[0-9]*")]
@@ -88,4 +87,4 @@ def test_a_run_that_nobody_works_on_is_ended_with_a_line(finished_run, tmp_path,
     assert last.startswith("attribute: error: nobody has worked on the run for 1")
     assert last.endswith("what was finished is kept, and the same command goes on")
     with pytest.raises(StorageError):
-        ended(plan_run(finished_run.inputs.config(out)))
+        ended(prepared(finished_run.inputs.config(out)))
