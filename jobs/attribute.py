@@ -62,9 +62,10 @@ def chosen_place(job: AttributeJob) -> Place:
         from pipeline.run.serial import check_serial, execute_serially
 
         return Place(check_serial, execute_serially)
-    from pipeline.execution.cluster import machine_to_start
+    from pipeline.execution.cluster import check_target, machine_to_start
     from pipeline.execution.passes import execute
 
+    check_target(job.runs()[0])
     return Place(machine_to_start, execute)
 
 
@@ -101,7 +102,7 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
 
 def main() -> int:
     """Be the command: exit code."""
-    job = partial(run_job, AttributeJob, attribute, verb="attribute")
+    job = partial(run_job, AttributeJob, attribute, verb="attribute", keeps=True)
     # A serial run is for debuggers, too, and loads no Ray that would end it.
     return job() if "--serial" in sys.argv else with_last_word(job, verb="attribute")
 

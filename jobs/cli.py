@@ -15,7 +15,14 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from jobs.last_word import tell_carried_out
 from pipeline.credentials import without_credentials
-from pipeline.errors import ConfigError, ManifestChangedError, StaaError, StorageError, reason_of
+from pipeline.errors import (
+    ConfigError,
+    ManifestChangedError,
+    StaaError,
+    StorageError,
+    StoreGoneError,
+    reason_of,
+)
 from pipeline.run.config import FOR_ONE_CALL
 from pipeline.storage.files import read_bytes
 
@@ -37,35 +44,35 @@ def run_job(
     job: Callable[[Config], int],
     *,
     verb: str,
+    keeps: bool = False,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, run the job, and return its exit code.
 
+    ``keeps`` says whether a job that was broken off keeps what it has finished.
+
     A `StaaError` becomes one line on stderr and exit code 2, a `StorageError` or a
     `ManifestChangedError` one and exit code 1.
     """
+    kept = "; what was finished is kept" if keeps else ""
     try:
         with _terminated_by_exception():
             return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        print(f"{verb}: interrupted; what was finished is kept", file=sys.stderr)
+        print(f"{verb}: interrupted{kept}", file=sys.stderr)
         return INTERRUPTED
     except _Terminated:
-        print(f"{verb}: terminated; what was finished is kept", file=sys.stderr)
+        print(f"{verb}: terminated{kept}", file=sys.stderr)
         return TERMINATED
     except ManifestChangedError as error:
-        print(f"{verb}: error: {_one_line(error)}; what was finished is kept", file=sys.stderr)
+        print(f"{verb}: error: {_one_line(error)}{kept}", file=sys.stderr)
         return BROKEN_OFF
     except StaaError as error:
         print(f"{verb}: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except StorageError as error:
-        done = error.done if isinstance(error, _MidwayError) else ""
-        print(
-            f"{verb}: error: {_one_line(error)}; what was finished is kept, and the same command "
-            f"{f'without {done} ' if done else ''}goes on",
-            file=sys.stderr,
-        )
+        how = _how_to_go_on(error, keeps)
+        print(f"{verb}: error: {_one_line(error)}; {how}", file=sys.stderr)
         return BROKEN_OFF
 
 
@@ -122,6 +129,17 @@ class _MidwayError(StorageError):
     def __init__(self, error: StorageError, done: str) -> None:
         super().__init__(str(error))
         self.done = done
+
+
+def _how_to_go_on(error: StorageError, keeps: bool) -> str:
+    """Say what is left of a job, and what the same command would do."""
+    done = error.done if isinstance(error, _MidwayError) else ""
+    command = f"the same command{f' without {done}' if done else ''}"
+    if isinstance(error, StoreGoneError) or isinstance(error.__cause__, StoreGoneError):
+        return f"nothing of the run is left, and {command} starts it over"
+    if not keeps:
+        return f"{command} may succeed later"
+    return f"what was finished is kept, and {command} goes on"
 
 
 @contextmanager

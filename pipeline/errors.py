@@ -42,6 +42,10 @@ class ClusterError(StorageError):
     """The cluster that carries a run out was lost, or stands still; jobs exit with 1."""
 
 
+class StoreGoneError(StorageError):
+    """The store was deleted while a run went on; jobs exit with 1, and nothing is left."""
+
+
 class LeaseLostError(StorageError):
     """Somebody else has taken over the run; jobs exit with 1."""
 

@@ -132,9 +132,9 @@ def tally_channel(
 def _end(actors: list[ray.actor.ActorHandle]) -> None:
     """End actors, and wait until they are gone."""
     for actor in actors:
-        actor.__ray_terminate__.remote()
+        actor.__ray_terminate__.options(max_task_retries=0).remote()
     # Never answered: that there will be no answer is known once the actor is gone.
-    answers = {actor.__ray_ready__.remote(): actor for actor in actors}
+    answers = {actor.__ray_ready__.options(max_task_retries=0).remote(): actor for actor in actors}
     left = _unanswered([*answers], _GRACE_S)
     for answer in left:
         ray.kill(answers[answer])

@@ -20,7 +20,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline.credentials import without_credentials
 from pipeline.errors import ClusterError
 from pipeline.execution.backpressure import StalledError, bound_in_flight
-from pipeline.execution.cluster import connected
+from pipeline.execution.cluster import check_alive, check_shared, connected
 from pipeline.execution.counter import ActorChannel, tally_channel
 from pipeline.execution.metrics import RunMetrics
 from pipeline.execution.sink import ShardSink
@@ -44,13 +44,6 @@ from pipeline.store.schema import StoreLayout
 from pipeline.store.state import RunSummary
 
 _LOGGER = logging.getLogger(__name__)
-
-_WARNING_OF_WHAT_IS_MEANT = (
-    "ray.data._internal.progress",
-    "ray.data._internal.logical.rules.set_read_parallelism",
-    "ray.data._internal.util",
-)
-"""Ray Data warns that its own bars are off, and that there are many more tasks than CPUs."""
 
 
 def execute(
@@ -98,6 +91,7 @@ def _on_ray(
             log_format=config.log_format,
         ),
     ):
+        check_shared(config.out)
         stages = stages_of(plan, pool.device, channel)
 
         def run_pass(pending: PendingRows, shards: NDArray[np.int64]) -> None:
@@ -108,6 +102,7 @@ def _on_ray(
             except StalledError as error:
                 raise ClusterError(str(error)) from error
             except RayError as error:
+                check_alive()
                 raise PassBrokenError(_reason_of(error), channel.end_pass()) from error
 
         yield run_pass
@@ -129,9 +124,8 @@ def _attribute(
     # A task gives one block, however large: batches would not be what they are if it were cut.
     context.target_max_block_size = None
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    for name in _WARNING_OF_WHAT_IS_MEANT:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs tracebacks of what is raised here and told in one line; workers log theirs.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     resources = ray.cluster_resources()
     clip_bytes = plan.checkpoint.geometry.clip_bytes
     n_clips = fit_into_store(

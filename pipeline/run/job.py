@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.loader import ClipLoader
-from pipeline.errors import ManifestError, StorageError, StoreError
+from pipeline.errors import ManifestError, StorageError, StoreError, StoreGoneError
 from pipeline.logs import fields
 from pipeline.models.attributor import Attributor
 from pipeline.run.plan import Plan
@@ -22,7 +22,7 @@ from pipeline.run.steps import Stages
 from pipeline.run.tally import Channel, Fault
 from pipeline.store.failures import write_failures
 from pipeline.store.lease import Lease
-from pipeline.store.opening import open_store
+from pipeline.store.opening import Absent, Foreign, find_store, open_store
 from pipeline.store.pending import PendingRows, pending_rows, read_status
 from pipeline.store.state import RunSummary, summarise
 
@@ -136,6 +136,12 @@ def carry_out(
             lease.check()
         write_failures(plan.config.out, store, status, plan.manifest)
     except (StoreError, ManifestError, OSError) as error:
+        gone = f"{plan.store_url} was deleted while the run went on"
+        match find_store(plan.store_url):
+            case Absent():
+                raise StoreGoneError(gone) from error
+            case Foreign():
+                raise StoreGoneError(f"{gone}; delete what was written there since") from error
         raise StorageError(str(error)) from error
     summary = summarise(status, seconds=seconds)
     counts = {code.label: count for code, count in summary.counts.items()}
@@ -160,9 +166,9 @@ def _in_passes(
             run_pass(pending, shards[:shards_per_pass])
             shards, n_stuck = shards[shards_per_pass:], 0
         except PassBrokenError as broken:
+            left = pending_rows(open_store(plan.store_url))
             if lease is not None:
                 lease.check()
-            left = pending_rows(open_store(plan.store_url))
             remaining = np.setdiff1d(left.shards, left_out)
             faulty = broken.shards(config.rows_per_shard)
             n_left, n_shards = len(remaining), len(shards)

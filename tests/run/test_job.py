@@ -1,12 +1,13 @@
 """How a run goes on over passes that break off; who carries the passes out plays no part."""
 
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, StoreGoneError
 from pipeline.run.job import Limits, PassBrokenError, carry_out, real_stages
 from pipeline.run.serial import execute_serially
 from pipeline.run.tally import Fault, LocalChannel, Tally
@@ -166,3 +167,20 @@ def test_stages_are_wired_as_the_plan_says(plan):
     assert heard.progress().decoded == 1
     assert stages.attribute_arguments["n_threads"] == 1
     assert stages.attribute_bytes > 2 * plan.checkpoint.weights_bytes
+
+
+def test_a_store_that_is_deleted_while_the_run_goes_on_leaves_nothing(inputs, tmp_path):
+    plan = prepared(inputs.config(tmp_path / "run"))
+
+    def stages_of(*arguments):
+        stages = real_stages(*arguments)
+
+        def write(store, columns, rows):
+            if rows[0] == 4:
+                shutil.rmtree(tmp_path / "run")
+            return stages.write(store, columns, rows)
+
+        return replace(stages, write=write)
+
+    with pytest.raises(StoreGoneError, match=r"attributions\.zarr was deleted while"):
+        execute_serially(plan, stages_of=stages_of)

@@ -144,7 +144,7 @@ def run_attribute(
     """Run `jobs.attribute` in this process, if need be with another way to carry out its plans."""
     place_of = None if execute is None else (lambda job: Place(lambda config: machine, execute))
     job = partial(attribute, place_of=place_of)
-    return run_job(AttributeJob, job, verb="attribute", argv=argv)
+    return run_job(AttributeJob, job, verb="attribute", keeps=True, argv=argv)
 
 
 def plain_columns(plan: Plan) -> Columns:
