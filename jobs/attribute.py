@@ -7,11 +7,9 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs.cli import flags_carried_out, run_job
-from jobs.last_word import with_last_word
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeConfig, AttributeJob
 
@@ -20,6 +18,11 @@ if TYPE_CHECKING:
     from pipeline.run.resources import Machine
     from pipeline.status import Status
     from pipeline.store.lease import Lease
+    from pipeline.store.state import RunSummary
+
+if TYPE_CHECKING:
+    from pipeline.run.plan import Plan
+    from pipeline.status import Status
     from pipeline.store.state import RunSummary
 
 
@@ -102,9 +105,14 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
 
 def main() -> int:
     """Be the command: exit code."""
-    job = partial(run_job, AttributeJob, attribute, verb="attribute", keeps=True)
-    # A serial run is for debuggers, too, and loads no Ray that would end it.
-    return job() if "--serial" in sys.argv else with_last_word(job, verb="attribute")
+    return run_job(
+        AttributeJob,
+        attribute,
+        verb="attribute",
+        keeps=True,
+        # A serial run is for debuggers, too, and loads no Ray that would end it.
+        apart=lambda job: not job.serial,
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Command lines from pydantic models: flags, a YAML file, errors on one line, exit codes."""
 
 import argparse
+import logging
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -13,7 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from jobs.last_word import tell_carried_out
+from jobs import hand_over_signals
+from jobs.last_word import tell_carried_out, with_last_word
 from pipeline.credentials import without_credentials
 from pipeline.errors import (
     ConfigError,
@@ -45,23 +50,46 @@ def run_job(
     *,
     verb: str,
     keeps: bool = False,
+    apart: Callable[[Config], bool] = lambda config: False,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, run the job, and return its exit code.
 
-    ``keeps`` says whether a job that was broken off keeps what it has finished.
-
     A `StaaError` becomes one line on stderr and exit code 2, a `StorageError` or a
     `ManifestChangedError` one and exit code 1.
+
+    Parameters
+    ----------
+    keeps
+        Whether a job that was broken off keeps what it has finished.
+    apart
+        Whether the job is to run in a process of its own, see `jobs.last_word`.
     """
+    configs: list[Config] = []
+
+    def read() -> int:
+        configs.append(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
+        return 0
+
+    if refused := _told(read, verb=verb, keeps=keeps):
+        return refused
+    (config,) = configs
+    run = partial(_told, partial(job, config), verb=verb, keeps=keeps)
+    return with_last_word(run, verb=verb) if apart(config) else run()
+
+
+def _told(step: Callable[[], int], *, verb: str, keeps: bool) -> int:
+    """Exit code of a step of a job, whose errors are told on one line."""
     kept = "; what was finished is kept" if keeps else ""
     try:
         with _terminated_by_exception():
-            return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
+            return step()
     except KeyboardInterrupt:
+        _leave_unawaited()
         print(f"{verb}: interrupted{kept}", file=sys.stderr)
         return INTERRUPTED
     except _Terminated:
+        _leave_unawaited()
         print(f"{verb}: terminated{kept}", file=sys.stderr)
         return TERMINATED
     except ManifestChangedError as error:
@@ -94,7 +122,7 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
 
     class Settings(BaseSettings, config_class):  # type: ignore[misc, valid-type]
         model_config = SettingsConfigDict(
-            cli_prog_name=f"python -m jobs.{verb}",
+            cli_prog_name=_program(verb),
             cli_kebab_case=True,
             cli_avoid_json=True,
             cli_hide_none_type=True,
@@ -121,6 +149,11 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
     except ValidationError as error:
         problems = "; ".join(_describe(dict(item)) for item in error.errors())
         raise ConfigError(problems) from error
+
+
+def _program(verb: str) -> str:
+    """Name of the command as it was called."""
+    return f"staa {verb}" if Path(sys.argv[0]).stem == "staa" else f"python -m jobs.{verb}"
 
 
 class _MidwayError(StorageError):
@@ -156,6 +189,12 @@ def flags_carried_out(config: BaseModel) -> Iterator[None]:
         raise _MidwayError(error, ", ".join(given)) from error
 
 
+def _leave_unawaited() -> None:
+    """Keep asyncio from telling, behind our last line, of requests that nobody waits for now."""
+    logging.getLogger("asyncio").disabled = True
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+
+
 class _Terminated(BaseException):
     """SIGTERM; like KeyboardInterrupt, not for those who handle errors."""
 
@@ -173,6 +212,7 @@ def _terminated_by_exception() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    hand_over_signals()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield

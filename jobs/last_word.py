@@ -52,7 +52,8 @@ def with_last_word(job: Callable[[], int], *, verb: str) -> int:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     code = os.waitstatus_to_exitcode(status)
-    if words.get("is_said"):
+    # With these it ended on a signal before it was a job, see `jobs`.
+    if words.get("is_said") or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return code
     goes_on = f"the same command {words.get('but', '')}goes on"
     print(

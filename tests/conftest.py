@@ -18,7 +18,13 @@ from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.run.config import AttributeJob
 from pipeline.storage.retries import PATIENCE_VARIABLE
-from tests.support.object_storage import FaultProxy, fault_proxy, seaweedfs
+from tests.support.object_storage import (
+    OWNER,
+    FaultProxy,
+    environment,
+    fault_proxy,
+    seaweedfs,
+)
 from tests.support.processes import kill, processes_of
 from tests.support.runs import Inputs, write_inputs
 
@@ -78,6 +84,14 @@ def proxy(shared_proxy: FaultProxy) -> FaultProxy:
     """Proxy before the S3 server, without faults as yet."""
     shared_proxy.reset()
     return shared_proxy
+
+
+@pytest.fixture
+def s3(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The proxy, with this process as a user of the bucket behind it, who is patient."""
+    monkeypatch.setenv(PATIENCE_VARIABLE, "60")
+    with environment(monkeypatch, OWNER.environment(proxy.endpoint)):
+        yield proxy
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,8 @@ from pipeline.run.job import real_stages
 from pipeline.run.plan import Plan, plan_run
 from pipeline.run.steps import Stages
 from pipeline.run.tally import LocalChannel, Tally
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig
+from pipeline.synthetic.dataset import write_dataset
 from tests.support.checkpoints import save_timesformer
 
 SMALL = "pipeline/synthetic/checkpoints/8-frames"
