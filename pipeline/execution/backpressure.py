@@ -121,8 +121,8 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         """
         if not self._attribute.get_actor_info().running:
             starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
-            if starting:
-                ray.wait(starting, num_returns=1, timeout=_WAIT_S)
+            while starting and not ray.wait(starting, num_returns=1, timeout=_WAIT_S)[0]:
+                self._watch()
 
     def _check_models(self) -> None:
         """Fail if a model died while it had nothing to do, and isn't started again any more.

@@ -37,19 +37,21 @@ class StuckAttributor(Attributor):
 
 @dataclass(frozen=True)
 class WriteThatFailsOnce:
-    """Fails in the first pass, while the model is stuck."""
+    """Fails in the first pass, once a shard is stored and the model is stuck."""
 
     folder: Path
 
     def __call__(self, group, columns, rows):
-        deadline = time.monotonic() + HANG_S
-        while not (self.folder / "stuck").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
         if rows[0] == 4 and not (self.folder / "failed").exists():
+            deadline = time.monotonic() + HANG_S
+            while not all((self.folder / name).exists() for name in ("stored", "stuck")):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
             (self.folder / "failed").touch()
             raise OSError("the disk was away")
-        return write_shard(group, columns, rows)
+        written = write_shard(group, columns, rows)
+        (self.folder / "stored").touch()
+        return written
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
