@@ -43,6 +43,9 @@ _WAITS_S = (0.5, 1.0, 2.0, 4.0)
 """Before a child that was killed while it started is started again: memory may be free by then."""
 _GRACE_S = 10.0
 """For a child that has let go of its connection to say why, and to end with its own code."""
+_ENDED = (EOFError, OSError)
+"""What a connection raises of a child that has ended: EOFError between two messages, and inside one
+a plain OSError."""
 _PR_SET_PDEATHSIG = 1
 _LOGGER = logging.getLogger(__name__)
 
@@ -110,7 +113,7 @@ class ExpendableDecoder:
                 connection = self._ready_connection()
                 try:
                     return self._exchange(connection, frames, request, data, timeout_s)
-                except (EOFError, ConnectionError):
+                except _ENDED:
                     _LOGGER.warning(
                         "the decoder ended with code %s in try %d of %d",
                         self._end(_GRACE_S),
@@ -163,7 +166,7 @@ class ExpendableDecoder:
                 raise DecodeError(
                     Status.TIMEOUT, f"decoding took longer than {timeout_s:g} s"
                 ) from error
-            if not isinstance(error, EOFError | ConnectionError):
+            if not isinstance(error, _ENDED):
                 self._end()
             raise
         finally:

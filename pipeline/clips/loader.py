@@ -1,6 +1,6 @@
 """Manifest rows to the model's uint8 input; a clip that fails stays a row with a named status."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -39,6 +39,8 @@ class ClipLoader:
     """Memory that decoding one clip may take."""
     decode: str = DECODE
     """What the child runs; see `pipeline.clips.decoder_process`."""
+    on_clip: Callable[[int], None] = lambda row: None
+    """Is told the row of each clip once it was decoded, or has failed."""
 
     def __call__(self, rows: Columns) -> Columns:
         """Load a batch of manifest rows."""
@@ -61,6 +63,7 @@ class ClipLoader:
             except DecodeError as error:
                 status[clip] = error.status
                 message[clip] = error.message
+            self.on_clip(int(rows["row"][clip]))
         return {
             "row": rows["row"],
             "video_id": rows["video_id"],

@@ -30,8 +30,8 @@ from pipeline.dataset.manifest import (
 )
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.execution.passes import execute
-from pipeline.execution.stages import real_stages
 from pipeline.run.config import AttributeConfig
+from pipeline.run.job import real_stages
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from tests.support.checkpoints import save_timesformer

@@ -103,7 +103,7 @@ def test_what_the_child_never_takes_runs_into_the_limit_too(decoder, mp4):
     assert not is_running(child)
 
 
-@pytest.mark.parametrize("what", ["exit", "segfault", "raise", "allocate 4000000000"])
+@pytest.mark.parametrize("what", ["exit", "segfault", "half", "raise", "allocate 4000000000"])
 def test_what_takes_the_child_down_is_tried_again_and_then_crashed(decoder, mp4, what, caplog):
     decoded(decoder, mp4)
     with caplog.at_level(logging.WARNING):
@@ -112,7 +112,8 @@ def test_what_takes_the_child_down_is_tried_again_and_then_crashed(decoder, mp4,
         Status.CRASHED,
         "the decoder took its process down in each of 3 tries",
     )
-    code = {"exit": 3, "segfault": -signal.SIGSEGV}.get(what, 1)
+    codes = {"exit": 3, "segfault": -signal.SIGSEGV, "half": -signal.SIGKILL}
+    code = codes.get(what, 1)
     assert caplog.messages == [
         f"the decoder ended with code {code} in try {attempt} of {N_TRIES}"
         for attempt in range(1, N_TRIES + 1)

@@ -54,7 +54,7 @@ def test_a_gpu_that_is_not_there_is_refused_unless_one_may_come():
     with pytest.raises(ConfigError, match="device: 'cuda'"):
         model_pool(config_of(device="cuda"), cpus=8, gpus=0)
     pool = model_pool(config_of(device="cuda"), cpus=8, gpus=0, may_grow=True)
-    assert pool == ModelPool("cuda", 1)
+    assert pool == ModelPool("cuda", 1, may_grow=True)
 
 
 def test_too_many_models_are_refused_before_a_store_is_made(tmp_path):
