@@ -40,6 +40,7 @@ def real_stages(plan: Plan, pool: ModelPool, metrics: RunMetrics) -> Stages:
             class_of_label=plan.class_of_label,
             decode_timeout_s=config.decode_timeout,
             decode_memory_bytes=int(config.decode_memory),
+            witness=plan.witness,
         ),
         attribute=Attributor,
         attribute_arguments={

@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline import __version__
 from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.reachable import find_witness
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import inputs_of_views
 from pipeline.dataset.labels import resolve_labels
@@ -22,6 +23,7 @@ from pipeline.run.config import AttributeConfig
 from pipeline.status import Status
 from pipeline.store.append import check_appended
 from pipeline.store.create import check_writable, open_store, store_exists
+from pipeline.store.pending import pending_rows
 from pipeline.store.record import check_identity, run_id
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
@@ -47,6 +49,8 @@ class Plan:
     store_url: str
     run: str
     """Short name of the run, in logs and metrics."""
+    witness: str | None = None
+    """Path of a clip that can be read, found before anything was started."""
     retried: Mapping[Status, int] = field(default_factory=dict)
     """Rows that had failed in an earlier run and are pending anew, by their status there."""
 
@@ -96,6 +100,7 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
         "attribution_version": ATTRIBUTION_VERSION,
     }
     url, run = store_url(config.out), run_id(config.out, identity)
+    reads_clips = True
     if store_exists(url) and not config.overwrite:
         group = open_store(url, mode="r+")
         if config.append:
@@ -103,12 +108,14 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
         else:
             check_identity(group, identity)
         check_writable(group, url)
+        reads_clips = config.append or bool(config.retry_failed or pending_rows(group).n_rows)
     elif config.append:
         raise ConfigError(f"append: there is no run in {config.out} to add to")
     else:
         # Those of a store that is there are known by their digest to be whole.
         _check_weights(checkpoint)
-    plan = Plan(config, manifest, checkpoint, views, class_of_label, layout, url, run)
+    witness = find_witness(manifest) if reads_clips else None
+    plan = Plan(config, manifest, checkpoint, views, class_of_label, layout, url, run, witness)
     return plan, identity, _attributes(config, checkpoint, sampling, layers)
 
 
