@@ -95,7 +95,6 @@ def test_list_lines(root, tmp_path):
         "b class/2.mp4 7\n"
         "b class/1.MP4\tplaying ü, loud\n"
         "b class/1.MP4\r\n"
-        "no/suffix 3\n"
         "gone.mp4 -1\n"
         "my clip.mp4\t\n"
     )
@@ -106,7 +105,6 @@ def test_list_lines(root, tmp_path):
         ("b class/2.mp4", "7"),
         ("b class/1.MP4", "playing ü, loud"),
         ("b class/1.MP4", None),
-        ("no/suffix 3", None),
         ("gone.mp4", "-1"),
         ("my clip.mp4", None),
     ]
@@ -328,7 +326,7 @@ def test_what_is_no_manifest_is_refused(root, tmp_path):
     with pytest.raises(ManifestError, match="not a Parquet file"):
         read_manifest(url)
     pq.write_table(pa.table({"path": ["a.mp4"]}), url)
-    with pytest.raises(ManifestError, match="columns are path string; expected video_id string"):
+    with pytest.raises(ManifestError, match="has no column video_id; its columns are path"):
         read_manifest(url)
     table = build_manifest(layout="folders", clips=str(root))
     pq.write_table(table.replace_schema_metadata(None), url)
@@ -342,7 +340,7 @@ def test_what_is_no_manifest_is_refused(root, tmp_path):
     )
     with pytest.raises(ManifestError, match="version 99, expected 1"):
         read_manifest(url)
-    with pytest.raises(ManifestError, match="columns are"):
+    with pytest.raises(ManifestError, match="has no column video_id"):
         write_manifest(table.select(["path"]), url)
 
 
