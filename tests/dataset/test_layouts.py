@@ -268,12 +268,7 @@ def test_activitynet(make):
         ("test", "v_test.mp4", None, "testing", None),
     ]
     assert build_manifest(layout="activitynet", split="testing", **arguments).num_rows == 1
-    for wrong in (
-        [],
-        {"database": []},
-        {"database": {"a": 1}},
-        {"database": {"a": {"annotations": 3}}},
-    ):
+    for database in ([], {"a": 1}, {"a": {"annotations": 3}}, {"a": {"annotations": [{}]}}, None):
         with pytest.raises(ManifestError, match="layout activitynet"):
             build_manifest(layout="activitynet", **make(text={"database": database}))
 
