@@ -78,6 +78,8 @@ def mutated_json(data: bytes, random: Random) -> bytes:
     content = json.loads(data)
     for _ in range(random.choice([1, 1, 1, 2, 3])):
         places = list(_places(content))
+        if not places:
+            break
         holder, key = random.choice(places)
         kind = random.randrange(6)
         if kind == 0 and isinstance(holder, dict):
