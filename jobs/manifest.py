@@ -8,9 +8,6 @@ from pydantic_settings import NoDecode
 
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
-from pipeline.dataset.layouts import append_clips, compare, read_dataset
-from pipeline.dataset.manifest import read_manifest, write_manifest
-from pipeline.text import printable
 
 
 def _by_column(value: Any) -> Any:
@@ -64,6 +61,10 @@ class ManifestConfig(FrozenConfig):
 
 def manifest(config: ManifestConfig) -> int:
     """Build the manifest, behind the rows of an earlier one if there is one, and write it."""
+    from pipeline.dataset.layouts import append_clips, compare, read_dataset
+    from pipeline.dataset.manifest import read_manifest, write_manifest
+    from pipeline.text import printable
+
     old = None if config.append_to is None else read_manifest(config.append_to)
     dataset = read_dataset(
         layout=config.layout,
