@@ -37,6 +37,8 @@ class ClipLoader:
     """Time that decoding one clip may take."""
     decode_memory_bytes: int = 4_000_000_000
     """Memory that decoding one clip may take."""
+    witness: str | None = None
+    """Path of a clip that was there before the run; see `pipeline.clips.fetch`."""
     decode: str = DECODE
     """What the child runs; see `pipeline.clips.decoder_process`."""
     on_clip: Callable[[int], None] = lambda row: None
@@ -50,7 +52,7 @@ class ClipLoader:
         status = np.full(n_clips, Status.OK, np.uint8)
         message = np.full(n_clips, "", object)
         decoder = process_decoder(self.decode, self.decode_memory_bytes)
-        for clip, fetched in enumerate(_fetched_ahead(self.root, rows["path"])):
+        for clip, fetched in enumerate(_fetched_ahead(self.root, rows["path"], self.witness)):
             view = self.views.of(int(rows["row"][clip]))
             try:
                 frame_index[clip] = decoder.decode_into(
@@ -79,12 +81,12 @@ class ClipLoader:
         return -1 if label is None else self.class_of_label[label]
 
 
-def _fetched_ahead(root: str, paths: Iterable[str]) -> Iterator[Future[bytes]]:
+def _fetched_ahead(root: str, paths: Iterable[str], witness: str | None) -> Iterator[Future[bytes]]:
     """Fetch clips in order, each while the one before it is decoded; views of one share it."""
     with ThreadPoolExecutor(1) as pool:
         current: list[Future[bytes]] = []
         for path, same in groupby(paths):
-            ahead = [pool.submit(fetch_clip, root, str(path))] * len(list(same))
+            ahead = [pool.submit(fetch_clip, root, str(path), witness)] * len(list(same))
             yield from current
             current = ahead
         yield from current

@@ -84,6 +84,7 @@ def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
             class_of_label=plan.class_of_label,
             decode_timeout_s=config.decode_timeout,
             decode_memory_bytes=int(config.decode_memory),
+            witness=plan.witness,
             on_clip=channel.decoded,
         ),
         attribute=Attributor,

@@ -1,8 +1,10 @@
 """Whole files and parts of files, anywhere fsspec reaches."""
 
+import errno
 import io
 import os
 import shutil
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +52,7 @@ class RetryingReader(io.RawIOBase):
     def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
         """Open a file; raises as `with_retries` does."""
         self._path = path
+        check_is_file(filesystem, path)
         self._file = with_retries(path, lambda: filesystem.open(path, "rb"))
 
     def readable(self) -> bool:
@@ -86,11 +89,49 @@ class RetryingReader(io.RawIOBase):
         super().close()
 
 
-def read_bytes(url: str) -> bytes:
-    """Read a whole object; raises as `with_retries` and `open_filesystem` do."""
+def check_is_file(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+    """Refuse what would be waited for without end: a pipe, a socket or a device of this machine.
+
+    A pipe that the shell has opened for this process, ``<(command)``, is none of these.
+
+    Raises
+    ------
+    OSError
+        When the path is such a thing; nothing when it isn't there.
+    """
+    if not isinstance(filesystem, LocalFileSystem):
+        return
+    local = Path(path)
+    with suppress(FileNotFoundError, ValueError):
+        mode = local.stat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return
+        if stat.S_ISFIFO(mode) and path.startswith(("/dev/fd/", "/proc/", "/dev/stdin")):
+            return
+        raise OSError(errno.ENXIO, "is a pipe, a socket or a device, expected a file")
+
+
+def read_bytes(url: str, *, at_most: int | None = None) -> bytes:
+    """Read a whole object; raises as `with_retries`, `check_is_file` and `open_filesystem` do.
+
+    Parameters
+    ----------
+    at_most
+        Bytes of which more are refused, with an `OSError`.
+    """
     filesystem, path = open_filesystem(url)
-    data: bytes = with_retries(url, lambda: filesystem.cat_file(path))
-    return data
+    check_is_file(filesystem, path)
+
+    def read() -> bytes:
+        if at_most is None:
+            return bytes(filesystem.cat_file(path))
+        with filesystem.open(path, "rb") as file:
+            data = bytes(file.read(at_most + 1))
+        if len(data) > at_most:
+            raise OSError(errno.EFBIG, f"has more than {at_most} bytes")
+        return data
+
+    return with_retries(url, read)
 
 
 def write_bytes(url: str, data: bytes | memoryview) -> None:
