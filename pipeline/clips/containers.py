@@ -7,6 +7,8 @@ open what these name. The ones below read the bytes that they are given.
 
 from collections.abc import Iterator
 
+from pipeline.clips import matroska
+
 _BOXES = (b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx")
 """Kinds of the first box of an MP4 or QuickTime file."""
 
@@ -78,7 +80,7 @@ def lacking_bytes(data: bytes, demuxer: str) -> int:
 
     Other containers declare no size, and so do streams of these that were never finished.
     """
-    ends = {"avi": _riff_ends, "matroska": _matroska_ends, "mov": _mp4_ends}.get(demuxer)
+    ends = {"avi": _riff_ends, "matroska": matroska.ends, "mov": _mp4_ends}.get(demuxer)
     return max(max(ends(data), default=0) - len(data), 0) if ends else 0
 
 
@@ -107,16 +109,6 @@ def _riff_ends(data: bytes) -> Iterator[int]:
         start += 8 + size + size % 2
 
 
-def _matroska_ends(data: bytes) -> Iterator[int]:
-    """Yield the ends of a Matroska or WebM file's header and segment (RFC 8794, 4 to 6)."""
-    start = 0
-    while start + 12 <= len(data):
-        size_start = start + 4  # the header's and the segment's ids are of 4 bytes
-        width = 9 - data[size_start].bit_length()
-        unknown = (1 << 7 * width) - 1
-        field = int.from_bytes(data[size_start : size_start + width], "big")
-        size = field & unknown
-        if width > 8 or size == unknown:
-            return
-        start = size_start + width + size
-        yield start
+def damaged_at(data: bytes, demuxer: str) -> int | None:
+    """Byte at which frames are lost to a demuxer that says nothing of it; None where none are."""
+    return matroska.damaged_at(data) if demuxer == "matroska" else None

@@ -14,7 +14,7 @@ place of 35.
 import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -45,6 +45,13 @@ _KEPT_BYTES = 256_000_000
 """Packets of a file up to this size are kept from the first reading; others are read again."""
 _PROGRESSIVE = (0, 1)
 """libavcodec's field orders ``unknown`` and ``progressive``."""
+
+
+class _Damage(NamedTuple):
+    """A packet that can't be decoded, by its number, and why."""
+
+    number: int
+    reason: str
 
 
 class LibavRecording:
@@ -237,13 +244,15 @@ class LibavRecording:
             frames, damage = self._decode(context, number, packet)
             n_sent += 1
             if damage is not None:
-                frames += _drained(context)
+                damaged = self._damaged.get(damage.number, damage.number)
+                for frame in [*frames, *_drained(context)]:
+                    if self._place(n_shown) < damaged:
+                        yield self._place(n_shown), frame
+                        n_shown += 1
+                raise self._error(damaged, damage.reason)
             for frame in frames:
                 yield self._place(n_shown), frame
                 n_shown += 1
-            if damage is not None:
-                damaged, reason = damage
-                raise self._damage(self._damaged.get(damaged, damaged), reason)
             # More than the codec holds back have gone in and not come out.
             if counted is None and n_sent - n_shown > context.reorder_depth + 1:
                 raise ContradictionError
@@ -275,36 +284,37 @@ class LibavRecording:
             frames, damage = self._decode(context, number, packet)
             if number == to_send[-1] or damage is not None:
                 frames += _drained(context)
+            bound = len(order)
+            if damage is not None:
+                # One that is hidden is named by the first frame that may need it.
+                following = (at for other, at in position_of.items() if other >= damage.number)
+                bound = position_of.get(damage.number, min(following, default=0))
             for frame in frames:
                 position = position_of.get(frame.pts)
                 if position is None or position <= previous:
                     raise ContradictionError
                 previous = position
-                yield position, frame
+                if position < bound:
+                    yield position, frame
             if damage is not None:
-                damaged, reason = damage
-                # One that is hidden is named by the first frame that may need it.
-                following = (at for other, at in position_of.items() if other >= damaged)
-                raise self._damage(position_of.get(damaged, min(following, default=0)), reason)
+                raise self._error(bound, damage.reason)
             if number == to_send[-1]:
                 return
 
-    def _decode(
-        self, context: Any, number: int, packet: Any
-    ) -> tuple[list[Any], tuple[int, str] | None]:
-        """Decode a packet: the frames that come, and the number of a damaged one and why."""
+    def _decode(self, context: Any, number: int, packet: Any) -> tuple[list[Any], "_Damage | None"]:
+        """Decode a packet: the frames that come, and the packet that is found to be damaged."""
         if self._table.is_damaged[number]:
-            return [], (number, "its packet isn't whole")
+            return [], _Damage(number, "its packet isn't whole")
         try:
             frames = context.decode(packet)
         except av.FFmpegError as error:
-            return [], (number, _reason(error))
+            return [], _Damage(number, _reason(error))
         for place, frame in enumerate(frames):
             if frame.is_corrupt:
-                return frames[:place], (frame.pts, "it isn't whole")
+                return frames[:place], _Damage(frame.pts, "it isn't whole")
         return frames, None
 
-    def _damage(self, position: int, reason: str) -> DecodeError:
+    def _error(self, position: int, reason: str) -> DecodeError:
         return DecodeError(
             Status.TRUNCATED,
             f"frame {position} of {self.timeline.n_frames} can't be decoded: {reason}",

@@ -47,8 +47,8 @@ def picture_reader(codec: str, extradata: bytes | None) -> Reader | None:
 
 
 INTRA_ONLY = frozenset(
-    "mjpeg mjpegb prores dnxhd rawvideo huffyuv ffvhuff utvideo magicyuv cfhd v210 dvvideo png "
-    "jpeg2000 jpegls".split()
+    {"mjpeg", "mjpegb", "prores", "dnxhd", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "magicyuv"}
+    | {"cfhd", "v210", "dvvideo", "png", "jpeg2000", "jpegls"}
 )
 """Codecs each of whose packets is a picture by itself, by libavcodec's names."""
 
@@ -90,7 +90,13 @@ def _h264(data: bytes, length_width: int) -> Picture:
             has_slices = True
             n_pictures += data[start + 1 : start + 2] >= b"\x80"
             is_entry = is_entry or kind == 5
-    return Picture(max(n_pictures, has_slices), is_entry)
+        elif kind not in _H264_OTHERS:
+            return DAMAGED
+    return Picture(max(n_pictures, int(has_slices)), is_entry)
+
+
+_H264_OTHERS = frozenset((3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 19, 20, 21))
+"""Units that begin no picture: later partitions, parameters, and what players pass over."""
 
 
 def _hevc(data: bytes, length_width: int) -> Picture:
@@ -102,14 +108,14 @@ def _hevc(data: bytes, length_width: int) -> Picture:
     for start in starts:
         header = data[start : start + 3]
         kind = header[0] >> 1 & 0x3F
-        if header[0] & 0x80 or len(header) < 2:
+        if header[0] & 0x80 or len(header) < 2 or 10 <= kind < 16 or 22 <= kind < 32:
             return DAMAGED
         if len(header) == 3 and kind < 32 and not header[0] & 1 and not header[1] >> 3:
             has_slices = True
             n_pictures += header[2] >= 0x80
             is_entry = is_entry or kind in (19, 20)
             layer = max(layer, (header[1] & 7) - 1)
-    return Picture(max(n_pictures, has_slices), is_entry, layer)
+    return Picture(max(n_pictures, int(has_slices)), is_entry, layer)
 
 
 def _vp8(data: bytes) -> Picture:

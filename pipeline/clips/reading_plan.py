@@ -138,11 +138,10 @@ def packets_to_send(
         [n for n, picture in enumerate(table.pictures) if picture.is_entry and table.is_key[n]],
         np.int64,
     )
-    sent: list[int] = []
-    for number in sorted(int(order[position]) for position in positions):
+    is_sent = np.zeros(table.n_packets, np.bool_)
+    for number in {int(order[position]) for position in positions}:
         before = entries[: np.searchsorted(entries, number, "right")]
         before = before[pts[before] <= pts[number]]
-        entry = int(before[-1]) if len(before) else 0
-        following = sent[-1] + 1 if sent else 0
-        sent.extend(range(max(entry, following), number + 1))
+        is_sent[(int(before[-1]) if len(before) else 0) : number + 1] = True
+    sent: list[int] = np.flatnonzero(is_sent).tolist()
     return sent

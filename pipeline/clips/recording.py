@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clips.containers import demuxer_of, lacking_bytes
+from pipeline.clips.containers import damaged_at, demuxer_of, lacking_bytes
 from pipeline.clips.timeline import Timeline
 from pipeline.errors import DecodeError
 from pipeline.status import Status
@@ -51,7 +51,7 @@ def open_recording(data: bytes, decoder: DecoderName) -> Recording:
     ------
     DecodeError
         ``EMPTY``, for no bytes; ``UNREADABLE``, when this is not a video that the decoder can open;
-        ``TRUNCATED``, when the file declares more bytes than there are.
+        ``TRUNCATED``, when the file declares more bytes than there are, or frames are lost in it.
     """
     if not data:
         raise DecodeError(Status.EMPTY, "the file has no bytes")
@@ -61,6 +61,10 @@ def open_recording(data: bytes, decoder: DecoderName) -> Recording:
     if lacking := lacking_bytes(data, demuxer):
         raise DecodeError(
             Status.TRUNCATED, f"the file has {len(data)} bytes and declares {lacking} more"
+        )
+    if (damage := damaged_at(data, demuxer)) is not None:
+        raise DecodeError(
+            Status.TRUNCATED, f"the file is damaged at byte {damage}: frames are lost"
         )
     # Each is loaded where it is used: a child needs one of them.
     if decoder == "decord":
