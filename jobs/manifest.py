@@ -5,7 +5,8 @@ import sys
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.dataset.layouts import append_clips, build_manifest
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.manifest import mark_segments, read_manifest, write_manifest
+from pipeline.errors import ManifestError
 
 
 class ManifestConfig(FrozenConfig):
@@ -22,6 +23,8 @@ class ManifestConfig(FrozenConfig):
     """Annotation CSV of `kinetics`, list file of `list`."""
     split: str | None = None
     """Take the rows of this split alone; for `kinetics`."""
+    segments: bool = False
+    """Take each row for the part of its file from start_time to end_time, as in untrimmed sets."""
     append_to: str | None = None
     """Earlier manifest of the same clips, whose rows come first, as they are; clips that it doesn't
     have follow, for `jobs.attribute --append`. May be the file that is written."""
@@ -36,8 +39,15 @@ def manifest(config: ManifestConfig) -> int:
         annotations=config.annotations,
         split=config.split,
     )
+    if config.segments:
+        table = mark_segments(table)
     added = ""
     if old is not None:
+        if old.segments != config.segments:
+            raise ManifestError(
+                f"segments: {config.segments}, but {old.url} is of rows that are "
+                f"{'segments' if old.segments else 'whole files'}"
+            )
         table = append_clips(old, table)
         added = f", {table.num_rows - old.n_rows} of them new"
     # With nothing to add, a file that a run may be reading is left alone.

@@ -94,9 +94,9 @@ def read_frames(
     data: bytes,
     sampling: Sampling,
     preprocessing: Preprocessing | None = None,
-    *,
     start_s: float | None = None,
     end_s: float | None = None,
+    *,
     decoder: DecoderName = "pyav",
 ) -> ClipFrames:
     """Decode the frames that ``sampling`` takes from a video file, or from a segment of it.

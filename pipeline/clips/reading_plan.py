@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.pictures import INTRA_ONLY, Picture
 
-TIMED_DEMUXERS = ("mov", "matroska", "flv")
+TIMED_DEMUXERS = ("mov", "matroska", "flv", "ivf")
 """Containers that store a presentation time with each packet. Those of others are of decoding, are
 left out for some packets, or jump."""
 

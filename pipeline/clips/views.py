@@ -77,7 +77,8 @@ def recorded_views(attributes: Mapping[str, Any]) -> tuple[tuple[Sampling, Prepr
     """`inputs_of_views` of a store, from its attributes."""
     return inputs_of_views(
         ViewsConfig.model_validate(attributes["views"]),
-        Sampling(**attributes["sampling"]),
+        # Runs that don't say it sampled by frames.
+        Sampling(**{"clock": "frame"} | attributes["sampling"]),
         Preprocessing.from_dict(attributes["preprocessing"]),
     )
 

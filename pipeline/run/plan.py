@@ -4,7 +4,7 @@ Everything here goes on without a cluster; what is wrong is said before one is s
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 
 from transformers.utils import logging as transformers_logging
@@ -29,7 +29,7 @@ from pipeline.store.schema import StoreLayout
 ATTRIBUTION_VERSION = 2
 """Part of a run's identity: raised when the same input would give other attributions."""
 
-_RECORDED_PACKAGES = ("torch", "transformers", "decord2", "ray", "zarr", "numpy")
+_RECORDED_PACKAGES = ("torch", "transformers", "av", "decord2", "ray", "zarr", "numpy")
 _N_RANKS = 5
 
 
@@ -77,12 +77,15 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
         n_layers=len(layers) if config.method.name == "staa" else 1,
         n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
         n_views=len(views),
+        has_frame_time=True,
     )
     check_object_store(config, clip_bytes=geometry.clip_bytes, row_bytes=layout.row_bytes)
     identity = {
         "manifest": manifest.digest,
         # The same weights compute something else with other heads, and mean other classes.
         "model": {"weights": checkpoint.weights_digest, "config": dict(checkpoint.config)},
+        "decoder": config.decoder,
+        "segments": manifest.segments,
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
         "views": config.views.model_dump(),
@@ -149,12 +152,13 @@ def _check_weights(checkpoint: Checkpoint) -> None:
 
 def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
     if config.sampling.kind == "published":
-        return checkpoint.sampling
+        return replace(checkpoint.sampling, clock=config.sampling.clock)
     return Sampling(
         kind=config.sampling.kind,
         n_samples=checkpoint.geometry.n_frames,
         stride=config.sampling.stride,
         target_fps=config.sampling.target_fps or Sampling.target_fps,
+        clock=config.sampling.clock,
     )
 
 
@@ -172,6 +176,7 @@ def _attributes(
             "family": checkpoint.family,
         },
         "layers": list(layers),
+        "decoder": config.decoder,
         "sampling": asdict(sampling),
         "preprocessing": asdict(checkpoint.preprocessing),
         "views": config.views.model_dump(),

@@ -15,6 +15,10 @@ SCHEMA: dict[str, JSON] = {"name": "staa", "version": 1}
 """Marks a group as a store of this product; the version changes with the arrays' meaning."""
 
 
+_BEFORE = {"decoder": "decord", "sampling.clock": "frame", "segments": False}
+"""What runs did whose identity doesn't say it, as there was nothing to choose when they began."""
+
+
 def store_layout(group: Group) -> StoreLayout:
     """Sizes of an open store."""
     return StoreLayout(**group.attrs["layout"])  # type: ignore[arg-type]
@@ -28,7 +32,8 @@ def check_identity(group: Group, identity: Mapping[str, Any]) -> None:
     RunMismatchError
         Names each key that differs, with both values.
     """
-    stored, wanted = _flatten(group.attrs["identity"]), _flatten(identity)
+    stored = _BEFORE | _flatten(group.attrs["identity"])
+    wanted = _BEFORE | _flatten(identity)
     differences = [
         f"{key} is {stored.get(key)!r} there and {wanted.get(key)!r} here"
         for key in sorted(stored.keys() | wanted.keys())

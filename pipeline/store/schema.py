@@ -35,6 +35,8 @@ class StoreLayout:
     """Heads that are stored of each; 0 if they were averaged alone."""
     n_views: int = 1
     """Rows of each row of the manifest, see `pipeline.clips.views`."""
+    has_frame_time: bool = False
+    """Whether times of frames are stored; stores made before there were any lack the array."""
 
     @property
     def n_shards(self) -> int:
@@ -67,6 +69,7 @@ class StoreLayout:
             "frame_index": ArraySpec(
                 ("clip", "frame"), frames, "int32", -1, "frames of the clip that the model saw"
             ),
+            **self._frame_time_array(),
             "spatial": ArraySpec(
                 ("clip", "time", "y", "x"),
                 grid,
@@ -90,6 +93,13 @@ class StoreLayout:
             ),
             **self._layer_and_head_arrays(),
         }
+
+    def _frame_time_array(self) -> dict[str, ArraySpec]:
+        if not self.has_frame_time:
+            return {}
+        description = "when those frames are shown, in s from the file's first frame"
+        dims, shape = ("clip", "frame"), (self.n_frames,)
+        return {"frame_time": ArraySpec(dims, shape, "float64", float("nan"), description)}
 
     def _layer_and_head_arrays(self) -> dict[str, ArraySpec]:
         """Templates of what is stored beside ``spatial`` and ``temporal`` if it was asked for."""
