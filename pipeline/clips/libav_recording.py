@@ -213,6 +213,8 @@ class LibavRecording:
                 continue
             try:
                 come = context.decode(packet)
+            except MemoryError:
+                raise
             except av.FFmpegError:
                 damaged.append(number)
                 continue
@@ -307,6 +309,9 @@ class LibavRecording:
             return [], _Damage(number, "its packet isn't whole")
         try:
             frames = context.decode(packet)
+        except MemoryError:
+            # libav's is one of Python's: of the machine, and no damage.
+            raise
         except av.FFmpegError as error:
             return [], _Damage(number, _reason(error))
         for place, frame in enumerate(frames):

@@ -81,6 +81,7 @@ def test_columns_have_the_rows_order_and_the_promised_types(clips):
         "label": (np.int32, (3,)),
         "frames": (np.uint8, (3, 4, HEIGHT, WIDTH, 3)),
         "frame_index": (np.int32, (3, 4)),
+        "frame_time": (np.float64, (3, 4)),
         "status": (np.uint8, (3,)),
         "message": (object, (3,)),
     }

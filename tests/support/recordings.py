@@ -84,7 +84,7 @@ KINDS: dict[str, dict[str, str]] = {
     "mpeg4.mkv": {"codec": "mpeg4", "bf": "2", "g": "15"},
     "mpeg4.m4v": {"codec": "mpeg4", "bf": "2"},
     "divx3.avi": {"codec": "msmpeg4"},
-    "h263.3gp": {"codec": "h263p"},
+    "h263.avi": {"codec": "h263p"},
     "sorenson.flv": {"codec": "flv"},
     "wmv2.wmv": {"codec": "wmv2"},
     "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},

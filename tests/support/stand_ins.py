@@ -28,6 +28,12 @@ def fail_as_told(data, readings, decoder):
     if what == "hang":
         while True:
             signal.pause()
+    elif what == "hang-while":
+        for path in Path(argument).iterdir():
+            path.unlink()
+            time.sleep(1000)
+    elif what == "exit-for" and int(argument) in [r.sampling.n_samples for r in readings]:
+        os._exit(3)
     elif what == "sleep":
         time.sleep(float(argument))
     elif what == "stop":
