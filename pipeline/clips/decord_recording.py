@@ -104,7 +104,8 @@ class DecordRecording:
         # before the cut. decord counts those frames, and then decodes none of them.
         hidden = (spans_s[:, 0] < -1e-4) & (spans_s[:, 0] > _NO_TIMESTAMP_S)
         shown_s = spans_s[int(hidden.sum()) :].astype(np.float64)
-        ticks = np.rint(shown_s[:, 0] / float(_TICK_S)).astype(np.int64)
+        # NaN where a container, such as AVI, has no times.
+        ticks = np.rint(np.nan_to_num(shown_s[:, 0]) / float(_TICK_S)).astype(np.int64)
         if len(ticks) and (np.diff(ticks) > 0).all():
             last = round(float(shown_s[-1, 1] - shown_s[-1, 0]) / float(_TICK_S))
             return Timeline.of_times(ticks, last, _TICK_S, float(reader.get_avg_fps()))
