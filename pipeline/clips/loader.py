@@ -1,6 +1,6 @@
 """Manifest rows to the model's uint8 input; a clip that fails stays a row with a named status."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,9 +11,8 @@ from pipeline.clips.columns import Columns
 from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import DECODE, process_decoder
 from pipeline.clips.fetch import fetch_clip
-from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.recording import DecoderName
-from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import Views
 from pipeline.errors import DecodeError
 from pipeline.status import Status
 
@@ -33,8 +32,7 @@ class ClipLoader:
     """
 
     root: str
-    views: Sequence[tuple[Sampling, Preprocessing]]
-    """How the frames of each view of a video are taken and cropped: row by row, in turn."""
+    views: Views
     input_size: tuple[int, int]
     """Height and width that the model takes, pixels."""
     class_of_label: Mapping[str, int]
@@ -52,7 +50,7 @@ class ClipLoader:
 
     def __call__(self, rows: Columns) -> Columns:
         """Load a batch of manifest rows."""
-        n_clips, n_frames = len(rows["row"]), self.views[0][0].n_samples
+        n_clips, n_frames = len(rows["row"]), next(iter(self.views)).sampling.n_samples
         frames = np.zeros((n_clips, n_frames, *self.input_size, 3), np.uint8)
         frame_index = np.full((n_clips, n_frames), -1, np.int32)
         frame_time = np.full((n_clips, n_frames), np.nan)
@@ -89,9 +87,10 @@ class ClipLoader:
         }
 
     def _reading(self, rows: Columns, clip: int) -> Reading:
-        sampling, preprocessing = self.views[rows["row"][clip] % len(self.views)]
-        bounds = ("start_time", "end_time") if self.segments else ()
-        return Reading(sampling, preprocessing, *(_seconds(rows[name][clip]) for name in bounds))
+        view = self.views.of(int(rows["row"][clip]))
+        names = ("start_time", "end_time") if self.segments else ()
+        bounds = (_seconds(rows[name][clip]) for name in names)
+        return Reading(view.sampling, view.preprocessing, *bounds)
 
     def _label(self, label: str | None) -> int:
         return -1 if label is None else self.class_of_label[label]

@@ -190,7 +190,8 @@ class Sampling:
     position
         Where the window of ``strided`` lies, from 0 (start) to 1 (end); see `pipeline.clips.views`.
     clock
-        What samples are even in, where a clip's rate varies: ``time`` or ``frame``.
+        What samples are even in, where a clip's rate varies: ``time``, or ``frame``, which runs
+        take that don't say it, as there was no other when they were made.
     """
 
     kind: SamplingKind
@@ -198,7 +199,7 @@ class Sampling:
     stride: int | None = None
     target_fps: float = 30.0
     position: float = 0.5
-    clock: SamplingClock = "time"
+    clock: SamplingClock = "frame"
 
     def __post_init__(self) -> None:
         kinds = get_args(SamplingKind)
