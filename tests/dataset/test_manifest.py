@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.layouts import build_manifest
-from pipeline.dataset.manifest import SCHEMA, read_manifest, write_manifest
+from pipeline.dataset.manifest import SCHEMA, mark_segments, read_manifest, write_manifest
 from pipeline.errors import ManifestChangedError, ManifestError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
@@ -374,3 +374,24 @@ def test_a_root_that_workers_could_not_find_again_is_refused(root, tmp_path):
         file.writestr("folder/a.mp4", b"")
     with pytest.raises(ManifestError, match="can't be found again"):
         build_manifest(layout="files", clips=f"zip://folder::file://{archive}")
+
+
+def timed(root, times):
+    table = build_manifest(layout="files", clips=str(root)).slice(0, len(times))
+    start, end = (pa.array(column, pa.float64()) for column in zip(*times, strict=True))
+    table = table.set_column(3, SCHEMA.field("start_time"), start)
+    return table.set_column(4, SCHEMA.field("end_time"), end)
+
+
+def test_a_manifest_says_that_its_rows_are_segments(root, tmp_path):
+    table = mark_segments(timed(root, [(0.0, 1.5), (1.5, 2.0)]))
+    for name, segments in (("segments", True), ("whole", False)):
+        url = str(tmp_path / f"{name}.parquet")
+        write_manifest(table if segments else timed(root, [(0.0, 1.5)]), url)
+        assert read_manifest(url).segments is segments
+
+
+@pytest.mark.parametrize("times", [(2.0, 2.0), (None, 2.0), (0.0, None), (-1.0, 2.0), (3.0, 1.0)])
+def test_times_that_are_no_segment_are_named_by_their_row(root, times):
+    with pytest.raises(ManifestError, match="segments: row 1 is from"):
+        mark_segments(timed(root, [(0.0, 1.0), times]))
