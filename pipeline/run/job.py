@@ -82,6 +82,8 @@ def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
             views=plan.views,
             input_size=checkpoint.geometry.input_size,
             class_of_label=plan.class_of_label,
+            segments=plan.manifest.segments,
+            decoder=config.decoder,
             decode_timeout_s=config.decode_timeout,
             decode_memory_bytes=int(config.decode_memory),
             witness=plan.witness,

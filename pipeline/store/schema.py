@@ -101,8 +101,15 @@ class StoreLayout:
 
     def _optional_arrays(self) -> dict[str, ArraySpec]:
         """Templates of the arrays that a store has only if ``optional`` names them."""
-        nan = float("nan")
+        frames, nan = (self.n_frames,), float("nan")
         return {
+            "frame_time": ArraySpec(
+                ("clip", "frame"),
+                frames,
+                "float64",
+                nan,
+                "when those frames are shown, in s from the file's first frame",
+            ),
             "target": ArraySpec(("clip",), (), "int32", -1, "class that is explained"),
             "signed": ArraySpec(
                 ("clip", "time", "y", "x"),
