@@ -31,6 +31,7 @@ CONFIGS = {
     "status": "StatusConfig",
     "synthesize": "SynthesizeConfig",
     "train": "TrainConfig",
+    "verify": "VerifyConfig",
 }
 
 

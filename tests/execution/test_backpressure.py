@@ -13,19 +13,18 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-import pipeline.execution.passes
 from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError
 from pipeline.execution.passes import execute
-from pipeline.execution.sink import ShardSink
-from pipeline.execution.stages import Stages
 from pipeline.run.config import AttributeConfig
 from pipeline.run.plan import plan_run
 from pipeline.run.resources import (
     FRAMES_SHARE,
     Machine,
 )
+from pipeline.run.steps import Stages
 from pipeline.store.opening import open_store
+from pipeline.store.shards import write_shard
 from tests.benchmarks.orchestration import write_stand_in_manifest
 from tests.benchmarks.stand_ins import StandInAttributor, StandInLoader
 from tests.support.checkpoints import save_timesformer
@@ -38,9 +37,7 @@ BATCH_SIZE = 4
 CLIP_BYTES = 8 * 224 * 224 * 3
 
 
-def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(
-    tmp_path,
-):
+def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(tmp_path):
     write_stand_in_manifest(tmp_path / "m.parquet", 3)
     model = save_timesformer(tmp_path / "model", image_size=224, patch_size=32, num_frames=8)
     config = AttributeConfig(
@@ -121,18 +118,20 @@ class CountedStandInAttributor(StandInAttributor):
         return columns
 
 
-class StallingSink(ShardSink):
+@dataclass(frozen=True)
+class StallingWrite:
     """A store that stalls: takes no shard until so many tasks were explained."""
 
     counts: Counts
     wait_for_explained: int
 
-    def write(self, blocks, ctx) -> None:
-        blocks = list(blocks)
+    def __call__(self, group, columns, rows):
         self.counts.wait_for("explained", self.wait_for_explained)
-        super().write(blocks, ctx)
-        for block in blocks:
-            self.counts.add("written", block["row"][0].as_py())
+        written = write_shard(group, columns, rows)
+        # A task is a batch.
+        for row in rows[::BATCH_SIZE].tolist():
+            self.counts.add("written", row)
+        return written
 
 
 def object_store():
@@ -152,7 +151,7 @@ def inputs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("slowest", ["model", "decoding", "store"])
 def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
-    slowest, inputs, local_ray, tmp_path, monkeypatch
+    slowest, inputs, local_ray, tmp_path
 ):
     config = AttributeConfig(
         **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1
@@ -171,7 +170,7 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
     assert 2 * FRAMES_SHARE * store_bytes < N_ROWS * CLIP_BYTES
     before = object_store()
 
-    def stages_of(plan, pool, metrics):
+    def stages_of(plan, device, channel):
         return Stages(
             load=CountedStandInLoader(counts, seconds=0.5 if slowest == "decoding" else 0),
             attribute=CountedStandInAttributor,
@@ -181,15 +180,9 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
                 "wait_for_loaded": most_frames if slowest == "model" else 0,
             },
             attribute_bytes=500_000_000,
+            write=StallingWrite(counts, most_columns if slowest == "store" else 0),
         )
 
-    def sink(*arguments):
-        made = StallingSink(*arguments)
-        made.counts = counts
-        made.wait_for_explained = most_columns if slowest == "store" else 0
-        return made
-
-    monkeypatch.setattr(pipeline.execution.passes, "ShardSink", sink)
     summary = execute(plan, stages_of=stages_of)
 
     assert summary.n_pending == 0
@@ -210,4 +203,4 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
 
 def plan_rows(plan):
     """Rows that have their commit mark."""
-    return np.flatnonzero(open_store(plan.store_url)["status"][:])
+    return np.flatnonzero(open_store(plan.store_url).array("status")[:])

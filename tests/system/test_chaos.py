@@ -21,17 +21,20 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.execution.passes
-from jobs.attribute import attribute
-from jobs.cli import run_job
 from pipeline.execution.passes import execute
-from pipeline.execution.sink import ShardSink
-from pipeline.execution.stages import real_stages
 from pipeline.models.attributor import Attributor
-from pipeline.run.config import AttributeJob
+from pipeline.run.job import Limits, real_stages
+from pipeline.store.shards import write_shard
 from tests.support.noting_job import NOTES, note, noted, told_commits
 from tests.support.processes import HANG_S, command_of, kill_as, processes_of, wait_until
-from tests.support.runs import assert_same_columns, objects, prepared, stored_columns, write_inputs
+from tests.support.runs import (
+    assert_same_columns,
+    objects,
+    prepared,
+    run_attribute,
+    stored_columns,
+    write_inputs,
+)
 
 ROOT = Path(__file__).parents[2]
 N_CLIPS = 96
@@ -83,7 +86,7 @@ VICTIMS = {
     "decoder": Victim("-m pipeline.clips.decoder_process"),
     "model": Victim("ray::MapWorker", explained_again=CLIPS_PER_TASK),
     "writer": Victim("ray::Write", untold=1),
-    "progress": Victim("ray::Progress"),
+    "progress": Victim("ray::TallyActor"),
     "raylet": Victim("raylet/raylet", untold=N_WRITERS, ends_run=True),
     "driver": Victim("-m tests.support.noting_job", untold=N_WRITERS, ends_run=True),
 }
@@ -313,22 +316,24 @@ class DeadWhenIdle(Attributor):
         threading.Thread(target=death, daemon=True).start()
 
 
-class DeadlySink(ShardSink):
+@dataclass(frozen=True)
+class DeadlyWrite:
     death: Death
 
-    def write(self, blocks, ctx):
-        blocks = list(blocks)
-        if any(DEADLY_ROW in block["row"].to_pylist() for block in blocks):
+    def __call__(self, group, columns, rows):
+        if DEADLY_ROW in rows:
             self.death()
-        super().write(blocks, ctx)
+        return write_shard(group, columns, rows)
 
 
 LOADERS = {"loading": DeadlyLoader, "model": PatientLoader, "idle model": LateLoader}
 MODELS = {"model": DeadlyAttributor, "starting model": DeadOnStart, "idle model": DeadWhenIdle}
 
 
-def deadly_stages(what, death, plan, pool, metrics):
-    stages = real_stages(plan, pool, metrics)
+def deadly_stages(what, death, plan, device, channel):
+    stages = real_stages(plan, device, channel)
+    if what == "writing":
+        stages = replace(stages, write=DeadlyWrite(death))
     if what in LOADERS:
         stages = replace(stages, load=LOADERS[what](stages.load, death))
     if what in MODELS:
@@ -349,24 +354,13 @@ def deadly_stages(what, death, plan, pool, metrics):
         ("writing", {0, 2, 3}),
     ],
 )
-def test_a_process_that_dies_each_time_ends_the_run(
-    finished_run, tmp_path, monkeypatch, capsys, what, done
-):
+def test_a_process_that_dies_each_time_ends_the_run(finished_run, tmp_path, capsys, what, done):
     out = tmp_path / "run"
     death = Death(tmp_path, out, frozenset(done))
 
-    def deadly_sink(*arguments):
-        sink = DeadlySink(*arguments)
-        sink.death = death
-        return sink
-
-    monkeypatch.setattr(pipeline.execution.passes, "_RETRIES", 1)
     stages_of = partial(deadly_stages, what, death)
-    job = partial(attribute, execute=partial(execute, stages_of=stages_of))
-    if what == "writing":
-        monkeypatch.setattr(pipeline.execution.passes, "ShardSink", deadly_sink)
-    argv = finished_run.inputs.flags(out)
-    assert run_job(AttributeJob, job, verb="attribute", argv=argv) == 1
+    once = partial(execute, stages_of=stages_of, limits=Limits(retries=1))
+    assert run_attribute(finished_run.inputs.flags(out), once) == 1
 
     said = capsys.readouterr().err
     print(said)
