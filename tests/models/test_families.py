@@ -33,7 +33,7 @@ EACH = pytest.mark.parametrize("name", FAMILIES)
 ONE_AND_THE_OTHERS_SLOW = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name == "timesformer" else [pytest.mark.slow])
+        pytest.param(name, marks=[] if name == "vivit" else [pytest.mark.slow])
         for name in FAMILIES
     ],
 )
