@@ -32,10 +32,7 @@ from tests.support.runs import plain_columns, prepared, write_inputs
 EACH = pytest.mark.parametrize("name", FAMILIES)
 ONE_AND_THE_OTHERS_SLOW = pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name == "vivit" else [pytest.mark.slow])
-        for name in FAMILIES
-    ],
+    [pytest.param(name, marks=[] if name == "vivit" else [pytest.mark.slow]) for name in FAMILIES],
 )
 WITH_ATTENTION_FUNCTION = [name for name in FAMILIES if not name.startswith("timesformer")]
 """TimeSformer looks none up; tests/attribution/test_attention.py holds its rows in bfloat16."""
