@@ -54,6 +54,8 @@ class ManifestConfig(FrozenConfig):
     than these; with nothing behind `=` the manifest's is left empty."""
     strict: bool = False
     """Exit with 1 where a row's file is missing, or a video is passed over for its suffix."""
+    segments: bool = False
+    """Take each row for the part of its file from start_time to end_time, as in untrimmed sets."""
     append_to: str | None = None
     """Earlier manifest of the same clips, whose rows come first, as they are; clips that it doesn't
     have follow, for `jobs.attribute --append`. May be the file that is written."""
@@ -62,7 +64,8 @@ class ManifestConfig(FrozenConfig):
 def manifest(config: ManifestConfig) -> int:
     """Build the manifest, behind the rows of an earlier one if there is one, and write it."""
     from pipeline.dataset.layouts import append_clips, compare, read_dataset
-    from pipeline.dataset.manifest import read_manifest, write_manifest
+    from pipeline.dataset.manifest import mark_segments, read_manifest, write_manifest
+    from pipeline.errors import ManifestError
     from pipeline.text import printable
 
     old = None if config.append_to is None else read_manifest(config.append_to)
@@ -75,8 +78,15 @@ def manifest(config: ManifestConfig) -> int:
         columns=config.columns,
     )
     table = dataset.table
+    if config.segments:
+        table = mark_segments(table)
     added = ""
     if old is not None:
+        if old.segments != config.segments:
+            raise ManifestError(
+                f"segments: {config.segments}, but {old.url} is of rows that are "
+                f"{'segments' if old.segments else 'whole files'}"
+            )
         table = append_clips(old, table)
         added = f", {table.num_rows - old.n_rows} of them new"
     # With nothing to add, a file that a run may be reading is left alone.

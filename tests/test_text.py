@@ -1,4 +1,4 @@
-"""Text as it is printed: nothing that a terminal would act upon, and nothing lost without a mark."""
+"""Text as it is printed: nothing that a terminal would act upon, nothing lost unmarked."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,7 +5,8 @@ one of a dataset.
 
 Columns: ``video_id`` string; ``path`` string, below the root, with ``/`` between its parts;
 ``label`` string, a class name or an integer as text; ``start_time`` and ``end_time`` float64, where
-in the source video the clip lies, in s; ``split`` string. All but the first two may be null. The
+in the source video the clip lies, in s, and, in a manifest of segments, which part of the file it
+is; ``split`` string. All but the first two may be null. The
 root, any fsspec URL, is in the Parquet schema's metadata; without it, as in tables that pandas,
 polars or DuckDB have written, it is the manifest's own folder. Further columns are carried along
 and not read.
@@ -38,6 +39,8 @@ FORMAT_VERSION = "1"
 _N_LOOKED_AT = 16
 _BUFFER_BYTES = 1 << 20
 METADATA_KEYS = ("staa.manifest_version", "staa.root", "staa.layout")
+_SEGMENTS_KEY = "staa.segments"
+"""In the metadata, ``true`` where rows are parts of their files; see `mark_segments`."""
 _CONTENT_KEY = "staa.content"
 """In the file's metadata: SHA-256 of all before the footer. With it no two manifests of different
 rows have the same footer; offsets, sizes and statistics alone may be the same."""
@@ -63,6 +66,9 @@ class Manifest:
     fingerprint
         SHA-256 over the file's footer, in hexadecimal: tells whether the file is still the same,
         each time that it is opened for rows, and without reading them all.
+    segments
+        Whether a row is the part of its file from ``start_time`` to ``end_time``, and not all of
+        it.
     """
 
     url: str
@@ -71,6 +77,7 @@ class Manifest:
     n_rows: int
     digest: str
     fingerprint: str
+    segments: bool = False
 
     def rows(self, start: int, stop: int) -> pa.Table:
         """Read rows ``start`` to ``stop`` (exclusive), from the row groups that hold them alone.
@@ -181,6 +188,25 @@ def write_manifest(table: pa.Table, url: str, *, rows_per_group: int = ROWS_PER_
     write_bytes(url, written.getbuffer())
 
 
+def mark_segments(table: pa.Table) -> pa.Table:
+    """Have each row of a table from `build_manifest` be a segment of its file.
+
+    Raises
+    ------
+    ManifestError
+        Names the first row whose times are no segment: 0 or more, and the end behind the start.
+    """
+    times = zip(table["start_time"].to_pylist(), table["end_time"].to_pylist(), strict=True)
+    for row, (start, end) in enumerate(times):
+        if start is None or end is None or not 0 <= start < end:
+            raise ManifestError(
+                f"segments: row {row} is from {start} to {end} s, expected a start_time of 0 or "
+                "more and an end_time behind it"
+            )
+    metadata = dict(table.schema.metadata) | {_SEGMENTS_KEY.encode(): b"true"}
+    return table.replace_schema_metadata(metadata)
+
+
 def read_manifest(url: str) -> Manifest:
     """Open a manifest and check it, piece by piece.
 
@@ -208,6 +234,7 @@ def read_manifest(url: str) -> Manifest:
             n_rows=parquet.metadata.num_rows,
             digest=digest,
             fingerprint=_fingerprint(parquet),
+            segments=metadata.get(_SEGMENTS_KEY) == "true",
         )
 
 

@@ -4,7 +4,7 @@ Planning reads and checks, and changes nothing; `pipeline.run.prepare` makes the
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from pipeline import __version__
@@ -37,7 +37,7 @@ from pipeline.store.schema import StoreLayout
 ATTRIBUTION_VERSION = 2
 """Part of a run's identity: raised when the same input would give other attributions."""
 
-_RECORDED_PACKAGES = ("torch", "transformers", "decord2", "ray", "zarr", "numpy")
+_RECORDED_PACKAGES = ("torch", "transformers", "av", "decord2", "ray", "zarr", "numpy")
 _N_RANKS = 5
 
 
@@ -149,11 +149,14 @@ def _record(
             n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
             n_layers=method.n_stored_layers(len(layers)),
             n_heads=checkpoint.n_heads if method.heads == "keep" else 0,
-            optional=method.optional_arrays,
+            checksums=True,
+            optional=("frame_time", *method.optional_arrays),
         ),
         identity=RunIdentity(
             manifest=manifest.digest,
             model=ModelIdentity(weights=checkpoint.weights_digest, config=dict(checkpoint.config)),
+            decoder=config.decoder,
+            segments=manifest.segments,
             sampling=sampling,
             preprocessing=checkpoint.preprocessing,
             views=config.views,
@@ -238,10 +241,11 @@ def _check_weights(checkpoint: Checkpoint) -> None:
 
 def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
     if config.sampling.kind == "published":
-        return checkpoint.sampling
+        return replace(checkpoint.sampling, clock=config.sampling.clock)
     return Sampling(
         kind=config.sampling.kind,
         n_samples=checkpoint.geometry.n_frames,
         stride=config.sampling.stride,
         target_fps=config.sampling.target_fps or Sampling.target_fps,
+        clock=config.sampling.clock,
     )

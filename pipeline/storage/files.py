@@ -2,8 +2,10 @@
 
 import errno
 import io
+import os
 import shutil
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -149,6 +151,32 @@ def write_bytes(url: str, data: bytes | memoryview) -> None:
             file.write(data)
 
     with_retries(url, write)
+
+
+def flush_to_disk(urls: Iterable[str]) -> None:
+    """Have local files, and their names in their folders, survive a power cut from now on.
+
+    Does nothing for other storages: they answer a write once it is durable.
+    """
+    folders = set()
+    for url in urls:
+        filesystem, path = open_filesystem(url)
+        if not isinstance(filesystem, LocalFileSystem):
+            return
+        # A store of before has no object for a chunk of fill values.
+        with suppress(FileNotFoundError):
+            _fsync(Path(path))
+            folders.add(Path(path).parent)
+    for folder in folders:
+        _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace_file(path: Path, data: bytes | memoryview) -> None:
