@@ -22,7 +22,7 @@ UNSIGNED = (
     "s3://bucket/user@host/a.mp4",
     "/home/me@work/a.mp4",
     "a?key=5.mp4",
-    "s3://bucket/clips/a?token=5&key=6.webm",
+    "s3://bucket/clips/a?token=6.webm",
     "https://host.example/clips/a?key=5.mp4",
 )
 
