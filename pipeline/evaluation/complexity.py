@@ -30,7 +30,8 @@ def entropy(attribution: NDArray[np.floating]) -> Float64Array:
 def gini(attribution: NDArray[np.floating]) -> Float64Array:
     """Gini index of the patches' shares (Chalasani et al. 2020, arXiv 1810.06583).
 
-    sum_i (2 i - n - 1) a_i / (n sum_i a_i) with a in ascending order and i from 1.
+    sum_i (2 i - n - 1) a_i / (n sum_i a_i) with a in ascending order and i from 1. Quantus adds
+    1e-7 to each value first, and differs by that.
 
     Parameters
     ----------

@@ -20,25 +20,36 @@ STRENGTHS = (0.1, 0.3, 0.6)
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A metric of a corrupted truth less that of the truth, on the clips where both are defined."""
+
+    gain: float
+    """Mean over clips; above 0, the corrupted truth is ranked above the truth."""
+    standard_error: float
+    preferred: float
+    """Share of clips in which the corrupted truth is ranked above the truth."""
+    n_clips: int
+
+    @property
+    def prefers_corrupted(self) -> bool:
+        """Whether the gain is more than chance: above two standard errors."""
+        return self.gain > max(2 * self.standard_error, 1e-9)
+
+
+@dataclass(frozen=True)
 class MetricCheck:
     """How a metric ranks corrupted truths."""
 
     metric: str
     truth: float
-    """Mean value of the truth."""
-    corrupted: Mapping[str, float]
-    """Mean value of each corrupted truth."""
-    preferred: Mapping[str, float]
-    """Share of clips in which the corrupted truth is ranked above the truth."""
+    """Mean value of the truth, over the clips where it is defined."""
+    comparisons: Mapping[str, Comparison]
+    """By the corruption's name and strength."""
 
     @property
     def flagged(self) -> tuple[str, ...]:
-        """Corruptions that the metric ranks above the truth, in the mean over clips."""
-        return tuple(
-            name
-            for name, value in self.corrupted.items()
-            if not value <= self.truth + 1e-9 * max(1.0, abs(self.truth))
-        )
+        """Corruptions that the metric ranks above the truth."""
+        return tuple(name for name, each in self.comparisons.items() if each.prefers_corrupted)
 
 
 def corrupted(
@@ -85,18 +96,20 @@ def check_metric(
     A clip whose value is undefined for one of them is left out of that comparison.
     """
     of_truth = np.asarray(metric(np.asarray(truth, np.float64)), np.float64)
-    means, shares = {}, {}
-    for index, (kind, strength) in enumerate(
-        (kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS
-    ):
-        if kind == "random" and strength != STRENGTHS[0]:
-            continue
+    tried = [(kind, strength) for kind in CORRUPTIONS[:-1] for strength in STRENGTHS]
+    comparisons = {}
+    for index, (kind, strength) in enumerate([*tried, (CORRUPTIONS[-1], 1.0)]):
         generator = np.random.default_rng([seed, index])
         value = np.asarray(metric(corrupted(truth, kind, strength, generator)), np.float64)
-        both = np.isfinite(value) & np.isfinite(of_truth)
-        label = kind if kind == "random" else f"{kind}, {strength:.0%}"
-        # On the same clips, so that both means are of one thing.
-        offset = of_truth[both].mean() - np.nanmean(of_truth)
-        means[label] = float(value[both].mean() - offset)
-        shares[label] = float((value[both] > of_truth[both]).mean())
-    return MetricCheck(name, float(np.nanmean(of_truth)), means, shares)
+        gain = (value - of_truth)[np.isfinite(value) & np.isfinite(of_truth)]
+        label = kind if kind == CORRUPTIONS[-1] else f"{kind}, {strength:.0%}"
+        comparisons[label] = _comparison(gain)
+    return MetricCheck(name, float(np.nanmean(of_truth)), comparisons)
+
+
+def _comparison(gain: Float64Array) -> Comparison:
+    n_clips = len(gain)
+    if not n_clips:
+        return Comparison(float("nan"), float("nan"), float("nan"), 0)
+    error = gain.std(ddof=1) / np.sqrt(n_clips) if n_clips > 1 else 0.0
+    return Comparison(float(gain.mean()), float(error), float((gain > 0).mean()), n_clips)
