@@ -7,10 +7,10 @@ nor "what moves", and it is a number for each token and class.
 
 How it is done: the patch embedding takes the mean of each colour into a channel of its own, the
 time embedding marks each class's frame, and the MLP of the first block, relu(colour + frame - 1),
-writes the product of both into a third channel. In the second block CLS attends to all tokens alike and
-reads that channel; the classifier scales it. What a LayerNorm would mix is kept apart: each channel
-has a twin of the opposite sign, so that a token's mean is 0, and two constant channels are so much
-larger than all others that its deviation is the same for all tokens, to 1e-6.
+writes the product of both into a third channel. In the second block CLS attends to all tokens alike
+and reads that channel; the classifier scales it. What a LayerNorm would mix is kept apart: each
+channel has a twin of the opposite sign, so that a token's mean is 0, and two constant channels are
+so much larger than all others that its deviation is the same for all tokens, to 1e-6.
 """
 
 import math
