@@ -121,9 +121,7 @@ def test_max_sensitivity_is_captums_for_the_same_noise():
 
     # Captum asks for all samples of a clip at once, those of a clip beside each other.
     theirs = sensitivity_max(
-        lambda inputs: torch.from_numpy(
-            explain(inputs[0] if isinstance(inputs, tuple) else inputs)
-        ),
+        explain_as_captum_wants,
         clips,
         perturb_func=lambda inputs: inputs + torch.stack(drawn, dim=1).flatten(0, 1),
         n_perturb_samples=4,
