@@ -9,9 +9,8 @@ import xarray as xr
 
 from pipeline.attribution.focus import Step, apply_steps, steps_name
 from pipeline.errors import StoreError
-from pipeline.store.create import open_store
-from pipeline.store.pending import status_array
-from pipeline.store.record import store_layout
+from pipeline.store.opening import open_store
+from pipeline.store.record import RunRecord
 from pipeline.store.run_folder import store_url
 
 
@@ -40,10 +39,10 @@ def open_run(url: str) -> xr.Dataset:
     StoreError
         When there is no run at the URL, its store has another schema, or it is being enlarged.
     """
-    group = open_store(store_url(url))
-    layout = store_layout(group)
+    store = open_store(store_url(url))
+    layout, record = store.layout, store.record
     # Its status is the last array to be enlarged.
-    (n_rows,) = status_array(group).shape
+    (n_rows,) = store.array("status").shape
     if n_rows != layout.n_rows:
         raise StoreError(
             f"{store_url(url)} is being enlarged from {n_rows} to {layout.n_rows} rows, "
@@ -51,8 +50,8 @@ def open_run(url: str) -> xr.Dataset:
         )
     # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.
     dataset = xr.open_zarr(
-        group.store,
-        group=group.path or None,
+        store.group.store,
+        group=store.group.path or None,
         consolidated=False,
         chunks={"clip": layout.rows_per_shard},
     )
@@ -62,13 +61,13 @@ def open_run(url: str) -> xr.Dataset:
     ordered: xr.Dataset = dataset[[*names, *others]]
     # A range index takes no memory, whatever the number of clips.
     labelled = ordered.assign_coords(
-        {"clip": pd.RangeIndex(layout.n_rows), "class": list(dataset.attrs["class_names"])}
+        {"clip": pd.RangeIndex(layout.n_rows), "class": list(record.class_names)}
     )
     if "layer" in labelled.dims:
-        labelled = labelled.assign_coords(layer=list(dataset.attrs["layers"]))
-    if layout.n_views > 1:
+        labelled = labelled.assign_coords(layer=list(record.layers))
+    if len(record.views) > 1:
         rows = da.arange(layout.n_rows, chunks=layout.rows_per_shard)
-        labelled = labelled.assign_coords(view=("clip", rows % layout.n_views))
+        labelled = labelled.assign_coords(view=("clip", record.views.view(rows)))
     return labelled
 
 
@@ -86,11 +85,11 @@ def by_video(ds: xr.Dataset) -> xr.Dataset:
     -------
     Dataset with the same arrays; ``video`` is the row in the manifest
     """
-    n_views = int(ds.attrs["layout"]["n_views"])
-    videos = ds["clip"].values[::n_views] // n_views
-    unfolded = ds.drop_vars(["clip", "view"], errors="ignore").coarsen(clip=n_views)
+    views = RunRecord.from_attributes(ds.attrs, "the dataset").views
+    videos = views.video(ds["clip"].values[:: len(views)])
+    unfolded = ds.drop_vars(["clip", "view"], errors="ignore").coarsen(clip=len(views))
     constructed: xr.Dataset = unfolded.construct(clip=("video", "view"))
-    return constructed.assign_coords(video=videos, view=np.arange(n_views))
+    return constructed.assign_coords(video=videos, view=np.arange(len(views)))
 
 
 def joint_attribution(
