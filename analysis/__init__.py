@@ -17,7 +17,9 @@ A run in a notebook::
 - `write_report`: a page about the run, which opens from disk
 """
 
-from analysis.page.report import write_report
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from analysis.runs import by_video, focused_attribution, joint_attribution, open_run
 from analysis.statistics import (
     class_statistics,
@@ -27,6 +29,9 @@ from analysis.statistics import (
 )
 from analysis.summary import run_summary
 from pipeline.attribution.focus import Focus, Threshold
+
+if TYPE_CHECKING:
+    from analysis.page.report import write_report
 
 __all__ = [
     "Focus",
@@ -42,3 +47,16 @@ __all__ = [
     "save_statistics",
     "write_report",
 ]
+
+_ON_DEMAND = {"write_report": "analysis.page.report"}
+"""Names whose modules draw or decode: who opens a run waits neither for Matplotlib nor decord."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ON_DEMAND[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

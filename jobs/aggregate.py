@@ -1,17 +1,17 @@
 """Reduce a run to statistics of its classes: ``python -m jobs.aggregate --help``."""
 
 import sys
+from typing import TYPE_CHECKING, Literal
 
-import xarray as xr
-from dask.diagnostics.progress import ProgressBar
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from analysis import class_statistics, open_run, run_summary, save_statistics, write_report
-from analysis.statistics import By, classes_with_lost_clips, default_grouping
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class AggregateConfig(FrozenConfig):
@@ -19,7 +19,7 @@ class AggregateConfig(FrozenConfig):
 
     run: CliPositionalArg[str]
     """Folder of the run, any fsspec URL."""
-    by: By | None = None
+    by: Literal["label", "prediction"] | None = None
     """Group by `label` or by `prediction`; by default by label in a run that has labels."""
     report: bool = True
     """Write the page, too."""
@@ -29,6 +29,11 @@ class AggregateConfig(FrozenConfig):
 
 def aggregate(config: AggregateConfig) -> int:
     """Compute and keep the statistics, print them, and draw the page from them."""
+    from dask.diagnostics.progress import ProgressBar
+
+    from analysis import class_statistics, open_run, run_summary, save_statistics, write_report
+    from analysis.statistics import classes_with_lost_clips, default_grouping
+
     ds = open_run(config.run)
     summary = run_summary(ds)
     if not summary["n_ok"]:
@@ -61,7 +66,7 @@ def aggregate(config: AggregateConfig) -> int:
     return 0
 
 
-def _table(statistics: xr.Dataset) -> str:
+def _table(statistics: "xr.Dataset") -> str:
     """One line per class that has clips, be it failed ones; ``peak_time`` counts from 1."""
     columns = statistics[["n_clips", "n_failed", "accuracy", "entropy"]]
     peak = statistics["temporal_profile"].fillna(0).argmax("time") + 1

@@ -1,17 +1,18 @@
 """Measure a run's attributions against ground truth: ``python -m jobs.evaluate --help``."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
 from pipeline.base_config import FrozenConfig
-from pipeline.evaluation.evaluate import METHODS, N_TRANSPORTED, evaluate_run
-from pipeline.evaluation.localisation import Lift
-from pipeline.evaluation.scores import Score
-from pipeline.store.ground_truth import open_ground_truth
 from pipeline.store.run_folder import metrics_url
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.localisation import Lift
+    from pipeline.evaluation.scores import Score
 
 
 class EvaluateConfig(FrozenConfig):
@@ -29,12 +30,15 @@ class EvaluateConfig(FrozenConfig):
     """The `ground_truth.zarr` of a synthetic dataset, or of `jobs.ground_truth`."""
     kind: str | None = None
     """Which kind of it counts, as person or hand; by default the first."""
-    emd_clips: int = Field(default=N_TRANSPORTED, ge=0)
+    emd_clips: int = Field(default=1000, ge=0)
     """Clips, evenly over the run, of which the earth mover's distance in space is computed."""
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Print the lift of each method, the effect of sharpening, and store the values per clip."""
+    from pipeline.evaluation.evaluate import METHODS, evaluate_run
+    from pipeline.store.ground_truth import open_ground_truth
+
     truth = open_ground_truth(config.ground_truth)
     evaluation = evaluate_run(config.run, truth, kind=config.kind, n_transported=config.emd_clips)
     print(f"{'method':<28} {'on mask':>8} {'covered':>8} {'lift':>6}  (standard error)")
@@ -63,11 +67,11 @@ def evaluate(config: EvaluateConfig) -> int:
     return 0
 
 
-def _mean(score: Score) -> str:
+def _mean(score: "Score") -> str:
     return f"{score.mean:.3f} ({score.standard_error:.3f})"
 
 
-def _value(lift: Lift) -> str:
+def _value(lift: "Lift") -> str:
     return f"{lift.value:>6.2f}  ({lift.standard_error:.2f})"
 
 

@@ -8,11 +8,7 @@ from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
 from pipeline.base_config import FrozenConfig
-from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ConfigError
-from pipeline.evaluation.annotations import LAYOUTS
-from pipeline.evaluation.ground_truth import build_ground_truth
-from pipeline.store.opening import open_store
 from pipeline.store.run_folder import store_url
 
 
@@ -45,6 +41,11 @@ class GroundTruthConfig(FrozenConfig):
 
 def ground_truth(config: GroundTruthConfig) -> int:
     """Write the truth of every clip that has annotations, and say how much is known."""
+    from pipeline.dataset.manifest import read_manifest
+    from pipeline.evaluation.annotations import LAYOUTS
+    from pipeline.evaluation.ground_truth import build_ground_truth
+    from pipeline.store.opening import open_store
+
     store = open_store(store_url(config.run))
     manifest = read_manifest(config.manifest or str(store.record.config["manifest"]))
     annotations = LAYOUTS[config.layout](

@@ -6,23 +6,24 @@ import time
 from pathlib import Path
 
 from jobs.cli import run_job, writing
-from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ManifestError
 from pipeline.progress_bar import progress_bar
-from pipeline.synthetic.model_card import model_card
-from pipeline.synthetic.small_models import IMAGE_SIZE, SIDE, small_model
-from pipeline.synthetic.training import (
-    TrainConfig,
-    collect_clips,
-    held_out_accuracy,
-    render_clips,
-    save,
-    train,
-)
+from pipeline.synthetic.config import TrainConfig
 
 
 def run_training(config: TrainConfig) -> int:
     """Render the scenes, train, measure on the held-out clips, and write model and card."""
+    from pipeline.dataset.manifest import read_manifest
+    from pipeline.synthetic.model_card import model_card
+    from pipeline.synthetic.small_models import IMAGE_SIZE, SIDE, small_model
+    from pipeline.synthetic.training import (
+        collect_clips,
+        held_out_accuracy,
+        render_clips,
+        save,
+        train,
+    )
+
     held_out = read_manifest(config.held_out)
     labels = [label for label, _ in held_out.distinct_labels()]
     foreign = [label for label in labels if label not in config.class_names]

@@ -19,18 +19,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-from pipeline.base_config import FrozenConfig
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
@@ -38,6 +36,7 @@ from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.manifest import Manifest
 from pipeline.models.attributor import normalise
 from pipeline.status import Status
+from pipeline.synthetic.config import TrainConfig
 from pipeline.synthetic.scenes import ACTIONS, Canvas, actor_mask, render_frame
 from pipeline.synthetic.small_models import IMAGE_SIZE, PATCH_SIZE, SIDE
 from pipeline.synthetic.tasks import Style, TaskName, class_names, task_scene
@@ -61,65 +60,6 @@ _LEFT_RIGHT = ("move left", "move right")
 _UP_DOWN = ("move up", "move down")
 _GROW_SHRINK = ("grow", "shrink")
 _COOL_WARM = ("cool warm", "warm cool")
-
-
-class TrainConfig(FrozenConfig):
-    """Train a small video transformer on synthetic scenes."""
-
-    out: str
-    """Folder that the model, its processor and its card are written to."""
-    held_out: str
-    """Manifest of synthetic clips of another seed, to measure accuracy on."""
-    task: TaskName = "actions"
-    """What the class is, see `pipeline.synthetic.tasks`."""
-    architecture: Literal["timesformer", "vivit", "videomae"] = "timesformer"
-    """Family of the model."""
-    n_layers: int = Field(default=3, ge=1)
-    """Blocks of the model."""
-    distractors: Literal["idle", "acting"] = "idle"
-    """`acting`: they do what actors do, so that what moves is no answer."""
-    n_frames: int = Field(default=8, ge=1)
-    """Frames that the model sees of a clip, spread evenly over it."""
-    n_clips: int = Field(default=12_000, ge=1)
-    """Scenes to train on; mirrored, turned over and played backwards they make eight of each."""
-    n_epochs: int = Field(default=3, ge=1)
-    """Passes over the scenes."""
-    batch_size: int = Field(default=16, ge=1)
-    """Scenes in a step, each of them forwards and backwards."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak of the one-cycle schedule."""
-    patch_weight: float | None = Field(default=None, ge=0)
-    """Weight of the auxiliary loss: each patch tells where the actor is and what it does. By
-    default 1 for actions, and 0 for what is learnt from labels alone."""
-    seed: int = Field(default=1, ge=0)
-    """Of the scenes, the weights and the order; the demo's clips are of seed 0."""
-    n_workers: int | None = Field(default=None, ge=1)
-    """Processes that render; by default one per CPU."""
-    n_threads: int = Field(default=1, ge=1)
-    """Threads that train."""
-
-    @model_validator(mode="after")
-    def _can_be_trained(self) -> "TrainConfig":
-        if self.patch_loss_weight > 0 and self.architecture != "timesformer":
-            raise ValueError(
-                f"patch_weight: {self.patch_loss_weight:g}, expected 0 of "
-                f"architecture={self.architecture}: patches are told in a timesformer alone"
-            )
-        if self.architecture != "timesformer" and self.n_frames % 2:
-            raise ValueError(f"n_frames: {self.n_frames} is odd, and tubelets take two frames")
-        return self
-
-    @property
-    def patch_loss_weight(self) -> float:
-        """Weight of the auxiliary loss."""
-        if self.patch_weight is None:
-            return 1.0 if self.task == "actions" else 0.0
-        return self.patch_weight
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Classes of the task as annotations have them, in label order."""
-        return tuple(name.replace("_", " ") for name in class_names(self.task))
 
 
 @dataclass(frozen=True)

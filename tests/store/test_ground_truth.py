@@ -16,7 +16,8 @@ from pipeline.store.ground_truth import (
     open_ground_truth,
     write_ground_truth,
 )
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig
+from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.scenes import actor_mask, rival_mask
 from tests.analysis.stores import random_columns, small_layout, write_run
 

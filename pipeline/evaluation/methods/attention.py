@@ -30,14 +30,24 @@ def all_layers(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     return joint.mean(dim=1)
 
 
+def space(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """STAA of the last layer without attention over time."""
+    return _explained(model, pixel_values, Method(name="space"))
+
+
 def rollout(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928)."""
     return _explained(model, pixel_values, Method(name="rollout"))
 
 
-def _explained(model: Adapter, pixel_values: Tensor, method: Method) -> Tensor:
-    with torch.inference_mode():
-        return model.explain(pixel_values, method).joint[:, -1]
+def contribution(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Contribution weights in place of attention in the last layer (after 2004.10102)."""
+    return _explained(model, pixel_values, Method(name="contribution"))
+
+
+def rollout_contribution(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Rollout of contribution weights."""
+    return _explained(model, pixel_values, Method(name="rollout-contribution"))
 
 
 def published_attention(model: Timesformer, pixel_values: Tensor, target: Tensor) -> Tensor:
@@ -54,7 +64,7 @@ def published_attention(model: Timesformer, pixel_values: Tensor, target: Tensor
     """
     grid = model.grid
     n_patches = grid.height * grid.width
-    if not isinstance(model, Timesformer) or "temporal 0" not in model.attention():
+    if not isinstance(model, Timesformer) or "temporal 0" not in model.blocks():
         raise ModelError("published attention: expected a TimeSformer with divided attention")
     if grid.n_times > n_patches:
         raise ModelError(f"published attention: {grid.n_times} frames, but {n_patches} patches")
@@ -64,3 +74,8 @@ def published_attention(model: Timesformer, pixel_values: Tensor, target: Tensor
     matrix = rows["rows"].reshape(len(pixel_values), grid.n_times, 1 + n_patches, 1 + n_patches)
     joint = matrix[:, 0, 1 : 1 + grid.n_times, 1:]
     return joint / joint.sum(dim=(1, 2), keepdim=True)
+
+
+def _explained(model: Adapter, pixel_values: Tensor, method: Method) -> Tensor:
+    with torch.inference_mode():
+        return model.explain(pixel_values, method).joint[:, -1]
