@@ -8,7 +8,8 @@ A run in a notebook::
     statistics = class_statistics(ds).compute()
     statistics.spatial_map.sel({"class": "archery"}).plot()
 
-- `open_run`: a run as a lazy dataset; `joint_attribution`: its A = S * T
+- `open_run`: a run as a lazy dataset, or several joined on their videos (`join_runs`);
+  `joint_attribution`: its A = S * T; `class_names`: names of its labels or predictions
 - `by_video`: a run of several views, as (video, view)
 - `focused_attribution`: A after `Threshold` and `Focus`, with the parameters recorded
 - `run_summary`: its rows by outcome
@@ -18,7 +19,15 @@ A run in a notebook::
 """
 
 from analysis.page.report import write_report
-from analysis.runs import by_video, focused_attribution, joint_attribution, open_run
+from analysis.runs import (
+    by_video,
+    class_names,
+    focused_attribution,
+    for_netcdf,
+    join_runs,
+    joint_attribution,
+    open_run,
+)
 from analysis.statistics import (
     class_statistics,
     open_statistics,
@@ -32,8 +41,11 @@ __all__ = [
     "Focus",
     "Threshold",
     "by_video",
+    "class_names",
     "class_statistics",
     "focused_attribution",
+    "for_netcdf",
+    "join_runs",
     "joint_attribution",
     "open_run",
     "open_statistics",
