@@ -14,6 +14,9 @@ A run in a notebook::
 - `focused_attribution`: A after `Threshold` and `Focus`, with the parameters recorded
 - `run_summary`: its rows by outcome
 - `class_statistics`: where and when the model looks, per class; `overall_statistics`: over all
+- `group_statistics`: the same, and quantiles of scores, by any columns together
+- `scores`: a table with some 30 numbers of each clip, beside the manifest's columns; `score_run`
+  makes it; `describe_scores` says what each is
 - `save_statistics`, `open_statistics`: keep them beside the run
 - `write_report`: a page about the run, which opens from disk
 """
@@ -28,8 +31,10 @@ from analysis.runs import (
     joint_attribution,
     open_run,
 )
+from analysis.scores import describe_scores, score_run, scores
 from analysis.statistics import (
     class_statistics,
+    group_statistics,
     open_statistics,
     overall_statistics,
     save_statistics,
@@ -43,8 +48,10 @@ __all__ = [
     "by_video",
     "class_names",
     "class_statistics",
+    "describe_scores",
     "focused_attribution",
     "for_netcdf",
+    "group_statistics",
     "join_runs",
     "joint_attribution",
     "open_run",
@@ -52,5 +59,7 @@ __all__ = [
     "overall_statistics",
     "run_summary",
     "save_statistics",
+    "score_run",
+    "scores",
     "write_report",
 ]

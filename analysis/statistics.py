@@ -5,6 +5,7 @@ Each block of clips becomes a table of classes, and the tables are merged as a t
 on that of clips.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import dask.array as da
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from analysis.reduction import SUMMED, Grouping, Totals, block_tasks, row_hash, tree
 from analysis.runs import attribute, class_index, open_run
 from analysis.summary import RunCounts
+from analysis.sums import Sums
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.storage.zarr_store import zarr_location
@@ -115,21 +117,88 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
     )
     groupings = (Grouping((by,), histograms=False), Grouping(("label",), rows="failed"))
     totals = tree(block_tasks(rows, groupings))
-    tables = delayed(tables_of, pure=True)(totals, index, by, sizes)
-    variables = {}
-    for name, (dims, dtype) in _VARIABLES.items():
-        shape = tuple(len(index) if dim == "class" else sizes[dim] for dim in dims)
-        array = da.from_delayed(tables[name], shape, dtype)  # type: ignore[no-untyped-call]
-        variables[name] = (dims, array, {"description": _DESCRIPTIONS.get(name, _COVERAGE)})
-    names = np.atleast_1d(ds["class"].values)
-    statistics = xr.Dataset(
-        variables,
-        coords={"class": names, "class_index": ("class", index)},
-        attrs={"by": by},
+    tables = delayed(_tables_of_totals, pure=True)(totals, index, by, sizes)
+    arrays = {
+        name: da.from_delayed(  # type: ignore[no-untyped-call]
+            tables[name], tuple(len(index) if dim == "class" else sizes[dim] for dim in dims), dtype
+        )
+        for name, (dims, dtype) in _VARIABLES.items()
+    }
+    statistics = _dataset(ds, arrays, by)
+    return statistics if "class" in ds.dims else statistics.isel({"class": 0})
+
+
+def statistics_of_sums(
+    ds: xr.Dataset, sums: Sums, failed: Sums, coverage: int, by: By
+) -> xr.Dataset:
+    """Give the `class_statistics` of a run whose sums by class are there already.
+
+    Parameters
+    ----------
+    ds
+        The run that was summed, whole.
+    sums
+        By ``label`` or by ``prediction``, as ``by`` says.
+    failed
+        Of the failed rows, by ``label``.
+    """
+    sizes = {dim: ds["spatial"].sizes[dim] for dim in ("time", "y", "x")}
+    return _dataset(ds, _tables(sums, failed, coverage, class_index(ds), by, sizes), by)
+
+
+def group_statistics(ds: xr.Dataset, by: Sequence[str]) -> xr.Dataset:
+    """Mean, spread and quantiles of the scores, and mean maps, by any columns together.
+
+    For example ``group_statistics(ds, ["label", "prediction"])`` by confusion pair, or
+    ``group_statistics(ds, ["correct"])``. Computes them, in one pass.
+
+    Parameters
+    ----------
+    ds
+        As in `class_statistics`, of known dimensions.
+    by
+        Arrays or coordinates of the dataset along ``clip`` alone, or ``correct``: 1, 0, or -1
+        without a label.
+
+    Returns
+    -------
+    Dataset with the dimension ``group``, whose coordinates are the columns: ``n`` (group) int64,
+    ``mean``, ``std``, ``q05``, ``q50``, ``q95`` (group, score), ``spatial_map`` (group, y, x),
+    ``temporal_profile`` (group, time) float64. Quantiles come of 128 equal bins on [0, 1].
+    """
+    rows = _as_clips(ds)
+    totals: Totals = tree(block_tasks(rows, (Grouping(tuple(by)),))).compute()
+    sums, n_scores = totals.sums[0], len(SUMMED)
+    sizes = {dim: rows["spatial"].sizes[dim] for dim in ("time", "y", "x")}
+    where, when = _maps_of(sums.mean, sizes)
+    scores = ("group", "score")
+    return xr.Dataset(
+        {
+            "n": ("group", sums.n),
+            "mean": (scores, sums.mean[:, :n_scores]),
+            "std": (scores, sums.deviation[:, :n_scores]),
+            **{f"q{int(100 * q):02d}": (scores, sums.quantile(q)) for q in (0.05, 0.5, 0.95)},
+            "spatial_map": (("group", "y", "x"), where),
+            "temporal_profile": (("group", "time"), when),
+        },
+        coords={
+            "score": list(SUMMED),
+            **{n: ("group", sums.keys.get_level_values(n).to_numpy()) for n in sums.keys.names},
+        },
     )
+
+
+def _dataset(ds: xr.Dataset, arrays: dict[str, Any], by: str) -> xr.Dataset:
+    variables = {
+        name: (dims, arrays[name], {"description": _DESCRIPTIONS.get(name, _COVERAGE)})
+        for name, (dims, _) in _VARIABLES.items()
+    }
+    names = np.atleast_1d(ds["class"].values)
+    coords = {"class": names, "class_index": ("class", class_index(ds))}
+    statistics = xr.Dataset(variables, coords=coords, attrs={"by": by})
     if "identity" in ds.attrs:
         statistics.attrs["identity"] = ds.attrs["identity"]
-    return statistics if "class" in ds.dims else statistics.isel({"class": 0})
+    return statistics
 
 
 _VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -147,31 +216,49 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def tables_of(
+def _tables_of_totals(
     totals: Totals, index: NDArray[np.int64], by: str, sizes: dict[str, int]
 ) -> dict[str, NDArray[Any]]:
-    """Statistics of the classes that have the given indices, from sums by class and of failures."""
-    sums = totals.sums[0].select(pd.MultiIndex.from_arrays([index], names=[by]))
-    failed = totals.sums[1].select(pd.MultiIndex.from_arrays([index], names=["label"]))
+    return _tables(totals.sums[0], totals.sums[1], totals.coverage, index, by, sizes)
+
+
+def _tables(
+    sums: Sums,
+    failed: Sums,
+    coverage: int,
+    index: NDArray[np.int64],
+    by: str,
+    sizes: dict[str, int],
+) -> dict[str, NDArray[Any]]:
+    """Statistics of the classes that have the given indices, in their order."""
+    sums = sums.select(pd.MultiIndex.from_arrays([index], names=[by]))
+    failed = failed.select(pd.MultiIndex.from_arrays([index], names=["label"]))
     mean, deviation = sums.mean, sums.deviation
     column = {name: position for position, name in enumerate(SUMMED)}
-    n_patches = sizes["y"] * sizes["x"]
-    where = slice(len(SUMMED), len(SUMMED) + n_patches)
-    when = slice(len(SUMMED) + n_patches, None)
-    grid = (len(index), sizes["y"], sizes["x"])
+    spatial_map, temporal_profile = _maps_of(mean, sizes)
+    spatial_map_std, temporal_profile_std = _maps_of(deviation, sizes)
     return {
         "n_clips": sums.n,
         "n_failed": failed.n,
         "accuracy": mean[:, column["correct"]],
         "probability": mean[:, column["probability"]],
-        "spatial_map": mean[:, where].reshape(grid),
-        "spatial_map_std": deviation[:, where].reshape(grid),
-        "temporal_profile": mean[:, when],
-        "temporal_profile_std": deviation[:, when],
+        "spatial_map": spatial_map,
+        "spatial_map_std": spatial_map_std,
+        "temporal_profile": temporal_profile,
+        "temporal_profile_std": temporal_profile_std,
         "entropy": mean[:, column["entropy"]],
         "entropy_std": deviation[:, column["entropy"]],
-        "coverage": np.asarray(totals.coverage, np.uint64),
+        "coverage": np.asarray(coverage, np.uint64),
     }
+
+
+def _maps_of(
+    table: NDArray[np.float64], sizes: dict[str, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Spatial map (groups, y, x) and profile (groups, time) of a table of a pass's columns."""
+    start, n_patches = len(SUMMED), sizes["y"] * sizes["x"]
+    where = table[:, start : start + n_patches].reshape(-1, sizes["y"], sizes["x"])
+    return where, table[:, start + n_patches :]
 
 
 def _as_clips(ds: xr.Dataset) -> xr.Dataset:
