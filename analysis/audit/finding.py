@@ -133,7 +133,7 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def as_table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """Findings as a table, a row each: nested parts are columns of their own."""
+    """Make a table of findings, a row each: nested parts are columns of their own."""
     rows = []
     for finding in findings:
         plain = finding.to_json()

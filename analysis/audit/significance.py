@@ -10,7 +10,7 @@ Float64Array = NDArray[np.float64]
 
 _RESAMPLES = 1000
 _MAX_RESAMPLED = 2000
-"""Values of a sample that are resampled at most: the interval of more is as narrow as it need be."""
+"""Values of a sample that are resampled at most; the interval of more is narrow enough."""
 
 
 def rank_tests(
@@ -30,8 +30,8 @@ def rank_tests(
 
     Returns
     -------
-    (groups,) probability that a value of the group is above one of the others, ties half; and (groups,)
-    one-sided p that it is above: NaN for a group of no value or of all
+    (groups,) probability that a value of the group is above one of the others, ties half; and
+    (groups,) one-sided p that it is above: NaN for a group of no value or of all
     """
     n = len(values)
     ranks = stats.rankdata(values)
