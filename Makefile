@@ -42,16 +42,17 @@ test: install  ## Run every test
 	@echo "== tests"
 	$(BIN)/python -m pytest
 
-lint: install  ## Check style and format
-	@echo "== lint and format"
+lint: install  ## Check style, format and the import contract
+	@echo "== lint, format, imports"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: install  ## Check types
 	@echo "== types"
 	$(BIN)/mypy
 
-check: test lint types  ## All that CI runs
+check: lint types test  ## All that CI runs
 
 clean:  ## Remove .venv, runs and caches
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from analysis.runs import attribute
+from analysis.runs import attribute, record_of
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ManifestError, StoreError
 from pipeline.storage.files import RetryingReader, open_filesystem
@@ -37,11 +37,12 @@ class ManifestColumns:
             When a ``url`` was given and isn't that of the run's manifest. Without one, a note is
             added in its place.
         """
-        n_views = int(attribute(ds, "layout")["n_views"])
-        where = url or attribute(ds, "config")["manifest"]
+        record = record_of(ds)
+        n_views = len(record.views)
+        where = url or str(record.config["manifest"])
         try:
             manifest = read_manifest(where)
-            identity = attribute(ds, "identity")["manifest"]
+            identity = record.identity.manifest
             n_rows = ds.sizes["clip"] // n_views
             same = manifest.digest == identity
             # A run takes in by --append what was added to its manifest.

@@ -11,9 +11,8 @@ import xarray as xr
 
 from pipeline.attribution.focus import Step, apply_steps, steps_name
 from pipeline.errors import StoreError
-from pipeline.store.create import open_store
-from pipeline.store.pending import status_array
-from pipeline.store.record import store_layout
+from pipeline.store.opening import open_store
+from pipeline.store.record import RunRecord
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
 
@@ -54,10 +53,10 @@ def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -
     if not isinstance(url, str):
         runs = {one: open_run(one, shards_per_chunk=shards_per_chunk) for one in url}
         return join_runs(runs)
-    group = open_store(store_url(url))
-    layout = store_layout(group)
+    store = open_store(store_url(url))
+    layout, record = store.layout, store.record
     # Its status is the last array to be enlarged.
-    (n_rows,) = status_array(group).shape
+    (n_rows,) = store.array("status").shape
     if n_rows != layout.n_rows:
         raise StoreError(
             f"{store_url(url)} is being enlarged from {n_rows} to {layout.n_rows} rows, "
@@ -66,7 +65,10 @@ def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -
     # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.
     chunk = layout.rows_per_shard * (shards_per_chunk or _shards_per_chunk(layout))
     dataset = xr.open_zarr(
-        group.store, group=group.path or None, consolidated=False, chunks={"clip": chunk}
+        store.group.store,
+        group=store.group.path or None,
+        consolidated=False,
+        chunks={"clip": chunk},
     )
     # Storage lists arrays in any order; the template's is the one to read them in.
     names = list(layout.arrays())
@@ -75,7 +77,7 @@ def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -
     # NumPy's strings have no missing value, which `Dataset.where` puts in; objects take one.
     texts = {n: v.astype(object) for n, v in ordered.data_vars.items() if v.dtype.kind == "T"}
     ordered = ordered.assign(texts)
-    classes = list(dataset.attrs["class_names"])
+    classes = list(record.class_names)
     # A range index takes no memory, whatever the number of clips.
     labelled = ordered.assign_coords(
         {
@@ -85,10 +87,10 @@ def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -
         }
     )
     if "layer" in labelled.dims:
-        labelled = labelled.assign_coords(layer=list(dataset.attrs["layers"]))
-    if layout.n_views > 1:
+        labelled = labelled.assign_coords(layer=list(record.layers))
+    if len(record.views) > 1:
         rows = da.arange(layout.n_rows, chunks=chunk)
-        labelled = labelled.assign_coords(view=("clip", rows % layout.n_views))
+        labelled = labelled.assign_coords(view=("clip", record.views.view(rows)))
     return labelled
 
 
@@ -179,6 +181,13 @@ def attribute(ds: xr.Dataset, name: str) -> Any:
     return ds.attrs[name]
 
 
+def record_of(ds: xr.Dataset) -> RunRecord:
+    """Read how a run was made from its dataset; `StoreError` if attributes were dropped."""
+    return RunRecord.from_attributes(
+        {name: attribute(ds, name) for name in ("schema", "identity")} | ds.attrs, "the dataset"
+    )
+
+
 def class_names(ds: xr.Dataset, column: str = "label") -> xr.DataArray:
     """Names of the classes that a column of class indices holds; empty where it is unknown.
 
@@ -225,8 +234,8 @@ def _shards_per_chunk(layout: StoreLayout) -> int:
 
 def _row_identity(ds: xr.Dataset) -> tuple[Any, ...]:
     """Give what two runs share if their rows are the same clips."""
-    manifest = attribute(ds, "identity")["manifest"]
-    return manifest, ds.sizes["clip"], repr(sorted(attribute(ds, "views").items()))
+    identity = record_of(ds).identity
+    return identity.manifest, ds.sizes["clip"], identity.views
 
 
 def _clip_ids(ds: xr.Dataset, name: str) -> pd.MultiIndex:
@@ -260,7 +269,7 @@ def by_video(ds: xr.Dataset) -> xr.Dataset:
     StoreError
         When the dataset's clips aren't whole videos, each with its views in order.
     """
-    n_views = int(attribute(ds, "layout")["n_views"])
+    n_views = len(record_of(ds).views)
     rows = ds["clip"].values
     whole = len(rows) % n_views == 0
     if (
@@ -275,7 +284,7 @@ def by_video(ds: xr.Dataset) -> xr.Dataset:
     videos = rows[::n_views] // n_views
     unfolded = ds.drop_vars(["clip", "view"], errors="ignore").coarsen(clip=n_views)
     constructed: xr.Dataset = unfolded.construct(clip=("video", "view"))
-    return constructed.assign_coords(video=videos, view=np.arange(n_views))
+    return constructed.assign_coords(video=videos, view=np.arange(len(views)))
 
 
 def joint_attribution(

@@ -37,7 +37,7 @@ from analysis.reduction import (
     row_hash,
     tree,
 )
-from analysis.runs import attribute, open_run
+from analysis.runs import attribute, open_run, record_of
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.storage.files import read_bytes, write_bytes
@@ -281,8 +281,8 @@ class _Finished:
 
     def table(self, scored: pa.Table) -> pa.Table:
         rows = scored["row"].to_numpy()
-        names = np.array(attribute(self.ds, "class_names"), object)
-        n_views = int(attribute(self.ds, "layout")["n_views"])
+        names = np.array(record_of(self.ds).class_names, object)
+        n_views = len(record_of(self.ds).views)
         status = scored["status"].to_numpy()
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         video_id = self.ds["video_id"].isel(clip=part).values.astype(object)

@@ -2,13 +2,16 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 
 from jobs.cli import flags_carried_out, run_job
+from pipeline.execution.cluster import machine_to_start
 from pipeline.execution.passes import execute
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeJob
-from pipeline.run.plan import Plan
-from pipeline.run.prepare import plan_runs
+from pipeline.run.plan import Plan, plan_runs
+from pipeline.run.prepare import prepare
+from pipeline.status import Status
 from pipeline.store.run_folder import failures_url
 
 
@@ -17,12 +20,14 @@ def attribute(job: AttributeJob) -> int:
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
-    plans = plan_runs(job.runs())
+    runs = job.runs()
+    plans = plan_runs(runs, job.call(), machine=machine_to_start(runs[0]))
     with flags_carried_out(job):
-        return max(_carry_out(plan) for plan in plans)
+        retried = [prepare(plan) for plan in plans]
+        return max(_carry_out(*run) for run in zip(plans, retried, strict=True))
 
 
-def _carry_out(plan: Plan) -> int:
+def _carry_out(plan: Plan, retried: Mapping[Status, int]) -> int:
     config = plan.config
     if config.log_format == "text":
         print(
@@ -30,9 +35,9 @@ def _carry_out(plan: Plan) -> int:
             f"-> {plan.store_url}",
             file=sys.stderr,
         )
-    if config.retry_failed:
-        counts = ", ".join(f"{count} {status.label}" for status, count in plan.retried.items())
-        n_rows = sum(plan.retried.values())
+    if plan.call.retry_failed:
+        counts = ", ".join(f"{count} {status.label}" for status, count in retried.items())
+        n_rows = sum(retried.values())
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
     summary = execute(plan)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from analysis.audit.finding import Example
 from analysis.clip_scores import SCORES
 from analysis.reduction import row_hash
-from analysis.runs import attribute, open_run
+from analysis.runs import open_run, record_of
 from analysis.scores import score_run, scores
 from pipeline.errors import StoreError
 from pipeline.storage.zarr_store import zarr_location
@@ -120,8 +120,8 @@ def read_evidence(run_url: str) -> Evidence:
         )
     stored = next((name for name in VECTOR_NAMES if name in ds), None)
     vectors = None if stored is None else ds[stored].values.astype(np.float32)[ok]
-    method = attribute(ds, "config")["method"]
-    name = method["name"] if isinstance(method, dict) else str(method)
+    record = record_of(ds)
+    name = record.identity.method.name
     _, n_times, height, width = ds["spatial"].shape
     return per_video(
         Evidence(
@@ -130,7 +130,7 @@ def read_evidence(run_url: str) -> Evidence:
             when=when,
             vectors=vectors,
             grid=(n_times, height, width),
-            class_names=[str(name) for name in attribute(ds, "class_names")],
+            class_names=list(record.class_names),
             method=name,
             class_specific="evidence" in name,
         )

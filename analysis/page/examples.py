@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.clips.decode import read_frames
 from pipeline.clips.fetch import fetch_clip
-from pipeline.clips.preprocess import Preprocessing
-from pipeline.clips.sampling import Sampling
-from pipeline.clips.views import recorded_views
+from pipeline.clips.views import Views
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ManifestError
+from pipeline.store.record import RunRecord
 
 
 def choose_clips(
@@ -56,11 +55,11 @@ def choose_clips(
 
 
 def manifest_rows(
-    manifest: Manifest, rows: Iterable[int], *, n_views: int = 1
+    manifest: Manifest, rows: Iterable[int], views: Views
 ) -> dict[int, dict[str, Any]]:
     """Manifest rows by a run's rows; a row group is read once, however many of its rows are."""
     wanted = np.unique(np.fromiter(rows, np.int64))
-    found = manifest.take(wanted // n_views).to_pylist()
+    found = manifest.take(views.video(wanted)).to_pylist()
     return dict(zip(wanted.tolist(), found, strict=True))
 
 
@@ -69,8 +68,7 @@ class ClipSource:
     """Reads the frames of a run's clips again, the way the run did."""
 
     manifest: Manifest
-    views: tuple[tuple[Sampling, Preprocessing], ...]
-    """How the frames of each view of a video are taken and cropped: row by row, in turn."""
+    views: Views
 
     @classmethod
     def of_run(cls, ds: xr.Dataset) -> "ClipSource":
@@ -81,15 +79,16 @@ class ClipSource:
         ManifestError
             When the manifest can't be read, or isn't the one that the run was made from.
         """
-        url = ds.attrs["config"]["manifest"]
+        record = RunRecord.from_attributes(ds.attrs, "the run")
+        url = record.config["manifest"]
         manifest = read_manifest(url)
-        if manifest.digest != ds.attrs["identity"]["manifest"]:
+        if manifest.digest != record.identity.manifest:
             raise ManifestError(f"manifest {url} has changed since the run: its rows are others")
-        return cls(manifest, recorded_views(ds.attrs))
+        return cls(manifest, record.views)
 
     def records(self, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Look up the manifest's row of each of some rows of the run."""
-        return manifest_rows(self.manifest, rows, n_views=len(self.views))
+        return manifest_rows(self.manifest, rows, self.views)
 
     def frames(self, row: int, path: str, frame_index: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Read the frames of a clip as the model saw them.
@@ -118,8 +117,8 @@ class ClipSource:
         ValueError
             When the file has changed, and other frames would be taken from it now.
         """
-        sampling, preprocessing = self.views[row % len(self.views)]
-        clip = read_frames(fetch_clip(self.manifest.root, path), sampling)
+        view = self.views.of(row)
+        clip = read_frames(fetch_clip(self.manifest.root, path), view.sampling)
         if not np.array_equal(clip.frame_index, frame_index):
             raise ValueError("the file has changed since the run: its frames are others")
-        return preprocessing.resize_and_crop(clip.frames)
+        return view.preprocessing.resize_and_crop(clip.frames)

@@ -57,6 +57,12 @@ class Method(FrozenConfig):
                     )
         return self
 
+    def resolved(self, n_layers: int) -> "Method":
+        """Give the same method with the numbers of its layers, as a run's identity has it."""
+        if self.name == "rollout":
+            return self
+        return self.model_copy(update={"layers": self.chosen_layers(n_layers)})
+
     def chosen_layers(self, n_layers: int) -> tuple[int, ...]:
         """Give the numbers of the layers that are read, from 0, first to last; rollout reads all.
 

@@ -1,6 +1,6 @@
 """Manifest rows to the model's uint8 input; a clip that fails stays a row with a named status."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,8 +10,7 @@ import numpy as np
 from pipeline.clips.columns import Columns
 from pipeline.clips.decoder_process import DECODE, process_decoder
 from pipeline.clips.fetch import fetch_clip
-from pipeline.clips.preprocess import Preprocessing
-from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import Views
 from pipeline.errors import DecodeError
 from pipeline.status import Status
 
@@ -29,8 +28,7 @@ class ClipLoader:
     """
 
     root: str
-    views: Sequence[tuple[Sampling, Preprocessing]]
-    """How the frames of each view of a video are taken and cropped: row by row, in turn."""
+    views: Views
     input_size: tuple[int, int]
     """Height and width that the model takes, pixels."""
     class_of_label: Mapping[str, int]
@@ -44,20 +42,20 @@ class ClipLoader:
 
     def __call__(self, rows: Columns) -> Columns:
         """Load a batch of manifest rows."""
-        n_clips, n_frames = len(rows["row"]), self.views[0][0].n_samples
+        n_clips, n_frames = len(rows["row"]), next(iter(self.views)).sampling.n_samples
         frames = np.zeros((n_clips, n_frames, *self.input_size, 3), np.uint8)
         frame_index = np.full((n_clips, n_frames), -1, np.int32)
         status = np.full(n_clips, Status.OK, np.uint8)
         message = np.full(n_clips, "", object)
         decoder = process_decoder(self.decode, self.decode_memory_bytes)
         for clip, fetched in enumerate(_fetched_ahead(self.root, rows["path"])):
-            sampling, preprocessing = self.views[rows["row"][clip] % len(self.views)]
+            view = self.views.of(int(rows["row"][clip]))
             try:
                 frame_index[clip] = decoder.decode_into(
                     frames[clip],
                     fetched.result(),
-                    sampling,
-                    preprocessing,
+                    view.sampling,
+                    view.preprocessing,
                     timeout_s=self.decode_timeout_s,
                 )
             except DecodeError as error:

@@ -1,11 +1,12 @@
 """Labels of a manifest to the class indices of a model."""
 
+from collections.abc import Sequence
+
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ManifestError
-from pipeline.models.checkpoint import Checkpoint
 
 
-def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]:
+def resolve_labels(manifest: Manifest, *, class_names: Sequence[str], model: str) -> dict[str, int]:
     """Class index of each label of a manifest.
 
     A label is a class name of the model, as it stands or with other case and with underscores for
@@ -16,7 +17,7 @@ def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]
     ManifestError
         Names the first label that the model doesn't have, and its row.
     """
-    exact = {name: index for index, name in enumerate(checkpoint.class_names)}
+    exact = {name: index for index, name in enumerate(class_names)}
     loose = {_loose(name): index for name, index in exact.items()}
     indices = {str(index): index for index in exact.values()}
     resolved = {}
@@ -25,7 +26,7 @@ def resolve_labels(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, int]
         if index is None:
             raise ManifestError(
                 f"manifest: label {label!r} in row {row} of {manifest.url} is not a class of "
-                f"{checkpoint.name}, which has {len(exact)} ({', '.join(list(exact)[:3])}, ...)"
+                f"{model}, which has {len(exact)} ({', '.join(list(exact)[:3])}, ...)"
             )
         resolved[label] = index
     return resolved

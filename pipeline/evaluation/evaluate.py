@@ -17,14 +17,12 @@ from pipeline.attribution.focus import (
     steps_name,
 )
 from pipeline.attribution.measures import normalised_entropy, share_kept
-from pipeline.clips.views import recorded_views
 from pipeline.errors import StoreError
 from pipeline.evaluation.localisation import Lift, lift, share_covered, share_on_mask
 from pipeline.status import Status
 from pipeline.storage.zarr_store import zarr_location
-from pipeline.store.create import open_store
 from pipeline.store.ground_truth import GroundTruth
-from pipeline.store.record import store_layout
+from pipeline.store.opening import open_store
 from pipeline.store.run_folder import metrics_url, store_url
 
 _SCHEMA = {"name": "staa-metrics", "version": 1}
@@ -92,9 +90,8 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
         If there is no run at the URL, no clip is ok, one has no attribution or no ground truth, the
         ground truth is of other clips, or the metrics can't be written.
     """
-    group: Any = open_store(store_url(run_url))
-    layout = store_layout(group)
-    views = recorded_views(group.attrs)
+    store = open_store(store_url(run_url))
+    layout, views = store.layout, store.record.views
     grid = (layout.n_times, layout.height, layout.width)
     constant = {"uniform": uniform_attribution(*grid), "center_gaussian": center_gaussian(*grid)}
     columns = {
@@ -108,13 +105,15 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
     for shard in range(layout.n_shards):
         rows = layout.shard_rows(shard)
         part = slice(rows.start, rows.stop)
-        ok = np.flatnonzero(group["status"][part] == Status.OK)
+        ok = np.flatnonzero(store.array("status")[part] == Status.OK)
         if not len(ok):
             continue
-        video_ids, frame_index = group["video_id"][part][ok], group["frame_index"][part][ok]
+        video_ids, frame_index = (
+            store.array(name)[part][ok] for name in ("video_id", "frame_index")
+        )
         mask = np.stack(
             [
-                truth.patches(str(video_id), frames, views[row % len(views)][1], grid)
+                truth.patches(str(video_id), frames, views.of(int(row)).preprocessing, grid)
                 for row, video_id, frames in zip(
                     rows.start + ok, video_ids, frame_index, strict=True
                 )
@@ -124,7 +123,7 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
             name: np.broadcast_to(value, mask.shape) for name, value in constant.items()
         }
         maps["attribution"] = joint_attribution(
-            group["spatial"][part][ok], group["temporal"][part][ok]
+            *(store.array(name)[part][ok] for name in ("spatial", "temporal"))
         )
         if np.isnan(maps["attribution"]).any():
             raise StoreError(
@@ -147,7 +146,7 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
     if not covered.any():
         raise StoreError(f"{run_url}: the model saw no action, so there is nothing to evaluate")
     try:
-        _write_metrics(metrics_url(run_url), columns, group.attrs["identity"])
+        _write_metrics(metrics_url(run_url), columns, store.record.identity.model_dump(mode="json"))
     except OSError as error:
         raise StoreError(f"can't write metrics to {metrics_url(run_url)}: {error}") from error
     on_mask, kept, entropy = (

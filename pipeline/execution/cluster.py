@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-import torch
 
 from pipeline.errors import ConfigError
-from pipeline.models.compiler import check_compiler
+from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
-from pipeline.run.resources import ModelPool, fit_into_store, model_pool
+from pipeline.run.resources import Machine, ModelPool, model_pool
 
 RAYLET_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """For each node's Ray, which ends workers that are idle for a second where there are more than
@@ -25,39 +24,12 @@ _CONNECT_S = 10.0
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 
-def check_resources(config: AttributeConfig) -> None:
-    """Refuse what the Ray that this run would start could never do, before it is started.
+def machine_to_start(config: AttributeConfig) -> Machine | None:
+    """Say what the Ray that this run would start has; None where one is there or named.
 
-    Raises
-    ------
-    ConfigError
-        As `model_pool` and `check_compiler` say.
+    What such a Ray could never do is refused before it is started.
     """
-    if _starts_ray():
-        pool = model_pool(config, cpus=_local_cpus(config), gpus=torch.cuda.device_count())
-        if config.compile_model:
-            check_compiler(pool.device)
-
-
-def check_object_store(config: AttributeConfig, *, clip_bytes: int, row_bytes: int) -> None:
-    """Refuse what the object store of the Ray that this run would start can't hold.
-
-    Raises
-    ------
-    ConfigError
-        As `fit_into_store` says.
-    """
-    if _starts_ray():
-        cpus = _local_cpus(config)
-        pool = model_pool(config, cpus=cpus, gpus=torch.cuda.device_count())
-        fit_into_store(
-            config,
-            clip_bytes=clip_bytes,
-            row_bytes=row_bytes,
-            cpus=cpus,
-            n_models=pool.n_models,
-            store_bytes=int(config.local_object_store),
-        )
+    return Machine(_local_cpus(config), n_gpus()) if _starts_ray() else None
 
 
 @contextmanager

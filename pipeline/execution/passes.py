@@ -30,8 +30,8 @@ from pipeline.execution.stages import Stages, real_stages
 from pipeline.logs import fields
 from pipeline.run.plan import Plan
 from pipeline.run.resources import ModelPool, fit_into_store
-from pipeline.store.create import open_store
 from pipeline.store.failures import write_failures
+from pipeline.store.opening import open_store
 from pipeline.store.pending import PendingRows, pending_rows, read_status
 from pipeline.store.schema import StoreLayout
 from pipeline.store.state import RunSummary, summarise
@@ -92,9 +92,9 @@ def _execute(plan: Plan, stages_of: StagesOf) -> RunSummary:
         with connected(plan.config) as pool:
             _attribute_in_passes(plan, pending, pool, stages_of(plan, pool, metrics), metrics)
         seconds = time.monotonic() - started
-    group = open_store(plan.store_url)
-    status = read_status(group)
-    write_failures(plan.config.out, group, status, plan.manifest)
+    store = open_store(plan.store_url)
+    status = read_status(store)
+    write_failures(plan.config.out, store, status, plan.manifest)
     summary = summarise(status, seconds=seconds)
     counts = {code.label: count for code, count in summary.counts.items()}
     _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
@@ -187,7 +187,7 @@ def _attribute(
         warnings.simplefilter("ignore", RayDeprecationWarning)
         (
             ray.data.read_datasource(
-                ManifestSource(plan.manifest, tasks, n_views=len(plan.views)),
+                ManifestSource(plan.manifest, tasks, plan.views),
                 override_num_blocks=len(tasks),
                 # As the loading's: Ray Data makes one task of the two then.
                 ray_remote_args={"max_retries": _RETRIES},

@@ -12,15 +12,13 @@ import ray
 from numpy.typing import NDArray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
-from zarr.core.group import Group
 
 from pipeline.execution.counter import count_shard
 from pipeline.execution.metrics import RunMetrics
 from pipeline.logs import LogFormat, fields, set_up_logging
 from pipeline.status import Status
-from pipeline.store.create import open_store
+from pipeline.store.opening import Store, open_store
 from pipeline.store.pending import PendingRows
-from pipeline.store.record import store_layout
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
 
@@ -61,7 +59,7 @@ class ShardSink(Datasink):  # type: ignore[misc]
     def write(self, blocks: Iterable[Block], ctx: object) -> None:
         """Write the blocks of one shard; `StoreError` if they aren't exactly that."""
         set_up_logging(self._log_format, logging.INFO)
-        group = _opened(self._store_url, self._pass)
+        store = _opened(self._store_url, self._pass)
         batches = [BlockAccessor.for_block(block).to_numpy() for block in blocks]
         columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         rows = columns.pop("row")
@@ -69,12 +67,12 @@ class ShardSink(Datasink):  # type: ignore[misc]
             columns[name] = columns[name].astype(np.dtypes.StringDType())
         started = time.perf_counter()
         with self._metrics.seconds_of("write"):
-            written = write_shard(group, columns, rows)
+            written = write_shard(store, columns, rows)
         seconds = time.perf_counter() - started
         # What a task finds committed, another committed and may not have told of.
         new = self._pending.mask(rows)
         new_columns = {name: values[new] for name, values in columns.items()}
-        self._tell(store_layout(group), new_columns, rows[new], seconds, bool(written.any()))
+        self._tell(store.layout, new_columns, rows[new], seconds, bool(written.any()))
 
     def _tell(
         self,
@@ -103,6 +101,6 @@ class ShardSink(Datasink):  # type: ignore[misc]
 
 
 @lru_cache(maxsize=1)
-def _opened(store_url: str, _pass: str) -> Group:
+def _opened(store_url: str, _pass: str) -> Store:
     """Open the store once in each worker and pass: that reads the metadata of every array."""
     return open_store(store_url, mode="r+")

@@ -9,6 +9,7 @@ from ray.data import DataContext
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.clips.views import Views
 from pipeline.dataset.manifest import ROWS_PER_GROUP, Manifest
 
 
@@ -23,9 +24,9 @@ class ManifestSource(Datasource):  # type: ignore[misc]
     The driver holds the ranges, not the rows.
     """
 
-    def __init__(self, manifest: Manifest, ranges: Sequence[range], *, n_views: int = 1) -> None:
+    def __init__(self, manifest: Manifest, ranges: Sequence[range], views: Views) -> None:
         self._manifest = manifest
-        self._n_views = n_views
+        self._views = views
         self._ranges = ranges
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -45,12 +46,12 @@ class ManifestSource(Datasource):  # type: ignore[misc]
         metadata = BlockMetadata(
             num_rows=len(rows), size_bytes=None, input_files=None, exec_stats=None
         )
-        read: Callable[[], Iterable[Block]] = partial(_read, self._manifest, rows, self._n_views)
+        read: Callable[[], Iterable[Block]] = partial(_read, self._manifest, rows, self._views)
         return ReadTask(read, metadata)
 
 
-def _read(manifest: Manifest, rows: range, n_views: int) -> list[pa.Table]:
-    numbers = np.asarray(rows) // n_views
+def _read(manifest: Manifest, rows: range, views: Views) -> list[pa.Table]:
+    numbers = views.video(np.asarray(rows))
     first, last = int(numbers[0]) // ROWS_PER_GROUP, int(numbers[-1]) // ROWS_PER_GROUP
     groups = pa.concat_tables([_group(manifest, group) for group in range(first, last + 1)])
     table = groups.take(pa.array(numbers - first * ROWS_PER_GROUP))

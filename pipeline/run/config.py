@@ -56,9 +56,52 @@ class SamplingConfig(FrozenConfig):
         return self
 
 
+class OneCall(FrozenConfig):
+    """What one call does to a run that is there; no part of what is recorded.
+
+    Flags, never keys of a file: given again, they undo what the call before has computed, and a
+    cluster reads a file again each time that it restarts its job.
+    """
+
+    overwrite: bool = False
+    """Delete the run in that folder, its statistics, report and metrics, and start over; for one
+    call, so a flag alone, which no file may have."""
+    append: bool = False
+    """Take in rows that were added to the end of the manifest since the run was made; what it has
+    stored stays. For one call."""
+    retry_failed: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """Compute failed clips again: `all`, or the names of their statuses, as `timeout,crashed`; for
+    one call, so a flag alone, which no file may have."""
+
+    @field_validator("retry_failed")
+    @classmethod
+    def _failures_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names == ("all",):
+            return FAILURES
+        if unknown := [name for name in names if name not in FAILURES]:
+            raise ValueError(
+                f"{unknown[0]!r} is not a failure status; expected 'all' or any of "
+                f"{', '.join(FAILURES)}"
+            )
+        return names
+
+    @model_validator(mode="after")
+    def _overwriting_leaves_nothing(self) -> Self:
+        if self.overwrite and self.retry_failed:
+            raise ValueError("overwrite and retry_failed: the one deletes what the other computes")
+        if self.overwrite and self.append:
+            raise ValueError("overwrite and append: the one deletes what the other adds to")
+        return self
+
+    @property
+    def statuses_to_retry(self) -> tuple[Status, ...]:
+        """Statuses whose rows are computed again."""
+        return tuple(status for status in Status if status.label in self.retry_failed)
+
+
 FOR_ONE_CALL = ("overwrite", "retry_failed")
-"""Options that undo what was computed when they are given again: flags, never keys of a file, which
-a cluster reads anew each time that it starts its job again."""
+"""Options of `OneCall` that undo what was computed when they are given again, which no file may
+have."""
 
 
 class RunOptions(FrozenConfig):
@@ -68,17 +111,6 @@ class RunOptions(FrozenConfig):
     """Parquet manifest, any fsspec URL; `python -m jobs.manifest` writes one."""
     out: str
     """Folder of the run, any fsspec URL; an unfinished run in it is resumed."""
-    overwrite: bool = Field(default=False, exclude=True)
-    """Delete the run in that folder, its statistics, report and metrics, and start anew; for one
-    call, so a flag alone, which no file may have."""
-    append: bool = Field(default=False, exclude=True)
-    """Take in rows that were added to the end of the manifest since the run was made; what it has
-    stored stays. For one call."""
-    retry_failed: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
-        default=(), exclude=True
-    )
-    """Compute clips anew that failed: `all`, or the names of their statuses, as `timeout,crashed`;
-    for one call, so a flag alone, which no file may have."""
     sampling: SamplingConfig = SamplingConfig()
     """Which frames of a clip the model sees."""
     views: ViewsConfig = ViewsConfig()
@@ -116,25 +148,6 @@ class RunOptions(FrozenConfig):
     local_object_store: ByteSize = Field(default=ByteSize(1_000_000_000), ge=80_000_000)
     """Object store of the Ray that is started where no cluster is given, for example 2GB."""
 
-    @field_validator("retry_failed")
-    @classmethod
-    def _failures_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if names == ("all",):
-            return FAILURES
-        if unknown := [name for name in names if name not in FAILURES]:
-            raise ValueError(
-                f"{unknown[0]!r} is no way to fail; expected all, or of {', '.join(FAILURES)}"
-            )
-        return names
-
-    @model_validator(mode="after")
-    def _overwriting_leaves_nothing(self) -> Self:
-        if self.overwrite and self.retry_failed:
-            raise ValueError("overwrite and retry_failed: the one deletes what the other computes")
-        if self.overwrite and self.append:
-            raise ValueError("overwrite and append: the one deletes what the other adds to")
-        return self
-
     @model_validator(mode="after")
     def _batches_fill_shards(self) -> Self:
         if self.rows_per_shard % self.batch_size:
@@ -169,7 +182,7 @@ def _by_name(value: Any) -> Any:
     return models
 
 
-class AttributeJob(RunOptions):
+class AttributeJob(RunOptions, OneCall):
     """Attribute every clip of a manifest with a video classifier, or several, and store the result.
 
     Give model, or models. Each of several models is a run of its own, in a folder of its name below
@@ -191,7 +204,7 @@ class AttributeJob(RunOptions):
         if self.model is None and not self.models:
             raise ValueError("model: is required, or models")
         if self.model is not None and self.models:
-            raise ValueError(f"model={self.model!r} and models={self.models}: expected one of both")
+            raise ValueError("give model or models, not both")
         if self.models and self.revision:
             raise ValueError(f"revision={self.revision!r} goes with model, not with models")
         for name in self.models:
@@ -216,3 +229,7 @@ class AttributeJob(RunOptions):
             AttributeConfig(**shared | {"out": f"{self.out.rstrip('/')}/{name}"}, model=model)
             for name, model in self.models.items()
         )
+
+    def call(self) -> OneCall:
+        """Give what this call does to runs that are there."""
+        return OneCall(**{name: getattr(self, name) for name in OneCall.model_fields})

@@ -1,28 +1,36 @@
 """A run as it can be carried out: its configuration, checked against manifest, model and target.
 
-Everything here goes on without a cluster; what is wrong is said before one is started.
+Planning reads and checks, and changes nothing; `pipeline.run.prepare` makes the changes.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from transformers.utils import logging as transformers_logging
 
 from pipeline import __version__
-from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
-from pipeline.clips.views import inputs_of_views
+from pipeline.clips.views import Views
 from pipeline.dataset.labels import resolve_labels
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.errors import ConfigError, ManifestError, ModelError
-from pipeline.execution.cluster import check_object_store, check_resources
+from pipeline.errors import ConfigError, ManifestError, ModelError, StoreError
 from pipeline.models.checkpoint import Checkpoint, load_adapter, read_checkpoint
-from pipeline.run.config import AttributeConfig
-from pipeline.status import Status
+from pipeline.run.config import AttributeConfig, OneCall
+from pipeline.run.resources import Machine, check_models, fit_into_store
 from pipeline.store.append import check_appended
-from pipeline.store.create import check_writable, open_store, store_exists
-from pipeline.store.record import check_identity, run_id
+from pipeline.store.opening import (
+    Absent,
+    Foreign,
+    Found,
+    Store,
+    Unfinished,
+    Unreadable,
+    check_same_run,
+    check_writable,
+    find_store,
+)
+from pipeline.store.record import ModelFacts, ModelIdentity, RunIdentity, RunRecord, status_codes
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
 
@@ -35,25 +43,61 @@ _N_RANKS = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that can be carried out: everything was checked, and the store is there."""
+    """A run that was checked: what it reads, what its store will say, what this call does to it."""
 
     config: AttributeConfig
+    call: OneCall
     manifest: Manifest
     checkpoint: Checkpoint
-    views: tuple[tuple[Sampling, Preprocessing], ...]
-    """How the frames of each view of a video are taken and cropped."""
+    views: Views
     class_of_label: dict[str, int]
-    layout: StoreLayout
-    store_url: str
-    run: str
-    """Short name of the run, in logs and metrics."""
-    retried: Mapping[Status, int] = field(default_factory=dict)
-    """Rows that had failed in an earlier run and are pending anew, by their status there."""
+    record: RunRecord
+
+    @property
+    def layout(self) -> StoreLayout:
+        """Sizes of the store."""
+        return self.record.layout
+
+    @property
+    def store_url(self) -> str:
+        """Where the store is, or will be."""
+        return store_url(self.config.out)
+
+    @property
+    def run(self) -> str:
+        """Short name of the run, in logs and metrics."""
+        return self.record.run_id(self.config.out)
 
 
-def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[str, object]]:
-    """Plan of a run, its identity and its store's attributes; nothing is changed yet."""
-    check_resources(config)
+def plan_runs(
+    configs: Iterable[AttributeConfig],
+    call: OneCall | None = None,
+    *,
+    machine: Machine | None = None,
+) -> tuple[Plan, ...]:
+    """Plan several runs as `plan_run` does one: all are checked before anything is changed."""
+    return tuple(plan_run(config, call, machine=machine) for config in configs)
+
+
+def plan_run(
+    config: AttributeConfig, call: OneCall | None = None, *, machine: Machine | None = None
+) -> Plan:
+    """Check a configuration against its manifest, model and target.
+
+    Parameters
+    ----------
+    call
+        What this call does to a run that is there; by default it goes on with it.
+    machine
+        What the Ray that is to be started has; None where that isn't known before, on a cluster.
+
+    Raises
+    ------
+    StaaError
+        Of the kind that names what is wrong.
+    """
+    call = call or OneCall()
+    pool = machine and check_models(config, machine)
     manifest = read_manifest(config.manifest)
     for key, url in (("out", config.out), ("manifest", config.manifest), ("clips", manifest.root)):
         if url.startswith("memory://"):
@@ -61,60 +105,109 @@ def _check_run(config: AttributeConfig) -> tuple[Plan, dict[str, object], dict[s
     if manifest.n_rows == 0:
         raise ManifestError(f"manifest: {config.manifest} has no rows")
     checkpoint = read_checkpoint(config.model, config.revision)
-    layers = _check_model(config, checkpoint)
+    _check_model(config, checkpoint)
     sampling = _sampling(config, checkpoint)
-    views = inputs_of_views(config.views, sampling, checkpoint.preprocessing)
-    class_of_label = resolve_labels(manifest, checkpoint)
-    geometry = checkpoint.geometry
-    layout = StoreLayout(
-        n_rows=manifest.n_rows * len(views),
-        rows_per_shard=config.rows_per_shard,
-        n_frames=geometry.n_frames,
-        n_times=geometry.n_times,
-        height=geometry.height,
-        width=geometry.width,
-        n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
-        n_layers=len(layers) if config.method.name == "staa" else 1,
-        n_heads=checkpoint.n_heads if config.method.heads == "keep" else 0,
-        n_views=len(views),
+    views = Views.of_config(config.views, sampling, checkpoint.preprocessing)
+    class_of_label = resolve_labels(
+        manifest, class_names=checkpoint.class_names, model=checkpoint.name
     )
-    check_object_store(config, clip_bytes=geometry.clip_bytes, row_bytes=layout.row_bytes)
-    identity = {
-        "manifest": manifest.digest,
-        # The same weights compute something else with other heads, and mean other classes.
-        "model": {"weights": checkpoint.weights_digest, "config": dict(checkpoint.config)},
-        "sampling": asdict(sampling),
-        "preprocessing": asdict(checkpoint.preprocessing),
-        "views": config.views.model_dump(),
-        "method": config.method.model_dump() | {"layers": layers},
-        "precision": config.precision,
-        "compile_model": config.compile_model,
-        # Batches of another size give other last bits. So may another device or number of threads:
-        # they are the machine's, and a run may go on elsewhere.
-        "batch_size": config.batch_size,
-        "rows_per_shard": config.rows_per_shard,
-        "attribution_version": ATTRIBUTION_VERSION,
-    }
-    url, run = store_url(config.out), run_id(config.out, identity)
-    if store_exists(url) and not config.overwrite:
-        group = open_store(url, mode="r+")
-        if config.append:
-            check_appended(group, manifest, identity)
-        else:
-            check_identity(group, identity)
-        check_writable(group, url)
-    elif config.append:
-        raise ConfigError(f"append: there is no run in {config.out} to add to")
+    record = _record(config, manifest, checkpoint, sampling, views)
+    if machine and pool:
+        fit_into_store(
+            config,
+            clip_bytes=checkpoint.geometry.clip_bytes,
+            row_bytes=record.layout.row_bytes,
+            cpus=machine.cpus,
+            n_models=pool.n_models,
+            store_bytes=int(config.local_object_store),
+        )
+    _check_target(config, call, manifest, record.identity, checkpoint)
+    return Plan(config, call, manifest, checkpoint, views, class_of_label, record)
+
+
+def _record(
+    config: AttributeConfig,
+    manifest: Manifest,
+    checkpoint: Checkpoint,
+    sampling: Sampling,
+    views: Views,
+) -> RunRecord:
+    geometry, method = checkpoint.geometry, config.method
+    layers = method.chosen_layers(checkpoint.n_layers)
+    return RunRecord(
+        layout=StoreLayout(
+            n_rows=views.n_rows(manifest.n_rows),
+            rows_per_shard=config.rows_per_shard,
+            n_frames=geometry.n_frames,
+            n_times=geometry.n_times,
+            height=geometry.height,
+            width=geometry.width,
+            n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
+            n_layers=len(layers) if method.name == "staa" else 1,
+            n_heads=checkpoint.n_heads if method.heads == "keep" else 0,
+        ),
+        identity=RunIdentity(
+            manifest=manifest.digest,
+            model=ModelIdentity(weights=checkpoint.weights_digest, config=dict(checkpoint.config)),
+            sampling=sampling,
+            preprocessing=checkpoint.preprocessing,
+            views=config.views,
+            method=method.resolved(checkpoint.n_layers),
+            precision=config.precision,
+            compile_model=config.compile_model,
+            # Another device or number of threads may also give other last bits. They are the
+            # machine's, and a run may go on elsewhere.
+            batch_size=config.batch_size,
+            rows_per_shard=config.rows_per_shard,
+            attribution_version=ATTRIBUTION_VERSION,
+        ),
+        config=config.model_dump(mode="json"),
+        class_names=checkpoint.class_names,
+        model=ModelFacts(
+            name=checkpoint.name,
+            revision=checkpoint.revision,
+            weights_digest=checkpoint.weights_digest,
+            family=checkpoint.family,
+        ),
+        layers=layers,
+        status_codes=status_codes(),
+        packages={"staa": __version__} | {name: version(name) for name in _RECORDED_PACKAGES},
+    )
+
+
+def _check_target(
+    config: AttributeConfig,
+    call: OneCall,
+    manifest: Manifest,
+    identity: RunIdentity,
+    checkpoint: Checkpoint,
+) -> None:
+    """Refuse a target that holds another run or something else, or that can't be written."""
+    target = find_store(store_url(config.out), mode="r+")
+    match target:
+        case Foreign(reason):
+            raise StoreError(f"out: {store_url(config.out)} is {reason}")
+        case Unreadable(reason) if not call.overwrite:
+            raise StoreError(f"out: {reason}")
+        case Found(store) if not call.overwrite:
+            _check_store(store, call, manifest, identity)
+        case Absent() | Unfinished() if call.append:
+            raise ConfigError(f"append: there is no run in {config.out} to add to")
+        case _:
+            # A store that is there has the digest of weights that could be loaded.
+            _check_weights(checkpoint)
+
+
+def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunIdentity) -> None:
+    if call.append:
+        check_appended(store, manifest, identity)
     else:
-        # Those of a store that is there are known by their digest to be whole.
-        _check_weights(checkpoint)
-    plan = Plan(config, manifest, checkpoint, views, class_of_label, layout, url, run)
-    return plan, identity, _attributes(config, checkpoint, sampling, layers)
+        check_same_run(store, identity)
+    check_writable(store)
 
 
-def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> tuple[int, ...]:
-    """Refuse a method that the model can't be explained by; gives the layers that are read."""
-    layers = config.method.chosen_layers(checkpoint.n_layers)
+def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
+    """Refuse a method that the model can't be explained by."""
     if config.method.residual and not checkpoint.has_temporal_attention:
         raise ConfigError(
             f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
@@ -127,7 +220,6 @@ def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> tuple[int, 
             f"model: the processor of {config.model} gives frames of {output_size}, its model "
             f"takes {checkpoint.geometry.input_size}"
         )
-    return layers
 
 
 def _check_weights(checkpoint: Checkpoint) -> None:
@@ -156,25 +248,3 @@ def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
         stride=config.sampling.stride,
         target_fps=config.sampling.target_fps or Sampling.target_fps,
     )
-
-
-def _attributes(
-    config: AttributeConfig, checkpoint: Checkpoint, sampling: Sampling, layers: tuple[int, ...]
-) -> dict[str, object]:
-    """Answer what a reader of the store may ask about how it was made."""
-    return {
-        "config": config.model_dump(mode="json"),
-        "class_names": list(checkpoint.class_names),
-        "model": {
-            "name": checkpoint.name,
-            "revision": checkpoint.revision,
-            "weights_digest": checkpoint.weights_digest,
-            "family": checkpoint.family,
-        },
-        "layers": list(layers),
-        "sampling": asdict(sampling),
-        "preprocessing": asdict(checkpoint.preprocessing),
-        "views": config.views.model_dump(),
-        "status_codes": {status.label: int(status) for status in Status},
-        "packages": {"staa": __version__} | {name: version(name) for name in _RECORDED_PACKAGES},
-    }

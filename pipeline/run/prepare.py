@@ -1,51 +1,34 @@
 """Makes the store what a plan needs, once everything was checked."""
 
-from collections.abc import Iterable
-from dataclasses import replace
-
-from pipeline.run.config import AttributeConfig
-from pipeline.run.plan import Plan, _check_run
+from pipeline.run.plan import Plan
 from pipeline.status import Status
 from pipeline.store.append import append_rows, finish_append
-from pipeline.store.create import create_store, open_store, store_exists
+from pipeline.store.create import create_store
 from pipeline.store.discard import discard_run
+from pipeline.store.opening import Found, find_store
 from pipeline.store.pending import reset_rows
 
 
-def plan_run(config: AttributeConfig) -> Plan:
-    """Check a configuration against its manifest, model and target; create the store or find it.
+def prepare(plan: Plan) -> dict[Status, int]:
+    """Create the store of a run or find it, and do to it what this call is to do.
+
+    Returns
+    -------
+    Rows that had failed and are pending again, by the status that they had
 
     Raises
     ------
-    StaaError
-        Of the kind that names what is wrong. Nothing was started, and nothing stored is changed:
-        what ``overwrite`` deletes and ``retry_failed`` resets goes once everything else was
-        checked.
+    StoreError
+        If the storage refuses.
     """
-    (plan,) = plan_runs([config])
-    return plan
-
-
-def plan_runs(configs: Iterable[AttributeConfig]) -> tuple[Plan, ...]:
-    """Plan several runs as `plan_run` does one: all are checked before anything is changed."""
-    checked = [_check_run(config) for config in configs]
-    return tuple(_prepare(*run) for run in checked)
-
-
-def _prepare(plan: Plan, identity: dict[str, object], attributes: dict[str, object]) -> Plan:
-    """Make the store what a run that was checked needs."""
-    config, url = plan.config, plan.store_url
-    if config.overwrite:
-        discard_run(config.out)
-    if not store_exists(url):
-        create_store(url, plan.layout, identity, attributes)
-        return plan
-    group = open_store(url, mode="r+")
-    if config.append:
-        append_rows(group, plan.layout, {"identity": identity, "config": attributes["config"]})
-    finish_append(group)
-    if not config.retry_failed:
-        return plan
-    return replace(
-        plan, retried=reset_rows(url, [s for s in Status if s.label in config.retry_failed])
-    )
+    if plan.call.overwrite:
+        discard_run(plan.config.out)
+    target = find_store(plan.store_url, mode="r+")
+    if not isinstance(target, Found):
+        create_store(plan.store_url, plan.record)
+        return {}
+    store = target.store
+    if plan.call.append:
+        store = append_rows(store, plan.record)
+    finish_append(store)
+    return reset_rows(store, plan.call.statuses_to_retry)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.models.compiler import check_compiler
 from pipeline.run.config import AttributeConfig
 
 FRAMES_SHARE = 0.25
@@ -107,6 +108,14 @@ def fit_into_store(
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What the Ray that a run would start on this machine has to give."""
+
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
 class ModelPool:
     """Copies of the model that run at once."""
 
@@ -145,3 +154,17 @@ def model_pool(
             f"{cpus:g} CPUs to decode with; choose less, or a larger local_cpus"
         )
     return ModelPool(device, n_models)
+
+
+def check_models(config: AttributeConfig, machine: Machine) -> ModelPool:
+    """Refuse models that a machine has no room for, or nothing to compile with.
+
+    Raises
+    ------
+    ConfigError
+        As `model_pool` and `check_compiler` say.
+    """
+    pool = model_pool(config, cpus=machine.cpus, gpus=machine.gpus)
+    if config.compile_model:
+        check_compiler(pool.device)
+    return pool

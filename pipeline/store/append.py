@@ -1,17 +1,12 @@
 """A run that takes in the rows that were added to the end of its manifest."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from zarr.core.group import Group
-
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import RunMismatchError, StoreError, reason_of
-from pipeline.store.record import check_identity, store_layout
-from pipeline.store.schema import StoreLayout
+from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store, check_same_run
+from pipeline.store.record import RunIdentity, RunRecord
 
 
-def check_appended(group: Group, manifest: Manifest, identity: Mapping[str, Any]) -> None:
+def check_appended(store: Store, manifest: Manifest, identity: RunIdentity) -> None:
     """Refuse a manifest that doesn't begin with the rows of the run, or another run.
 
     Raises
@@ -19,27 +14,30 @@ def check_appended(group: Group, manifest: Manifest, identity: Mapping[str, Any]
     RunMismatchError
         Names what differs.
     """
-    layout = store_layout(group)
-    stored: Any = group.attrs["identity"]
-    check_identity(group, {**identity, "manifest": stored["manifest"]})
-    n_rows = layout.n_rows // layout.n_views
-    if manifest.n_rows < n_rows or manifest.digest_of_first(n_rows) != stored["manifest"]:
+    stored = store.record.identity.manifest
+    check_same_run(store, identity.model_copy(update={"manifest": stored}))
+    n_rows = store.record.views.video(store.layout.n_rows)
+    if manifest.n_rows < n_rows or manifest.digest_of_first(n_rows) != stored:
         raise RunMismatchError(
             f"append: {manifest.url} has {manifest.n_rows} rows, and doesn't begin with the "
-            f"{n_rows} rows that the run at {group.store} was made of"
+            f"{n_rows} rows that the run at {store.url} was made of"
         )
 
 
-def append_rows(group: Group, layout: StoreLayout, attributes: Mapping[str, Any]) -> None:
-    """Enlarge a store to ``layout``, which has more rows: the new ones are pending.
+def append_rows(store: Store, record: RunRecord) -> Store:
+    """Enlarge a store to the layout of ``record``, which has more rows: the new ones are pending.
 
-    Objects that are there stay as they are. The attributes come first, so that an enlarging that
-    was cut off is seen as one, and finished by `finish_append`.
+    Objects that are there stay as they are. The record comes first, so that an enlarging that was
+    cut off is seen as one, and finished by `finish_append`.
 
     Parameters
     ----------
-    attributes
-        What changes with the manifest: ``identity`` and ``config``.
+    record
+        The store's own, but for what changes with the manifest: sizes, identity and configuration.
+
+    Returns
+    -------
+    The store, with its new record
 
     Raises
     ------
@@ -47,13 +45,16 @@ def append_rows(group: Group, layout: StoreLayout, attributes: Mapping[str, Any]
         If the storage refuses.
     """
     try:
-        group.update_attributes({"layout": vars(layout), **attributes})
-    except (OSError, ValueError) as error:
-        raise StoreError(f"out: can't write {group.store}: {reason_of(error)}") from error
-    finish_append(group)
+        # All of it at once: a store of schema 1 gets today's record.
+        store.group.attrs.put(record.to_attributes())
+    except STORAGE_ERRORS as error:
+        raise StoreError(f"out: can't write {store.url}: {reason_of(error)}") from error
+    enlarged = Store(store.url, store.group, record)
+    finish_append(enlarged)
+    return enlarged
 
 
-def finish_append(group: Group) -> None:
+def finish_append(store: Store) -> None:
     """Bring every array to the store's rows; ``status`` is the last, and the first to be looked at.
 
     Raises
@@ -61,14 +62,12 @@ def finish_append(group: Group) -> None:
     StoreError
         If the storage refuses.
     """
-    layout = store_layout(group)
-    names = [*(layout.arrays().keys() - {"status"}), "status"]
+    n_rows = store.layout.n_rows
     try:
-        status: Any = group["status"]
-        if status.shape[0] == layout.n_rows:
+        if store.array("status").shape[0] == n_rows:
             return
-        for name in names:
-            array: Any = group[name]
-            array.resize((layout.n_rows, *array.shape[1:]))
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"out: can't enlarge {group.store}: {reason_of(error)}") from error
+        for name in (*(store.layout.arrays().keys() - {"status"}), "status"):
+            array = store.array(name)
+            array.resize((n_rows, *array.shape[1:]))
+    except DAMAGE as error:
+        raise StoreError(f"out: can't enlarge {store.url}: {reason_of(error)}") from error

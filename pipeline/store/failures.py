@@ -1,22 +1,19 @@
 """What became of every row of a run, read from the store alone."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from zarr.core.group import Group
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.status import Status, failed_rows
 from pipeline.storage.files import write_bytes
-from pipeline.store.record import store_layout
+from pipeline.store.opening import Store
 from pipeline.store.run_folder import failures_url
 
 
 def write_failures(
-    run_url: str, group: Group, status: NDArray[np.uint8], manifest: Manifest
+    run_url: str, store: Store, status: NDArray[np.uint8], manifest: Manifest
 ) -> str:
     """Write the failed rows of a run to ``failures.parquet`` in its folder.
 
@@ -25,8 +22,8 @@ def write_failures(
 
     Parameters
     ----------
-    group
-        The run's store.
+    store
+        The run's.
     status
         Its ``status`` (clip), which the caller has read already.
 
@@ -35,16 +32,15 @@ def write_failures(
     The table's URL
     """
     failed = np.flatnonzero(failed_rows(status))
-    stored: Any = group["message"]
-    messages = stored.get_orthogonal_selection((failed,)) if len(failed) else []
-    n_views = store_layout(group).n_views
-    found = manifest.take(failed // n_views)
+    messages = store.array("message").get_orthogonal_selection((failed,)) if len(failed) else []
+    views = store.record.views
+    found = manifest.take(views.video(failed))
     table = pa.table(
         {
             "row": pa.array(failed, pa.int64()),
             "video_id": found["video_id"],
             "path": found["path"],
-            "view": pa.array(failed % n_views, pa.int64()),
+            "view": pa.array(views.view(failed), pa.int64()),
             "status": pa.array([Status(code).label for code in status[failed]], pa.string()),
             "message": pa.array([str(text) for text in messages], pa.string()),
         }

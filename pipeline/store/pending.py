@@ -7,29 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.core.group import Group
 
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
-from pipeline.store.create import _STORAGE_ERRORS, open_store
-from pipeline.store.record import store_layout
-
-_DAMAGE = (*_STORAGE_ERRORS, KeyError, RuntimeError)
-"""What zarr and its codecs raise of an object that is gone, cut short or overwritten."""
+from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store
 
 _N_WRITERS = 16
 """Objects that are reset at once: the time is that of the storage's answers."""
 
 
-def status_array(group: Group) -> Any:
-    """Open the array ``status``; `StoreError` if its metadata can't be read."""
-    try:
-        return group["status"]
-    except _DAMAGE as error:
-        raise StoreError(f"{group.store_path}/status/zarr.json is lost or damaged") from error
-
-
-def read_status(group: Group) -> NDArray[np.uint8]:
+def read_status(store: Store) -> NDArray[np.uint8]:
     """Status of every row: uint8 (clip,), codes of `pipeline.status.Status`.
 
     Rows that the store has taken in, and that ``status`` isn't enlarged by yet, are pending.
@@ -39,17 +26,16 @@ def read_status(group: Group) -> NDArray[np.uint8]:
     StoreError
         Names the object that can't be read.
     """
-    status = status_array(group)
+    status = store.array("status")
     try:
         values: NDArray[np.uint8] = status[:]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise StoreError(
             f"{_damaged_object(status)} can't be read: {reason_of(error)}. If it is damaged, "
             "delete it: jobs.attribute then computes its rows again"
         ) from error
-    return np.pad(
-        values, (0, store_layout(group).n_rows - len(values)), constant_values=Status.PENDING
-    )
+    n_missing = store.layout.n_rows - len(values)
+    return np.pad(values, (0, n_missing), constant_values=Status.PENDING)
 
 
 @dataclass(frozen=True)
@@ -75,10 +61,10 @@ class PendingRows:
         return of_whole | _found(rows, self.rows_of_partial)
 
 
-def pending_rows(group: Group) -> PendingRows:
+def pending_rows(store: Store) -> PendingRows:
     """Rows that are to be computed; `StoreError` as `read_status`."""
-    layout = store_layout(group)
-    rows = np.flatnonzero(read_status(group) == Status.PENDING)
+    layout = store.layout
+    rows = np.flatnonzero(read_status(store) == Status.PENDING)
     shard_of_row = rows // layout.rows_per_shard
     shards, n_pending = np.unique(shard_of_row, return_counts=True)
     stops = np.minimum((shards + 1) * layout.rows_per_shard, layout.n_rows)
@@ -87,7 +73,7 @@ def pending_rows(group: Group) -> PendingRows:
     return PendingRows(len(rows), shards, partial, of_partial, layout.rows_per_shard)
 
 
-def reset_rows(url: str, statuses: Collection[Status]) -> dict[Status, int]:
+def reset_rows(store: Store, statuses: Collection[Status]) -> dict[Status, int]:
     """Mark the rows of some statuses as pending; other rows and the data stay.
 
     For a run that isn't going on: its write tasks, too, write ``status``.
@@ -101,12 +87,13 @@ def reset_rows(url: str, statuses: Collection[Status]) -> dict[Status, int]:
     StoreError
         If the storage refuses; what was reset until then is pending.
     """
-    group = open_store(url, mode="r+")
-    layout, status = store_layout(group), read_status(group)
+    if not statuses:
+        return {}
+    layout, status = store.layout, read_status(store)
     chosen = np.isin(status, list(statuses))
     counts = {code: int(np.sum(status == code)) for code in statuses if (status == code).any()}
     status[chosen] = Status.PENDING
-    array: Any = group["status"]
+    array = store.array("status")
 
     def write(shard: int) -> None:
         rows = layout.shard_rows(shard)
@@ -116,8 +103,8 @@ def reset_rows(url: str, statuses: Collection[Status]) -> dict[Status, int]:
     try:
         with ThreadPoolExecutor(max_workers=_N_WRITERS) as pool:
             list(pool.map(write, shards))
-    except _STORAGE_ERRORS as error:
-        raise StoreError(f"out: can't write {group.store_path}/status: {error}") from error
+    except STORAGE_ERRORS as error:
+        raise StoreError(f"out: can't write {store.url}/status: {reason_of(error)}") from error
     return counts
 
 
@@ -136,6 +123,6 @@ def _damaged_object(array: Any) -> str:
     for index in range(-(-array.shape[0] // rows_per_object)):
         try:
             array[index * rows_per_object : (index + 1) * rows_per_object]
-        except _DAMAGE:
+        except DAMAGE:
             return f"{array.store_path}/{array.metadata.encode_chunk_key((index,))}"
     return str(array.store_path)

@@ -1,58 +1,189 @@
-"""What a store says of its making: schema, sizes, and the run's identity."""
+"""What a store says of its making: one frozen, versioned record, written and read here alone."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from zarr.core.common import JSON
-from zarr.core.group import Group
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import RunMismatchError
+from pipeline.attribution.method import Method, Precision
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import Views, ViewsConfig
+from pipeline.errors import ConfigError, StoreError
+from pipeline.status import Status
 from pipeline.store.schema import StoreLayout
 
-SCHEMA: dict[str, JSON] = {"name": "staa", "version": 1}
-"""Marks a group as a store of this product; the version changes with the arrays' meaning."""
+SCHEMA_NAME = "staa"
+"""Marks a group as a store of this product."""
+SCHEMA_VERSION = 2
+"""Of the record and of the arrays' meaning. This release reads every version up to this one."""
 
 
-def store_layout(group: Group) -> StoreLayout:
-    """Sizes of an open store."""
-    return StoreLayout(**group.attrs["layout"])  # type: ignore[arg-type]
+class _Recorded(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def check_identity(group: Group, identity: Mapping[str, Any]) -> None:
-    """Refuse to go on with another run's store.
+class ModelIdentity(_Recorded):
+    """What decides the numbers that a model computes."""
 
-    Raises
-    ------
-    RunMismatchError
-        Names each key that differs, with both values.
-    """
-    stored, wanted = _flatten(group.attrs["identity"]), _flatten(identity)
-    differences = [
-        f"{key} is {stored.get(key)!r} there and {wanted.get(key)!r} here"
-        for key in sorted(stored.keys() | wanted.keys())
-        if stored.get(key) != wanted.get(key)
-    ]
-    if differences:
-        longer = any(difference.startswith("manifest ") for difference in differences)
-        raise RunMismatchError(
-            f"out: the store at {group.store} was made by another run: {'; '.join(differences)}. "
-            "Choose another folder, or start anew with --overwrite"
-            + ("; rows at the manifest's end are taken in with --append" if longer else "")
+    weights: str
+    """SHA-256 over the safetensors files."""
+    config: dict[str, Any]
+    """What of its config decides what the weights compute and what the classes mean."""
+
+
+class RunIdentity(_Recorded):
+    """Everything that a stored number depends on, except the machine."""
+
+    manifest: str
+    """Digest of the manifest's rows."""
+    model: ModelIdentity
+    sampling: Sampling
+    preprocessing: Preprocessing
+    views: ViewsConfig
+    method: Method
+    """With the numbers of its layers; see `Method.resolved`."""
+    precision: Precision
+    compile_model: bool
+    batch_size: int
+    """Batches of another size give other last bits."""
+    rows_per_shard: int
+    attribution_version: int
+    """Raised when the same input would give other attributions."""
+
+    def differences(self, other: "RunIdentity") -> list[tuple[str, Any, Any]]:
+        """Key, value here and value there of everything that differs, by key."""
+        here, there = (
+            _flatten(self.model_dump(mode="json")),
+            _flatten(other.model_dump(mode="json")),
         )
+        return [
+            (key, here.get(key), there.get(key))
+            for key in sorted(here.keys() | there.keys())
+            if here.get(key) != there.get(key)
+        ]
 
 
-def run_id(run_url: str, identity: Mapping[str, Any]) -> str:
-    """Short name of a run for logs and metrics: its folder's name and a digest of its identity."""
-    # As JSON, a tuple that is to be stored and the list that was read are the same.
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{run_url.rstrip('/').rpartition('/')[2] or 'run'}-{digest[:8]}"
+class ModelFacts(_Recorded):
+    """Where a model came from."""
+
+    name: str
+    """Hub id or folder."""
+    revision: str | None
+    """Commit of a hub checkpoint; None for a folder."""
+    weights_digest: str
+    family: str
+
+
+class RunRecord(_Recorded):
+    """Answers what a reader of a store may ask about how it was made."""
+
+    layout: StoreLayout
+    identity: RunIdentity
+    config: dict[str, Any]
+    """The configuration as it was given, for provenance."""
+    class_names: tuple[str, ...]
+    model: ModelFacts
+    layers: tuple[int, ...]
+    """Numbers of the layers that were read, from 0."""
+    status_codes: dict[str, int]
+    packages: dict[str, str]
+    """Versions of the packages that decide results, by name."""
+
+    @property
+    def views(self) -> Views:
+        """How the frames of each view of a video are taken and cropped."""
+        identity = self.identity
+        return Views.of_config(identity.views, identity.sampling, identity.preprocessing)
+
+    def run_id(self, run_url: str) -> str:
+        """Short name of the run for logs and metrics: its folder's name and a digest."""
+        # Without defaults, so that an option that a later release adds leaves the name as it is.
+        identity = self.identity.model_dump(mode="json", exclude_defaults=True)
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return f"{run_url.rstrip('/').rpartition('/')[2] or 'run'}-{digest[:8]}"
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Attributes of the store's group, all of them."""
+        schema = {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}
+        return {"schema": schema, **self.model_dump(mode="json")}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], where: str) -> "RunRecord":
+        """Read the record from the attributes of a store, or of a dataset that was opened from it.
+
+        Parameters
+        ----------
+        where
+            What the attributes belong to, for messages.
+
+        Raises
+        ------
+        StoreError
+            On one line: a key is missing, unknown or of another type, or the schema is of a later
+            release.
+        """
+        schema = attributes.get("schema")
+        if not isinstance(schema, Mapping) or schema.get("name") != SCHEMA_NAME:
+            raise StoreError(
+                f"{where}: its attributes hold no record of a run: expected a schema named "
+                f"{SCHEMA_NAME!r}, got {schema!r}"
+            )
+        version = schema.get("version")
+        if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+            raise StoreError(
+                f"{where}: its schema is version {version!r}; this release reads versions 1 to "
+                f"{SCHEMA_VERSION}"
+            )
+        values = {key: value for key, value in attributes.items() if key != "schema"}
+        try:
+            return cls.model_validate(_from_version_1(values) if version == 1 else values)
+        except ValidationError as error:
+            raise StoreError(f"{where}: its record {_first_problem(error)}") from error
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{where}: its record can't be used: {error}") from error
+
+
+def status_codes() -> dict[str, int]:
+    """Codes of ``status`` by name, as the record has them."""
+    return {status.label: int(status) for status in Status}
+
+
+def _from_version_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring a record of schema 1 to today's keys.
+
+    It had sampling, preprocessing and views twice, the number of views among the sizes, and the
+    numbers of the layers in the place of the method's option also for rollout, which has no such
+    option.
+    """
+    repeated = ("sampling", "preprocessing", "views")
+    current = {key: value for key, value in values.items() if key not in repeated}
+    if isinstance(current.get("layout"), Mapping):
+        current["layout"] = {k: v for k, v in current["layout"].items() if k != "n_views"}
+    identity = current.get("identity")
+    if isinstance(identity, Mapping) and isinstance(identity.get("method"), Mapping):
+        method = dict(identity["method"])
+        if method.get("name") == "rollout":
+            method["layers"] = "last"
+        current["identity"] = {**identity, "method": method}
+    return current
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"lacks the key {key!r}"
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"has the unknown key {key!r}; was it written by a later release?"
+    return f"has {key}={first['input']!r:.60}: {first['msg']}"
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        return {prefix: list(value) if isinstance(value, tuple) else value}
+        return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
         flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))

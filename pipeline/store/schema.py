@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class ArraySpec:
 class StoreLayout:
     """Sizes of a store's dimensions."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     n_rows: int
     rows_per_shard: int
     n_frames: int
@@ -33,8 +37,8 @@ class StoreLayout:
     """Layers that are stored."""
     n_heads: int = 0
     """Heads that are stored of each; 0 if they were averaged alone."""
-    n_views: int = 1
-    """Rows of each row of the manifest, see `pipeline.clips.views`."""
+    optional: tuple[str, ...] = ()
+    """Names of the arrays that not every store has, and this one does."""
 
     @property
     def n_shards(self) -> int:
@@ -89,7 +93,12 @@ class StoreLayout:
                 ("clip", "rank"), ranks, "float32", nan, "their probabilities"
             ),
             **self._layer_and_head_arrays(),
+            **{name: self._optional_arrays()[name] for name in self.optional},
         }
+
+    def _optional_arrays(self) -> dict[str, ArraySpec]:
+        """Templates of the arrays that a store has only if ``optional`` names them."""
+        return {}
 
     def _layer_and_head_arrays(self) -> dict[str, ArraySpec]:
         """Templates of what is stored beside ``spatial`` and ``temporal`` if it was asked for."""

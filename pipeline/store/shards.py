@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.core.group import Group
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
-from pipeline.store.record import store_layout
+from pipeline.store.opening import Store
 
 
 def write_shard(
-    group: Group, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+    store: Store, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Write one shard: its data, then its ``status``, after which it counts as done.
 
@@ -44,7 +43,7 @@ def write_shard(
         If the rows are not one whole shard, a column is missing, or one has another shape; nothing
         is written then.
     """
-    layout = store_layout(group)
+    layout = store.layout
     if not len(rows) or rows[0] < 0:
         raise StoreError(f"rows {rows.tolist()[:3]} are no rows of a store of {layout.n_rows}")
     shard = layout.shard_rows(int(rows[0]) // layout.rows_per_shard)
@@ -64,8 +63,7 @@ def write_shard(
             )
 
     def stored(name: str) -> NDArray[Any]:
-        array: Any = group[name]
-        values: NDArray[Any] = array[shard.start : shard.stop]
+        values: NDArray[Any] = store.array(name)[shard.start : shard.stop]
         return values
 
     pending: NDArray[np.bool_] = stored("status") == Status.PENDING
@@ -79,8 +77,7 @@ def write_shard(
         if not pending.all():
             values = stored(name)
             values[pending] = columns[name][pending]
-        array: Any = group[name]
-        array[shard.start : shard.stop] = values
+        store.array(name)[shard.start : shard.stop] = values
 
     # One object each: on object storage the time is the round trips', so they go side by side.
     with ThreadPoolExecutor(max_workers=len(templates)) as pool:

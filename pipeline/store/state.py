@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.core.group import Group
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
-from pipeline.store.create import open_store
+from pipeline.store.opening import DAMAGE, Store, open_store
 from pipeline.store.pending import read_status
-from pipeline.store.record import run_id, store_layout
 from pipeline.store.run_folder import store_url
 
 _MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "updated")
@@ -128,29 +126,28 @@ def read_state(run_url: str) -> RunState:
         If there is no store in the run's folder, or an object of it is damaged; names it.
     """
     url = store_url(run_url)
-    group = open_store(url)
-    attributes: Any = group.attrs.asdict()
-    layout = store_layout(group)
-    status = read_status(group)
+    store = open_store(url)
+    layout, record = store.layout, store.record
+    status = read_status(store)
     pending = np.unique(np.flatnonzero(status == Status.PENDING) // layout.rows_per_shard)
     summary = summarise(status, seconds=0)
-    identity, config = attributes["identity"], attributes["config"]
+    identity = record.identity.model_dump(mode="json")
     return RunState(
-        run=run_id(run_url, identity),
+        run=record.run_id(run_url),
         store=url,
         summary=summary,
         n_shards=layout.n_shards,
         n_shards_done=layout.n_shards - len(pending),
         examples={
-            code: _example(group, int(np.argmax(status == code)))
+            code: _example(store, int(np.argmax(status == code)))
             for code in summary.counts
             if code.failed
         },
         last_written=_last_written(f"{url}/status/c"),
-        model=attributes["model"],
-        manifest={"url": config["manifest"], "digest": identity["manifest"]},
-        sampling=attributes["sampling"],
-        views=attributes["views"],
+        model=record.model.model_dump(),
+        manifest={"url": record.config["manifest"], "digest": identity["manifest"]},
+        sampling=identity["sampling"],
+        views=identity["views"],
         method=identity["method"],
     )
 
@@ -163,14 +160,13 @@ def summarise(status: NDArray[np.uint8], *, seconds: float) -> RunSummary:
     )
 
 
-def _example(group: Group, row: int) -> FailureExample:
+def _example(store: Store, row: int) -> FailureExample:
     values = {}
     for name in ("video_id", "message"):
         try:
-            array: Any = group[name]
-            values[name] = str(array[row])
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise StoreError(f"{group.store_path}/{name}: row {row} can't be read") from error
+            values[name] = str(store.array(name)[row])
+        except DAMAGE as error:
+            raise StoreError(f"{store.url}/{name}: row {row} can't be read") from error
     return FailureExample(row, **values)
 
 

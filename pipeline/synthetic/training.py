@@ -33,6 +33,7 @@ from pipeline.base_config import FrozenConfig
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.manifest import Manifest
 from pipeline.models.attributor import normalise
 from pipeline.status import Status
@@ -240,7 +241,11 @@ def held_out_accuracy(model: TimesformerForVideoClassification, manifest: Manife
     """
     loader = ClipLoader(
         root=manifest.root,
-        views=((Sampling(kind="uniform", n_samples=model.config.num_frames), PREPROCESSING),),
+        views=Views.of_config(
+            ViewsConfig(),
+            Sampling(kind="uniform", n_samples=model.config.num_frames),
+            PREPROCESSING,
+        ),
         input_size=(IMAGE_SIZE, IMAGE_SIZE),
         class_of_label={name: index for index, name in enumerate(CLASS_NAMES)},
     )

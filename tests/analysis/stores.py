@@ -1,6 +1,5 @@
 """Runs for the tests of analysis: stores with random attributions that keep every promise."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.preprocess import Preprocessing
-from pipeline.clips.sampling import Sampling
 from pipeline.status import Status
-from pipeline.store.create import create_store, open_store
+from pipeline.store.create import create_store
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
+from tests.support.records import identity_of, record_of
 
 Columns = dict[str, NDArray[Any]]
 
@@ -80,30 +79,19 @@ def write_run(
     layers: tuple[int, ...] = (11,),
 ) -> str:
     """Write a run's store, without the shards that are still pending; gives the run's URL."""
-    sampling = Sampling("uniform", layout.n_frames)
-    attributes = {
-        "class_names": list(class_names),
-        "layers": list(layers),
-        "config": {
-            "manifest": manifest,
-            "model": "org/model",
-            "out": str(url),
-            "method": {"name": "staa", "layers": "last", "heads": "mean", "residual": False},
-        },
-        "model": {"name": "org/model", "revision": None, "weights_digest": "0", "family": "vivit"},
-        "sampling": asdict(sampling),
-        "preprocessing": asdict(PREPROCESSING),
-        "views": {"clips": 1, "crops": 1},
-        "status_codes": {status.label: int(status) for status in Status},
-        "packages": {"staa": "0.1.0"},
-    }
-    target = store_url(str(url))
-    create_store(target, layout, {"manifest": digest, "model": "0"}, attributes)
-    group = open_store(target, mode="r+")
+    method = {"name": "staa", "layers": "last", "heads": "mean", "residual": False}
+    record = record_of(
+        layout,
+        identity=identity_of(layout, manifest=digest, preprocessing=PREPROCESSING),
+        config={"manifest": manifest, "model": "org/model", "out": str(url), "method": method},
+        class_names=class_names,
+        layers=layers,
+    )
+    store = create_store(store_url(str(url)), record)
     for shard in range(layout.n_shards):
         if shard not in pending_shards:
             rows = np.asarray(layout.shard_rows(shard))
-            write_shard(group, {name: column[rows] for name, column in columns.items()}, rows)
+            write_shard(store, {name: column[rows] for name, column in columns.items()}, rows)
     return str(url)
 
 

@@ -169,7 +169,7 @@ def test_a_wrong_url_is_refused(tmp_path):
     with pytest.raises(StoreError, match="no store at"):
         open_run(str(tmp_path / "nothing"))
     zarr.create_group(str(tmp_path / "other" / "attributions.zarr"))
-    with pytest.raises(StoreError, match="not a store of schema"):
+    with pytest.raises(StoreError, match="not a store of this product"):
         open_run(str(Path(tmp_path / "other")))
 
 

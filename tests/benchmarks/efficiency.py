@@ -27,8 +27,8 @@ from pipeline.execution.metrics import RunMetrics
 from pipeline.execution.passes import execute
 from pipeline.execution.stages import Stages, real_stages
 from pipeline.run.config import AttributeConfig
-from pipeline.run.plan import Plan
-from pipeline.run.prepare import plan_run
+from pipeline.run.plan import Plan, plan_run
+from pipeline.run.prepare import prepare
 from pipeline.run.resources import ModelPool
 from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
 from tests.support.checkpoints import save_timesformer
@@ -75,6 +75,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
         device="cpu",
     )
     plan = plan_run(config)
+    prepare(plan)
     stages = real_stages(plan, ModelPool("cpu", 1), RunMetrics("benchmark"))
     decoding, model_alone = alone(plan, stages, arguments.clips_alone)
     started = time.time()

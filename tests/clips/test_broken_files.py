@@ -32,9 +32,8 @@ from pipeline.errors import DecodeError, ManifestError
 from pipeline.execution.passes import execute
 from pipeline.execution.stages import real_stages
 from pipeline.run.config import AttributeConfig
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
-from pipeline.store.create import open_store
+from pipeline.store.opening import open_store
 from tests.support.checkpoints import save_timesformer
 from tests.support.clips import (
     numbered_frames,
@@ -44,6 +43,7 @@ from tests.support.clips import (
     write_audio,
     write_mp4,
 )
+from tests.support.runs import prepared
 from tests.support.stand_ins import DECODE as STAND_IN
 
 N_FRAMES, HEIGHT, WIDTH = 40, 96, 160
@@ -367,7 +367,7 @@ def test_a_run_over_all_of_them_accounts_for_every_row(local_ray, catalogue, tmp
     }
     # Shards mix what fails with what doesn't.
     names = [list(expected)[i] for i in np.random.default_rng(0).permutation(len(expected))]
-    plan = plan_run(write_run(tmp_path, catalogue, names))
+    plan = prepared(write_run(tmp_path, catalogue, names))
 
     def stages_of(*arguments):
         stages = real_stages(*arguments)
@@ -376,14 +376,14 @@ def test_a_run_over_all_of_them_accounts_for_every_row(local_ray, catalogue, tmp
     summary = execute(plan, stages_of=stages_of)
 
     group = open_store(plan.store_url)
-    got = {name: Status(code) for name, code in zip(names, group["status"][:], strict=True)}
+    got = {name: Status(code) for name, code in zip(names, group.array("status")[:], strict=True)}
     assert got == expected
     assert summary.n_pending == 0
-    assert group["video_id"][:].tolist() == names
+    assert group.array("video_id")[:].tolist() == names
     ok = np.array([expected[name] is OK for name in names])
-    assert np.isfinite(group["temporal"][:][ok]).all()
-    assert np.isnan(group["temporal"][:][~ok]).all()
-    assert (np.diff(group["frame_index"][:][ok], axis=1) > 0).all()
+    assert np.isfinite(group.array("temporal")[:][ok]).all()
+    assert np.isnan(group.array("temporal")[:][~ok]).all()
+    assert (np.diff(group.array("frame_index")[:][ok], axis=1) > 0).all()
     failures = pq.read_table(tmp_path / "run" / "failures.parquet").to_pylist()
     assert {row["path"]: row["status"] for row in failures} == {
         name: status.label for name, status in expected.items() if status is not OK

@@ -18,6 +18,7 @@ from pipeline.clips.decoder_process import N_TRIES, ExpendableDecoder, process_d
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import View, Views
 from pipeline.errors import DecodeError
 from pipeline.status import Status
 from tests.support.clips import numbered_frames, patch_mp4, read_numbers, write_mp4
@@ -285,7 +286,7 @@ def test_a_batch_goes_on_beside_clips_that_hang_and_crash_and_twice_gives_the_sa
         (tmp_path / name).write_bytes(data)
     loader = ClipLoader(
         root=str(tmp_path),
-        views=((SAMPLING, WHOLE),),
+        views=Views((View(SAMPLING, WHOLE),)),
         input_size=WHOLE.crop,
         class_of_label={},
         decode_timeout_s=3.0,

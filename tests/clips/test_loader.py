@@ -10,6 +10,7 @@ import pytest
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import View, Views
 from pipeline.status import Status
 from tests.support.clips import numbered_frames, read_numbers, write_mp4
 
@@ -48,7 +49,7 @@ FAILURES = {
 def loader_of(root, preprocessing=WHOLE, **changes):
     given = {
         "root": str(root),
-        "views": ((SAMPLING, preprocessing),),
+        "views": Views((View(SAMPLING, preprocessing),)),
         "input_size": preprocessing.crop,
         "class_of_label": CLASSES,
     }

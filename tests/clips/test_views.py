@@ -11,32 +11,38 @@ from analysis import by_video, open_run
 from pipeline.clips.fetch import fetch_clip
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
-from pipeline.clips.views import ViewsConfig, inputs_of_views
+from pipeline.clips.views import View, Views, ViewsConfig
 from pipeline.errors import ConfigError
 from pipeline.execution.passes import execute
 from pipeline.run.config import SamplingConfig
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
 from pipeline.store.run_folder import failures_url
-from tests.support.runs import assert_same_columns, plain_columns, stored_columns, write_inputs
+from tests.support.runs import (
+    assert_same_columns,
+    plain_columns,
+    prepared,
+    stored_columns,
+    write_inputs,
+)
 
 STRIDED = Sampling("strided", 3, stride=2)
 CROPPING = Preprocessing(shortest_edge=32, crop=(32, 32))
 WHOLE = Preprocessing(shortest_edge=None, resize=(224, 224), crop=(224, 224))
 """Crops to what it has resized to: nothing."""
 VIEWS = ViewsConfig(clips=3, crops=3)
+N_VIEWS = 9
 MIDDLE = 4
 """View of the middle clip's middle crop."""
 
 
 def test_views_are_clips_times_crops_in_order():
-    views = inputs_of_views(ViewsConfig(clips=2, crops=3), STRIDED, CROPPING)
-    positions = [(sampling.position, cropping.crop_position) for sampling, cropping in views]
+    views = Views.of_config(ViewsConfig(clips=2, crops=3), STRIDED, CROPPING)
+    positions = [(v.sampling.position, v.preprocessing.crop_position) for v in views]
     assert positions == [(0, 0), (0, 0.5), (0, 1), (1, 0), (1, 0.5), (1, 1)]
 
 
 def test_one_view_is_the_centre():
-    assert inputs_of_views(ViewsConfig(), STRIDED, CROPPING) == ((STRIDED, CROPPING),)
+    assert Views.of_config(ViewsConfig(), STRIDED, CROPPING) == Views((View(STRIDED, CROPPING),))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ def test_one_view_is_the_centre():
 )
 def test_views_that_would_all_be_the_same_are_refused(views, sampling, preprocessing, said):
     with pytest.raises(ConfigError, match=said):
-        inputs_of_views(views, sampling, preprocessing)
+        Views.of_config(views, sampling, preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -74,14 +80,16 @@ def test_views_that_would_all_be_the_same_are_refused(views, sampling, preproces
     [CROPPING, replace(WHOLE, resize=(224, 300)), replace(WHOLE, resize=(300, 224))],
 )
 def test_crops_that_differ_in_frames_of_one_shape_are_taken(preprocessing):
-    views = inputs_of_views(ViewsConfig(crops=3), STRIDED, preprocessing)
-    boxes = {cropping.crop_box(240, 320) for _, cropping in views}
+    views = Views.of_config(ViewsConfig(crops=3), STRIDED, preprocessing)
+    boxes = {view.preprocessing.crop_box(240, 320) for view in views}
     assert len(boxes) == 3
 
 
 def test_clips_of_a_video_as_short_as_the_window_are_the_same():
-    views = inputs_of_views(ViewsConfig(clips=3), STRIDED, CROPPING)
-    short, longer = ([s.indices(n_frames=n, fps=30).tolist() for s, _ in views] for n in (6, 8))
+    views = Views.of_config(ViewsConfig(clips=3), STRIDED, CROPPING)
+    short, longer = (
+        [v.sampling.indices(n_frames=n, fps=30).tolist() for v in views] for n in (6, 8)
+    )
     assert short == [[0, 2, 5]] * 3
     assert longer == [[0, 2, 5], [1, 3, 6], [2, 4, 7]]
 
@@ -92,9 +100,9 @@ def run(local_ray, tmp_path_factory):
     folder = tmp_path_factory.mktemp("views")
     inputs = write_inputs(folder, 5, {1: "truncated"}, {2: 60})
     sampling = SamplingConfig(kind="strided", stride=2)
-    plan = plan_run(inputs.config(folder / "run", views=VIEWS, sampling=sampling, batch_size=4))
+    plan = prepared(inputs.config(folder / "run", views=VIEWS, sampling=sampling, batch_size=4))
     execute(plan)
-    single = plan_run(inputs.config(folder / "single", sampling=sampling))
+    single = prepared(inputs.config(folder / "single", sampling=sampling))
     execute(single)
     return plan, single
 
@@ -107,13 +115,13 @@ def test_a_run_of_views_stores_what_a_plain_loop_gives(run, one_thread):
 def test_every_row_is_a_view_of_its_video(run):
     plan, single = run
     stored, alone = stored_columns(plan.config.out), stored_columns(single.config.out)
-    assert stored["video_id"].tolist() == alone["video_id"].repeat(VIEWS.count).tolist()
-    assert stored["status"].tolist() == alone["status"].repeat(VIEWS.count).tolist()
-    middle = stored["frame_index"].reshape(5, VIEWS.count, -1)[:, MIDDLE]
+    assert stored["video_id"].tolist() == alone["video_id"].repeat(N_VIEWS).tolist()
+    assert stored["status"].tolist() == alone["status"].repeat(N_VIEWS).tolist()
+    middle = stored["frame_index"].reshape(5, N_VIEWS, -1)[:, MIDDLE]
     np.testing.assert_array_equal(middle, alone["frame_index"])
     # Batches of other clips: the same model in the same precision, but perhaps other last bits.
     for name in ("temporal", "probability"):
-        values = stored[name].reshape(5, VIEWS.count, *stored[name].shape[1:])[:, MIDDLE]
+        values = stored[name].reshape(5, N_VIEWS, *stored[name].shape[1:])[:, MIDDLE]
         np.testing.assert_allclose(values, alone[name], rtol=1e-4)
 
 
@@ -151,7 +159,7 @@ def test_a_run_of_other_views_is_not_gone_on_with(run):
     plan, _ = run
     other = plan.config.model_copy(update={"views": ViewsConfig(clips=3)})
     with pytest.raises(Exception, match=r"views\.crops is 3 there and 1 here"):
-        plan_run(other)
+        prepared(other)
 
 
 def test_a_video_is_fetched_once_for_its_views(run, monkeypatch):
@@ -163,6 +171,6 @@ def test_a_video_is_fetched_once_for_its_views(run, monkeypatch):
         return fetch_clip(root, path)
 
     monkeypatch.setattr(pipeline.clips.loader, "fetch_clip", counted)
-    plain_columns(plan_run(plan.config.model_copy(update={"batch_size": 4})))
+    plain_columns(prepared(plan.config.model_copy(update={"batch_size": 4})))
     # 45 rows in batches of 4: a video is fetched once for each of the batches that it is in.
     assert len(fetched) == len({(row // 4, row // 9) for row in range(45)})

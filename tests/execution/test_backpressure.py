@@ -20,19 +20,21 @@ from pipeline.execution.passes import execute
 from pipeline.execution.sink import ShardSink
 from pipeline.execution.stages import Stages
 from pipeline.run.config import AttributeConfig
-from pipeline.run.prepare import plan_run
+from pipeline.run.plan import plan_run
 from pipeline.run.resources import (
     FRAMES_SHARE,
     MIN_TASKS,
     TASK_BYTES,
+    Machine,
     check_columns,
     clips_per_task,
 )
-from pipeline.store.create import open_store
+from pipeline.store.opening import open_store
 from pipeline.store.schema import StoreLayout
 from tests.benchmarks.orchestration import write_stand_in_manifest
 from tests.benchmarks.stand_ins import StandInAttributor, StandInLoader
 from tests.support.checkpoints import save_timesformer
+from tests.support.runs import prepared
 
 HANG_S = 120
 """Only a guard: what takes this long is stuck."""
@@ -83,10 +85,8 @@ def test_tasks_are_whole_batches_of_a_shard_and_fit_the_store(
 
 
 def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(
-    tmp_path, monkeypatch
+    tmp_path,
 ):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     write_stand_in_manifest(tmp_path / "m.parquet", 3)
     model = save_timesformer(tmp_path / "model", image_size=224, patch_size=32, num_frames=8)
     config = AttributeConfig(
@@ -101,7 +101,7 @@ def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_ma
         r"object store of 100 MB; choose a batch_size of 6 at most, or .* of 925 MB or more"
     )
     with pytest.raises(ConfigError, match=refused):
-        plan_run(config)
+        plan_run(config, machine=Machine(cpus=2, gpus=0))
     assert not (tmp_path / "run").exists()
 
 
@@ -214,7 +214,7 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
     config = AttributeConfig(
         **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1
     )
-    plan = plan_run(config)
+    plan = prepared(config)
     counts = Counts(tmp_path / "counts")
     counts.folder.mkdir()
     store_bytes = ray.cluster_resources()["object_store_memory"]

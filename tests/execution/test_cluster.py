@@ -4,10 +4,10 @@ import pytest
 import ray
 
 from pipeline.errors import ConfigError
-from pipeline.execution.cluster import check_resources, connected
+from pipeline.execution.cluster import connected
 from pipeline.run.config import AttributeConfig
-from pipeline.run.prepare import plan_run
-from pipeline.run.resources import ModelPool, model_pool
+from pipeline.run.plan import plan_run
+from pipeline.run.resources import Machine, ModelPool, check_models, model_pool
 from tests.support.runs import write_inputs
 
 
@@ -44,12 +44,10 @@ def test_models_that_leave_no_cpu_to_decode_are_refused_where_ray_would_wait(cha
 
 
 def test_a_model_is_not_to_be_compiled_without_a_compiler(monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    check_resources(config_of())
+    check_models(config_of(), Machine(cpus=2, gpus=0))
     with pytest.raises(ConfigError, match=r"compile_model: .* there is no no-such-compiler"):
-        check_resources(config_of(compile_model=True))
+        check_models(config_of(compile_model=True), Machine(cpus=2, gpus=0))
 
 
 def test_a_gpu_that_is_not_there_is_refused_unless_one_may_come():
@@ -59,13 +57,11 @@ def test_a_gpu_that_is_not_there_is_refused_unless_one_may_come():
     assert pool == ModelPool("cuda", 1)
 
 
-def test_too_many_models_are_refused_before_a_store_is_made(tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+def test_too_many_models_are_refused_before_a_store_is_made(tmp_path):
     inputs = write_inputs(tmp_path, 1)
-    config = inputs.config(tmp_path / "run", n_models=2, local_cpus=2)
+    config = inputs.config(tmp_path / "run", n_models=2)
     with pytest.raises(ConfigError, match="leave none of 2 CPUs"):
-        plan_run(config)
+        plan_run(config, machine=Machine(cpus=2, gpus=0))
     assert not (tmp_path / "run").exists()
 
 

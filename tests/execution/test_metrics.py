@@ -10,8 +10,7 @@ import pytest
 import ray
 
 from pipeline.execution.passes import execute
-from pipeline.run.prepare import plan_run
-from tests.support.runs import stored_columns, write_inputs
+from tests.support.runs import prepared, stored_columns, write_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +42,7 @@ def run(local_ray, tmp_path_factory):
     """A run whose logs are JSON; its plan."""
     folder = tmp_path_factory.mktemp("observed")
     inputs = write_inputs(folder, N_CLIPS, {2: "missing", 7: "empty"})
-    plan = plan_run(inputs.config(folder / "run", log_format="json"))
+    plan = prepared(inputs.config(folder / "run", log_format="json"))
     assert execute(plan).n_pending == 0
     return plan
 

@@ -17,14 +17,14 @@ from pipeline.execution.counter import Progress, count_shard, shown_progress
 from pipeline.execution.metrics import RunMetrics
 from pipeline.execution.passes import execute
 from pipeline.models.checkpoint import read_checkpoint
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
-from pipeline.store.create import open_store
+from pipeline.store.opening import open_store
 from tests.support.checkpoints import CLASS_NAMES
 from tests.support.runs import (
     assert_same_columns,
     objects,
     plain_columns,
+    prepared,
     stored_columns,
     write_inputs,
 )
@@ -33,7 +33,7 @@ METRICS = RunMetrics("test")
 
 
 def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one_thread):
-    plan = plan_run(finished_run.inputs.config(finished_run.out))
+    plan = prepared(finished_run.inputs.config(finished_run.out))
     assert plan.layout.n_rows % plan.layout.rows_per_shard != 0
     assert_same_columns(stored_columns(finished_run.out), plain_columns(plan))
 
@@ -42,13 +42,13 @@ def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one
     "method", [Method(layers="all", heads="keep"), Method(name="rollout")], ids=["all", "rollout"]
 )
 def test_every_method_stores_what_a_plain_loop_gives(finished_run, tmp_path, one_thread, method):
-    plan = plan_run(finished_run.inputs.config(tmp_path / "run", method=method))
+    plan = prepared(finished_run.inputs.config(tmp_path / "run", method=method))
     summary = execute(plan)
     assert summary.n_pending == 0
     expected = plain_columns(plan)
     assert ("head_spatial" in expected) == (method.heads == "keep")
     assert_same_columns(stored_columns(tmp_path / "run"), expected)
-    layers = open_store(plan.store_url).attrs["layers"]
+    layers = open_store(plan.store_url).group.attrs["layers"]
     assert layers == [0, 1]
 
 
@@ -120,7 +120,7 @@ def test_xarray_opens_the_store_with_nothing_but_its_url(finished_run):
     assert dataset.attrs["config"]["manifest"] == finished_run.inputs.manifest
     checkpoint = read_checkpoint(finished_run.inputs.model)
     assert dataset.attrs["model"]["weights_digest"] == checkpoint.weights_digest
-    assert dataset.attrs["sampling"] == asdict(checkpoint.sampling)
+    assert dataset.attrs["identity"]["sampling"] == asdict(checkpoint.sampling)
     assert dataset.attrs["status_codes"]["too_short"] == Status.TOO_SHORT
     expected = stored_columns(finished_run.out)["temporal"]
     np.testing.assert_array_equal(dataset["temporal"].values, expected)
@@ -141,7 +141,7 @@ def test_the_summary_counts_every_row_once_and_the_bar_ends_with_them(finished_r
 
 def test_a_finished_run_does_nothing_when_it_is_run_again(finished_run):
     before = objects(finished_run.out)
-    summary = execute(plan_run(finished_run.inputs.config(finished_run.out)))
+    summary = execute(prepared(finished_run.inputs.config(finished_run.out)))
     assert summary.seconds == 0
     assert summary.n_rows == 14
     assert summary.n_pending == 0
@@ -179,7 +179,8 @@ def labels_of(tmp_path, *labels):
     table = pq.read_table(inputs.manifest)
     rows = [table.to_pylist()[0] | {"label": label} for label in labels]
     pq.write_table(type(table).from_pylist(rows, table.schema), inputs.manifest)
-    return resolve_labels(read_manifest(inputs.manifest), read_checkpoint(inputs.model))
+    names = read_checkpoint(inputs.model).class_names
+    return resolve_labels(read_manifest(inputs.manifest), class_names=names, model=inputs.model)
 
 
 def test_a_label_is_a_class_name_in_any_case_or_an_index(tmp_path):

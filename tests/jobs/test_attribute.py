@@ -16,9 +16,8 @@ from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.dataset.manifest import read_manifest
 from pipeline.run.config import AttributeJob
-from pipeline.run.prepare import plan_run
 from tests.support.checkpoints import CLASS_NAMES, make_timesformer
-from tests.support.runs import objects, write_inputs
+from tests.support.runs import objects, prepared, write_inputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -237,7 +236,7 @@ def test_what_a_config_says_of_its_saving_and_training_does_not_make_another_mod
     model = edited_model(finished_run, tmp_path, "config.json", changes)
     config = finished_run.inputs.config(finished_run.out)
     moved = finished_run.inputs.config(finished_run.out, model=str(model))
-    assert plan_run(moved).run == plan_run(config).run
+    assert prepared(moved).run == prepared(config).run
 
 
 @pytest.mark.parametrize(("flags", "exit_code"), [((), 1), (("--max-failed-fraction=0.4",), 0)])

@@ -9,7 +9,6 @@ from jobs.attribute import attribute
 from jobs.cli import parse, run_job
 from pipeline.dataset.manifest import write_manifest
 from pipeline.run.config import AttributeJob
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
 from pipeline.store.run_folder import RUN_NAMES
 from tests.support.checkpoints import save_timesformer
@@ -17,6 +16,7 @@ from tests.support.runs import (
     assert_same_columns,
     objects,
     plain_columns,
+    prepared,
     stored_columns,
     tree,
     write_inputs,
@@ -37,7 +37,7 @@ def test_each_model_gets_a_run_of_its_own(finished_run, tmp_path, one_thread):
     other = save_timesformer(tmp_path / "other", seed=1)
     assert run(flags(inputs, out, f"first={inputs.model},second={other}")) == 0
     assert_same_columns(stored_columns(out / "first"), stored_columns(finished_run.out))
-    plan = plan_run(inputs.config(out / "second", model=str(other)))
+    plan = prepared(inputs.config(out / "second", model=str(other)))
     second = stored_columns(out / "second")
     assert_same_columns(second, plain_columns(plan))
     assert (second["temporal"] != stored_columns(out / "first")["temporal"]).any()
@@ -80,7 +80,7 @@ def test_a_model_that_is_done_is_left_and_the_others_go_on(finished_run, tmp_pat
     before = objects(out / "first")
     assert run(flags(inputs, out, f"first={inputs.model},second={other}")) == 0
     assert objects(out / "first") == before
-    plan = plan_run(inputs.config(out / "second", model=str(other)))
+    plan = prepared(inputs.config(out / "second", model=str(other)))
     assert_same_columns(stored_columns(out / "second"), plain_columns(plan))
 
 
@@ -116,7 +116,7 @@ def test_rows_are_added_to_the_run_of_each_model(local_ray, few, tmp_path, capsy
 
     assert run([*argv, "--append"]) == 0
     for name, model in models.items():
-        plan = plan_run(few.config(tmp_path / "plain" / name, model=model))
+        plan = prepared(few.config(tmp_path / "plain" / name, model=model))
         assert_same_columns(stored_columns(out / name), plain_columns(plan))
         first_shard = {key for key in before[name] if key.split("/")[2] == "0"}
         after = objects(out / name)

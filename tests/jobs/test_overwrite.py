@@ -12,9 +12,8 @@ from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.errors import StorageError, StoreError
 from pipeline.run.config import AttributeJob
-from pipeline.run.prepare import plan_run
-from pipeline.store.create import open_store, store_exists
 from pipeline.store.discard import discard_run
+from pipeline.store.opening import Unfinished, find_store, open_store
 from pipeline.store.pending import pending_rows
 from pipeline.store.run_folder import (
     DERIVED_NAMES,
@@ -23,7 +22,7 @@ from pipeline.store.run_folder import (
     metrics_url,
     store_url,
 )
-from tests.support.runs import objects, tree
+from tests.support.runs import objects, prepared, tree
 
 
 @pytest.fixture
@@ -48,16 +47,16 @@ def test_the_derived_names_are_those_of_the_jobs_that_make_them():
 
 
 def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finished_run, out):
-    config = finished_run.inputs.config(out, precision="bfloat16", overwrite=True)
-    plan = plan_run(config)
+    config = finished_run.inputs.config(out, precision="bfloat16")
+    plan = prepared(config, overwrite=True)
     assert names(out) == ["attributions.zarr", "notes.txt"]
     assert objects(out) == {}
-    group = open_store(plan.store_url)
-    assert group.attrs["identity"]["precision"] == "bfloat16"
-    assert pending_rows(group).shards.tolist() == [0, 1, 2, 3]
+    store = open_store(plan.store_url)
+    assert store.record.identity.precision == "bfloat16"
+    assert pending_rows(store).shards.tolist() == [0, 1, 2, 3]
     # A later call that leaves the flag out goes on with this run.
-    assert "overwrite" not in group.attrs["config"]
-    plan_run(finished_run.inputs.config(out, precision="bfloat16"))
+    assert "overwrite" not in store.record.config
+    prepared(finished_run.inputs.config(out, precision="bfloat16"))
 
 
 @pytest.mark.parametrize(
@@ -135,14 +134,14 @@ def test_an_overwriting_that_was_cut_off_is_finished_by_the_next(
         patch.setattr(LocalFileSystem, "rm", cut_off)
         with pytest.raises(StoreError, match=r"can't delete the run in .*: the machine died"):
             discard_run(str(out))
-    assert not store_exists(store_url(str(out)))
-    plan_run(finished_run.inputs.config(out, overwrite=True))
+    assert isinstance(find_store(store_url(str(out))), Unfinished)
+    prepared(finished_run.inputs.config(out), overwrite=True)
     assert names(out) == ["attributions.zarr", "notes.txt"]
     assert objects(out) == {}
 
 
 def test_where_nothing_is_a_run_is_begun(finished_run, tmp_path):
-    plan = plan_run(finished_run.inputs.config(tmp_path / "new", overwrite=True))
+    plan = prepared(finished_run.inputs.config(tmp_path / "new"), overwrite=True)
     assert len(pending_rows(open_store(plan.store_url)).shards) == 4
 
 

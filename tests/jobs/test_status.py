@@ -11,8 +11,7 @@ import pytest
 
 from jobs.cli import run_job
 from jobs.status import StatusConfig, status
-from pipeline.store.create import open_store
-from pipeline.store.record import run_id
+from pipeline.store.opening import open_store
 from pipeline.store.state import read_state
 from tests.support.runs import objects
 
@@ -53,8 +52,8 @@ def test_a_finished_run_is_complete_and_names_every_failure(finished_run, run):
     assert state["manifest"]["url"] == finished_run.inputs.manifest
     assert state["method"]["layers"] == [1]
     assert state["sampling"]["n_samples"] == 3
-    identity = open_store(str(finished_run.out / "attributions.zarr")).attrs["identity"]
-    assert state["run"] == run_id(str(finished_run.out), identity)
+    record = open_store(str(finished_run.out / "attributions.zarr")).record
+    assert state["run"] == record.run_id(str(finished_run.out))
 
 
 def test_shards_that_are_not_written_are_pending(out, run):

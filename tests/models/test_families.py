@@ -23,12 +23,11 @@ from pipeline.models import adapter as adapter_module
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.models.compiler import check_compiler
 from pipeline.models.registry import FAMILIES as ADAPTERS
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
 from tests.attribution.test_attention import SquareMatrices
 from tests.support.checkpoints import CLASS_NAMES
 from tests.support.families import FAMILIES, eager_reference
-from tests.support.runs import plain_columns, write_inputs
+from tests.support.runs import plain_columns, prepared, write_inputs
 
 EACH = pytest.mark.parametrize("name", FAMILIES)
 WITH_ATTENTION_FUNCTION = [name for name in FAMILIES if not name.startswith("timesformer")]
@@ -257,7 +256,7 @@ def test_chosen_layers_are_those_of_all(name, tmp_path):
 def test_a_run_goes_from_clips_to_columns(name, tmp_path, one_thread):
     model = FAMILIES[name].save(tmp_path / "other")
     inputs = replace(write_inputs(tmp_path, 3), model=str(model))
-    plan = plan_run(inputs.config(tmp_path / "run"))
+    plan = prepared(inputs.config(tmp_path / "run"))
     columns = plain_columns(plan)
     geometry = plan.checkpoint.geometry
     assert (columns["status"] == Status.OK).all()
@@ -275,7 +274,7 @@ def test_a_layer_that_is_not_read_is_refused_before_anything_is_made(name, tmp_p
     for layer in (n_layers, -n_layers - 1):
         config = inputs.config(tmp_path / "run", method=Method(layers=layer))
         with pytest.raises(ConfigError, match=rf"method\.layers: {layer} is not in .*layer"):
-            plan_run(config)
+            prepared(config)
     assert not (tmp_path / "run").exists()
 
 
@@ -285,7 +284,7 @@ def test_a_residual_without_temporal_attention_is_refused(name, tmp_path):
     inputs = replace(write_inputs(tmp_path, 1), model=str(model))
     config = inputs.config(tmp_path / "run", method=Method(residual=True))
     with pytest.raises(ConfigError, match=r"method\.residual: .*no temporal"):
-        plan_run(config)
+        prepared(config)
 
 
 MIXING = ("o_proj", "out_proj", "attention.proj", "attention.output.dense", "temporal_dense")

@@ -1,6 +1,7 @@
 """A run takes in what was added to the end of its manifest, and computes nothing else anew."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,18 +14,16 @@ from pipeline.dataset.manifest import write_manifest
 from pipeline.errors import ConfigError, RunMismatchError, StoreError
 from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeJob
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
 from pipeline.store.append import append_rows
-from pipeline.store.create import open_store
-from pipeline.store.record import store_layout
+from pipeline.store.opening import open_store
 from pipeline.store.run_folder import store_url
-from pipeline.store.schema import StoreLayout
 from pipeline.store.state import read_state
 from tests.support.runs import (
     assert_same_columns,
     objects,
     plain_columns,
+    prepared,
     stored_columns,
     write_inputs,
 )
@@ -63,7 +62,7 @@ def test_the_store_is_that_of_a_run_over_the_whole_manifest(
     )
     before = objects(out)
     assert run(flags(inputs, out, inputs.manifest, "--append", "--max-failed-fraction=1")) == 0
-    expected = plain_columns(plan_run(inputs.config(tmp_path / "plain")))
+    expected = plain_columns(prepared(inputs.config(tmp_path / "plain")))
     assert_same_columns(stored_columns(out), expected)
     after = objects(out)
     whole = {name for name in before if name.split("/")[2] == "0"}
@@ -77,12 +76,12 @@ def test_the_store_is_that_of_a_run_over_the_whole_manifest(
 
 def test_rows_of_a_short_batch_stay_as_they_are(local_ray, inputs, tmp_path, one_thread):
     out, n_first = tmp_path / "run", 5
-    execute(plan_run(inputs.config(out, manifest=first_rows(inputs, n_first, tmp_path))))
+    execute(prepared(inputs.config(out, manifest=first_rows(inputs, n_first, tmp_path))))
     before = stored_columns(out)
-    execute(plan_run(inputs.config(out, append=True)))
+    execute(prepared(inputs.config(out), append=True))
     after = stored_columns(out)
     assert_same_columns({name: values[:n_first] for name, values in after.items()}, before)
-    expected = plain_columns(plan_run(inputs.config(tmp_path / "plain")))
+    expected = plain_columns(prepared(inputs.config(tmp_path / "plain")))
     assert_same_columns(
         {name: values[n_first:] for name, values in after.items()},
         {name: values[n_first:] for name, values in expected.items()},
@@ -91,8 +90,8 @@ def test_rows_of_a_short_batch_stay_as_they_are(local_ray, inputs, tmp_path, one
 
 def test_an_unfinished_run_is_added_to(local_ray, inputs, tmp_path):
     out = tmp_path / "run"
-    plan_run(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path)))
-    summary = execute(plan_run(inputs.config(out, append=True)))
+    prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path)))
+    summary = execute(prepared(inputs.config(out), append=True))
     assert (summary.n_rows, summary.n_pending) == (N_CLIPS, 0)
 
 
@@ -101,12 +100,10 @@ def test_an_append_that_was_cut_off_is_finished_by_the_next_command(
     local_ray, inputs, tmp_path, one_thread, n_enlarged
 ):
     out = tmp_path / "run"
-    execute(plan_run(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path))))
-    whole = plan_run(inputs.config(tmp_path / "whole"))
-    group = open_store(store_url(str(out)), mode="r+")
-    identity = open_store(whole.store_url).attrs["identity"]
-    attributes = {"layout": vars(whole.layout), "identity": identity}
-    group.update_attributes(attributes)
+    execute(prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path))))
+    whole = prepared(inputs.config(tmp_path / "whole"))
+    group = open_store(store_url(str(out)), mode="r+").group
+    group.update_attributes(whole.record.to_attributes())
     enlarged = sorted(whole.layout.arrays().keys() - {"status"})[:n_enlarged]
     for name in enlarged:
         group[name].resize((N_CLIPS, *group[name].shape[1:]))
@@ -114,7 +111,7 @@ def test_an_append_that_was_cut_off_is_finished_by_the_next_command(
     assert read_state(str(out)).summary.n_pending == N_CLIPS - N_FIRST
     with pytest.raises(StoreError, match=f"is being enlarged from {N_FIRST} to {N_CLIPS} rows"):
         open_run(str(out))
-    summary = execute(plan_run(inputs.config(out)))
+    summary = execute(prepared(inputs.config(out)))
     assert (summary.n_rows, summary.n_pending) == (N_CLIPS, 0)
     expected = plain_columns(whole)
     assert_same_columns(stored_columns(out), expected)
@@ -123,15 +120,15 @@ def test_an_append_that_was_cut_off_is_finished_by_the_next_command(
 
 def test_without_the_flag_a_longer_manifest_is_refused_and_the_flag_named(inputs, tmp_path, capsys):
     out = tmp_path / "run"
-    plan_run(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path)))
+    prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path)))
     assert run(flags(inputs, out, inputs.manifest)) == 2
-    assert "taken in with --append" in capsys.readouterr().err
+    assert "--append takes in rows at the manifest's end" in capsys.readouterr().err
 
 
 def test_only_a_manifest_that_begins_with_the_runs_rows_is_taken(inputs, tmp_path):
     out = tmp_path / "run"
     table = pq.read_table(inputs.manifest)
-    plan_run(inputs.config(out))
+    prepared(inputs.config(out))
     for name, other in (
         ("shorter", table.slice(0, N_CLIPS - 1)),
         ("turned", table.take(list(reversed(range(N_CLIPS))))),
@@ -139,15 +136,15 @@ def test_only_a_manifest_that_begins_with_the_runs_rows_is_taken(inputs, tmp_pat
         url = str(tmp_path / f"{name}.parquet")
         write_manifest(other, url)
         with pytest.raises(RunMismatchError, match="doesn't begin with the 14 rows"):
-            plan_run(inputs.config(out, manifest=url, append=True))
+            prepared(inputs.config(out, manifest=url), append=True)
     with pytest.raises(RunMismatchError, match="batch_size is 2 there and 4 here"):
-        plan_run(inputs.config(out, batch_size=4, append=True))
-    assert store_layout(open_store(store_url(str(out)))).n_rows == N_CLIPS
+        prepared(inputs.config(out, batch_size=4), append=True)
+    assert open_store(store_url(str(out))).layout.n_rows == N_CLIPS
 
 
 def test_there_must_be_a_run_to_add_to(inputs, tmp_path):
     with pytest.raises(ConfigError, match="append: there is no run"):
-        plan_run(inputs.config(tmp_path / "none", append=True))
+        prepared(inputs.config(tmp_path / "none"), append=True)
     assert not (tmp_path / "none").exists()
 
 
@@ -157,8 +154,9 @@ def test_nothing_that_is_stored_is_touched_when_a_store_grows(finished_run, tmp_
     shutil.copytree(finished_run.out, out)
     before, columns = objects(out), stored_columns(out)
     group = open_store(store_url(str(out)), mode="r+")
-    layout = store_layout(group)
-    append_rows(group, StoreLayout(**vars(layout) | {"n_rows": layout.n_rows + 9}), {})
+    layout = group.layout
+    longer = replace(layout, n_rows=layout.n_rows + 9)
+    append_rows(group, group.record.model_copy(update={"layout": longer}))
     assert objects(out) == before
     grown = stored_columns(out)
     assert_same_columns({name: grown[name][: layout.n_rows] for name in grown}, columns)

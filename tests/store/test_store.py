@@ -10,23 +10,31 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.attribution.method import Method
 from pipeline.errors import RunMismatchError, StoreError
 from pipeline.status import Status
-from pipeline.store.create import create_store, open_store, store_exists
+from pipeline.store.create import create_store
+from pipeline.store.opening import (
+    Absent,
+    Foreign,
+    Found,
+    Unfinished,
+    check_same_run,
+    find_store,
+    open_store,
+)
 from pipeline.store.pending import pending_rows
-from pipeline.store.record import check_identity, store_layout
+from pipeline.store.record import ModelIdentity
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
+from tests.support.records import identity_of, record_of
 
 LAYOUT = StoreLayout(
     n_rows=10, rows_per_shard=4, n_frames=8, n_times=4, height=3, width=2, n_ranks=5
 )
-IDENTITY = {
-    "manifest": "3f2a",
-    "model": {"name": "timesformer", "weights": "9c1e"},
-    "method": {"layer": -1, "size": (224, 224)},
-}
+IDENTITY = identity_of(LAYOUT)
+RECORD = record_of(LAYOUT)
 EXPECTED = {
     "spatial": (("clip", "time", "y", "x"), np.float16),
     "temporal": (("clip", "time"), np.float32),
@@ -69,8 +77,8 @@ def columns_of(layout, rows, seed=0):
 
 
 def write(group, shard, seed=0):
-    rows = store_layout(group).shard_rows(shard)
-    columns = columns_of(store_layout(group), rows, seed)
+    rows = group.layout.shard_rows(shard)
+    columns = columns_of(group.layout, rows, seed)
     write_shard(group, columns, np.array(rows))
     return columns
 
@@ -92,7 +100,7 @@ def url(tmp_path):
 
 @pytest.fixture
 def group(url):
-    return create_store(url, LAYOUT, IDENTITY, {"class_names": ["a", "b"]})
+    return create_store(url, RECORD)
 
 
 @pytest.mark.filterwarnings("error")
@@ -142,7 +150,7 @@ def test_pending_is_what_was_not_written_whatever_the_order(
     order = data.draw(st.permutations(every_shard))
     done = order[: data.draw(st.integers(0, min(len(order), 4)))]
 
-    group = create_store(url, layout, {"run": 1}, {})
+    group = create_store(url, record_of(layout))
     assert pending_rows(group).shards.tolist() == every_shard
     written = {shard: write(group, shard) for shard in done}
 
@@ -150,17 +158,17 @@ def test_pending_is_what_was_not_written_whatever_the_order(
     assert pending_rows(reopened).shards.tolist() == sorted(set(every_shard) - set(done))
     for shard, columns in written.items():
         rows = slice(starts[shard], starts[shard] + rows_per_shard)
-        np.testing.assert_array_equal(reopened["spatial"][rows], columns["spatial"])
-        np.testing.assert_array_equal(reopened["video_id"][rows], columns["video_id"])
+        np.testing.assert_array_equal(reopened.array("spatial")[rows], columns["spatial"])
+        np.testing.assert_array_equal(reopened.array("video_id")[rows], columns["video_id"])
     n_written = sum(len(columns["status"]) for columns in written.values())
-    assert (reopened["status"][:] != 0).sum() == n_written
+    assert (reopened.array("status")[:] != 0).sum() == n_written
     assert len(objects(url)) == len(EXPECTED) * len(done)
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 4, 10, 37, 64, 100])
 def test_a_shard_is_one_object_of_each_array_and_shares_none(tmp_path, rows_per_shard):
     layout = StoreLayout(100, rows_per_shard, n_frames=2, n_times=2, height=3, width=2, n_ranks=1)
-    group = create_store(str(tmp_path), layout, {"run": 1}, {})
+    group = create_store(str(tmp_path), record_of(layout))
     before: dict[str, bytes] = {}
     for shard in range(min(layout.n_shards, 3)):
         write(group, shard)
@@ -182,7 +190,7 @@ def test_a_column_of_fill_values_is_written_as_well_as_any(group, url):
     columns = columns_of(LAYOUT, range(0, 4)) | {"message": np.array([""] * 4, dtype=object)}
     forget(url, 0)
     write_shard(group, columns, np.arange(4))
-    assert open_store(url)["message"][:4].tolist() == [""] * 4
+    assert open_store(url).array("message")[:4].tolist() == [""] * 4
 
 
 def test_a_shard_written_twice_is_the_same_bytes(group, url):
@@ -289,43 +297,36 @@ def test_status_is_the_last_object_of_a_shard(group, url):
 
 
 def test_the_same_run_may_go_on(group, url):
-    check_identity(open_store(url), IDENTITY)
-    check_identity(open_store(url), {**IDENTITY, "method": {"layer": -1, "size": [224, 224]}})
+    check_same_run(open_store(url), IDENTITY)
 
 
 def test_another_run_is_told_every_difference_with_both_values(group, url):
-    other = {
-        "manifest": "ffff",
-        "model": {"name": "timesformer", "weights": "0000"},
-        "method": {"layer": -1, "size": (224, 112), "residual": True},
-    }
+    other = identity_of(
+        LAYOUT,
+        manifest="ffff",
+        model=ModelIdentity(weights="0000", config={"hidden_size": 768}),
+        method=Method(residual=True).resolved(12),
+    )
     with pytest.raises(RunMismatchError) as caught:
-        check_identity(open_store(url), other)
+        check_same_run(open_store(url), other)
     message = str(caught.value)
     for difference in (
         "manifest is '3f2a' there and 'ffff' here",
         "model.weights is '9c1e' there and '0000' here",
-        "method.size is [224, 224] there and [224, 112] here",
-        "method.residual is None there and True here",
+        "method.residual is False there and True here",
     ):
         assert difference in message
     assert url in message
-    assert "layer" not in message
-    assert "model.name" not in message
+    assert "layers" not in message
+    assert "model.config" not in message
 
 
-@pytest.mark.parametrize("key", ["manifest", "model", "method"])
-def test_a_part_that_is_gone_is_a_difference(group, url, key):
-    shorter = {name: value for name, value in IDENTITY.items() if name != key}
-    with pytest.raises(RunMismatchError, match=rf"{key}.* and None here"):
-        check_identity(open_store(url), shorter)
-
-
-def test_layout_and_attributes_come_back(group, url):
-    assert store_exists(url)
-    assert store_layout(open_store(url)) == LAYOUT
+def test_layout_and_record_come_back(group, url):
+    found = find_store(url)
+    assert isinstance(found, Found)
+    assert found.store.record == RECORD
     with pytest.raises(StoreError, match="can't create"):
-        create_store(url, LAYOUT, IDENTITY, {})
+        create_store(url, RECORD)
 
 
 def test_a_store_opened_to_read_can_not_be_written(group, url):
@@ -339,21 +340,20 @@ def test_a_creation_that_was_cut_off_is_done_anew(url, n_arrays):
     half = zarr.create_group(url, attributes={"schema": {"name": "staa", "version": 1}})
     for index in range(n_arrays):
         half.create_array(f"old_{index}", shape=(7,), dtype="int8")
-    assert not store_exists(url)
-    with pytest.raises(StoreError, match="not a store"):
+    assert isinstance(find_store(url), Unfinished)
+    with pytest.raises(StoreError, match="creation was cut off"):
         open_store(url)
-    create_store(url, LAYOUT, IDENTITY, {})
-    assert store_exists(url)
-    assert set(open_store(url).array_keys()) == set(EXPECTED)
+    create_store(url, RECORD)
+    assert set(open_store(url).group.array_keys()) == set(EXPECTED)
 
 
 def test_a_creation_that_fails_on_the_way_does_not_count(url):
     impossible = replace(LAYOUT, n_ranks=-1)
     with pytest.raises(StoreError, match=f"can't create a store at {url}"):
-        create_store(url, impossible, IDENTITY, {})
+        create_store(url, record_of(impossible))
     assert "spatial" in zarr.open_group(url, mode="r")
-    assert not store_exists(url)
-    create_store(url, LAYOUT, IDENTITY, {})
+    assert isinstance(find_store(url), Unfinished)
+    create_store(url, RECORD)
     assert pending_rows(open_store(url)).shards.tolist() == [0, 1, 2]
 
 
@@ -389,15 +389,14 @@ def test_what_is_no_store_is_refused_by_url_and_left_alone(url, make):
     with pytest.raises(StoreError, match=url):
         open_store(url)
     with pytest.raises(StoreError, match=url):
-        create_store(url, LAYOUT, IDENTITY, {})
+        create_store(url, RECORD)
     assert snapshot(url) == before
 
 
 @pytest.mark.parametrize("make", [foreign_group, foreign_array])
-def test_whether_a_store_exists_can_not_be_said_of_another_zarr(url, make):
+def test_another_zarr_is_foreign(url, make):
     make(url)
-    with pytest.raises(StoreError, match=url):
-        store_exists(url)
+    assert isinstance(find_store(url), Foreign)
 
 
 def plain_folder(path):
@@ -421,21 +420,21 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(url, make):
     with pytest.raises(StoreError, match=url):
         open_store(url)
     with pytest.raises(StoreError, match=url):
-        create_store(url, LAYOUT, IDENTITY, {})
+        create_store(url, RECORD)
     assert snapshot(url) == before
 
 
 def test_nothing_there_is_no_store(url):
-    assert not store_exists(url)
+    assert find_store(url) == Absent()
     with pytest.raises(StoreError, match=f"no store at {url}"):
         open_store(url)
 
 
 def test_an_unknown_protocol_is_refused_by_url():
     with pytest.raises(StoreError, match="nosuch://bucket/store"):
-        create_store("nosuch://bucket/store", LAYOUT, IDENTITY, {})
+        create_store("nosuch://bucket/store", RECORD)
     with pytest.raises(StoreError, match="nosuch://bucket/store"):
-        store_exists("nosuch://bucket/store")
+        find_store("nosuch://bucket/store")
 
 
 def url_of_memory(tmp_path):
@@ -452,11 +451,11 @@ def url_of_file(tmp_path):
 )
 def test_a_url_of_fsspec_does_all_that_a_path_does(tmp_path, make_url):
     url = make_url(tmp_path)
-    assert not store_exists(url)
-    group = create_store(url, LAYOUT, IDENTITY, {})
+    assert find_store(url) == Absent()
+    group = create_store(url, RECORD)
     written = write(group, 1)
     reopened = open_store(url, mode="r+")
-    check_identity(reopened, IDENTITY)
+    check_same_run(reopened, IDENTITY)
     assert pending_rows(reopened).shards.tolist() == [0, 2]
     write(reopened, 2)
     dataset = xr.open_zarr(url, consolidated=False)
@@ -468,7 +467,7 @@ def test_a_url_of_fsspec_does_all_that_a_path_does(tmp_path, make_url):
 def test_stored_spatial_maps_sum_to_1(tmp_path, shape):
     n_times, height, width = shape
     layout = StoreLayout(4, 4, n_frames=2, n_times=n_times, height=height, width=width, n_ranks=1)
-    group = create_store(str(tmp_path), layout, {"run": 1}, {})
+    group = create_store(str(tmp_path), record_of(layout))
     write(group, 0)
     stored = xr.open_zarr(str(tmp_path), consolidated=False)["spatial"].astype("float64")
     np.testing.assert_allclose(stored.sum(["y", "x"]), 1, atol=1e-3)

@@ -12,9 +12,10 @@ from pipeline.clips.loader import ClipLoader
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
 from pipeline.models.attributor import Attributor
-from pipeline.run.config import AttributeConfig
-from pipeline.run.plan import Plan
-from pipeline.store.create import open_store
+from pipeline.run.config import AttributeConfig, OneCall
+from pipeline.run.plan import Plan, plan_run
+from pipeline.run.prepare import prepare
+from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, read_status
 from pipeline.store.run_folder import store_url
 from tests.support.checkpoints import CLASS_NAMES, save_timesformer
@@ -74,6 +75,13 @@ class Inputs:
         flags = {"manifest": self.manifest, "model": self.model, "out": str(out)}
         sizes = {"batch-size": "2", "rows-per-shard": "4", "n-models": "1"}
         return [f"--{name}={value}" for name, value in (flags | sizes).items()] + list(more)
+
+
+def prepared(config: AttributeConfig, **call: Any) -> Plan:
+    """Plan a run and make its store ready; ``call`` is what this call does to a run there."""
+    plan = plan_run(config, OneCall(**call))
+    prepare(plan)
+    return plan
 
 
 def random_frames(n_frames: int, *, seed: int) -> NDArray[np.uint8]:
@@ -141,7 +149,7 @@ def plain_columns(plan: Plan) -> Columns:
     batches = []
     for start in range(0, plan.layout.n_rows, plan.config.batch_size):
         numbers = np.arange(start, min(start + plan.config.batch_size, plan.layout.n_rows))
-        table = plan.manifest.take(numbers // plan.layout.n_views)
+        table = plan.manifest.take(plan.views.video(numbers))
         rows = {name: table[name].to_numpy() for name in table.column_names}
         batches.append(attributor(loader(rows | {"row": numbers})))
     return {
@@ -153,8 +161,8 @@ def plain_columns(plan: Plan) -> Columns:
 
 def stored_columns(out: Path) -> Columns:
     """Every array of a run's store."""
-    group: Any = open_store(store_url(str(out)))
-    return {name: group[name][:] for name in group.array_keys()}
+    store = open_store(store_url(str(out)))
+    return {name: store.array(name)[:] for name in store.group.array_keys()}
 
 
 def assert_same_columns(got: Columns, expected: Columns) -> None:

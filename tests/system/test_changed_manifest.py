@@ -20,10 +20,10 @@ from pipeline.execution.passes import execute
 from pipeline.execution.source import _group
 from pipeline.execution.stages import real_stages
 from pipeline.run.config import AttributeJob
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
+from pipeline.store.opening import open_store
 from pipeline.store.pending import reset_rows
-from tests.support.runs import assert_same_columns, pending_shards, stored_columns
+from tests.support.runs import assert_same_columns, pending_shards, prepared, stored_columns
 
 CHANGED = "manifest {url} was changed while the run was going on: put the file back"
 
@@ -133,8 +133,8 @@ def test_a_manifest_that_changes_between_plan_and_start_gives_no_row(
 ):
     out = tmp_path / "run"
     shutil.copytree(finished_run.out, out)
-    plan = plan_run(finished_run.inputs.config(out, manifest=str(manifest)))
-    reset_rows(plan.store_url, [s for s in Status if s.failed])
+    plan = prepared(finished_run.inputs.config(out, manifest=str(manifest)))
+    reset_rows(open_store(plan.store_url, mode="r+"), [s for s in Status if s.failed])
     before = pending_shards(out)
     shutil.copy(other, manifest)
     summary = execute(plan)

@@ -27,10 +27,9 @@ from pipeline.execution.sink import ShardSink
 from pipeline.execution.stages import real_stages
 from pipeline.models.attributor import Attributor
 from pipeline.run.config import AttributeJob
-from pipeline.run.prepare import plan_run
 from tests.support.noting_job import NOTES, note, noted, told_commits
 from tests.support.processes import HANG_S, command_of, kill_as, processes_of, wait_until
-from tests.support.runs import assert_same_columns, objects, stored_columns, write_inputs
+from tests.support.runs import assert_same_columns, objects, prepared, stored_columns, write_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +95,7 @@ def undisturbed(local_ray, tmp_path_factory):
     """Inputs, and the folder of their run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     inputs = write_inputs(folder, N_CLIPS, DAMAGED)
-    execute(plan_run(inputs.config(folder / "run", rows_per_shard=ROWS_PER_SHARD)))
+    execute(prepared(inputs.config(folder / "run", rows_per_shard=ROWS_PER_SHARD)))
     return inputs, folder / "run"
 
 

@@ -16,8 +16,7 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline.run.prepare import plan_run
-from pipeline.store.create import open_store
+from pipeline.store.opening import open_store
 from pipeline.store.run_folder import store_url
 from pipeline.store.shards import write_shard
 from tests.support.job_cluster import RAY, job_cluster
@@ -28,6 +27,7 @@ from tests.support.runs import (
     n_done,
     objects,
     plain_columns,
+    prepared,
     stored_columns,
     write_inputs,
 )
@@ -202,16 +202,16 @@ def test_a_job_is_stopped_and_goes_on_when_it_is_submitted_again(user, tmp_path,
         again = user.submit()
         assert again.returncode == 0, again.stdout
         assert f"{N_CLIPS - 1} ok, 1 missing" in again.stdout
-        expected = plain_columns(plan_run(inputs.config(tmp_path / "plain")))
+        expected = plain_columns(prepared(inputs.config(tmp_path / "plain")))
     assert_same_columns(stored_columns(out), expected)
     assert before.items() <= objects(out).items()
-    packages = open_store(store_url(str(out))).attrs["packages"]
+    packages = open_store(store_url(str(out))).record.packages
     assert packages["staa"] == UPLOADED
 
 
 def carry_out(config):
     """Complete a run of one shard, in a loop and without Ray."""
-    plan = plan_run(config)
+    plan = prepared(config)
     columns = plain_columns(plan)
     for name in ("video_id", "message"):
         columns[name] = columns[name].astype(np.dtypes.StringDType())

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.prepare import plan_run
-from pipeline.store.create import store_exists
+from pipeline.store.opening import Found, find_store
 from pipeline.store.run_folder import store_url
 from tests.support.job_cluster import job_cluster
 from tests.support.noting_job import NOTES, noted, told_commits
@@ -20,6 +19,7 @@ from tests.support.runs import (
     assert_same_columns,
     n_done,
     plain_columns,
+    prepared,
     stored_columns,
     write_inputs,
 )
@@ -68,7 +68,10 @@ def test_what_was_on_the_node_is_computed_again_elsewhere(cluster, tmp_path, one
 
     def of_title_when_due():
         # The run makes its store; until then there is none to read.
-        due = store_exists(store_url(str(out))) and n_done(out) >= N_COMMITTED * ROWS_PER_SHARD
+        due = (
+            isinstance(find_store(store_url(str(out))), Found)
+            and n_done(out) >= N_COMMITTED * ROWS_PER_SHARD
+        )
         return due and [p for p in processes_of(cluster.folder) if title in command_of(p)]
 
     try:
@@ -80,7 +83,7 @@ def test_what_was_on_the_node_is_computed_again_elsewhere(cluster, tmp_path, one
         job.kill()
         job.wait()
 
-    assert_same_columns(stored_columns(out), plain_columns(plan_run(inputs.config(tmp_path / "p"))))
+    assert_same_columns(stored_columns(out), plain_columns(prepared(inputs.config(tmp_path / "p"))))
     commits = told_commits(cluster.folder) - before
     assert set(commits.values()) == {1}
     counts = Counter(noted(tmp_path, "explained"))

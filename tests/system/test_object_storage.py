@@ -16,7 +16,6 @@ from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
 from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeJob
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
 from pipeline.storage.retries import PATIENCE_VARIABLE
 from tests.support.object_storage import (
@@ -37,6 +36,7 @@ from tests.support.runs import (
     Inputs,
     assert_same_columns,
     objects,
+    prepared,
     stored_columns,
     write_inputs,
 )
@@ -52,7 +52,7 @@ def undisturbed(local_ray, tmp_path_factory):
     """Inputs on the local disk, and the folder of their run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     inputs = write_inputs(folder, N_CLIPS, DAMAGED)
-    execute(plan_run(inputs.config(folder / "run", rows_per_shard=2)))
+    execute(prepared(inputs.config(folder / "run", rows_per_shard=2)))
     return inputs, folder
 
 
@@ -212,7 +212,7 @@ def test_a_target_that_may_not_be_written_is_bad_input(proxy, monkeypatch, capsy
 
     # A store that is there already, to be gone on with.
     with environment(monkeypatch, OWNER.environment(proxy.endpoint)):
-        plan_run(uploaded.config(f"s3://{BUCKET}/runs/begun"))
+        prepared(uploaded.config(f"s3://{BUCKET}/runs/begun"))
     with environment(monkeypatch, READER.environment(proxy.endpoint)):
         code, said = refused(capsys, uploaded, f"s3://{BUCKET}/runs/begun")
     assert code == 2

@@ -18,7 +18,6 @@ import pipeline.execution.passes
 from pipeline.errors import StorageError
 from pipeline.execution.passes import execute
 from pipeline.execution.stages import real_stages
-from pipeline.run.prepare import plan_run
 from pipeline.status import Status
 from pipeline.store.state import read_state
 from tests.support.processes import HANG_S, kill, processes_of, wait_until
@@ -26,6 +25,7 @@ from tests.support.runs import (
     assert_same_columns,
     objects,
     pending_shards,
+    prepared,
     stored_columns,
     write_inputs,
 )
@@ -60,7 +60,7 @@ def test_a_resumed_run_computes_the_pending_shards_alone_and_gives_the_same_bits
     (out / "attributions.zarr" / "status" / "c" / "3").unlink()
     assert pending_shards(out) == [1, 3]
 
-    summary = execute(plan_run(finished_run.inputs.config(out)))
+    summary = execute(prepared(finished_run.inputs.config(out)))
 
     after = objects(out)
     assert {name: content for name, (content, _) in after.items()} == {
@@ -80,7 +80,7 @@ def test_a_shard_that_can_not_be_written_stays_pending_until_it_can(finished_run
     # A file where the shard's folder would be: also root can't write below it.
     blocked = out / "attributions.zarr" / "spatial" / "c" / "1"
     blocked.write_bytes(b"")
-    plan = plan_run(finished_run.inputs.config(out))
+    plan = prepared(finished_run.inputs.config(out))
     summary = execute(plan)
     assert summary.n_pending == 4
     assert str(blocked) in caplog.text
@@ -106,7 +106,7 @@ def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatc
             raise RayError("the storage\nwas away")
 
     monkeypatch.setattr(pipeline.execution.passes, "_attribute", broken_off_once)
-    summary = execute(plan_run(finished_run.inputs.config(out)))
+    summary = execute(prepared(finished_run.inputs.config(out)))
     assert passes == [[1, 3], [3]]
     assert summary.n_pending == 0
     assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
@@ -132,7 +132,7 @@ def test_clips_that_their_storage_always_fails_for_hold_up_their_shards_alone(
 ):
     for shard in range(4):
         forget(out, shard)
-    plan = plan_run(finished_run.inputs.config(out))
+    plan = prepared(finished_run.inputs.config(out))
 
     def stages_of(*arguments):
         stages = real_stages(*arguments)
@@ -158,7 +158,7 @@ def test_a_run_ends_if_pass_after_pass_gets_nowhere(finished_run, out, monkeypat
         raise RayError(f"StorageError: rows {shards[0] * 4} to {shards[0] * 4 + 3}: away")
 
     monkeypatch.setattr(pipeline.execution.passes, "_attribute", away)
-    summary = execute(plan_run(finished_run.inputs.config(out)))
+    summary = execute(prepared(finished_run.inputs.config(out)))
     assert passes == [[0, 1, 2, 3], [1, 2, 3], [2, 3]]
     assert summary.n_pending == 14
 
@@ -176,7 +176,7 @@ def test_a_long_run_is_carried_out_in_passes_under_one_bar(finished_run, out, mo
     monkeypatch.setattr(pipeline.execution.passes, "_attribute", counted)
     # A shard is two batches.
     monkeypatch.setattr(pipeline.execution.passes, "_BATCHES_PER_PASS", 2)
-    execute(plan_run(finished_run.inputs.config(out)))
+    execute(prepared(finished_run.inputs.config(out)))
     assert passes == [[0], [2]]
     assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
     assert "14/14" in capsys.readouterr().err.split("\r")[-1]
@@ -203,7 +203,7 @@ def test_a_run_whose_driver_was_killed_and_terminated_is_resumed_to_the_same_bit
 ):
     inputs = write_inputs(tmp_path, 48, {7: "missing", 40: "truncated"})
     undisturbed = tmp_path / "undisturbed"
-    execute(plan_run(inputs.config(undisturbed, rows_per_shard=2)))
+    execute(prepared(inputs.config(undisturbed, rows_per_shard=2)))
 
     out = tmp_path / "run"
     statuses = out / "attributions.zarr" / "status" / "c"

@@ -14,10 +14,11 @@ from pipeline.execution.load_pending import LoadPending
 from pipeline.execution.metrics import RunMetrics
 from pipeline.execution.passes import execute
 from pipeline.models.attributor import Attributor
-from pipeline.run.config import AttributeJob
-from pipeline.run.prepare import plan_run
+from pipeline.run.config import AttributeJob, OneCall
+from pipeline.run.plan import plan_run
+from pipeline.run.prepare import prepare
 from pipeline.status import Status
-from pipeline.store.create import open_store
+from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, reset_rows
 from pipeline.store.run_folder import store_url
 from pipeline.store.shards import write_shard
@@ -26,6 +27,7 @@ from tests.support.runs import (
     assert_same_columns,
     objects,
     plain_columns,
+    prepared,
     random_frames,
     stored_columns,
     write_inputs,
@@ -47,7 +49,7 @@ def test_statuses_are_named_with_commas_or_one_by_one_or_all():
 
 @pytest.mark.parametrize("names", ["ok", "pending", "Timeout", "timeout,lost", "all,timeout", ""])
 def test_what_is_no_way_to_fail_is_refused(names):
-    with pytest.raises(ConfigError, match=r"retry_failed: .*expected all, or of missing, empty"):
+    with pytest.raises(ConfigError, match=r"retry_failed: .*'all' or any of missing, empty"):
         retried("--retry-failed", names)
 
 
@@ -62,7 +64,7 @@ def mended(local_ray, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mended")
     inputs = write_inputs(folder, 10, {1: "missing", 4: "empty", 5: "missing", 9: "empty"})
     out = folder / "run"
-    execute(plan_run(inputs.config(out)))
+    execute(prepared(inputs.config(out)))
     for row in (1, 4):
         name = f"{inputs.video_ids[row]}.mp4"
         write_mp4(folder / "clips" / name, random_frames(8 + row % 5, seed=row))
@@ -83,13 +85,13 @@ def test_a_retried_run_has_the_bits_of_one_that_never_failed(mended, tmp_path, c
     assert "10 clips: 8 ok, 1 missing, 1 empty" in stdout
     last = [line for line in stderr.splitlines() if line.startswith("attribute: 100%")][-1]
     assert "10/10" in last
-    assert_same_columns(stored_columns(out), plain_columns(plan_run(inputs.config(out))))
+    assert_same_columns(stored_columns(out), plain_columns(prepared(inputs.config(out))))
 
 
 def test_the_statuses_that_are_not_named_stay_as_they_are(mended, tmp_path):
     inputs, out = copied(mended, tmp_path)
-    plan = plan_run(inputs.config(out, retry_failed=("empty",)))
-    assert plan.retried == {Status.EMPTY: 2}
+    plan = plan_run(inputs.config(out), OneCall(retry_failed=("empty",)))
+    assert prepare(plan) == {Status.EMPTY: 2}
     assert pending_rows(open_store(plan.store_url)).rows_of_partial.tolist() == [4, 9]
     execute(plan)
     status = stored_columns(out)["status"]
@@ -100,8 +102,8 @@ def test_the_statuses_that_are_not_named_stay_as_they_are(mended, tmp_path):
 
 def test_a_retry_that_was_cut_off_is_finished_by_a_plain_call(mended, tmp_path):
     inputs, out = copied(mended, tmp_path)
-    reset_rows(store_url(str(out)), [Status.EMPTY])
-    assert execute(plan_run(inputs.config(out))).counts[Status.EMPTY] == 1
+    reset_rows(open_store(store_url(str(out)), mode="r+"), [Status.EMPTY])
+    assert execute(prepared(inputs.config(out))).counts[Status.EMPTY] == 1
 
 
 def test_nothing_to_retry_writes_nothing(mended, tmp_path, capsys):
@@ -117,7 +119,7 @@ def test_only_the_pending_rows_of_a_batch_are_loaded_and_their_bits_are_the_same
     mended, tmp_path, one_thread
 ):
     inputs, out = copied(mended, tmp_path)
-    plan = plan_run(inputs.config(out, batch_size=4, overwrite=True))
+    plan = prepared(inputs.config(out, batch_size=4), overwrite=True)
     checkpoint = plan.checkpoint
     paths = []
 
@@ -144,8 +146,8 @@ def test_only_the_pending_rows_of_a_batch_are_loaded_and_their_bits_are_the_same
     for name in ("video_id", "message"):
         expected[name] = expected[name].astype(np.dtypes.StringDType())
     write_shard(group, expected, row_numbers)
-    reset_rows(plan.store_url, [Status.OK])
-    group["status"][2] = Status.OK
+    reset_rows(group, [Status.OK])
+    group.array("status")[2] = Status.OK
     paths.clear()
     part = LoadPending(loader, pending_rows(group), RunMetrics("test"))(rows)
     assert paths == [rows["path"][row] for row in (0, 1, 3)]
@@ -159,7 +161,7 @@ def test_a_row_that_is_done_is_never_written_over(mended, tmp_path):
     _, out = copied(mended, tmp_path)
     url = store_url(str(out))
     before = stored_columns(out)
-    reset_rows(url, [Status.MISSING])
+    reset_rows(open_store(url, mode="r+"), [Status.MISSING])
     others = {name: values[:4][::-1].copy() for name, values in before.items()}
     others["status"][:] = Status.TIMEOUT
     written = write_shard(open_store(url, mode="r+"), others, np.arange(4))
@@ -173,7 +175,7 @@ def test_a_row_that_is_done_is_never_written_over(mended, tmp_path):
 def test_a_row_left_pending_by_its_columns_is_refused(mended, tmp_path):
     _, out = copied(mended, tmp_path)
     url = store_url(str(out))
-    reset_rows(url, [Status.MISSING])
+    reset_rows(open_store(url, mode="r+"), [Status.MISSING])
     before = objects(out)
     columns = {name: values[:4].copy() for name, values in stored_columns(out).items()}
     with pytest.raises(StoreError, match="still pending"):

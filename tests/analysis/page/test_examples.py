@@ -5,12 +5,17 @@ import pytest
 
 from analysis import open_run
 from analysis.page.examples import ClipSource, choose_clips, manifest_rows
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import ROWS_PER_GROUP, read_manifest, write_manifest
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.status import Status
 from tests.analysis.stores import FRAME_SIZE, random_columns, small_layout, write_run
 from tests.support.clips import numbered_frames, write_mp4
+
+ONE_VIEW = Views.of_config(ViewsConfig(), Sampling("uniform", 4), Preprocessing())
 
 
 def _choose(groups, correct, probability, clips_per_class):
@@ -50,11 +55,11 @@ def test_manifest_rows_are_found_across_row_groups(tmp_path):
     write_manifest(table, str(tmp_path / "m.parquet"))
     manifest = read_manifest(str(tmp_path / "m.parquet"))
     rows = [ROWS_PER_GROUP + 9, 3, ROWS_PER_GROUP, 0, 3]
-    found = manifest_rows(manifest, rows)
+    found = manifest_rows(manifest, rows, ONE_VIEW)
     assert {row: record["path"] for row, record in found.items()} == {
         row: f"{row}.mp4" for row in rows
     }
-    assert manifest_rows(manifest, []) == {}
+    assert manifest_rows(manifest, [], ONE_VIEW) == {}
 
 
 @pytest.fixture
@@ -79,7 +84,7 @@ def test_frames_are_those_that_the_model_saw(run):
     source = ClipSource.of_run(run)
     frames = source.frames(0, "one.mp4", run["frame_index"].values[0])
     assert frames.shape == (4, FRAME_SIZE, FRAME_SIZE, 3)
-    expected = source.views[0][1].resize_and_crop(numbered_frames(12)[[1, 4, 7, 10]])
+    expected = source.views.of(0).preprocessing.resize_and_crop(numbered_frames(12)[[1, 4, 7, 10]])
     assert np.abs(frames.astype(int) - expected).mean() < 5
 
 

@@ -1,0 +1,192 @@
+"""What is at a target, and an open store: its group, its record, its arrays."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import zarr
+from zarr.core.group import Group
+
+from pipeline.errors import RunMismatchError, StoreError, reason_of
+from pipeline.storage.files import open_filesystem
+from pipeline.storage.retries import with_retries
+from pipeline.storage.zarr_store import zarr_location
+from pipeline.store.record import SCHEMA_NAME, RunIdentity, RunRecord
+from pipeline.store.schema import StoreLayout
+
+STORAGE_ERRORS = (OSError, ValueError, ImportError)
+"""What fsspec and zarr raise of a URL: no access, no such protocol, no driver of it installed."""
+DAMAGE = (*STORAGE_ERRORS, KeyError, RuntimeError)
+"""What zarr and its codecs raise of an object that is gone, cut short or overwritten."""
+
+Mode = Literal["r", "r+"]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """An open store; arrays are opened once, since Zarr reads an array's metadata each time."""
+
+    url: str
+    group: Group
+    record: RunRecord
+
+    @property
+    def layout(self) -> StoreLayout:
+        """Sizes of its dimensions."""
+        return self.record.layout
+
+    def array(self, name: str) -> Any:
+        """Open an array by its name.
+
+        Raises
+        ------
+        StoreError
+            If its metadata can't be read.
+        """
+        return _array(self, name)
+
+
+@cache
+def _array(store: Store, name: str) -> Any:
+    try:
+        return store.group[name]
+    except DAMAGE as error:
+        raise StoreError(f"{store.url}/{name}/zarr.json is lost or damaged") from error
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Nothing is at the target, or an empty folder."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A store whose creation or deletion was cut off: it has no identity."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Something that isn't a store of this product."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A store of this product whose record this release can't read."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A store of a run that is finished or going on."""
+
+    store: Store
+
+
+Target = Absent | Unfinished | Foreign | Unreadable | Found
+
+
+def find_store(url: str, *, mode: Mode = "r") -> Target:
+    """Say what is at a URL.
+
+    Raises
+    ------
+    StoreError
+        If the storage doesn't let it be looked at.
+    """
+    try:
+        group = zarr.open_group(zarr_location(url), mode=mode)
+    except FileNotFoundError:
+        return Absent() if _is_free(url) else Foreign("something that is no Zarr group")
+    except zarr.errors.ContainsArrayError:
+        return Foreign("a Zarr array, not a store of this product")
+    except (*STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
+        raise StoreError(f"can't read {url}: {reason_of(error)}") from error
+    attributes = group.attrs.asdict()
+    schema = attributes.get("schema")
+    if not isinstance(schema, dict) or schema.get("name") != SCHEMA_NAME:
+        return Foreign("a Zarr group, but not a store of this product")
+    if "identity" not in attributes:
+        return Unfinished()
+    try:
+        return Found(Store(url, group, RunRecord.from_attributes(attributes, url)))
+    except StoreError as error:
+        return Unreadable(str(error))
+
+
+def open_store(url: str, *, mode: Mode = "r") -> Store:
+    """Open the store of a run.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or this release can't read its record.
+    """
+    match find_store(url, mode=mode):
+        case Found(store):
+            return store
+        case Absent():
+            raise StoreError(f"there is no store at {url}")
+        case Unfinished():
+            raise StoreError(
+                f"{url} holds a store whose creation was cut off; jobs.attribute makes it again"
+            )
+        case Foreign(reason):
+            raise StoreError(f"{url} is {reason}")
+        case Unreadable(reason):
+            raise StoreError(reason)
+
+
+def check_same_run(store: Store, identity: RunIdentity) -> None:
+    """Refuse to go on with another run's store.
+
+    Raises
+    ------
+    RunMismatchError
+        Names each key that differs, with both values.
+    """
+    differences = store.record.identity.differences(identity)
+    if differences:
+        listed = "; ".join(
+            f"{key} is {there!r} there and {here!r} here" for key, there, here in differences
+        )
+        longer = any(key == "manifest" for key, *_ in differences)
+        raise RunMismatchError(
+            f"out: the store at {store.url} was made by another run: {listed}. Choose another "
+            "folder, or delete that run and start over with --overwrite"
+            + ("; --append takes in rows at the manifest's end" if longer else "")
+        )
+
+
+def check_writable(store: Store) -> None:
+    """Refuse a store whose storage lets it be read, and not written.
+
+    Raises
+    ------
+    StoreError
+        If it can't be written.
+    """
+    try:
+        # Its own attributes as they are: the only object whose content is known to be right.
+        store.group.update_attributes({})
+    except STORAGE_ERRORS as error:
+        raise StoreError(
+            f"out: can't write the store at {store.url}: {reason_of(error)}"
+        ) from error
+
+
+def _is_free(url: str) -> bool:
+    """Whether nothing is at a URL yet, or an empty folder."""
+    try:
+        filesystem, path = open_filesystem(url)
+        return with_retries(
+            url,
+            lambda: (
+                not filesystem.exists(path)
+                or (filesystem.isdir(path) and not filesystem.ls(path, detail=False))
+            ),
+        )
+    except STORAGE_ERRORS as error:
+        raise StoreError(f"can't read {url}: {reason_of(error)}") from error
