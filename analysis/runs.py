@@ -150,17 +150,17 @@ def for_netcdf(ds: xr.Dataset) -> xr.Dataset:
 
     Half precision becomes single precision, and attributes that are no plain values become JSON.
     """
-    halves = {
-        name: variable.astype("float32")
+    known = {
+        name: variable.astype("float32") if variable.dtype == np.float16 else variable.compute()
         for name, variable in ds.data_vars.items()
-        if variable.dtype == np.float16
+        if variable.dtype in (np.float16, object)  # of objects, netCDF asks what they are
     }
     plain = (str, int, float)
     attributes = {
         name: value if isinstance(value, plain) else json.dumps(value, default=str)
         for name, value in ds.attrs.items()
     }
-    converted: xr.Dataset = ds.assign(halves).drop_attrs(deep=False).assign_attrs(attributes)
+    converted: xr.Dataset = ds.assign(known).drop_attrs(deep=False).assign_attrs(attributes)
     # What Zarr wrote the arrays by means nothing to netCDF.
     return converted.drop_encoding()
 
@@ -284,7 +284,7 @@ def by_video(ds: xr.Dataset) -> xr.Dataset:
     videos = rows[::n_views] // n_views
     unfolded = ds.drop_vars(["clip", "view"], errors="ignore").coarsen(clip=n_views)
     constructed: xr.Dataset = unfolded.construct(clip=("video", "view"))
-    return constructed.assign_coords(video=videos, view=np.arange(len(views)))
+    return constructed.assign_coords(video=videos, view=np.arange(n_views))
 
 
 def joint_attribution(

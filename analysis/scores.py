@@ -244,7 +244,7 @@ class _MapsWriter:
     def __init__(self, url: str, ds: xr.Dataset) -> None:
         n_rows, _, height, width = ds["spatial"].shape
         self._group = zarr.create_group(zarr_location(url), overwrite=True)
-        self._rows = min(int(ds["spatial"].chunks[0][0]) if n_rows else 1, max(n_rows, 1))
+        self._rows = max(1, int(ds["spatial"].data.chunks[0][0]))
         self._array: Any = self._group.create_array(
             "spatial_map",
             shape=(n_rows, height, width),
@@ -266,7 +266,8 @@ class _MapsWriter:
 
     def read(self, start: int, stop: int) -> NDArray[np.float64]:
         maps = self._array[start:stop]
-        return maps.reshape(len(maps), -1).astype(np.float64)
+        flat: NDArray[np.float64] = maps.reshape(len(maps), -1).astype(np.float64)
+        return flat
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ on that of clips.
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import dask
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -167,7 +168,7 @@ def group_statistics(ds: xr.Dataset, by: Sequence[str]) -> xr.Dataset:
     ``temporal_profile`` (group, time) float64. Quantiles come of 128 equal bins on [0, 1].
     """
     rows = _as_clips(ds)
-    totals: Totals = tree(block_tasks(rows, (Grouping(tuple(by)),))).compute()
+    (totals,) = dask.compute(tree(block_tasks(rows, (Grouping(tuple(by)),))))  # type: ignore[attr-defined, no-untyped-call]
     sums, n_scores = totals.sums[0], len(SUMMED)
     sizes = {dim: rows["spatial"].sizes[dim] for dim in ("time", "y", "x")}
     where, when = _maps_of(sums.mean, sizes)
@@ -183,7 +184,7 @@ def group_statistics(ds: xr.Dataset, by: Sequence[str]) -> xr.Dataset:
         },
         coords={
             "score": list(SUMMED),
-            **{n: ("group", sums.keys.get_level_values(n).to_numpy()) for n in sums.keys.names},
+            **{n: ("group", sums.keys.get_level_values(n).to_numpy()) for n in by},
         },
     )
 

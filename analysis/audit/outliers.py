@@ -22,7 +22,8 @@ def directions(evidence: Evidence) -> Float64Array:
     vectors = hellinger(evidence)
     vectors -= vectors.mean(axis=0)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(length > 1e-6, length, np.inf)
+    unit: Float64Array = vectors / np.where(length > 1e-6, length, np.inf)
+    return unit
 
 
 def hellinger(evidence: Evidence) -> Float64Array:
@@ -32,7 +33,8 @@ def hellinger(evidence: Evidence) -> Float64Array:
     """
     maps = np.maximum(evidence.maps.astype(np.float64), 0)
     when = np.maximum(evidence.when.astype(np.float64), 0)
-    return np.sqrt(np.concatenate([maps, when], axis=1))
+    roots: Float64Array = np.sqrt(np.concatenate([maps, when], axis=1))
+    return roots
 
 
 class ClassProducts:
@@ -92,13 +94,14 @@ def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     deviation = np.sqrt(products.spread[tested] / (size - 1))
     z = np.where(deviation > 0, own / np.where(deviation > 0, deviation, 1), 0.0)
     p = np.asarray(stats.t.cdf(z, size - 2), np.float64)
-    for index in np.unique(groups[tested]):
-        at = np.flatnonzero(groups[tested] == index)
-        for one in at[p[at] <= settings.q]:
-            p[one] = max(p[one], _beyond_class(-own[one], -own[at[at != one]]))
+    for index in np.unique(groups[tested]).tolist():
+        members = np.flatnonzero(groups[tested] == index)
+        for one in members[p[members] <= settings.q].tolist():
+            p[one] = max(p[one], _beyond_class(-own[one], -own[members[members != one]]))
     q = adjusted(p)
     found = []
-    for at in np.flatnonzero(q <= settings.q).tolist():
+    for position in np.flatnonzero(q <= settings.q):
+        at = int(position)
         row, name = int(tested[at]), evidence.class_names[int(groups[tested[at]])]
         (example,) = evidence.examples(np.array([row]))
         found.append(
@@ -155,12 +158,9 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
         members = np.flatnonzero(label == own)
         gains = products.other(members, other) - products.own(members)
         gain = float(gains[members == row][0])
-        deviation = np.sqrt(products.spread[row] * (1 / (size[own] - 1) + 1 / size[other]))
-        by_chance = (
-            float(stats.t.sf(gain / deviation, min(size[own] - 1, size[other]) - 1))
-            if deviation > 0
-            else 1.0
-        )
+        variance = float(products.spread[row] * (1 / (size[own] - 1) + 1 / size[other]))
+        freedom = int(min(size[own] - 1, size[other])) - 1
+        by_chance = float(stats.t.sf(gain / variance**0.5, freedom)) if variance > 0 else 1.0
         p[at] = max(by_chance, _beyond_class(gain, gains[members != row]))
     q = adjusted(p)
     found = []

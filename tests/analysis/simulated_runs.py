@@ -137,8 +137,8 @@ def simulated(
     if "strategies" in kinds:
         first = (true == TWO) & (rng.random(n) < 0.5)
         second = (true == TWO) & ~first
-        centre[first] = (1.5, 1.5) + rng.normal(0, 0.4, (first.sum(), 2))
-        centre[second] = (6.5, 6.5) + rng.normal(0, 0.4, (second.sum(), 2))
+        centre[first] = rng.normal(1.5, 0.4, (first.sum(), 2))
+        centre[second] = rng.normal(6.5, 0.4, (second.sum(), 2))
         pace[true == TWO] = 0.3
     direction = rng.uniform(0, 2 * np.pi, n)
     velocity = pace[:, None] * np.stack([np.sin(direction), np.cos(direction)], 1)
