@@ -139,6 +139,16 @@ def score_run(
     return ScoredRun(merged, scores_url(run_url), tuple(notes))
 
 
+def _upload(path: Path, url: str) -> None:
+    """Write a local file to a URL, without reading it into memory whole."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        view = memoryview(data)
+        try:
+            write_bytes(url, view)
+        finally:
+            view.release()
+
+
 def scores(run_url: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Table of a run's scores, a row for each row of the run; makes it where there is none.
 
@@ -323,6 +333,9 @@ class _Finished:
 
     def _agreements(self, scored: pa.Table, part: slice) -> dict[str, NDArray[np.float32]]:
         maps = self.maps.read(part.start, part.stop)
+        if not self.totals.sums[2].n.any():
+            nothing = np.full(len(maps), np.nan, np.float32)
+            return dict.fromkeys(AGREEMENTS, nothing)
         labelled = self.totals.sums[0]
         by, sums = "label", labelled
         if not (labelled.keys.get_level_values(0) >= 0).any():

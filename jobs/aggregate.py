@@ -1,4 +1,4 @@
-"""Reduce a run to scores of clips and statistics of classes: ``python -m jobs.aggregate --help``."""
+"""Reduce a run to scores and statistics: ``python -m jobs.aggregate --help``."""
 
 import sys
 from collections.abc import Iterator

@@ -158,7 +158,8 @@ def per_video(evidence: Evidence) -> Evidence:
     # The answer of several views is that of the surest.
     surest = table["probability"].groupby(codes).idxmax().to_numpy()
     for name in ("prediction", "prediction_index", "correct"):
-        averaged[name] = table[name].to_numpy()[surest]
+        if name in table:
+            averaged[name] = table[name].to_numpy()[surest]
     return Evidence(
         table=averaged,
         maps=mean(evidence.maps),

@@ -244,7 +244,7 @@ def test_a_table_of_a_run_that_has_gone_on_is_refused(scored, tmp_path):
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_sums_by_any_columns_are_those_of_pandas(scored, data):
-    url, columns, _ = scored
+    url, _, _ = scored
     by = data.draw(
         st.lists(st.sampled_from(["label", "prediction", "correct"]), unique=True, min_size=1)
     )
@@ -312,7 +312,7 @@ def test_the_graph_has_few_tasks_whatever_the_number_of_clips(tmp_path):
         ds = open_run(url)
         tasks = block_tasks(ds, (Grouping(("label",)),), keep_scores=True)
         assert len(tree(tasks).__dask_graph__()) + len(tasks) < most
-        assert len(class_statistics(ds).__dask_graph__()) < most
+    assert len(class_statistics(open_run(str(tmp_path / "240000"))).__dask_graph__()) < 2_000
 
 
 @pytest.mark.slow

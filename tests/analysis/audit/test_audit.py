@@ -118,7 +118,8 @@ def test_a_store_is_audited_and_the_findings_kept(tmp_path):
     url = write_run(tmp_path / "run", layout, columns, class_names=CLASS_NAMES)
     found = audit_run(url)
     assert {"logo", "near_duplicate"} <= {finding.kind for finding in found}
-    assert [f.key for f in found] == [f.key for f in audit(run.evidence())]
+    # Without its manifest, which splits a clip is in isn't known, and the order is another.
+    assert {f.key for f in found} == {f.key for f in audit(run.evidence())}
     assert read_findings(url) == found or all(
         json.dumps(a.to_json()) == json.dumps(b.to_json())
         for a, b in zip(read_findings(url), found, strict=True)
