@@ -17,30 +17,36 @@ A run in a notebook::
 - `group_statistics`: the same, and quantiles of scores, by any columns together
 - `scores`: a table with some 30 numbers of each clip, beside the manifest's columns; `score_run`
   makes it; `describe_scores` says what each is
+- `findings`: what of a run a person should look at, ranked
 - `save_statistics`, `open_statistics`: keep them beside the run
 - `write_report`: a page about the run, which opens from disk
 """
 
-from analysis.page.report import write_report
-from analysis.runs import (
-    by_video,
-    class_names,
-    focused_attribution,
-    for_netcdf,
-    join_runs,
-    joint_attribution,
-    open_run,
-)
-from analysis.scores import describe_scores, score_run, scores
-from analysis.statistics import (
-    class_statistics,
-    group_statistics,
-    open_statistics,
-    overall_statistics,
-    save_statistics,
-)
-from analysis.summary import run_summary
-from pipeline.attribution.focus import Focus, Threshold
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.audit.audit import findings
+    from analysis.page.report import write_report
+    from analysis.runs import (
+        by_video,
+        class_names,
+        focused_attribution,
+        for_netcdf,
+        join_runs,
+        joint_attribution,
+        open_run,
+    )
+    from analysis.scores import describe_scores, score_run, scores
+    from analysis.statistics import (
+        class_statistics,
+        group_statistics,
+        open_statistics,
+        overall_statistics,
+        save_statistics,
+    )
+    from analysis.summary import run_summary
+    from pipeline.attribution.focus import Focus, Threshold
 
 __all__ = [
     "Focus",
@@ -49,6 +55,7 @@ __all__ = [
     "class_names",
     "class_statistics",
     "describe_scores",
+    "findings",
     "focused_attribution",
     "for_netcdf",
     "group_statistics",
@@ -63,3 +70,37 @@ __all__ = [
     "scores",
     "write_report",
 ]
+
+_ON_DEMAND = {
+    "findings": "analysis.audit.audit",
+    "write_report": "analysis.page.report",
+    "by_video": "analysis.runs",
+    "class_names": "analysis.runs",
+    "focused_attribution": "analysis.runs",
+    "for_netcdf": "analysis.runs",
+    "join_runs": "analysis.runs",
+    "joint_attribution": "analysis.runs",
+    "open_run": "analysis.runs",
+    "describe_scores": "analysis.scores",
+    "score_run": "analysis.scores",
+    "scores": "analysis.scores",
+    "class_statistics": "analysis.statistics",
+    "group_statistics": "analysis.statistics",
+    "open_statistics": "analysis.statistics",
+    "overall_statistics": "analysis.statistics",
+    "save_statistics": "analysis.statistics",
+    "run_summary": "analysis.summary",
+    "Focus": "pipeline.attribution.focus",
+    "Threshold": "pipeline.attribution.focus",
+}
+"""Where each name is: who asks for one waits for its module alone, and `--help` for none."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ON_DEMAND[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,25 +3,19 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import dask
-import xarray as xr
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from analysis import open_run, run_summary, save_statistics, write_report
-from analysis.scores import STANDARD, ScoredRun, score_run
-from analysis.statistics import (
-    By,
-    classes_with_lost_clips,
-    default_grouping,
-    statistics_of_sums,
-)
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError, StoreError
-from pipeline.progress_bar import progress_bar
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from analysis.scores import ScoredRun
 
 
 class AggregateConfig(FrozenConfig):
@@ -33,7 +27,7 @@ class AggregateConfig(FrozenConfig):
 
     run: CliPositionalArg[str]
     """Folder of the run, any fsspec URL."""
-    by: By | None = None
+    by: Literal["label", "prediction"] | None = None
     """Group the table and the page by `label` or by `prediction`; by default by label in a run that
     has labels. Statistics by both are kept."""
     manifest: str | None = None
@@ -59,6 +53,9 @@ class AggregateConfig(FrozenConfig):
 
 def aggregate(config: AggregateConfig) -> int:
     """Score and sum, keep both, print the statistics, and draw the page from them."""
+    from analysis import open_run, run_summary, save_statistics, write_report
+    from analysis.statistics import classes_with_lost_clips, default_grouping
+
     ds = open_run(config.run)
     summary = run_summary(ds)
     if not summary["n_ok"]:
@@ -99,7 +96,10 @@ def aggregate(config: AggregateConfig) -> int:
     return 0
 
 
-def _score(config: AggregateConfig) -> ScoredRun:
+def _score(config: AggregateConfig) -> "ScoredRun":
+    from analysis.scores import score_run
+    from pipeline.progress_bar import progress_bar
+
     bars: list[Any] = []
 
     def show(done: int, total: int) -> None:
@@ -114,7 +114,12 @@ def _score(config: AggregateConfig) -> ScoredRun:
             bar.close()
 
 
-def _statistics(ds: xr.Dataset, scored: ScoredRun, by: By) -> xr.Dataset:
+def _statistics(
+    ds: "xr.Dataset", scored: "ScoredRun", by: Literal["label", "prediction"]
+) -> "xr.Dataset":
+    from analysis.scores import STANDARD
+    from analysis.statistics import statistics_of_sums
+
     place = [grouping.by for grouping in STANDARD].index((by,))
     failed = next(i for i, grouping in enumerate(STANDARD) if grouping.rows == "failed")
     sums = scored.totals.sums
@@ -127,6 +132,8 @@ _SCHEDULER_TIMEOUT = "30s"
 @contextmanager
 def _scheduler(config: AggregateConfig) -> Iterator[None]:
     """Let Dask compute where the configuration says, while open."""
+    import dask
+
     if config.ray:
         import ray
         from ray.util.dask import ray_dask_get
@@ -161,7 +168,7 @@ def _scheduler(config: AggregateConfig) -> Iterator[None]:
             where.close()
 
 
-def _table(statistics: xr.Dataset) -> str:
+def _table(statistics: "xr.Dataset") -> str:
     """One line per class that has clips, be it failed ones; ``peak_time`` counts from 1."""
     columns = statistics[["n_clips", "n_failed", "accuracy", "entropy"]].drop_vars("class_index")
     peak = statistics["temporal_profile"].fillna(0).argmax("time") + 1

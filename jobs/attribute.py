@@ -2,32 +2,46 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from jobs.cli import flags_carried_out, run_job
-from pipeline.execution.cluster import machine_to_start
-from pipeline.execution.passes import execute
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeJob
-from pipeline.run.plan import Plan, plan_runs
-from pipeline.run.prepare import prepare
-from pipeline.status import Status
 from pipeline.store.run_folder import failures_url
 
+if TYPE_CHECKING:
+    from pipeline.run.plan import Plan
+    from pipeline.status import Status
+    from pipeline.store.state import RunSummary
 
-def attribute(job: AttributeJob) -> int:
-    """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
+
+def attribute(job: AttributeJob, execute: "Callable[[Plan], RunSummary] | None" = None) -> int:
+    """Run or resume; 0 if every row is accounted for and few enough failed, else 1.
+
+    ``execute`` carries a plan out; by default `pipeline.execution.passes.execute`.
+    """
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
+    from pipeline.execution import passes
+    from pipeline.execution.cluster import machine_to_start
+    from pipeline.run.plan import plan_runs
+    from pipeline.run.prepare import prepare
+
     runs = job.runs()
     plans = plan_runs(runs, job.call(), machine=machine_to_start(runs[0]))
     with flags_carried_out(job):
         retried = [prepare(plan) for plan in plans]
-        return max(_carry_out(*run) for run in zip(plans, retried, strict=True))
+        carried_out = zip(plans, retried, strict=True)
+        return max(_carry_out(*run, execute or passes.execute) for run in carried_out)
 
 
-def _carry_out(plan: Plan, retried: Mapping[Status, int]) -> int:
+def _carry_out(
+    plan: "Plan",
+    retried: "Mapping[Status, int]",
+    execute: "Callable[[Plan], RunSummary]",
+) -> int:
     config = plan.config
     if config.log_format == "text":
         print(

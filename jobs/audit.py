@@ -2,17 +2,18 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from analysis.audit.audit import audit, save_findings
-from analysis.audit.evidence import read_evidence
-from analysis.audit.finding import Finding, Kind
 from analysis.audit.settings import AuditSettings
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.store.run_folder import findings_url
+
+if TYPE_CHECKING:
+    from analysis.audit.finding import Finding
 
 
 class AuditConfig(FrozenConfig):
@@ -31,6 +32,9 @@ class AuditConfig(FrozenConfig):
 
 def audit_run(config: AuditConfig) -> int:
     """Look for findings, keep them, and print the first ones."""
+    from analysis.audit.audit import audit, save_findings
+    from analysis.audit.evidence import read_evidence
+
     evidence = read_evidence(config.run)
     print(
         f"audit: {len(evidence.table)} videos of {len(set(evidence.groups.tolist()) - {-1})} "
@@ -46,7 +50,7 @@ def audit_run(config: AuditConfig) -> int:
     return 0
 
 
-def print_findings(found: Sequence[Finding], most: int) -> None:
+def print_findings(found: "Sequence[Finding]", most: int) -> None:
     """Print findings, ranked, with the clips to look at."""
     for position, finding in enumerate(found[:most], start=1):
         state = finding.proof.state
@@ -63,7 +67,7 @@ def print_findings(found: Sequence[Finding], most: int) -> None:
     print()
 
 
-_NAMES: dict[Kind, str] = {
+_NAMES = {
     "logo": "Logo or border",
     "static": "A still would do",
     "first_last_frames": "First or last frames",

@@ -1,11 +1,14 @@
 """Command lines from pydantic models: flags, a YAML file, errors on one line, exit codes."""
 
 import argparse
+import logging
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -13,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from jobs import hand_over_signals
 from pipeline.credentials import without_credentials
 from pipeline.errors import ConfigError, ManifestChangedError, StaaError, StorageError, reason_of
 from pipeline.run.config import FOR_ONE_CALL
@@ -47,9 +51,11 @@ def run_job(
         with _terminated_by_exception():
             return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
+        _leave_unawaited()
         print(f"{verb}: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED
     except _Terminated:
+        _leave_unawaited()
         print(f"{verb}: terminated; what was finished is kept", file=sys.stderr)
         return TERMINATED
     except ManifestChangedError as error:
@@ -86,7 +92,7 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
 
     class Settings(BaseSettings, config_class):  # type: ignore[misc, valid-type]
         model_config = SettingsConfigDict(
-            cli_prog_name=f"python -m jobs.{verb}",
+            cli_prog_name=_program(verb),
             cli_kebab_case=True,
             cli_avoid_json=True,
             cli_hide_none_type=True,
@@ -115,6 +121,11 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
         raise ConfigError(problems) from error
 
 
+def _program(verb: str) -> str:
+    """Name of the command as it was called."""
+    return f"staa {verb}" if Path(sys.argv[0]).stem == "staa" else f"python -m jobs.{verb}"
+
+
 class _MidwayError(StorageError):
     """A storage stayed away when ``done`` was: flags for one call, or none were given."""
 
@@ -136,6 +147,12 @@ def flags_carried_out(config: BaseModel) -> Iterator[None]:
         raise _MidwayError(error, ", ".join(map(_flag, given))) from error
 
 
+def _leave_unawaited() -> None:
+    """Keep asyncio from telling, behind our last line, of requests that nobody waits for now."""
+    logging.getLogger("asyncio").disabled = True
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+
+
 class _Terminated(BaseException):
     """SIGTERM; like KeyboardInterrupt, not for those who handle errors."""
 
@@ -151,6 +168,7 @@ def _terminated_by_exception() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    hand_over_signals()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield

@@ -7,9 +7,6 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from analysis.audit.drift import drift
-from analysis.audit.evidence import read_evidence
-from analysis.audit.finding import ranked
 from analysis.audit.settings import AuditSettings
 from jobs.audit import print_findings
 from jobs.cli import run_job, writing
@@ -40,6 +37,10 @@ class CompareConfig(FrozenConfig):
 
 def compare(config: CompareConfig) -> int:
     """Look for drift, print it, and say by the exit code whether there is any."""
+    from analysis.audit.drift import drift
+    from analysis.audit.evidence import read_evidence
+    from analysis.audit.finding import ranked
+
     first, second = read_evidence(config.first), read_evidence(config.second)
     found = ranked(drift(first, second, config.audit))
     print_findings(found, config.most)

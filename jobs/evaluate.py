@@ -1,15 +1,16 @@
 """Measure a run's attributions against ground truth: ``python -m jobs.evaluate --help``."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
 from pipeline.base_config import FrozenConfig
-from pipeline.evaluation.evaluate import evaluate_run
-from pipeline.evaluation.localisation import Lift
-from pipeline.store.ground_truth import open_ground_truth
 from pipeline.store.run_folder import metrics_url
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.localisation import Lift
 
 
 class EvaluateConfig(FrozenConfig):
@@ -28,6 +29,9 @@ class EvaluateConfig(FrozenConfig):
 
 def evaluate(config: EvaluateConfig) -> int:
     """Print the lift of each method, the effect of sharpening, and store the values per clip."""
+    from pipeline.evaluation.evaluate import evaluate_run
+    from pipeline.store.ground_truth import open_ground_truth
+
     evaluation = evaluate_run(config.run, open_ground_truth(config.ground_truth))
     print(f"{'method':<28} {'on mask':>8} {'covered':>8} {'lift':>6}  (standard error)")
     for method, lift in evaluation.methods.items():
@@ -46,7 +50,7 @@ def evaluate(config: EvaluateConfig) -> int:
     return 0
 
 
-def _value(lift: Lift) -> str:
+def _value(lift: "Lift") -> str:
     return f"{lift.value:>6.2f}  ({lift.standard_error:.2f})"
 
 

@@ -4,8 +4,6 @@ import sys
 
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
-from pipeline.dataset.layouts import append_clips, build_manifest
-from pipeline.dataset.manifest import read_manifest, write_manifest
 
 
 class ManifestConfig(FrozenConfig):
@@ -29,6 +27,9 @@ class ManifestConfig(FrozenConfig):
 
 def manifest(config: ManifestConfig) -> int:
     """Build the manifest, behind the rows of an earlier one if there is one, and write it."""
+    from pipeline.dataset.layouts import append_clips, build_manifest
+    from pipeline.dataset.manifest import read_manifest, write_manifest
+
     old = None if config.append_to is None else read_manifest(config.append_to)
     table = build_manifest(
         layout=config.layout,

@@ -3,14 +3,16 @@
 import json
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
 from pipeline.base_config import FrozenConfig
-from pipeline.store.state import RunState, read_state
+
+if TYPE_CHECKING:
+    from pipeline.store.state import RunState
 
 
 class StatusConfig(FrozenConfig):
@@ -28,12 +30,14 @@ class StatusConfig(FrozenConfig):
 
 def status(config: StatusConfig) -> int:
     """Read the store and print what it says."""
+    from pipeline.store.state import read_state
+
     state = read_state(config.run)
     print(json.dumps(state.to_json(), indent=2) if config.as_json else _text(state))
     return 0
 
 
-def _text(state: RunState) -> str:
+def _text(state: "RunState") -> str:
     summary, model = state.summary, state.model
     n_done = summary.n_rows - summary.n_pending
     revision = f", revision {model['revision']}" if model["revision"] else ""

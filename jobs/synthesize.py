@@ -5,13 +5,15 @@ import sys
 from jobs.cli import run_job
 from pipeline.errors import ConfigError
 from pipeline.progress_bar import progress_bar
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig
 
 
 def synthesize(config: SynthesizeConfig) -> int:
     """Write every clip with its ground truth."""
     if "://" in config.out:
         raise ConfigError(f"out: {config.out} is a URL, expected a folder on this machine")
+    from pipeline.synthetic.dataset import write_dataset
+
     clips = progress_bar(
         write_dataset(config), total=config.n_clips, unit="clip", desc="synthesize"
     )

@@ -5,24 +5,25 @@ import time
 from pathlib import Path
 
 from jobs.cli import run_job, writing
-from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ManifestError
 from pipeline.progress_bar import progress_bar
-from pipeline.synthetic.training import (
-    CLASS_NAMES,
-    TrainConfig,
-    collect_clips,
-    held_out_accuracy,
-    model_card,
-    render_clips,
-    save,
-    small_timesformer,
-    train,
-)
+from pipeline.synthetic.config import TrainConfig
 
 
 def run_training(config: TrainConfig) -> int:
     """Render the scenes, train, measure on the held-out clips, and write model and card."""
+    from pipeline.dataset.manifest import read_manifest
+    from pipeline.synthetic.training import (
+        CLASS_NAMES,
+        collect_clips,
+        held_out_accuracy,
+        model_card,
+        render_clips,
+        save,
+        small_timesformer,
+        train,
+    )
+
     held_out = read_manifest(config.held_out)
     labels = [label for label, _ in held_out.distinct_labels()]
     foreign = [label for label in labels if label not in CLASS_NAMES]

@@ -23,9 +23,11 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import LocalEntryNotFoundError, cached_file, extract_commit_hash
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from pipeline.attribution.method import FOR_TARGETS, Method
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import ModelError
+from pipeline.dataset.labels import class_index
+from pipeline.errors import ConfigError, ModelError
 from pipeline.models.adapter import Adapter
 from pipeline.models.geometry import Geometry
 from pipeline.models.registry import FAMILIES, _family
@@ -71,11 +73,66 @@ class Checkpoint:
     n_heads: int
     """Heads of each of these."""
     has_temporal_attention: bool
-    """Whether `Method.residual` means something."""
+    """Whether attention over time is a step of its own."""
+    pools_mean: bool
+    """Whether the mean of the final tokens is classified, and no token is the readout."""
     geometry: Geometry
     sampling: Sampling
     """As the published checkpoints of the family are tested."""
     preprocessing: Preprocessing
+
+    def n_layers_of(self, method: Method) -> int:
+        """Layers that `Method.layers` chooses from; the mean of final tokens is one."""
+        return 1 if method.name == "evidence" and self.pools_mean else self.n_layers
+
+    def check_method(self, method: Method) -> None:
+        """Refuse a method that the model can't be explained by.
+
+        Raises
+        ------
+        ConfigError
+            Names the option, and why it means nothing to this model.
+        """
+        has_steps = self.has_temporal_attention
+        for key, asked in (("residual", method.residual), ("name", method.name == "space")):
+            if asked and not has_steps:
+                raise ConfigError(
+                    f"method.{key}: {self.name} has no temporal attention of its own to mix or to "
+                    "leave out; only TimeSformer with divided space-time attention has"
+                )
+        if method.step_back and not self.pools_mean:
+            raise ConfigError(
+                f"method.step_back: {self.name} is read by a token of its own; only a model that "
+                "is read by the mean of its final tokens is followed back"
+            )
+        if method.name == "evidence" and self.pools_mean and method.heads == "keep":
+            raise ConfigError(
+                f"method.heads: {self.name} is read by the mean of its final tokens, which has no "
+                "heads; expected mean"
+            )
+        if method.target == "top2" and len(self.class_names) < 2:
+            raise ConfigError(f"method.target: {self.name} has no second best class")
+        self.class_of(method)
+        method.chosen_layers(self.n_layers_of(method))
+
+    def class_of(self, method: Method) -> int | None:
+        """Index of the class that a method names; None if it is another one for each clip.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no such class.
+        """
+        if method.target in FOR_TARGETS:
+            return None
+        index = class_index(self.class_names)(method.target)
+        if index is None:
+            raise ConfigError(
+                f"method.target: {method.target!r} is not a class of {self.name}, which has "
+                f"{len(self.class_names)} ({', '.join(self.class_names[:3])}, ...); expected one, "
+                f"or of {', '.join(FOR_TARGETS)}"
+            )
+        return index
 
 
 def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
@@ -108,6 +165,7 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         n_layers=adapter.n_layers(config),
         n_heads=adapter.n_heads(config),
         has_temporal_attention=adapter.has_temporal_attention(config),
+        pools_mean=adapter.pools_mean(config),
         geometry=adapter.geometry(config),
         sampling=adapter.published_sampling(config),
         preprocessing=Preprocessing.from_processor_dict(processor),

@@ -133,7 +133,8 @@ def _record(
     views: Views,
 ) -> RunRecord:
     geometry, method = checkpoint.geometry, config.method
-    layers = method.chosen_layers(checkpoint.n_layers)
+    n_layers = checkpoint.n_layers_of(method)
+    layers = method.chosen_layers(n_layers)
     return RunRecord(
         layout=StoreLayout(
             n_rows=views.n_rows(manifest.n_rows),
@@ -143,8 +144,9 @@ def _record(
             height=geometry.height,
             width=geometry.width,
             n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
-            n_layers=len(layers) if method.name == "staa" else 1,
+            n_layers=method.n_stored_layers(len(layers)),
             n_heads=checkpoint.n_heads if method.heads == "keep" else 0,
+            optional=method.optional_arrays,
         ),
         identity=RunIdentity(
             manifest=manifest.digest,
@@ -152,7 +154,7 @@ def _record(
             sampling=sampling,
             preprocessing=checkpoint.preprocessing,
             views=config.views,
-            method=method.resolved(checkpoint.n_layers),
+            method=method.resolved(n_layers),
             precision=config.precision,
             compile_model=config.compile_model,
             # Another device or number of threads may also give other last bits. They are the
@@ -208,11 +210,7 @@ def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunI
 
 def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
     """Refuse a method that the model can't be explained by."""
-    if config.method.residual and not checkpoint.has_temporal_attention:
-        raise ConfigError(
-            f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
-            "only TimeSformer with divided space-time attention has"
-        )
+    checkpoint.check_method(config.method)
     # A frame of any size shows whether the processor brings all of them to the model's size.
     output_size = checkpoint.preprocessing.output_size(1000, 1500)
     if output_size != checkpoint.geometry.input_size:

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
-from pydantic import Field, model_validator
 
-from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
-from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene, actor_mask, render_frame, sample_scene
+from pipeline.synthetic.config import SynthesizeConfig
+from pipeline.synthetic.scenes import ACTIONS, Scene, actor_mask, render_frame, sample_scene
 
 ANNOTATIONS_NAME = "annotations.csv"
 CLIPS_NAME = "clips"
@@ -27,52 +26,6 @@ GROUND_TRUTH_NAME = "ground_truth.zarr"
 
 _KINETICS_CLIP_S = 10
 """Kinetics' annotations span 10 s, whatever the length of the file."""
-
-
-class SynthesizeConfig(FrozenConfig):
-    """Write a dataset of synthetic actions as video files, with its ground truth."""
-
-    out: str
-    """Folder of the dataset, on this machine."""
-    n_clips: int = Field(default=80, ge=1)
-    """Clips to write; the classes take turns."""
-    seed: int = Field(default=0, ge=0)
-    """Other seeds give other clips; 0 is the demo's, 1 trained the small model."""
-    split: str = Field(default="val", pattern=r"^\w[\w.-]*$")
-    """Name of the split in the annotations."""
-    layout: Literal["flat", "class_folders"] = "flat"
-    """Files side by side below the split, or in a folder for each class."""
-    width: int = Field(default=340, ge=64, multiple_of=2)
-    """Pixels."""
-    height: int = Field(default=256, ge=64, multiple_of=2)
-    """Pixels."""
-    fps: int = Field(default=30, ge=4)
-    """Frames per second."""
-    min_duration_s: float = Field(default=4.0, ge=1, allow_inf_nan=False)
-    """Shortest clip, s."""
-    max_duration_s: float = Field(default=10.0, ge=1, allow_inf_nan=False)
-    """Longest clip, s."""
-    n_workers: int | None = Field(default=None, ge=1)
-    """Processes that render and encode; by default one per CPU."""
-
-    @model_validator(mode="after")
-    def _scenes_can_be_drawn(self) -> "SynthesizeConfig":
-        if self.min_duration_s > self.max_duration_s:
-            raise ValueError(
-                f"min_duration_s: {self.min_duration_s:g} is above "
-                f"max_duration_s={self.max_duration_s:g}"
-            )
-        if self.width < self.height:
-            raise ValueError(
-                f"width: {self.width} is below height={self.height}: "
-                "actors need a square of the height"
-            )
-        return self
-
-    @property
-    def canvas(self) -> Canvas:
-        """Size and rate of the video."""
-        return Canvas(self.width, self.height, self.fps, self.min_duration_s, self.max_duration_s)
 
 
 @dataclass(frozen=True)

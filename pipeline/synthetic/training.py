@@ -24,12 +24,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import TimesformerConfig, TimesformerForVideoClassification
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-from pipeline.base_config import FrozenConfig
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
@@ -37,6 +35,7 @@ from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.manifest import Manifest
 from pipeline.models.attributor import normalise
 from pipeline.status import Status
+from pipeline.synthetic.config import TrainConfig
 from pipeline.synthetic.scenes import ACTIONS, actor_mask, render_frame, sample_scene
 
 CLASS_NAMES = tuple(action.replace("_", " ") for action in ACTIONS)
@@ -58,33 +57,6 @@ _EMBEDDING_SCALE = 0.5
 _LEFT_RIGHT = ("move left", "move right")
 _UP_DOWN = ("move up", "move down")
 _GROW_SHRINK = ("grow", "shrink")
-
-
-class TrainConfig(FrozenConfig):
-    """Train the small TimeSformer on synthetic actions."""
-
-    out: str
-    """Folder that the model, its processor and its card are written to."""
-    held_out: str
-    """Manifest of synthetic clips of another seed, to measure accuracy on."""
-    n_frames: int = Field(default=8, ge=1)
-    """Frames that the model sees of a clip, spread evenly over it."""
-    n_clips: int = Field(default=12_000, ge=1)
-    """Scenes to train on; mirrored, turned over and played backwards they make eight of each."""
-    n_epochs: int = Field(default=3, ge=1)
-    """Passes over the scenes."""
-    batch_size: int = Field(default=16, ge=1)
-    """Scenes in a step, each of them forwards and backwards."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak of the one-cycle schedule."""
-    patch_weight: float = Field(default=1.0, ge=0)
-    """Weight of the auxiliary loss: each patch tells where the actor is and what it does."""
-    seed: int = Field(default=1, ge=0)
-    """Of the scenes, the weights and the order; the demo's clips are of seed 0."""
-    n_workers: int | None = Field(default=None, ge=1)
-    """Processes that render; by default one per CPU."""
-    n_threads: int = Field(default=1, ge=1)
-    """Threads that train."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.attribution.focus import Focus, Threshold, apply_steps, joint_attribution, steps_name
-from pipeline.attribution.measures import normalised_entropy, share_kept
+from pipeline.attribution.measures import share_kept
 
 KINDS = ["percentile", "sigma", "otsu"]
 CLIP = (-3, -2, -1)
@@ -483,16 +483,6 @@ def test_parameters_of_another_kind_are_not_recorded():
     assert Threshold(kind="otsu", percentile=90).parameters == {
         **{"step": "threshold", "kind": "otsu", "per_frame": False}
     }
-
-
-def test_entropy_and_share_kept_of_known_maps():
-    one, half, flat = np.zeros((3, 2, 2, 4))
-    one[0, 1, 2] = 1
-    half[1] = 1 / 8
-    flat[:] = 1 / 16
-    maps = np.stack([one, half, flat, np.full_like(flat, np.nan)])
-    np.testing.assert_allclose(normalised_entropy(maps), [0, 3 / 4, 1, np.nan], atol=1e-12)
-    np.testing.assert_array_equal(share_kept(maps), [1 / 16, 1 / 2, 1, np.nan])
 
 
 @quick

@@ -30,7 +30,8 @@ from pipeline.run.config import AttributeConfig
 from pipeline.run.plan import Plan, plan_run
 from pipeline.run.prepare import prepare
 from pipeline.run.resources import ModelPool
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig
+from pipeline.synthetic.dataset import write_dataset
 from tests.support.checkpoints import save_timesformer
 
 SMALL = "pipeline/synthetic/checkpoints/8-frames"

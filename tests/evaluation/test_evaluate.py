@@ -15,7 +15,8 @@ from pipeline.errors import StoreError
 from pipeline.evaluation.evaluate import METHODS, VARIANTS, evaluate_run
 from pipeline.status import Status
 from pipeline.store.ground_truth import open_ground_truth
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig
+from pipeline.synthetic.dataset import write_dataset
 from tests.analysis.stores import PREPROCESSING, random_columns, small_layout, write_run
 
 N_CLIPS = 10

@@ -5,13 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import TimesformerModel
 
-import jobs.attribute
 from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.dataset.manifest import read_manifest
@@ -27,19 +27,19 @@ def inputs(tmp_path):
     return write_inputs(tmp_path, 2)
 
 
-def run(argv):
-    return run_job(AttributeJob, attribute, verb="attribute", argv=argv)
+def run(argv, execute=None):
+    job = partial(attribute, execute=execute)
+    return run_job(AttributeJob, job, verb="attribute", argv=argv)
 
 
-def refused(capsys, monkeypatch, argv):
+def refused(capsys, argv):
     """The one line of a job that is refused before the step that starts Ray."""
 
     def execute(plan):
         raise AssertionError("the run was started")
 
-    monkeypatch.setattr(jobs.attribute, "execute", execute)
     capsys.readouterr()
-    assert run(argv) == 2
+    assert run(argv, execute) == 2
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
     assert stderr.startswith("attribute: error: ")
@@ -101,39 +101,39 @@ def processor_of_another_size(inputs):
     ],
 )
 def test_inputs_that_can_not_be_used_are_named_and_nothing_is_stored(
-    capsys, monkeypatch, tmp_path, inputs, damage
+    capsys, tmp_path, inputs, damage
 ):
     named = damage(inputs)
-    assert named in refused(capsys, monkeypatch, inputs.flags(tmp_path / "run"))
+    assert named in refused(capsys, inputs.flags(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("layer", [2, -3, 99])
 def test_a_layer_that_the_model_lacks_is_named_with_how_many_it_has(
-    capsys, monkeypatch, tmp_path, inputs, layer
+    capsys, tmp_path, inputs, layer
 ):
-    line = refused(capsys, monkeypatch, inputs.flags(tmp_path / "run", f"--method.layers={layer}"))
+    line = refused(capsys, inputs.flags(tmp_path / "run", f"--method.layers={layer}"))
     assert f"method.layers: {layer} is not in the model, which has 2 layers" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("below", ["file", "file/run", "file/deep/run"])
-def test_a_target_that_can_not_be_written_is_named(capsys, monkeypatch, tmp_path, inputs, below):
+def test_a_target_that_can_not_be_written_is_named(capsys, tmp_path, inputs, below):
     # Tests may run as root, who may write anywhere: but nobody can write below a file.
     (tmp_path / "file").write_text("notes")
-    line = refused(capsys, monkeypatch, inputs.flags(tmp_path / below))
+    line = refused(capsys, inputs.flags(tmp_path / below))
     assert "out: " in line
     assert str(tmp_path / below) in line
     assert (tmp_path / "file").read_text() == "notes"
 
 
-def test_memory_that_workers_do_not_see_is_refused(capsys, monkeypatch, inputs):
-    error = refused(capsys, monkeypatch, inputs.flags("memory://run"))
+def test_memory_that_workers_do_not_see_is_refused(capsys, inputs):
+    error = refused(capsys, inputs.flags("memory://run"))
     assert "out: memory://run is seen by one process alone" in error
 
 
-def test_a_protocol_that_is_not_known_is_named(capsys, monkeypatch, inputs):
-    line = refused(capsys, monkeypatch, inputs.flags("gopher://host/run"))
+def test_a_protocol_that_is_not_known_is_named(capsys, inputs):
+    line = refused(capsys, inputs.flags("gopher://host/run"))
     assert "gopher" in line
 
 
@@ -149,26 +149,26 @@ def test_a_protocol_that_is_not_known_is_named(capsys, monkeypatch, inputs):
     ],
 )
 def test_a_store_of_another_configuration_is_left_alone_and_the_keys_are_named(
-    capsys, monkeypatch, finished_run, flag, difference
+    capsys, finished_run, flag, difference
 ):
     before = objects(finished_run.out)
     flags = finished_run.inputs.flags(finished_run.out, *flag.split())
-    line = refused(capsys, monkeypatch, flags)
+    line = refused(capsys, flags)
     assert difference in line
     assert str(finished_run.out) in line
     assert objects(finished_run.out) == before
 
 
 def test_a_store_of_another_manifest_or_model_is_left_alone_and_both_are_named(
-    capsys, monkeypatch, tmp_path, finished_run
+    capsys, tmp_path, finished_run
 ):
     before = objects(finished_run.out)
-    line = refused(capsys, monkeypatch, write_inputs(tmp_path, 3).flags(finished_run.out))
+    line = refused(capsys, write_inputs(tmp_path, 3).flags(finished_run.out))
     assert f"manifest is '{read_manifest(finished_run.inputs.manifest).digest}' there" in line
     assert "model." not in line
     make_timesformer(seed=1).save_pretrained(tmp_path / "model")
     flags = finished_run.inputs.flags(finished_run.out, f"--model={tmp_path / 'model'}")
-    line = refused(capsys, monkeypatch, flags)
+    line = refused(capsys, flags)
     assert "model.weights is" in line
     assert "model.config" not in line
     assert "manifest is" not in line
@@ -209,13 +209,11 @@ def edited_model(finished_run, folder, file, changes):
     ],
 )
 def test_the_same_weights_with_another_config_are_another_model(
-    capsys, monkeypatch, tmp_path, finished_run, file, changes, difference
+    capsys, tmp_path, finished_run, file, changes, difference
 ):
     before = objects(finished_run.out)
     model = edited_model(finished_run, tmp_path, file, changes)
-    line = refused(
-        capsys, monkeypatch, finished_run.inputs.flags(finished_run.out, f"--model={model}")
-    )
+    line = refused(capsys, finished_run.inputs.flags(finished_run.out, f"--model={model}"))
     assert difference in line
     # And nothing else: neither the path, nor what another key implies.
     assert line.count(" there and ") == 1

@@ -1,12 +1,12 @@
 """`--overwrite`: what it deletes, when it does, and what it leaves."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import zarr
 
-import jobs.attribute
 from analysis.page.report import REPORT_NAME
 from jobs.attribute import attribute
 from jobs.cli import run_job
@@ -145,8 +145,7 @@ def test_where_nothing_is_a_run_is_begun(finished_run, tmp_path):
     assert len(pending_rows(open_store(plan.store_url)).shards) == 4
 
 
-def test_without_it_a_refusal_names_it(finished_run, out, monkeypatch, capsys):
-    monkeypatch.setattr(jobs.attribute, "execute", None)
+def test_without_it_a_refusal_names_it(finished_run, out, capsys):
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--batch-size=1")
     assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
@@ -157,14 +156,14 @@ def test_without_it_a_refusal_names_it(finished_run, out, monkeypatch, capsys):
 
 
 def test_a_storage_that_stays_away_midway_does_not_lead_to_it_being_given_again(
-    finished_run, out, monkeypatch, capsys
+    finished_run, out, capsys
 ):
     def execute(plan):
         raise StorageError(f"{plan.store_url}: stays away")
 
-    monkeypatch.setattr(jobs.attribute, "execute", execute)
     argv = finished_run.inputs.flags(out, "--overwrite")
-    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 1
+    job = partial(attribute, execute=execute)
+    assert run_job(AttributeJob, job, verb="attribute", argv=argv) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.endswith("and the same command without --overwrite goes on")
 

@@ -1,165 +1,122 @@
-"""A run takes in what was added to the end of its manifest, and computes nothing else anew."""
+"""A store takes in rows behind its own: what is stored stays, what was cut off is finished."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 
-from analysis import open_run
-from jobs.attribute import attribute
-from jobs.cli import run_job
-from pipeline.dataset.manifest import write_manifest
-from pipeline.errors import ConfigError, RunMismatchError, StoreError
-from pipeline.execution.passes import execute
-from pipeline.run.config import AttributeJob
+from pipeline.attribution.method import Method
+from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import ViewsConfig
+from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
+from pipeline.errors import RunMismatchError
 from pipeline.status import Status
-from pipeline.store.append import append_rows
+from pipeline.store.append import append_rows, check_appended, finish_append
+from pipeline.store.create import create_store
 from pipeline.store.opening import open_store
-from pipeline.store.run_folder import store_url
-from pipeline.store.state import read_state
-from tests.support.runs import (
-    assert_same_columns,
-    objects,
-    plain_columns,
-    prepared,
-    stored_columns,
-    write_inputs,
-)
+from pipeline.store.pending import pending_rows, read_status
+from tests.support.records import identity_of, record_of
+from tests.support.stores import EXPECTED, LAYOUT, objects, write
 
-N_CLIPS, N_FIRST = 14, 6
-DAMAGED = {2: "missing", 9: "empty"}
+GROWN = record_of(replace(LAYOUT, n_rows=19), identity=identity_of(LAYOUT, manifest="longer"))
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return write_inputs(tmp_path_factory.mktemp("append"), N_CLIPS, DAMAGED)
+@pytest.fixture
+def full(group):
+    for shard in range(3):
+        write(group, shard)
+    return group
 
 
-def first_rows(inputs, n_rows, folder):
-    """URL of a manifest of the first rows alone."""
-    url = str(folder / "first.parquet")
-    write_manifest(pq.read_table(inputs.manifest).slice(0, n_rows), url)
-    return url
+def manifest_of(folder, *names, name="m"):
+    """A manifest of files without labels."""
+    metadata = dict(zip(METADATA_KEYS, ("1", "/clips", "files"), strict=True))
+    rows = [{"video_id": name, "path": f"{name}.mp4"} for name in names]
+    url = str(folder / f"{name}.parquet")
+    write_manifest(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata)), url)
+    return read_manifest(url)
 
 
-def flags(inputs, out, manifest, *more):
-    return inputs.flags(out, f"--manifest={manifest}", *more)
-
-
-def run(argv):
-    return run_job(AttributeJob, attribute, verb="attribute", argv=argv)
-
-
-def test_the_store_is_that_of_a_run_over_the_whole_manifest(
-    local_ray, inputs, tmp_path, one_thread
-):
-    out = tmp_path / "run"
-    assert (
-        run(flags(inputs, out, first_rows(inputs, N_FIRST, tmp_path), "--max-failed-fraction=1"))
-        == 0
-    )
-    before = objects(out)
-    assert run(flags(inputs, out, inputs.manifest, "--append", "--max-failed-fraction=1")) == 0
-    expected = plain_columns(prepared(inputs.config(tmp_path / "plain")))
-    assert_same_columns(stored_columns(out), expected)
-    after = objects(out)
-    whole = {name for name in before if name.split("/")[2] == "0"}
-    assert whole
-    assert {name: after[name] for name in whole} == {name: before[name] for name in whole}
-    assert len(pq.read_table(out / "failures.parquet")) == len(DAMAGED)
-    # From now on it is a run like any other.
-    assert run(flags(inputs, out, inputs.manifest, "--max-failed-fraction=1")) == 0
-    assert objects(out) == after
-
-
-def test_rows_of_a_short_batch_stay_as_they_are(local_ray, inputs, tmp_path, one_thread):
-    out, n_first = tmp_path / "run", 5
-    execute(prepared(inputs.config(out, manifest=first_rows(inputs, n_first, tmp_path))))
-    before = stored_columns(out)
-    execute(prepared(inputs.config(out), append=True))
-    after = stored_columns(out)
-    assert_same_columns({name: values[:n_first] for name, values in after.items()}, before)
-    expected = plain_columns(prepared(inputs.config(tmp_path / "plain")))
-    assert_same_columns(
-        {name: values[n_first:] for name, values in after.items()},
-        {name: values[n_first:] for name, values in expected.items()},
-    )
-
-
-def test_an_unfinished_run_is_added_to(local_ray, inputs, tmp_path):
-    out = tmp_path / "run"
-    prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path)))
-    summary = execute(prepared(inputs.config(out), append=True))
-    assert (summary.n_rows, summary.n_pending) == (N_CLIPS, 0)
-
-
-@pytest.mark.parametrize("n_enlarged", [0, 3])
-def test_an_append_that_was_cut_off_is_finished_by_the_next_command(
-    local_ray, inputs, tmp_path, one_thread, n_enlarged
-):
-    out = tmp_path / "run"
-    execute(prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path))))
-    whole = prepared(inputs.config(tmp_path / "whole"))
-    group = open_store(store_url(str(out)), mode="r+").group
-    group.update_attributes(whole.record.to_attributes())
-    enlarged = sorted(whole.layout.arrays().keys() - {"status"})[:n_enlarged]
-    for name in enlarged:
-        group[name].resize((N_CLIPS, *group[name].shape[1:]))
-
-    assert read_state(str(out)).summary.n_pending == N_CLIPS - N_FIRST
-    with pytest.raises(StoreError, match=f"is being enlarged from {N_FIRST} to {N_CLIPS} rows"):
-        open_run(str(out))
-    summary = execute(prepared(inputs.config(out)))
-    assert (summary.n_rows, summary.n_pending) == (N_CLIPS, 0)
-    expected = plain_columns(whole)
-    assert_same_columns(stored_columns(out), expected)
-    assert open_run(str(out)).sizes["clip"] == N_CLIPS
-
-
-def test_without_the_flag_a_longer_manifest_is_refused_and_the_flag_named(inputs, tmp_path, capsys):
-    out = tmp_path / "run"
-    prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path)))
-    assert run(flags(inputs, out, inputs.manifest)) == 2
-    assert "--append takes in rows at the manifest's end" in capsys.readouterr().err
-
-
-def test_only_a_manifest_that_begins_with_the_runs_rows_is_taken(inputs, tmp_path):
-    out = tmp_path / "run"
-    table = pq.read_table(inputs.manifest)
-    prepared(inputs.config(out))
-    for name, other in (
-        ("shorter", table.slice(0, N_CLIPS - 1)),
-        ("turned", table.take(list(reversed(range(N_CLIPS))))),
-    ):
-        url = str(tmp_path / f"{name}.parquet")
-        write_manifest(other, url)
-        with pytest.raises(RunMismatchError, match="doesn't begin with the 14 rows"):
-            prepared(inputs.config(out, manifest=url), append=True)
-    with pytest.raises(RunMismatchError, match="batch_size is 2 there and 4 here"):
-        prepared(inputs.config(out, batch_size=4), append=True)
-    assert open_store(store_url(str(out))).layout.n_rows == N_CLIPS
-
-
-def test_there_must_be_a_run_to_add_to(inputs, tmp_path):
-    with pytest.raises(ConfigError, match="append: there is no run"):
-        prepared(inputs.config(tmp_path / "none"), append=True)
-    assert not (tmp_path / "none").exists()
-
-
-def test_nothing_that_is_stored_is_touched_when_a_store_grows(finished_run, tmp_path):
+def test_what_is_stored_is_not_touched_and_the_new_rows_are_pending(full, url):
     """Also not in the shard that is not full, of which the new rows are pending."""
-    out = tmp_path / "run"
-    shutil.copytree(finished_run.out, out)
-    before, columns = objects(out), stored_columns(out)
-    group = open_store(store_url(str(out)), mode="r+")
-    layout = group.layout
-    longer = replace(layout, n_rows=layout.n_rows + 9)
-    append_rows(group, group.record.model_copy(update={"layout": longer}))
-    assert objects(out) == before
-    grown = stored_columns(out)
-    assert_same_columns({name: grown[name][: layout.n_rows] for name in grown}, columns)
-    assert (grown["status"][layout.n_rows :] == Status.PENDING).all()
-    assert np.isnan(grown["temporal"][layout.n_rows :]).all()
-    assert set(grown["message"][layout.n_rows :]) == {""}
+    before = objects(url)
+    columns = {name: full.array(name)[:] for name in EXPECTED}
+    append_rows(full, GROWN)
+    assert objects(url) == before
+    grown = open_store(url)
+    assert grown.record == GROWN
+    for name, values in columns.items():
+        assert grown.array(name).shape[0] == 19
+        np.testing.assert_array_equal(grown.array(name)[:10], values, err_msg=name)
+    assert (grown.array("status")[10:] == Status.PENDING).all()
+    assert np.isnan(grown.array("temporal")[10:]).all()
+    assert set(grown.array("message")[10:]) == {""}
+    assert pending_rows(grown).shards.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("n_enlarged", range(len(EXPECTED)))
+def test_an_enlarging_that_was_cut_off_anywhere_is_finished(full, url, n_enlarged):
+    full.group.update_attributes(GROWN.to_attributes())
+    for name in sorted(EXPECTED.keys() - {"status"})[:n_enlarged]:
+        full.array(name).resize((19, *full.array(name).shape[1:]))
+    assert (read_status(open_store(url))[10:] == Status.PENDING).all()
+    finish_append(open_store(url, mode="r+"))
+    grown = open_store(url)
+    assert {grown.array(name).shape[0] for name in EXPECTED} == {19}
+    assert (grown.array("status")[:10] != Status.PENDING).all()
+    # A second time there is nothing to do, and nothing is done.
+    finish_append(open_store(url))
+
+
+def test_status_is_enlarged_last(full, url, monkeypatch):
+    """It is what is looked at, so it must not be there before the others are."""
+    order = []
+    kind = type(full.array("status"))
+    resize = kind.resize
+
+    def noted(self, shape):
+        order.append(self.basename)
+        resize(self, shape)
+
+    monkeypatch.setattr(kind, "resize", noted)
+    append_rows(full, GROWN)
+    assert order[-1] == "status"
+    assert sorted(order) == sorted(EXPECTED)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Store of a run over three clips, and the run's identity."""
+    manifest = manifest_of(tmp_path, "a", "b", "c")
+    identity = identity_of(
+        LAYOUT,
+        manifest=manifest.digest,
+        views=ViewsConfig(clips=2),
+        sampling=Sampling("strided", 8, 2),
+    )
+    record = record_of(replace(LAYOUT, n_rows=6), identity=identity)
+    return create_store(str(tmp_path / "run.zarr"), record), identity
+
+
+def test_a_manifest_that_begins_with_the_runs_rows_may_be_taken_in(run, tmp_path):
+    group, identity = run
+    longer = manifest_of(tmp_path, "a", "b", "c", "d", name="longer")
+    check_appended(group, longer, identity.model_copy(update={"manifest": longer.digest}))
+    check_appended(group, manifest_of(tmp_path, "a", "b", "c"), identity)
+
+
+@pytest.mark.parametrize("names", ["ab", "abd", "bacd", "xabc"])
+def test_any_other_manifest_is_refused(run, tmp_path, names):
+    group, identity = run
+    other = manifest_of(tmp_path, *names, name="other")
+    with pytest.raises(RunMismatchError, match=r"append: .*doesn't begin with the 3 rows"):
+        check_appended(group, other, identity.model_copy(update={"manifest": other.digest}))
+
+
+def test_another_method_is_refused_as_when_a_run_goes_on(run, tmp_path):
+    group, identity = run
+    longer = manifest_of(tmp_path, "a", "b", "c", "d", name="longer")
+    other = identity.model_copy(update={"method": Method(layers=(0,))})
+    with pytest.raises(RunMismatchError, match=r"method\.layers is \[11\] there and \[0\] here"):
+        check_appended(group, longer, other)

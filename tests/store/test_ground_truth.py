@@ -10,7 +10,8 @@ from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import StoreError
 from pipeline.store.ground_truth import GroundTruth, open_ground_truth
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig
+from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.scenes import actor_mask
 from tests.analysis.stores import random_columns, small_layout, write_run
 

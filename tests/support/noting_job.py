@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import jobs.attribute
 import pipeline.execution.passes
+from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.execution.passes import execute
 from pipeline.execution.sink import ShardSink
@@ -92,5 +92,5 @@ def noting_stages(folder, plan, pool, metrics):
 
 if __name__ == "__main__":
     pipeline.execution.passes.ShardSink = SlowSink
-    jobs.attribute.execute = partial(execute, stages_of=partial(noting_stages, os.environ[NOTES]))
-    sys.exit(run_job(AttributeJob, jobs.attribute.attribute, verb="attribute"))
+    noting = partial(execute, stages_of=partial(noting_stages, os.environ[NOTES]))
+    sys.exit(run_job(AttributeJob, partial(attribute, execute=noting), verb="attribute"))

@@ -173,6 +173,8 @@ Fault = str
 FAULTS: tuple[Fault, ...] = (
     *("late", "500", "503", "slow down", "reset", "reset after", "cut", "cut declared anew"),
 )
+OF_ANY_OBJECT = tuple(fault for fault in FAULTS if fault != "cut declared anew")
+"""Those that an object of any size can meet."""
 REFUSE: Fault = "refuse"
 """As ``reset``, but meant for every request: the storage is away."""
 

@@ -9,7 +9,8 @@ import pipeline.synthetic
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig
+from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.training import CLASS_NAMES, held_out_accuracy
 
 CHECKPOINTS = Path(pipeline.synthetic.__file__).parent / "checkpoints"

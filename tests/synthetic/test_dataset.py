@@ -16,7 +16,8 @@ from pipeline.clips.decode import read_frames
 from pipeline.clips.sampling import Sampling
 from pipeline.dataset.layouts import build_manifest
 from pipeline.errors import ConfigError
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig
+from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.scenes import ACTIONS, actor_mask, render_frame
 from tests.support.clips import pyav_frames
 

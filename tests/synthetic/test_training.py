@@ -10,12 +10,12 @@ from pipeline.clips.sampling import Sampling
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
-from pipeline.synthetic.dataset import SynthesizeConfig, write_dataset
+from pipeline.synthetic.config import SynthesizeConfig, TrainConfig
+from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.scenes import ACTIONS, sample_scene
 from pipeline.synthetic.training import (
     CLASS_NAMES,
     IMAGE_SIZE,
-    TrainConfig,
     collect_clips,
     held_out_accuracy,
     mirrored,

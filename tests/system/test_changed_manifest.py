@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.attribute
 import pipeline.execution.passes
 from jobs.attribute import attribute
 from jobs.cli import run_job
@@ -58,9 +57,9 @@ class ManifestWrittenAnew:
         return self.load(rows)
 
 
-def run(inputs, out, manifest):
+def run(inputs, out, manifest, execute=None):
     flags = inputs.flags(out, f"--manifest={manifest}", "--max-failed-fraction=1")
-    return run_job(AttributeJob, attribute, verb="attribute", argv=flags)
+    return run_job(AttributeJob, partial(attribute, execute=execute), verb="attribute", argv=flags)
 
 
 def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_back(
@@ -74,10 +73,10 @@ def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_ba
         return replace(stages, load=ManifestWrittenAnew(stages.load, manifest, other))
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs.attribute, "execute", partial(execute, stages_of=stages_of))
         # A shard a pass: what the second reads is read after all of the first was loaded.
         patch.setattr(pipeline.execution.passes, "_BATCHES_PER_PASS", 2)
-        assert run(finished_run.inputs, out, manifest) == 1
+        disturbed = partial(execute, stages_of=stages_of)
+        assert run(finished_run.inputs, out, manifest, disturbed) == 1
     stderr = capsys.readouterr().err
     changed = re.escape(CHANGED.format(url=manifest))
     assert re.search(f"^.* 3 of 3 shards are left: .*{changed}.*$", stderr, re.MULTILINE)
@@ -101,7 +100,7 @@ def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_ba
 
 @pytest.mark.parametrize("what", ["changed", "gone", "damaged"])
 def test_a_manifest_that_is_lost_when_the_run_ends_is_no_bad_usage(
-    finished_run, manifest, other, tmp_path, monkeypatch, capsys, what
+    finished_run, manifest, other, tmp_path, capsys, what
 ):
     out = tmp_path / "run"
     shutil.copytree(finished_run.out, out)
@@ -117,8 +116,7 @@ def test_a_manifest_that_is_lost_when_the_run_ends_is_no_bad_usage(
             manifest.write_bytes(manifest.read_bytes()[:100])
         return execute(plan)
 
-    monkeypatch.setattr(jobs.attribute, "execute", execute_without)
-    assert run(finished_run.inputs, out, manifest) == 1
+    assert run(finished_run.inputs, out, manifest, execute_without) == 1
     stderr = capsys.readouterr().err
     told = {"changed": "was changed while", "gone": "No such file", "damaged": "not a whole one"}
     last = stderr.splitlines()[-1]

@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.attribute
 import pipeline.execution.passes
+from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.execution.passes import execute
 from pipeline.execution.sink import ShardSink
@@ -346,11 +346,11 @@ def test_a_process_that_dies_each_time_ends_the_run(
 
     monkeypatch.setattr(pipeline.execution.passes, "_RETRIES", 1)
     stages_of = partial(deadly_stages, what, death)
-    monkeypatch.setattr(jobs.attribute, "execute", partial(execute, stages_of=stages_of))
+    job = partial(attribute, execute=partial(execute, stages_of=stages_of))
     if what == "writing":
         monkeypatch.setattr(pipeline.execution.passes, "ShardSink", deadly_sink)
     argv = finished_run.inputs.flags(out)
-    assert run_job(AttributeJob, jobs.attribute.attribute, verb="attribute", argv=argv) == 1
+    assert run_job(AttributeJob, job, verb="attribute", argv=argv) == 1
 
     said = capsys.readouterr().err
     print(said)

@@ -1,0 +1,81 @@
+"""What is asked for when clips are drawn and a model is trained on them; loads neither."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.base_config import FrozenConfig
+from pipeline.synthetic.scenes import Canvas
+
+
+class SynthesizeConfig(FrozenConfig):
+    """Write a dataset of synthetic actions as video files, with its ground truth."""
+
+    out: str
+    """Folder of the dataset, on this machine."""
+    n_clips: int = Field(default=80, ge=1)
+    """Clips to write; the classes take turns."""
+    seed: int = Field(default=0, ge=0)
+    """Other seeds give other clips; 0 is the demo's, 1 trained the small model."""
+    split: str = Field(default="val", pattern=r"^\w[\w.-]*$")
+    """Name of the split in the annotations."""
+    layout: Literal["flat", "class_folders"] = "flat"
+    """Files side by side below the split, or in a folder for each class."""
+    width: int = Field(default=340, ge=64, multiple_of=2)
+    """Pixels."""
+    height: int = Field(default=256, ge=64, multiple_of=2)
+    """Pixels."""
+    fps: int = Field(default=30, ge=4)
+    """Frames per second."""
+    min_duration_s: float = Field(default=4.0, ge=1, allow_inf_nan=False)
+    """Shortest clip, s."""
+    max_duration_s: float = Field(default=10.0, ge=1, allow_inf_nan=False)
+    """Longest clip, s."""
+    n_workers: int | None = Field(default=None, ge=1)
+    """Processes that render and encode; by default one per CPU."""
+
+    @model_validator(mode="after")
+    def _scenes_can_be_drawn(self) -> "SynthesizeConfig":
+        if self.min_duration_s > self.max_duration_s:
+            raise ValueError(
+                f"min_duration_s: {self.min_duration_s:g} is above "
+                f"max_duration_s={self.max_duration_s:g}"
+            )
+        if self.width < self.height:
+            raise ValueError(
+                f"width: {self.width} is below height={self.height}: "
+                "actors need a square of the height"
+            )
+        return self
+
+    @property
+    def canvas(self) -> Canvas:
+        """Size and rate of the video."""
+        return Canvas(self.width, self.height, self.fps, self.min_duration_s, self.max_duration_s)
+
+
+class TrainConfig(FrozenConfig):
+    """Train the small TimeSformer on synthetic actions."""
+
+    out: str
+    """Folder that the model, its processor and its card are written to."""
+    held_out: str
+    """Manifest of synthetic clips of another seed, to measure accuracy on."""
+    n_frames: int = Field(default=8, ge=1)
+    """Frames that the model sees of a clip, spread evenly over it."""
+    n_clips: int = Field(default=12_000, ge=1)
+    """Scenes to train on; mirrored, turned over and played backwards they make eight of each."""
+    n_epochs: int = Field(default=3, ge=1)
+    """Passes over the scenes."""
+    batch_size: int = Field(default=16, ge=1)
+    """Scenes in a step, each of them forwards and backwards."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak of the one-cycle schedule."""
+    patch_weight: float = Field(default=1.0, ge=0)
+    """Weight of the auxiliary loss: each patch tells where the actor is and what it does."""
+    seed: int = Field(default=1, ge=0)
+    """Of the scenes, the weights and the order; the demo's clips are of seed 0."""
+    n_workers: int | None = Field(default=None, ge=1)
+    """Processes that render; by default one per CPU."""
+    n_threads: int = Field(default=1, ge=1)
+    """Threads that train."""

@@ -1,0 +1,115 @@
+"""Whole files, read and written at any URL: replaced at once or left as they are."""
+
+import io
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage.files import RetryingReader, open_filesystem, read_bytes, write_bytes
+from tests.support.object_storage import BUCKET
+
+
+def test_bytes_are_written_whole_and_at_any_url(s3, tmp_path):
+    for url in (f"s3://{BUCKET}/storage/bytes", str(tmp_path / "new" / "bytes")):
+        for data in (b"first", b"2nd", b""):
+            write_bytes(url, data)
+            assert read_bytes(url) == data
+
+
+def test_a_local_file_is_replaced_whole_while_it_is_read(tmp_path):
+    path = tmp_path / "file"
+    write_bytes(str(path), b"first")
+    path.chmod(0o640)
+    (tmp_path / "link").symlink_to(path)
+    with path.open("rb") as reader:
+        write_bytes(str(tmp_path / "link"), b"another")
+        assert reader.read() == b"first"
+    assert path.read_bytes() == b"another"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "link").is_symlink()
+    assert {file.name for file in tmp_path.iterdir()} == {"file", "link"}
+
+
+def test_a_local_file_stays_as_it_is_where_no_other_can_be_written(tmp_path):
+    path = tmp_path / "file"
+    write_bytes(str(path), b"first")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a disk that is full: the first bytes still go.
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_bytes(str(path), bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.read_bytes() == b"first"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    write_bytes(os.devnull, b"gone")
+    assert not Path(os.devnull).is_file()
+    with pytest.raises(IsADirectoryError):
+        write_bytes(str(tmp_path), b"data")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_driver_that_is_not_installed_names_the_extra(monkeypatch):
+    def absent(url):
+        raise ImportError("no module named gcsfs")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", absent)
+    with pytest.raises(ImportError, match=r"no driver for gs:// .* extra 'gcs'.*'\.\[gcs\]'"):
+        open_filesystem("gs://bucket/a")
+    with pytest.raises(ImportError, match=r"^no module named gcsfs$"):
+        open_filesystem("smb://host/a")
+
+
+def test_a_protocol_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="gopher"):
+        open_filesystem("gopher://host/a")
+
+
+def test_parts_of_a_file_are_read_as_a_whole_file_is(tmp_path):
+    data = bytes(range(256)) * 4
+    (tmp_path / "file").write_bytes(data)
+    filesystem, path = open_filesystem(str(tmp_path / "file"))
+    with RetryingReader(filesystem, path) as reader:
+        assert reader.readable()
+        assert reader.seekable()
+        assert reader.read(10) == data[:10]
+        assert reader.seek(-6, os.SEEK_END) == len(data) - 6
+        assert (reader.read(), reader.tell()) == (data[-6:], len(data))
+        reader.seek(500)
+        assert reader.read(3) == data[500:503]
+    assert reader.closed
+    reader.close()
+
+
+class Flaky(io.BytesIO):
+    """A file whose reading breaks off once, having gone on by some bytes."""
+
+    broken = False
+
+    def read(self, size=-1):
+        data = super().read(size)
+        if not self.broken:
+            self.broken = True
+            raise ConnectionResetError
+        return data
+
+
+def test_a_part_that_is_read_again_is_read_from_where_it_began(monkeypatch):
+    class Filesystem:
+        def open(self, path, mode):
+            return Flaky(b"0123456789")
+
+    reader = RetryingReader(Filesystem(), "s3://bucket/a")
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    reader.seek(2)
+    assert reader.read(3) == b"234"
+    assert reader.read(2) == b"56"
