@@ -70,9 +70,9 @@ def aggregate(config: AggregateConfig) -> int:
         scored = _score(config)
     for note in scored.notes:
         print(f"aggregate: warning: {note}", file=sys.stderr)
-    groupings: tuple[By, ...] = (
-        ("label", "prediction") if summary["n_labelled"] else ("prediction",)
-    )
+    groupings: list[Literal["label", "prediction"]] = ["label", "prediction"]
+    if not summary["n_labelled"]:
+        groupings.remove("label")
     of = {grouping: _statistics(ds, scored, grouping) for grouping in groupings}
     statistics = of[by]
     if lost := classes_with_lost_clips(statistics):
@@ -147,17 +147,20 @@ def _scheduler(config: AggregateConfig) -> Iterator[None]:
         yield
         return
     try:
-        from distributed import Client, LocalCluster
+        import distributed
     except ImportError as error:
         raise ConfigError(
             "dask, workers: no dask.distributed is installed: install the extra 'dask', for "
             "example with pip install '.[dask]'"
         ) from error
+    cluster: Any = distributed  # its functions have no types
     where: Any = config.dask
     if where is None:
-        where = LocalCluster(n_workers=config.workers, threads_per_worker=1, dashboard_address=None)
+        where = cluster.LocalCluster(
+            n_workers=config.workers, threads_per_worker=1, dashboard_address=None
+        )
     try:
-        client = Client(where, timeout=_SCHEDULER_TIMEOUT)
+        client = cluster.Client(where, timeout=_SCHEDULER_TIMEOUT)
     except OSError as error:
         raise ConfigError(f"dask: no scheduler answers at {config.dask}: {error}") from error
     try:

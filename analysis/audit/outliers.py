@@ -100,8 +100,7 @@ def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
             p[one] = max(p[one], _beyond_class(-own[one], -own[members[members != one]]))
     q = adjusted(p)
     found = []
-    for position in np.flatnonzero(q <= settings.q):
-        at = int(position)
+    for at in np.flatnonzero(q <= settings.q).tolist():
         row, name = int(tested[at]), evidence.class_names[int(groups[tested[at]])]
         (example,) = evidence.examples(np.array([row]))
         found.append(
@@ -146,8 +145,8 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
     size = products.size
     known = label >= 0
     of_label = np.nan_to_num(evidence.score("label_probability"))
-    usual = np.bincount(label[known], weights=of_label[known], minlength=len(size))
-    usual = usual / np.maximum(size, 1)
+    total = np.bincount(label[known], weights=of_label[known], minlength=len(size))
+    usual = total / np.maximum(size, 1)
     probability = evidence.score("probability")
     enough = np.minimum(size[label], size[prediction]) >= settings.min_clips
     sure = probability >= np.maximum(usual[prediction], 0.5)
