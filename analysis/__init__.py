@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         joint_attribution,
         open_run,
     )
-    from analysis.scores import describe_scores, score_run, scores
+    from analysis.score_table import describe_scores, score_run, scores
     from analysis.statistics import (
         class_statistics,
         group_statistics,
@@ -81,9 +81,9 @@ _ON_DEMAND = {
     "join_runs": "analysis.runs",
     "joint_attribution": "analysis.runs",
     "open_run": "analysis.runs",
-    "describe_scores": "analysis.scores",
-    "score_run": "analysis.scores",
-    "scores": "analysis.scores",
+    "describe_scores": "analysis.score_table",
+    "score_run": "analysis.score_table",
+    "scores": "analysis.score_table",
     "class_statistics": "analysis.statistics",
     "group_statistics": "analysis.statistics",
     "open_statistics": "analysis.statistics",

@@ -18,7 +18,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from analysis.clip_scores import PEAKS, SCORES, map_scores
-from analysis.sums import Rows, Sums, merge_all
+from analysis.sums import Rows, Sums
 from pipeline.errors import StoreError
 from pipeline.status import Status, failed_rows
 
@@ -55,7 +55,7 @@ class Grouping:
     rows: Literal["ok", "failed"] = "ok"
     """Rows that count: those with an attribution, or those that failed, which are only counted."""
     histograms: bool = True
-    """Keep histograms of the scores, for quantiles: 128 bins for each score and group."""
+    """Keep histograms of the scores, for quantiles: 64 bins for each score and group."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Totals:
     @classmethod
     def of(cls, parts: Sequence["Block | Totals"]) -> "Totals":
         """Merge blocks, or totals, in their order."""
-        merged = tuple(merge_all(sums) for sums in zip(*(part.sums for part in parts), strict=True))
+        merged = tuple(map(Sums.merged, zip(*(part.sums for part in parts), strict=True)))
         return cls(merged, sum(part.coverage for part in parts) % 2**64)
 
 
@@ -155,10 +155,15 @@ def reduce_block(
     columns = dict(zip(names, arrays, strict=True))
     for name in ("status", "label", "prediction"):
         # `Dataset.where` makes numbers of codes, and NaN of what it takes out.
-        columns[name] = np.nan_to_num(columns[name], nan=_ABSENT[name]).astype(np.int64)
+        codes = columns[name]
+        if codes.dtype.kind == "f":
+            codes = np.nan_to_num(codes, nan=_ABSENT[name])
+        columns[name] = codes.astype(np.int64)
     status = columns["status"]
     ok = np.flatnonzero(status == Status.OK)
-    here = {name: column[ok] for name, column in columns.items()}
+    here = columns
+    if len(ok) < len(status):
+        here = {name: column[ok] for name, column in columns.items()}
     scored = map_scores(here["spatial"], here["temporal"])
     results = _results(here)
     n_scores = len(SUMMED)

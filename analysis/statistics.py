@@ -165,7 +165,7 @@ def group_statistics(ds: xr.Dataset, by: Sequence[str]) -> xr.Dataset:
     -------
     Dataset with the dimension ``group``, whose coordinates are the columns: ``n`` (group) int64,
     ``mean``, ``std``, ``q05``, ``q50``, ``q95`` (group, score), ``spatial_map`` (group, y, x),
-    ``temporal_profile`` (group, time) float64. Quantiles come of 128 equal bins on [0, 1].
+    ``temporal_profile`` (group, time) float64. Quantiles come of 64 equal bins on [0, 1].
     """
     rows = _as_clips(ds)
     (totals,) = dask.compute(tree(block_tasks(rows, (Grouping(tuple(by)),))))  # type: ignore[attr-defined, no-untyped-call]

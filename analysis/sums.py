@@ -7,7 +7,6 @@ keeps its digits. Merging is a sum of tables: in one order of merges the result 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from scipy import sparse
 
 Float64Array = NDArray[np.float64]
 
-N_BINS = 128
+N_BINS = 64
 """Equal bins of the histograms on [0, 1]; a quantile is found to half of one."""
 
 
@@ -58,13 +57,13 @@ class Rows:
         """
         leading = values[:, :n_histograms]
         unknown = np.isnan(leading)
-        bins = np.where(unknown, 0.0, leading) * N_BINS
         absent = np.zeros_like(unknown)
         absent[:, optional] = unknown[:, optional]
+        bins = np.clip(np.nan_to_num(leading) * N_BINS, 0, N_BINS - 1).astype(np.int64)
+        bins[unknown] = -1
         values -= origin
         leading[absent] = 0
-        bins = np.clip(bins, 0, N_BINS - 1).astype(np.int64)
-        return cls(origin, values, np.square(values), absent, np.where(unknown, -1, bins))
+        return cls(origin, values, np.square(values), absent, bins)
 
     @classmethod
     def counted(cls, n_rows: int) -> "Rows":
@@ -116,25 +115,24 @@ class Sums:
             histogram=_histogram(rows.bins[:, :n_bins], codes, n_groups),
         )
 
-    def merge(self, other: "Sums") -> "Sums":
-        """Add the rows of another."""
-        keys = self.keys
-        if not keys.equals(other.keys):
-            keys = self.keys.append(other.keys).unique().sort_values()
-        first, second = self._aligned(keys), other._aligned(keys)
-        added = {name: first[name] + second[name] for name in _TABLES}
-        return Sums(keys=keys, origin=self.origin, **added)
-
-    def _aligned(self, keys: pd.MultiIndex) -> dict[str, NDArray[Any]]:
-        tables = {name: getattr(self, name) for name in _TABLES}
-        if keys.equals(self.keys):
-            return tables
-        at = keys.get_indexer(self.keys)
-        aligned = {}
-        for name, table in tables.items():
-            aligned[name] = np.zeros((len(keys), *table.shape[1:]), table.dtype)
-            aligned[name][at] = table
-        return aligned
+    @classmethod
+    def merged(cls, parts: Sequence["Sums"]) -> "Sums":
+        """Add up one part or more, from the first to the last, in one table that is made once."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        keys = first.keys
+        if not all(keys.equals(part.keys) for part in parts[1:]):
+            keys = _union([part.keys for part in parts])
+        tables: dict[str, Any] = {}
+        for name in _TABLES:
+            of_first = getattr(first, name)
+            tables[name] = np.zeros((len(keys), *of_first.shape[1:]), of_first.dtype)
+        for part in parts:
+            at = slice(None) if keys.equals(part.keys) else keys.get_indexer(part.keys)
+            for name, table in tables.items():
+                table[at] += getattr(part, name)
+        return cls(keys=keys, origin=first.origin, **tables)
 
     @property
     def count(self) -> NDArray[np.int64]:
@@ -189,9 +187,16 @@ class Sums:
 _TABLES = ("n", "absent", "total", "squares", "histogram")
 
 
-def merge_all(parts: Sequence[Sums]) -> Sums:
-    """Merge one part or more, from the first to the last."""
-    return reduce(Sums.merge, parts)
+def _union(indices: Sequence[pd.MultiIndex]) -> pd.MultiIndex:
+    """Give the groups that occur in any, sorted."""
+    if indices[0].nlevels == 1:
+        levels = [index.get_level_values(0).to_numpy() for index in indices]
+        return pd.MultiIndex.from_arrays(
+            [np.unique(np.concatenate(levels))], names=indices[0].names
+        )
+    together = indices[0].append(list(indices[1:]))
+    union: pd.MultiIndex = together.unique().sort_values()
+    return union
 
 
 def _factorise(keys: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.int64], pd.MultiIndex]:

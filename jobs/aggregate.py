@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from analysis.scores import ScoredRun
+    from analysis.score_table import ScoredRun
 
 
 class AggregateConfig(FrozenConfig):
@@ -97,7 +97,7 @@ def aggregate(config: AggregateConfig) -> int:
 
 
 def _score(config: AggregateConfig) -> "ScoredRun":
-    from analysis.scores import score_run
+    from analysis.score_table import score_run
     from pipeline.progress_bar import progress_bar
 
     bars: list[Any] = []
@@ -117,7 +117,7 @@ def _score(config: AggregateConfig) -> "ScoredRun":
 def _statistics(
     ds: "xr.Dataset", scored: "ScoredRun", by: Literal["label", "prediction"]
 ) -> "xr.Dataset":
-    from analysis.scores import STANDARD
+    from analysis.score_table import STANDARD
     from analysis.statistics import statistics_of_sums
 
     place = [grouping.by for grouping in STANDARD].index((by,))

@@ -14,7 +14,7 @@ from analysis.audit.finding import Example
 from analysis.clip_scores import SCORES
 from analysis.reduction import row_hash
 from analysis.runs import open_run, record_of
-from analysis.scores import score_run, scores
+from analysis.score_table import score_run, scores
 from pipeline.errors import StoreError
 from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.run_folder import maps_url

@@ -92,7 +92,7 @@ def reduce(url: str) -> dict[str, float]:
 
     from analysis import open_run
     from analysis.reduction import block_tasks, tree
-    from analysis.scores import STANDARD
+    from analysis.score_table import STANDARD
 
     ds = open_run(url)
     tasks = block_tasks(ds, STANDARD, keep_scores=True)

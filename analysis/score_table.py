@@ -53,7 +53,7 @@ AGREEMENTS = {
     "dataset_agreement": "the same with the mean of all other clips",
 }
 
-_BLOCKS_AT_ONCE = 32
+_BLOCKS_AT_ONCE = 16
 """Blocks whose scores are in memory together."""
 
 STANDARD = (
