@@ -8,6 +8,8 @@ STATISTICS_NAME = "statistics.zarr"
 """Statistics of the classes."""
 METRICS_NAME = "metrics.zarr"
 """What `jobs.evaluate` has measured."""
+LEASE_NAME = "lease.json"
+"""Who is working on the run."""
 REPORT_NAME = "report"
 """Folder of the page."""
 SCORES_NAME = "scores.parquet"
@@ -24,7 +26,7 @@ DERIVED_NAMES = (
     *(SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME),
 )
 """What jobs leave beside the store in a run's folder."""
-RUN_NAMES = (STORE_NAME, *DERIVED_NAMES)
+RUN_NAMES = (STORE_NAME, LEASE_NAME, *DERIVED_NAMES)
 """What in a run's folder is the run's, and goes with it."""
 
 
@@ -71,3 +73,8 @@ def findings_url(run_url: str) -> str:
 def findings_json_url(run_url: str) -> str:
     """Where the findings are in a run's folder, as JSON."""
     return in_run(run_url, FINDINGS_JSON_NAME)
+
+
+def lease_url(run_url: str) -> str:
+    """Where the lease of a run is, see `pipeline.store.lease`."""
+    return in_run(run_url, LEASE_NAME)

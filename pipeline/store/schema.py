@@ -39,6 +39,8 @@ class StoreLayout:
     """Heads that are stored of each; 0 if they were averaged alone."""
     optional: tuple[str, ...] = ()
     """Names of the arrays that not every store has, and this one does."""
+    checksums: bool = False
+    """Whether chunks carry checksums, and each is written, also one of fill values."""
 
     @property
     def n_shards(self) -> int:
@@ -99,8 +101,15 @@ class StoreLayout:
 
     def _optional_arrays(self) -> dict[str, ArraySpec]:
         """Templates of the arrays that a store has only if ``optional`` names them."""
-        nan = float("nan")
+        frames, nan = (self.n_frames,), float("nan")
         return {
+            "frame_time": ArraySpec(
+                ("clip", "frame"),
+                frames,
+                "float64",
+                nan,
+                "when those frames are shown, in s from the file's first frame",
+            ),
             "target": ArraySpec(("clip",), (), "int32", -1, "class that is explained"),
             "signed": ArraySpec(
                 ("clip", "time", "y", "x"),
