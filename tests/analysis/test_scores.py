@@ -175,10 +175,11 @@ def manifest_of(tmp_path, n):
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("scored")
-    layout = small_layout(23)
+    layout = replace(small_layout(23), optional=("frame_time",))
     status = np.full(23, Status.OK, np.uint8)
     status[[2, 9]] = Status.EMPTY
-    columns = random_columns(layout, SEED % 1000, status=status)
+    seconds = np.arange(4) / 25 + np.arange(23)[:, None]
+    columns = random_columns(layout, SEED % 1000, status=status, frame_time=seconds)
     columns["label"][5] = -1
     manifest, digest = manifest_of(tmp_path, 23)
     url = write_run(tmp_path / "run", layout, columns, manifest=manifest, digest=digest)
@@ -203,12 +204,17 @@ def test_the_table_has_a_row_for_each_row_beside_the_manifests_columns(scored):
         np.testing.assert_array_equal(
             table.loc[ok, name], expected.scores[name].astype(np.float32), err_msg=name
         )
+    # Tubelets of two frames: a time step begins with the first of them.
+    first = 2 * columns["temporal"][ok].argmax(axis=1)
+    assert table.loc[ok, "peak_frame"].tolist() == first.tolist()
+    np.testing.assert_array_equal(table.loc[ok, "peak_s"], seconds[ok, first])
+    assert table.loc[~ok, "peak_s"].isna().all()
     assert pd.isna(table.loc[5, "correct"])
     right = columns["label"] == columns["prediction"]
     assert (
         table.loc[ok, "correct"].dropna().tolist() == right[ok & (columns["label"] >= 0)].tolist()
     )
-    assert set(describe_scores().index) <= {*table.columns, "peak_s"}
+    assert set(describe_scores().index) <= set(table.columns)
     assert list(scores(url, ["gini"]).columns) == ["gini"]
     with pytest.raises(StoreError, match="has no column 'ginny': it has row"):
         scores(url, ["ginny"])
@@ -231,7 +237,8 @@ def test_agreement_is_with_the_classs_other_clips(scored):
 
 def test_a_table_of_a_run_that_has_gone_on_is_refused(scored, tmp_path):
     _, columns, _ = scored
-    url = write_run(tmp_path / "run", small_layout(23), columns, pending_shards=(1,))
+    layout = replace(small_layout(23), optional=("frame_time",))
+    url = write_run(tmp_path / "run", layout, columns, pending_shards=(1,))
     notes = score_run(url).notes
     assert len(notes) == 1
     assert "can't read manifest clips.parquet" in notes[0]

@@ -42,7 +42,7 @@ def test_findings_are_printed_ranked_with_clips_and_kept(capsys, runs):
     print("seed", SEED)
     code, stdout, stderr = audited(capsys, runs[1], "--most=1")
     assert code == 0
-    assert "audit: 600 videos of 10 classes by staa (which is blind to the class" in stdout
+    assert "audit: 600 videos of 10 classes by staa-paper (which is blind to the class" in stdout
     assert "1. Logo or border, not tried (q " in stdout
     assert repr(CLASS_NAMES[LOGO]) in stdout
     assert "sim0" in stdout
