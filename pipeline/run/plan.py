@@ -146,7 +146,7 @@ def _record(
             n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
             n_layers=method.n_stored_layers(len(layers)),
             n_heads=checkpoint.n_heads if method.heads == "keep" else 0,
-            optional=("frame_time", *method.optional_arrays),
+            optional=("frame_time", "clip_digest", *method.optional_arrays),
         ),
         identity=RunIdentity(
             manifest=manifest.digest,
