@@ -9,7 +9,7 @@ import sys
 
 import jobs
 
-_NO_VERBS = ("__main__", "cli")
+_NO_VERBS = ("__main__", "cli", "last_word")
 
 
 def verbs() -> dict[str, str]:

@@ -1,14 +1,24 @@
 """Attribute every clip of a manifest: ``python -m jobs.attribute --help``."""
 
+from __future__ import annotations
+
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.cli import flags_carried_out, run_job
 from pipeline.logs import set_up_logging
-from pipeline.run.config import AttributeJob
-from pipeline.store.run_folder import failures_url
+from pipeline.run.config import AttributeConfig, AttributeJob
+
+if TYPE_CHECKING:
+    from pipeline.run.plan import Plan
+    from pipeline.run.resources import Machine
+    from pipeline.status import Status
+    from pipeline.store.lease import Lease
+    from pipeline.store.state import RunSummary
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
@@ -16,32 +26,55 @@ if TYPE_CHECKING:
     from pipeline.store.state import RunSummary
 
 
-def attribute(job: AttributeJob, execute: "Callable[[Plan], RunSummary] | None" = None) -> int:
-    """Run or resume; 0 if every row is accounted for and few enough failed, else 1.
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of a job are carried out."""
 
-    ``execute`` carries a plan out; by default `pipeline.execution.passes.execute`.
-    """
+    machine: Callable[[AttributeConfig], Machine | None]
+    """Gives what they will have; None where that isn't known yet."""
+    execute: Callable[[Plan, Lease], RunSummary]
+
+
+def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | None = None) -> int:
+    """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
+    # Behind the command line: a wrong flag is told before torch is loaded, and the job's process
+    # parts from the one that has the last word.
+    from pipeline.run.plan import plan_runs
+    from pipeline.run.prepare import prepare
+    from pipeline.store.lease import leased
+
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
-    from pipeline.execution import passes
-    from pipeline.execution.cluster import machine_to_start
-    from pipeline.run.plan import plan_runs
-    from pipeline.run.prepare import prepare
+    place, configs = (place_of or chosen_place)(job), job.runs()
+    plans = plan_runs(configs, job.call(), machine=place.machine(configs[0]))
+    with ExitStack() as held:
+        leases = [
+            held.enter_context(leased(plan.config.out, verb="attribute", take_over=job.take_over))
+            for plan in plans
+        ]
+        with flags_carried_out(job):
+            retried = [prepare(plan) for plan in plans]
+            runs = zip(plans, leases, retried, strict=True)
+            return max(_carry_out(*run, place) for run in runs)
 
-    runs = job.runs()
-    plans = plan_runs(runs, job.call(), machine=machine_to_start(runs[0]))
-    with flags_carried_out(job):
-        retried = [prepare(plan) for plan in plans]
-        carried_out = zip(plans, retried, strict=True)
-        return max(_carry_out(*run, execute or passes.execute) for run in carried_out)
+
+def chosen_place(job: AttributeJob) -> Place:
+    """Ray, or this process; Ray isn't loaded where it isn't used."""
+    if job.serial:
+        from pipeline.run.serial import check_serial, execute_serially
+
+        return Place(check_serial, execute_serially)
+    from pipeline.execution.cluster import check_target, machine_to_start
+    from pipeline.execution.passes import execute
+
+    check_target(job.runs()[0])
+    return Place(machine_to_start, execute)
 
 
-def _carry_out(
-    plan: "Plan",
-    retried: "Mapping[Status, int]",
-    execute: "Callable[[Plan], RunSummary]",
-) -> int:
+def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: Place) -> int:
+    from pipeline.store.run_folder import failures_url
+
     config = plan.config
     if config.log_format == "text":
         print(
@@ -53,7 +86,7 @@ def _carry_out(
         counts = ", ".join(f"{count} {status.label}" for status, count in retried.items())
         n_rows = sum(retried.values())
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
-    summary = execute(plan)
+    summary = place.execute(plan, lease)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.n_failed:
         print(f"attribute: failures in {failures_url(config.out)}")
@@ -70,5 +103,17 @@ def _carry_out(
     return 0
 
 
+def main() -> int:
+    """Be the command: exit code."""
+    return run_job(
+        AttributeJob,
+        attribute,
+        verb="attribute",
+        keeps=True,
+        # A serial run is for debuggers, too, and loads no Ray that would end it.
+        apart=lambda job: not job.serial,
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(AttributeJob, attribute, verb="attribute"))
+    sys.exit(main())

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -17,8 +18,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from jobs import hand_over_signals
+from jobs.last_word import tell_carried_out, with_last_word
 from pipeline.credentials import without_credentials
-from pipeline.errors import ConfigError, ManifestChangedError, StaaError, StorageError, reason_of
+from pipeline.errors import (
+    ConfigError,
+    ManifestChangedError,
+    StaaError,
+    StorageError,
+    StoreGoneError,
+    reason_of,
+)
 from pipeline.run.config import FOR_ONE_CALL
 from pipeline.storage.files import read_bytes
 
@@ -40,37 +49,58 @@ def run_job(
     job: Callable[[Config], int],
     *,
     verb: str,
+    keeps: bool = False,
+    apart: Callable[[Config], bool] = lambda config: False,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, run the job, and return its exit code.
 
     A `StaaError` becomes one line on stderr and exit code 2, a `StorageError` or a
     `ManifestChangedError` one and exit code 1.
+
+    Parameters
+    ----------
+    keeps
+        Whether a job that was broken off keeps what it has finished.
+    apart
+        Whether the job is to run in a process of its own, see `jobs.last_word`.
     """
+    configs: list[Config] = []
+
+    def read() -> int:
+        configs.append(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
+        return 0
+
+    if refused := _told(read, verb=verb, keeps=keeps):
+        return refused
+    (config,) = configs
+    run = partial(_told, partial(job, config), verb=verb, keeps=keeps)
+    return with_last_word(run, verb=verb) if apart(config) else run()
+
+
+def _told(step: Callable[[], int], *, verb: str, keeps: bool) -> int:
+    """Exit code of a step of a job, whose errors are told on one line."""
+    kept = "; what was finished is kept" if keeps else ""
     try:
         with _terminated_by_exception():
-            return job(parse(config_class, verb=verb, argv=sys.argv[1:] if argv is None else argv))
+            return step()
     except KeyboardInterrupt:
         _leave_unawaited()
-        print(f"{verb}: interrupted; what was finished is kept", file=sys.stderr)
+        print(f"{verb}: interrupted{kept}", file=sys.stderr)
         return INTERRUPTED
     except _Terminated:
         _leave_unawaited()
-        print(f"{verb}: terminated; what was finished is kept", file=sys.stderr)
+        print(f"{verb}: terminated{kept}", file=sys.stderr)
         return TERMINATED
     except ManifestChangedError as error:
-        print(f"{verb}: error: {_one_line(error)}; what was finished is kept", file=sys.stderr)
+        print(f"{verb}: error: {_one_line(error)}{kept}", file=sys.stderr)
         return BROKEN_OFF
     except StaaError as error:
         print(f"{verb}: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except StorageError as error:
-        done = error.done if isinstance(error, _MidwayError) else ""
-        print(
-            f"{verb}: error: {_one_line(error)}; what was finished is kept, and the same command "
-            f"{f'without {done} ' if done else ''}goes on",
-            file=sys.stderr,
-        )
+        how = _how_to_go_on(error, keeps)
+        print(f"{verb}: error: {_one_line(error)}; {how}", file=sys.stderr)
         return BROKEN_OFF
 
 
@@ -134,17 +164,29 @@ class _MidwayError(StorageError):
         self.done = done
 
 
+def _how_to_go_on(error: StorageError, keeps: bool) -> str:
+    """Say what is left of a job, and what the same command would do."""
+    done = error.done if isinstance(error, _MidwayError) else ""
+    command = f"the same command{f' without {done}' if done else ''}"
+    if isinstance(error, StoreGoneError) or isinstance(error.__cause__, StoreGoneError):
+        return f"nothing of the run is left, and {command} starts it over"
+    if not keeps:
+        return f"{command} may succeed later"
+    return f"what was finished is kept, and {command} goes on"
+
+
 @contextmanager
 def flags_carried_out(config: BaseModel) -> Iterator[None]:
     """While open, a storage that stays away doesn't lead to flags for one call being given again.
 
     Before, it does: nothing is computed yet that they would undo, and they may not be carried out.
     """
-    given = [name for name in FOR_ONE_CALL if getattr(config, name, None)]
+    given = [_flag(name) for name in FOR_ONE_CALL if getattr(config, name, None)]
+    tell_carried_out(given)
     try:
         yield
     except StorageError as error:
-        raise _MidwayError(error, ", ".join(map(_flag, given))) from error
+        raise _MidwayError(error, ", ".join(given)) from error
 
 
 def _leave_unawaited() -> None:
@@ -162,6 +204,8 @@ def _terminated_by_exception() -> Iterator[None]:
     """While open, SIGTERM is raised as an exception, so that what was started is stopped."""
 
     def terminate(signum: int, frame: FrameType | None) -> None:
+        # It may come twice, of a process group and of `jobs.last_word`.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise _Terminated
 
     # Python sets handlers in the main thread alone.

@@ -27,11 +27,27 @@ class RunMismatchError(StoreError):
     """A store was made by another run than the one that wants to go on with it."""
 
 
+class LeaseError(StaaError):
+    """Somebody else is working on the run."""
+
+
 class StorageError(Exception):
     """A storage couldn't be reached for as long as it was tried; jobs exit with 1.
 
     It isn't known to be the input's fault, and the same command may succeed later.
     """
+
+
+class ClusterError(StorageError):
+    """The cluster that carries a run out was lost, or stands still; jobs exit with 1."""
+
+
+class StoreGoneError(StorageError):
+    """The store was deleted while a run went on; jobs exit with 1, and nothing is left."""
+
+
+class LeaseLostError(StorageError):
+    """Somebody else has taken over the run; jobs exit with 1."""
 
 
 class ManifestChangedError(Exception):

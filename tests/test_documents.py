@@ -30,6 +30,7 @@ CONFIGS = {
     "status": "StatusConfig",
     "synthesize": "SynthesizeConfig",
     "train": "TrainConfig",
+    "verify": "VerifyConfig",
 }
 
 

@@ -10,7 +10,7 @@ looks nothing up; `SdpaAttention` stands in for its modules. Either way, what is
 by module, so that models don't disturb each other.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -109,6 +109,8 @@ def attend(
     ValueError
         With a mask, or fewer heads of keys than of queries, which rows are read without regard to.
     """
+    if _SOFTMAX_HELD.get(module):
+        query, key = query.detach(), key.detach()
     if attention_mask is not None or key.shape[1] != query.shape[1]:
         raise ValueError("attention with a mask or with grouped queries can't be captured")
     if (tap := _TAPS.get(module)) is not None:
@@ -349,7 +351,22 @@ class _Tap(Generic[Kept]):
 
 
 _TAPS: WeakKeyDictionary[nn.Module, _Tap[Any]] = WeakKeyDictionary()
-"""What open captures want, by attention module; empty when none is open."""
+"""What open captures want, by module; empty when none is open."""
+
+_SOFTMAX_HELD: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Attention whose softmax gradients pass by; empty when none is held."""
+
+
+@contextmanager
+def softmax_held(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While open, gradients go through the values of these modules' attention alone."""
+    added = [module for module in modules if module not in _SOFTMAX_HELD]
+    _SOFTMAX_HELD.update(dict.fromkeys(added, True))
+    try:
+        yield
+    finally:
+        for module in added:
+            _SOFTMAX_HELD.pop(module, None)
 
 
 class Captured(Generic[Name, Kept]):

@@ -109,9 +109,9 @@ class Method(FrozenConfig):
     through the last block."""
     change_weighted: bool = False
     """Multiply evidence by how far each token is from that of the clip's median frame."""
-    frame_importance: Literal["gradient", "tubes"] | None = None
-    """Store which frames matter for the class, beside the attribution: `gradient` by a backward
-    pass, `tubes` by some forward passes."""
+    frame_importance: Literal["gradient"] | None = None
+    """Store which times matter for the class, beside the attribution: `gradient`, by a backward
+    pass through the whole model. When evidence is read says something else."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,6 @@
 """Manifest rows to the model's uint8 input; a clip that fails stays a row with a named status."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -41,12 +41,16 @@ class ClipLoader:
     """Time that decoding one file may take."""
     decode_memory_bytes: int = 4_000_000_000
     """Memory that decoding one clip may take."""
+    witness: str | None = None
+    """Path of a clip that was there before the run; see `pipeline.clips.fetch`."""
     decoder: DecoderName = "pyav"
     """What decodes: see `pipeline.clips.recording`."""
     segments: bool = False
     """Whether a row is the part of its file from ``start_time`` to ``end_time``, or all of it."""
     decode: str = DECODE
     """What the child runs; see `pipeline.clips.decoder_process`."""
+    on_clip: Callable[[int], None] = lambda row: None
+    """Is told the row of each clip once it was decoded, or has failed."""
 
     def __call__(self, rows: Columns) -> Columns:
         """Load a batch of manifest rows."""
@@ -58,7 +62,7 @@ class ClipLoader:
         status = np.full(n_clips, Status.OK, np.uint8)
         message = np.full(n_clips, "", object)
         decoder = process_decoder(self.decode, self.decode_memory_bytes)
-        for same, fetched in _fetched_ahead(self.root, rows["path"]):
+        for same, fetched in _fetched_ahead(self.root, rows["path"], self.witness):
             readings = [self._reading(rows, clip) for clip in range(same.start, same.stop)]
             try:
                 data, digest = fetched.result()
@@ -77,6 +81,8 @@ class ClipLoader:
                     status[clip], message[clip] = outcome.status, outcome.message
                 else:
                     frame_index[clip], frame_time[clip] = outcome
+            for row in rows["row"][same]:
+                self.on_clip(int(row))
         return {
             "row": rows["row"],
             "video_id": rows["video_id"],
@@ -105,13 +111,13 @@ def _seconds(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
 
 
-def _fetch(root: str, path: str) -> tuple[bytes, bytes]:
-    data = fetch_clip(root, path)
+def _fetch(root: str, path: str, witness: str | None) -> tuple[bytes, bytes]:
+    data = fetch_clip(root, path, witness)
     return data, digest_of(data)
 
 
 def _fetched_ahead(
-    root: str, paths: Iterable[str]
+    root: str, paths: Iterable[str], witness: str | None
 ) -> Iterator[tuple[slice, Future[tuple[bytes, bytes]]]]:
     """Fetch clips in order, each while the one before it is decoded: rows, bytes and digest."""
     with ThreadPoolExecutor(1) as pool:
@@ -119,7 +125,7 @@ def _fetched_ahead(
         start = 0
         for path, same in groupby(paths):
             stop = start + len(list(same))
-            ahead = [(slice(start, stop), pool.submit(_fetch, root, str(path)))]
+            ahead = [(slice(start, stop), pool.submit(_fetch, root, str(path), witness))]
             start = stop
             yield from current
             current = ahead

@@ -10,8 +10,11 @@ decoding and the end of their explanation are counted and bounded::
 That holds whichever is slower. Behind the models the columns of whole shards wait to be written: as
 many as are written at once and one more. A store that stalls thereby stops the models, these stop
 the decoding, and nothing is spilled to disk.
+
+The same place has the watchdog: Ray Data asks it again and again whether there may be more.
 """
 
+import time
 from functools import partial
 from typing import Any
 
@@ -27,7 +30,17 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.exceptions import RayError
 
+from pipeline.execution.counter import ActorChannel
 from pipeline.run.resources import _MIN_WRITERS, FRAMES_SHARE, MIN_TASKS
+
+_WATCH_S = 5.0
+"""Between two looks at who is at work."""
+_WAIT_S = 1.0
+"""Between two looks at models that are starting."""
+
+
+class StalledError(RayError):  # type: ignore[misc]
+    """Nothing was in flight for too long, though there was something to do."""
 
 
 class InFlight(BackpressurePolicy):  # type: ignore[misc]
@@ -42,6 +55,10 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         Frames of one task.
     tasks_per_shard
         Tasks whose columns make a shard.
+    channel
+        To the tally, which hears of everyone who is at work.
+    stall_s
+        Time after which an execution that nobody works on is broken off.
     """
 
     def __init__(
@@ -49,6 +66,8 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         task_bytes: int,
         tasks_per_shard: int,
         n_models: int,
+        channel: ActorChannel,
+        stall_s: float,
         data_context: DataContext,
         topology: Any,
         resource_manager: Any,
@@ -58,11 +77,14 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         _, self._load, self._attribute, self._write = topology
         self._task_bytes = task_bytes
         self._n_models = n_models
+        self._channel, self._stall_s = channel, stall_s
+        self._watched_at_s = time.monotonic()
         self._n_writers = max(_MIN_WRITERS, n_models)
         self._max_unwritten = 2 * n_models + tasks_per_shard * (self._n_writers + 1)
 
     def can_add_input(self, op: Any) -> bool:
         """Whether an operator may start another task."""
+        self._watch()
         if op is self._load:
             explained = self._attribute.metrics.num_tasks_finished
             if op.metrics.num_tasks_submitted - explained < self._max_tasks():
@@ -77,6 +99,20 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
             return bool(op.metrics.num_tasks_running < self._n_writers)
         return True
 
+    def _watch(self) -> None:
+        """Break off an execution that nobody works on: Ray Data would wait for ever."""
+        now_s = time.monotonic()
+        if now_s - self._watched_at_s < _WATCH_S:
+            return
+        self._watched_at_s = now_s
+        progress = self._channel.progress()
+        if progress is not None and progress.silent_s > self._stall_s:
+            free = ray.available_resources()
+            raise StalledError(
+                f"nobody has worked on the run for {progress.silent_s:.0f} s: of "
+                f"{ray.cluster_resources().get('CPU', 0):g} CPUs {free.get('CPU', 0):g} are free"
+            )
+
     def _wait_for_a_model(self) -> None:
         """Hold the execution until a model is there, if there is none yet.
 
@@ -85,8 +121,8 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         """
         if not self._attribute.get_actor_info().running:
             starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
-            if starting:
-                ray.wait(starting, num_returns=1)
+            while starting and not ray.wait(starting, num_returns=1, timeout=_WAIT_S)[0]:
+                self._watch()
 
     def _check_models(self) -> None:
         """Fail if a model died while it had nothing to do, and isn't started again any more.
@@ -108,12 +144,18 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
 
 
 def bound_in_flight(
-    context: DataContext, *, task_bytes: int, tasks_per_shard: int, n_models: int
+    context: DataContext,
+    *,
+    task_bytes: int,
+    tasks_per_shard: int,
+    n_models: int,
+    channel: ActorChannel,
+    stall_s: float,
 ) -> None:
     """Have executions of a context bounded by `InFlight`, and by nothing else."""
     context.op_resource_reservation_enabled = False
     context.override_object_store_memory_limit_fraction = FRAMES_SHARE
     context.set_config(
         ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
-        [partial(InFlight, task_bytes, tasks_per_shard, n_models)],
+        [partial(InFlight, task_bytes, tasks_per_shard, n_models, channel, stall_s)],
     )

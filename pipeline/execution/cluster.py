@@ -6,12 +6,17 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ClusterError, ConfigError
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.resources import Machine, ModelPool, model_pool
@@ -20,7 +25,16 @@ RAYLET_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """For each node's Ray, which ends workers that are idle for a second where there are more than
 CPUs. Writers and waiting decoders are, and a worker takes seconds to start again."""
 
+_DRIVER_ENVIRONMENT = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+}
+"""For a Ray of the run's own: Ray's log lines mean nothing to a user, and nobody starts its head
+again, which a driver would wait a minute for."""
+
 _CONNECT_S = 10.0
+_READ_S = 60.0
+"""For a node to read a file of a few bytes."""
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 
@@ -53,17 +67,21 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
         if starts:
             # Else every run warns that tokens are on, and of how Ray Data made its own actors.
             logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-            for name, value in RAYLET_ENVIRONMENT.items():
+            for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
                 os.environ.setdefault(name, value)
-            ray.init(
+            _keep_token_private()
+            context = ray.init(
                 address="local",
+                # On this machine's loopback alone.
+                _node_ip_address="127.0.0.1",
                 num_cpus=_local_cpus(config),
                 object_store_memory=int(config.local_object_store),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
+            _keep_token_private()
+            Path(context.address_info["session_dir"]).chmod(0o700)
         else:
             _connect()
         if threading.current_thread() is threading.main_thread():
@@ -71,6 +89,105 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
         yield _present_pool(config, may_grow=not starts)
     finally:
         ray.shutdown()
+
+
+def check_target(config: AttributeConfig) -> None:
+    """Refuse a target on a cluster that each node would have for itself.
+
+    Raises
+    ------
+    ConfigError
+        If ``out`` is a relative path.
+    """
+    if _starts_ray() or not _is_local(config.out) or Path(config.out).is_absolute():
+        return
+    raise ConfigError(
+        f"out: {config.out!r} is a relative path, which on a cluster is another folder on each "
+        "node; expected a URL, or the absolute path of a disk that all nodes share"
+    )
+
+
+def check_shared(run_url: str) -> None:
+    """Refuse a path that isn't on a disk that every node of the cluster reads.
+
+    A file is written there and read on each node that there is now. On one that joins later there
+    is no store to be written then, which breaks a pass off.
+
+    Raises
+    ------
+    ConfigError
+        Names the first node that doesn't read it.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if not _is_local(run_url) or len(nodes) < 2:
+        return
+    path, token = Path(run_url.removeprefix("file://"), f".{uuid4().hex}.token"), uuid4().hex
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(token)
+    try:
+        strangers = nodes_without(path, token, nodes)
+    finally:
+        path.unlink(missing_ok=True)
+    if strangers:
+        raise ConfigError(
+            f"out: {run_url} isn't the same folder on node {strangers[0]}: what this machine "
+            "writes there isn't read there; expected a URL, or a path on a disk that all nodes "
+            "share"
+        )
+
+
+def nodes_without(path: Path, token: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the nodes on which a file doesn't hold a text, or that don't answer."""
+    read = ray.remote(_read_text).options(num_cpus=0, max_retries=0)
+    answers = {
+        read.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(path): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        for node in nodes
+    }
+    ray.wait([*answers], num_returns=len(answers), timeout=_READ_S)
+    return [name for answer, name in answers.items() if _given(answer) != token]
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _given(answer: ray.ObjectRef) -> str | None:
+    try:
+        text: str | None = ray.get(answer, timeout=0)
+    except RayError:
+        return None
+    return text
+
+
+def _is_local(url: str) -> bool:
+    return "://" not in url or url.startswith("file://")
+
+
+def _keep_token_private() -> None:
+    """Have the file of Ray's token be the user's alone; Ray leaves it to be read by everybody."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    # Another's folder or file is theirs to keep.
+    with suppress(OSError, RuntimeError):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if file.exists():
+            file.chmod(0o600)
+
+
+def check_alive() -> None:
+    """End a run whose Ray has no node left to work on.
+
+    Raises
+    ------
+    ClusterError
+        Says so.
+    """
+    if not any(node["Alive"] and node["Resources"].get("CPU") for node in ray.nodes()):
+        raise ClusterError("no node of Ray is left that could work on the run")
 
 
 def _connect() -> None:

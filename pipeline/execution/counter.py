@@ -1,102 +1,204 @@
-"""How far a run is: counted by an actor for the write tasks, shown by the driver."""
+"""The run's tally as an actor, and the channel to it from the processes of a run."""
 
-import logging
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import lru_cache
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.execution.metrics import RunMetrics
-from pipeline.logs import LogFormat
-from pipeline.progress_bar import progress_bar
-from pipeline.status import Status
+from pipeline.execution.metrics import TIMED, RunMetrics
+from pipeline.run.tally import Channel, Commit, Fault, Progress, Report, Stage, Tally
 
-_LOGGER = logging.getLogger(__name__)
-_POLL_S = 0.5
+_GRACE_S = 10.0
+"""For a model to finish its batch and send its metrics, before it is killed."""
+_KILL_S = 60.0
+"""Only a guard: a killed process is gone at once."""
+_REPORT_S = 1.0
+"""Between two reports of a process: a run of thousands tells of each clip within two seconds."""
 
 
-class Progress:
-    """Rows that were committed in this run, by the name of their status; runs as a Ray actor.
+class TallyActor(Tally):
+    """The run's tally as a Ray actor.
 
     The one place that knows each shard once, and that lives as long as the run: it tells the
     metrics, too, whose counts would go with the processes of write tasks.
     """
 
-    def __init__(self, metrics: RunMetrics, n_pending: int) -> None:
+    def __init__(self, rows_per_shard: int, metrics: RunMetrics, n_pending: int) -> None:
+        super().__init__(rows_per_shard)
         self._metrics = metrics
         self._n_pending = n_pending
-        self._first_rows: set[int] = set()
-        self._counts: Counter[str] = Counter()
+        self._models: list[ray.actor.ActorHandle] = []
         metrics.set_pending(n_pending)
 
-    def add(self, first_row: int, counts: Mapping[str, int], n_bytes: int) -> None:
-        """Count the shard that starts at a row; once, however often it is committed."""
-        if first_row not in self._first_rows:
-            self._first_rows.add(first_row)
-            self._counts.update(counts)
-            self._metrics.count_shard(counts, n_bytes)
-            self._metrics.set_pending(self._n_pending - self._counts.total())
+    def commit(self, commit: Commit) -> bool:
+        """Take down a shard; False if it is known already."""
+        if is_new := super().commit(commit):
+            self._metrics.count_shard(commit.counts, commit.n_bytes)
+            self._metrics.set_pending(self._n_pending - self.progress().committed)
+        return is_new
 
-    def counts(self) -> tuple[int, int]:
-        """Rows done, and of these failed."""
-        return self._counts.total(), self._counts.total() - self._counts[Status.OK.label]
+    def hold_model(self, actor: ray.actor.ActorHandle) -> None:
+        """Take down who holds a model."""
+        self._models.append(actor)
+
+    def release_models(self) -> list[ray.actor.ActorHandle]:
+        """Give those who hold a model, and forget them."""
+        models, self._models = self._models, []
+        return models
 
 
-def count_shard(
-    progress: ray.actor.ActorHandle, first_row: int, counts: Mapping[str, int], n_bytes: int
-) -> None:
-    """Tell of a shard that was committed, and wait until it was heard.
+@dataclass(frozen=True)
+class ActorChannel(Channel):
+    """The way to a `TallyActor`; small, and sent to every process of a run.
 
-    What is stored is what counts: that the actor is lost must not fail the task that wrote.
+    What is stored is what counts: that the actor is lost fails nobody who tells it something.
     """
-    with suppress(RayError):
-        ray.get(progress.add.remote(first_row, counts, n_bytes))
+
+    actor: ray.actor.ActorHandle
+    metrics: RunMetrics
+
+    def report(self, report: Report) -> None:
+        """Tell what was done, together with what is done in the same second."""
+        _reporter(self.actor).add(report)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """While open, the actor hears every second that this process is at work."""
+        return _reporter(self.actor).at_work()
+
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        """While open, measure the time of a step or of a part of it."""
+        return self.metrics.seconds_of(stage) if stage in TIMED else nullcontext()
+
+    def commit(self, commit: Commit) -> None:
+        """Tell of a shard that was committed, and wait until it was heard."""
+        with suppress(RayError):
+            ray.get(self.actor.commit.remote(commit))
+
+    def fault(self, fault: Fault) -> None:
+        """Tell what a step failed on, and wait until it was heard."""
+        with suppress(RayError):
+            ray.get(self.actor.fault.remote(fault))
+
+    def holds_model(self) -> None:
+        """Tell that this process, an actor, holds a model until the pass ends."""
+        with suppress(RayError):
+            ray.get(self.actor.hold_model.remote(ray.get_runtime_context().current_actor))
+
+    def end_pass(self) -> tuple[Fault, ...]:
+        """End the pass's models, and give its faults; none if the actor is lost.
+
+        When this returns the models are gone. Ray Data only lets go of them: those of the next pass
+        would start beside them, and on few CPUs leave none to decode with.
+        """
+        try:
+            _end(ray.get(self.actor.release_models.remote()))
+            faults: tuple[Fault, ...] = ray.get(self.actor.end_pass.remote())
+        except RayError:
+            return ()
+        return faults
+
+    def progress(self) -> Progress | None:
+        """Say how far the run is; None if the actor is lost."""
+        try:
+            progress: Progress = ray.get(self.actor.progress.remote())
+        except RayError:
+            return None
+        return progress
 
 
 @contextmanager
-def shown_progress(
-    metrics: RunMetrics, n_rows: int, n_done: int, log_format: LogFormat = "text"
-) -> Iterator[ray.actor.ActorHandle]:
-    """While open, show rows done, clips/s, failed so far and time left; gives the actor to tell.
-
-    Parameters
-    ----------
-    n_rows
-        Rows of the whole run.
-    n_done
-        Rows that an earlier run has done.
-    """
+def tally_channel(
+    metrics: RunMetrics, *, rows_per_shard: int, n_pending: int
+) -> Iterator[ActorChannel]:
+    """While open, there is an actor that counts; gives the channel to it."""
     # Beside the driver: other nodes may be taken away while the run goes on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here}
-    actor = ray.remote(Progress).options(**options).remote(metrics, n_rows - n_done)
-    stop = threading.Event()
-    logger = _LOGGER if log_format == "json" else None
-    bar = progress_bar(total=n_rows, initial=n_done, unit="clip", desc="attribute", logger=logger)
-
-    def update() -> None:
-        try:
-            done, failed = ray.get(actor.counts.remote())
-        except RayError:
-            return
-        bar.set_postfix(failed=failed, refresh=False)
-        bar.update(n_done + done - bar.n)
-
-    def follow() -> None:
-        while not stop.wait(_POLL_S):
-            update()
-
-    follower = threading.Thread(target=follow, name="progress", daemon=True)
-    follower.start()
+    actor = ray.remote(TallyActor).options(**options).remote(rows_per_shard, metrics, n_pending)
     try:
-        yield actor
+        yield ActorChannel(actor, metrics)
     finally:
-        stop.set()
-        # Behind a shutdown of Ray, a call of the thread would start another one.
-        follower.join()
-        update()
-        bar.close()
+        # It sends its metrics before it ends.
+        actor.__ray_terminate__.remote()
+
+
+def _end(actors: list[ray.actor.ActorHandle]) -> None:
+    """End actors, and wait until they are gone."""
+    for actor in actors:
+        actor.__ray_terminate__.options(max_task_retries=0).remote()
+    # Never answered: that there will be no answer is known once the actor is gone.
+    answers = {actor.__ray_ready__.options(max_task_retries=0).remote(): actor for actor in actors}
+    left = _unanswered([*answers], _GRACE_S)
+    for answer in left:
+        ray.kill(answers[answer])
+    _unanswered(left, _KILL_S)
+
+
+def _unanswered(answers: list[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
+    if not answers:
+        return []
+    _, left = ray.wait(answers, num_returns=len(answers), timeout=timeout_s)
+    return list(left)
+
+
+class _Reporter:
+    """Gathers what this process has to report, and sends it once a second.
+
+    From a thread, as a step may take minutes in which the process isn't to be taken for dead.
+    """
+
+    def __init__(self, actor: ray.actor.ActorHandle) -> None:
+        self._actor = actor
+        self._lock = threading.Condition()
+        self._n_steps = 0
+        self._is_empty = True
+        self._decoded: list[int] = []
+        self._explained: list[int] = []
+        self._seconds: Counter[Stage] = Counter()
+        threading.Thread(target=self._send_for_ever, name="reporter", daemon=True).start()
+
+    def add(self, report: Report) -> None:
+        with self._lock:
+            self._decoded.extend(report.decoded)
+            self._explained.extend(report.explained)
+            self._seconds.update(report.seconds)
+            self._is_empty = False
+            self._lock.notify()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        with self._lock:
+            self._n_steps += 1
+            self._lock.notify()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_steps -= 1
+
+    def _send_for_ever(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._n_steps or not self._is_empty)
+                report = Report(tuple(self._decoded), tuple(self._explained), dict(self._seconds))
+                self._decoded.clear()
+                self._explained.clear()
+                self._seconds.clear()
+                self._is_empty = True
+            # Nobody waits for an answer, and it need not arrive.
+            with suppress(RayError):
+                self._actor.report.remote(report)
+            time.sleep(_REPORT_S)
+
+
+@lru_cache(maxsize=1)
+def _reporter(actor: ray.actor.ActorHandle) -> _Reporter:
+    """Return this process's reporter to an actor."""
+    return _Reporter(actor)

@@ -10,18 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-Stage = Literal["decode", "transfer", "forward", "write"]
-
-_SECONDS = {
+TIMED = {
     "decode": "to fetch, decode and resize the clips of a task",
     "transfer": "to copy a batch of frames to the model's device",
     "forward": "to run the model on a batch and to take its attribution",
     "write": "to write a shard",
 }
+"""What is timed, and what is done in that time."""
 _BOUNDARIES = [step * 10.0**power for power in range(-3, 3) for step in (1, 2, 5)]
 """Upper ends of the histograms' buckets, s. They are narrow because Ray takes a bucket's middle for
 every value in it, also in the sum."""
@@ -35,7 +33,7 @@ class RunMetrics:
     """Short name of the run."""
 
     @contextmanager
-    def seconds_of(self, stage: Stage) -> Iterator[None]:
+    def seconds_of(self, stage: str) -> Iterator[None]:
         """Tell how long the body took, unless it fails."""
         started = time.perf_counter()
         yield
@@ -54,8 +52,8 @@ class RunMetrics:
 
 # A process makes each metric once: a second one of the same name would count on its own.
 @cache
-def _seconds(stage: Stage) -> Histogram:
-    return Histogram(f"staa_{stage}_seconds", f"Time {_SECONDS[stage]}, s", _BOUNDARIES, ("run",))
+def _seconds(stage: str) -> Histogram:
+    return Histogram(f"staa_{stage}_seconds", f"Time {TIMED[stage]}, s", _BOUNDARIES, ("run",))
 
 
 @cache

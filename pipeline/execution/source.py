@@ -1,7 +1,7 @@
 """Ray Datasource: the rows of pending shards, one block per task."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +10,13 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.clips.views import Views
-from pipeline.dataset.manifest import ROWS_PER_GROUP, Manifest
+from pipeline.dataset.manifest import Manifest
+from pipeline.run.steps import read_rows
+from pipeline.run.tally import Channel
 
 
 class ManifestSource(Datasource):  # type: ignore[misc]
-    """Reads ranges of a run's rows, each as one block with their numbers in the column ``row``.
-
-    A row of the manifest is repeated for each of its views.
+    """Reads ranges of a run's rows, each as one block, as `read_rows` gives them.
 
     A range is whole batches of the model and lies inside one shard. Batches are thereby a function
     of the row numbers alone: the same whether a run is resumed or not, and so are the bits they
@@ -24,10 +24,13 @@ class ManifestSource(Datasource):  # type: ignore[misc]
     The driver holds the ranges, not the rows.
     """
 
-    def __init__(self, manifest: Manifest, ranges: Sequence[range], views: Views) -> None:
+    def __init__(
+        self, manifest: Manifest, ranges: Sequence[range], views: Views, channel: Channel
+    ) -> None:
         self._manifest = manifest
         self._views = views
         self._ranges = ranges
+        self._channel = channel
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown; rows are small beside the frames that come of them."""
@@ -46,20 +49,12 @@ class ManifestSource(Datasource):  # type: ignore[misc]
         metadata = BlockMetadata(
             num_rows=len(rows), size_bytes=None, input_files=None, exec_stats=None
         )
-        read: Callable[[], Iterable[Block]] = partial(_read, self._manifest, rows, self._views)
+        read: Callable[[], Iterable[Block]] = partial(
+            _read, self._manifest, rows, self._views, self._channel
+        )
         return ReadTask(read, metadata)
 
 
-def _read(manifest: Manifest, rows: range, views: Views) -> list[pa.Table]:
-    numbers = views.video(np.asarray(rows))
-    first, last = int(numbers[0]) // ROWS_PER_GROUP, int(numbers[-1]) // ROWS_PER_GROUP
-    groups = pa.concat_tables([_group(manifest, group) for group in range(first, last + 1)])
-    table = groups.take(pa.array(numbers - first * ROWS_PER_GROUP))
-    return [table.append_column("row", pa.array(rows, pa.int64()))]
-
-
-@lru_cache(maxsize=2)
-def _group(manifest: Manifest, group: int) -> pa.Table:
-    """Rows of a row group, kept for the batches that a worker gets next: they lie beside."""
-    start = group * ROWS_PER_GROUP
-    return manifest.rows(start, min(start + ROWS_PER_GROUP, manifest.n_rows))
+def _read(manifest: Manifest, rows: range, views: Views, channel: Channel) -> list[pa.Table]:
+    with channel.step("read", np.asarray(rows)):
+        return [read_rows(manifest, rows, views)]

@@ -39,6 +39,8 @@ class Adapter(ABC):
     model_class: ClassVar[type[PreTrainedModel]]
     input_name: ClassVar[str] = "pixel_values"
     """The model's argument that takes the frames."""
+    norm_offset: ClassVar[float] = 0.0
+    """What the weights of its LayerNorms are counted from."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -118,6 +120,11 @@ class Adapter(ABC):
     def last_block(self) -> nn.Module | None:
         """Module that gives the final tokens, where their mean is classified."""
         return None
+
+    @property
+    @abstractmethod
+    def patch_projection(self) -> nn.Conv2d | nn.Conv3d:
+        """The module that makes tokens of patches or of tubelets, one by one."""
 
     def blocks_of(self, layer: int) -> tuple[str, ...]:
         """Names of those `blocks` that make up a layer."""

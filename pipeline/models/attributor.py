@@ -183,6 +183,8 @@ class Attributor:
             # Bounded: a part that half precision can't hold would count as a fault of the model.
             signed = explanation.signed.clamp(-_HALF_MAX, _HALF_MAX).half()
             columns["signed"] = signed.reshape(-1, *self._templates["signed"].shape)
+        if explanation.frame_importance is not None:
+            columns["frame_importance"] = explanation.frame_importance
         if explanation.runner_up is not None:
             columns |= self._attribution("runner_up_", explanation.runner_up)
         return {name: values.cpu().numpy() for name, values in columns.items()}

@@ -19,6 +19,7 @@ from pipeline.attribution.attention import (
     stream_before,
     stream_behind,
 )
+from pipeline.attribution.change import change
 from pipeline.attribution.contribution import Contributions
 from pipeline.attribution.evidence import (
     class_directions,
@@ -32,6 +33,7 @@ from pipeline.attribution.evidence import (
 from pipeline.attribution.method import Method
 from pipeline.attribution.rollout import HalfSkip
 from pipeline.attribution.staa import as_distribution
+from pipeline.models.backward import frame_importance
 
 if TYPE_CHECKING:
     from pipeline.models.adapter import Adapter
@@ -64,6 +66,10 @@ class Explanation:
     runner_up: Tensor | None = None
     """(clips, T, P) float32; the joint attribution of the second best class, if it is asked for."""
 
+    frame_importance: Tensor | None = None
+    """(clips, T) float32; how much of what the class depends on is in each time, see
+    `pipeline.models.backward.frame_importance`. Sums to 1."""
+
     @property
     def attribution(self) -> Tensor:
         """The run's joint attribution, (clips, T, P): of all layers together, or the last one's."""
@@ -85,12 +91,27 @@ def explain(
         caller, but for ``top2``.
     """
     if method.name == "evidence":
-        return _by_evidence(adapter, pixel_values, method, classes)
-    if method.name == "rollout":
-        return _by_rollout(adapter, pixel_values)
-    if method.name in ("contribution", "rollout-contribution"):
-        return _by_contribution(adapter, pixel_values, method)
-    return _by_staa(adapter, pixel_values, method)
+        explanation = _by_evidence(adapter, pixel_values, method, classes)
+    elif method.name == "rollout":
+        explanation = _by_rollout(adapter, pixel_values)
+    elif method.name in ("contribution", "rollout-contribution"):
+        explanation = _by_contribution(adapter, pixel_values, method)
+    else:
+        explanation = _by_staa(adapter, pixel_values, method)
+    if method.frame_importance is None:
+        return explanation
+    target = _target(explanation.logits, classes)
+    return replace(
+        explanation,
+        target=target,
+        frame_importance=frame_importance(adapter, pixel_values, target),
+    )
+
+
+def _target(logits: Tensor, classes: Tensor | None) -> Tensor:
+    """Class to explain of each clip, (clips,) int64: the one that is given, or the prediction."""
+    predicted = logits.argmax(-1)
+    return predicted if classes is None else torch.where(classes >= 0, classes, predicted)
 
 
 def _by_rollout(adapter: Adapter, pixel_values: Tensor) -> Explanation:
@@ -176,6 +197,8 @@ def _by_evidence(
     logits, target, parts = parts_of(adapter, pixel_values, method, classes)
     with _no_autocast(pixel_values):
         positive, signed = parts.clamp(min=0), parts.sum(dim=(2, 3))
+        if method.change_weighted:
+            positive = positive * change(pixel_values, adapter.patch_projection)[:, None, None]
         joint, total = as_distribution(positive.sum(3)), as_distribution(positive.sum((2, 3)))
         of_class = Explanation(
             logits,
@@ -245,11 +268,9 @@ def _parts_of_final_tokens(
 
 def _directions(logits: Tensor, method: Method, classes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Class that is explained, (clips,), and two directions of each clip, (2, clips, classes)."""
-    target = logits.argmax(-1)
     if method.target == "top2":
-        return target, top_directions(logits)
-    if classes is not None:
-        target = torch.where(classes >= 0, classes, target)
+        return logits.argmax(-1), top_directions(logits)
+    target = _target(logits, classes)
     return target, class_directions(logits, target)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, TimesformerForVideoClassification
 
 from pipeline.attribution.attention import SdpaAttention, all_rows, first_row, heads_averaged
@@ -123,6 +123,12 @@ class Timesformer(Adapter):
         if self._kind == "joint_space_time":
             return self._in_time_order(parts[..., 1:])
         return _per_clip(parts[..., 1:], self.grid.n_times)
+
+    @property
+    def patch_projection(self) -> nn.Conv2d:
+        """Of patches."""
+        projection: nn.Conv2d = self.model.timesformer.embeddings.patch_embeddings.projection
+        return projection
 
     def blocks(self) -> Mapping[str, Block]:
         """Attention over space, and with divided attention that over time before it."""

@@ -92,6 +92,12 @@ class VideoMAE(Adapter):
         position: Tensor = embeddings.position_embeddings[0, 0].to(embedded)
         return embedded + position
 
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """Of tubelets."""
+        projection: nn.Conv3d = self.model.videomae.embeddings.patch_embeddings.projection
+        return projection
+
     def blocks(self) -> Mapping[str, Block]:
         """Every block's."""
         return {

@@ -28,6 +28,7 @@ class VideoPrism(PooledAdapter):
     """
 
     model_class = VideoPrismForVideoClassification
+    norm_offset = 1.0
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
@@ -61,9 +62,17 @@ class VideoPrism(PooledAdapter):
         return Column(
             start=torch.zeros_like(norm.bias),
             layers=(ColumnLayer(self.model.head, project, keeps_stream=False),),
-            norm=Norm(norm.weight, norm.bias, norm.eps, offset=1.0),
+            norm=Norm(norm.weight, norm.bias, norm.eps, self.norm_offset),
             classifier=Affine.of(self.model.classifier),
         )
+
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """Of patches."""
+        projection: nn.Conv3d = (
+            self.model.vision_model.spatial_embeddings.patch_embeddings.projection
+        )
+        return projection
 
     def blocks(self) -> Mapping[str, Block]:
         """Those of the spatial blocks, the temporal blocks and the pooler, in that order."""

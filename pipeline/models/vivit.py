@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, VivitForVideoClassification
 
 from pipeline.attribution.attention import first_row
@@ -63,6 +63,12 @@ class Vivit(Adapter):
     def tokens_on_grid(self, parts: Tensor) -> Tensor:
         """Leave out CLS; see `Adapter.tokens_on_grid`."""
         return self.grid.unfolded(parts[..., 1:])
+
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """Of tubelets."""
+        projection: nn.Conv3d = self.model.vivit.embeddings.patch_embeddings.projection
+        return projection
 
     def blocks(self) -> Mapping[str, Block]:
         """Every block's."""

@@ -68,6 +68,12 @@ class VJEPA2(PooledAdapter):
             classifier=Affine.of(self.model.classifier),
         )
 
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """Of tubelets."""
+        projection: nn.Conv3d = self.model.vjepa2.encoder.embeddings.patch_embeddings.proj
+        return projection
+
     def blocks(self) -> Mapping[str, Block]:
         """Every block's of the encoder and of the pooler, and the query's, in that order."""
         blocks = [

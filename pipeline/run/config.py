@@ -207,6 +207,12 @@ class AttributeJob(RunOptions, OneCall):
         default={}, max_length=100
     )
     """Checkpoints by the names of their runs, as `a=org/model,b=folder`; in place of `model`."""
+    serial: bool = False
+    """Compute in this process alone, without Ray: to debug, for a small run, or where Ray can't
+    start. For one call; results are the same."""
+    take_over: bool = False
+    """Go on with a run that somebody else seems to be working on, who then stops writing. For one
+    call; whoever has ended without a word is taken over without it, after a minute at most."""
 
     @model_validator(mode="after")
     def _one_way_to_name_models(self) -> Self:

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
-from transformers.utils import logging as transformers_logging
-
 from pipeline import __version__
+from pipeline.clips.reachable import find_witness
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views
 from pipeline.dataset.labels import resolve_labels
@@ -30,6 +29,7 @@ from pipeline.store.opening import (
     check_writable,
     find_store,
 )
+from pipeline.store.pending import pending_rows
 from pipeline.store.record import ModelFacts, ModelIdentity, RunIdentity, RunRecord, status_codes
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
@@ -52,6 +52,8 @@ class Plan:
     views: Views
     class_of_label: dict[str, int]
     record: RunRecord
+    witness: str | None = None
+    """Path of a clip that can be read, found before anything was started."""
 
     @property
     def layout(self) -> StoreLayout:
@@ -121,8 +123,9 @@ def plan_run(
             n_models=pool.n_models,
             store_bytes=int(config.local_object_store),
         )
-    _check_target(config, call, manifest, record.identity, checkpoint)
-    return Plan(config, call, manifest, checkpoint, views, class_of_label, record)
+    reads_clips = _check_target(config, call, manifest, record.identity, checkpoint)
+    witness = find_witness(manifest) if reads_clips else None
+    return Plan(config, call, manifest, checkpoint, views, class_of_label, record, witness)
 
 
 def _record(
@@ -146,6 +149,7 @@ def _record(
             n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
             n_layers=method.n_stored_layers(len(layers)),
             n_heads=checkpoint.n_heads if method.heads == "keep" else 0,
+            checksums=True,
             optional=("frame_time", "clip_digest", *method.optional_arrays),
         ),
         identity=RunIdentity(
@@ -185,8 +189,13 @@ def _check_target(
     manifest: Manifest,
     identity: RunIdentity,
     checkpoint: Checkpoint,
-) -> None:
-    """Refuse a target that holds another run or something else, or that can't be written."""
+) -> bool:
+    """Refuse a target that holds another run or something else, or that can't be written.
+
+    Returns
+    -------
+    Whether the run has a clip to read
+    """
     target = find_store(store_url(config.out), mode="r+")
     match target:
         case Foreign(reason):
@@ -195,11 +204,14 @@ def _check_target(
             raise StoreError(f"out: {reason}")
         case Found(store) if not call.overwrite:
             _check_store(store, call, manifest, identity)
+            adds = call.append or bool(call.statuses_to_retry)
+            return adds or pending_rows(store).n_rows > 0
         case Absent() | Unfinished() if call.append:
             raise ConfigError(f"append: there is no run in {config.out} to add to")
         case _:
             # A store that is there has the digest of weights that could be loaded.
             _check_weights(checkpoint)
+    return True
 
 
 def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunIdentity) -> None:
@@ -224,19 +236,7 @@ def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
 
 def _check_weights(checkpoint: Checkpoint) -> None:
     """Load the model once, and drop it: an actor that can't would end the run with a traceback."""
-    # Its bar and its table of what is missing would stand between the user and the one line.
-    verbosity, shows_bar = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        load_adapter(checkpoint, device="cpu")
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if shows_bar:
-            transformers_logging.enable_progress_bar()
+    load_adapter(checkpoint, device="cpu")
 
 
 def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:

@@ -122,6 +122,8 @@ class ModelPool:
     device: str
     """``cpu`` or ``cuda``."""
     n_models: int
+    may_grow: bool = False
+    """Whether the cluster may get more than it has now."""
 
 
 def model_pool(
@@ -153,7 +155,7 @@ def model_pool(
             f"n_models: {n_models} of cpus_per_model={config.cpus_per_model:g} leave none of "
             f"{cpus:g} CPUs to decode with; choose less, or a larger local_cpus"
         )
-    return ModelPool(device, n_models)
+    return ModelPool(device, n_models, may_grow)
 
 
 def check_models(config: AttributeConfig, machine: Machine) -> ModelPool:

@@ -8,12 +8,14 @@ STATISTICS_NAME = "statistics.zarr"
 """Statistics of the classes."""
 METRICS_NAME = "metrics.zarr"
 """What `jobs.evaluate` has measured."""
+LEASE_NAME = "lease.json"
+"""Who is working on the run."""
 REPORT_NAME = "report"
 """Folder of the page."""
 
 DERIVED_NAMES = (FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME)
 """What jobs leave beside the store in a run's folder."""
-RUN_NAMES = (STORE_NAME, *DERIVED_NAMES)
+RUN_NAMES = (STORE_NAME, LEASE_NAME, *DERIVED_NAMES)
 """What in a run's folder is the run's, and goes with it."""
 
 
@@ -40,3 +42,8 @@ def statistics_url(run_url: str) -> str:
 def metrics_url(run_url: str) -> str:
     """Where the metrics are in a run's folder."""
     return in_run(run_url, METRICS_NAME)
+
+
+def lease_url(run_url: str) -> str:
+    """Where the lease of a run is, see `pipeline.store.lease`."""
+    return in_run(run_url, LEASE_NAME)

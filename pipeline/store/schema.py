@@ -41,6 +41,8 @@ class StoreLayout:
     """Heads that are stored of each; 0 if they were averaged alone."""
     optional: tuple[str, ...] = ()
     """Names of the arrays that not every store has, and this one does."""
+    checksums: bool = False
+    """Whether chunks carry checksums, and each is written, also one of fill values."""
 
     @property
     def n_shards(self) -> int:

@@ -23,13 +23,12 @@ import torch
 
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
-from pipeline.execution.metrics import RunMetrics
 from pipeline.execution.passes import execute
-from pipeline.execution.stages import Stages, real_stages
 from pipeline.run.config import AttributeConfig
+from pipeline.run.job import real_stages
 from pipeline.run.plan import Plan, plan_run
-from pipeline.run.prepare import prepare
-from pipeline.run.resources import ModelPool
+from pipeline.run.steps import Stages
+from pipeline.run.tally import LocalChannel, Tally
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
 from tests.support.checkpoints import save_timesformer
@@ -76,8 +75,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
         device="cpu",
     )
     plan = plan_run(config)
-    prepare(plan)
-    stages = real_stages(plan, ModelPool("cpu", 1), RunMetrics("benchmark"))
+    stages = real_stages(plan, "cpu", LocalChannel(Tally(config.rows_per_shard)))
     decoding, model_alone = alone(plan, stages, arguments.clips_alone)
     started = time.time()
     summary = execute(plan)

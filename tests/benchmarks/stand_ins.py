@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.clips.columns import Columns
-from pipeline.execution.metrics import RunMetrics
-from pipeline.execution.stages import Stages
 from pipeline.run.plan import Plan
-from pipeline.run.resources import ModelPool
+from pipeline.run.steps import Stages
+from pipeline.run.tally import Channel
 from pipeline.status import Status
 from pipeline.store.schema import StoreLayout
 
@@ -84,7 +83,7 @@ class StandInStages:
     load_seconds: float = 0
     attribute_seconds: float = 0
 
-    def __call__(self, plan: Plan, pool: ModelPool, metrics: RunMetrics) -> Stages:
+    def __call__(self, plan: Plan, device: str, channel: Channel) -> Stages:
         return Stages(
             load=StandInLoader(plan.layout.n_frames, self.frame_pixels, self.load_seconds),
             attribute=StandInAttributor,

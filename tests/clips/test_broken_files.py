@@ -21,6 +21,7 @@ from pipeline.clips.fetch import fetch_clip
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import View, Views
 from pipeline.dataset.manifest import (
     FORMAT_VERSION,
     METADATA_KEYS,
@@ -30,8 +31,8 @@ from pipeline.dataset.manifest import (
 )
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.execution.passes import execute
-from pipeline.execution.stages import real_stages
 from pipeline.run.config import AttributeConfig
+from pipeline.run.job import real_stages
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from tests.support.checkpoints import save_timesformer
@@ -242,7 +243,7 @@ def catalogue(tmp_path_factory):
 
 def load(folder, names, preprocessing=WHOLE, **changes):
     settings = {
-        "views": ((Sampling("uniform", N_SAMPLES), preprocessing),),
+        "views": Views((View(Sampling("uniform", N_SAMPLES), preprocessing),)),
         "input_size": WHOLE.crop,
     }
     loader = ClipLoader(root=str(folder), class_of_label={}, **(settings | changes))

@@ -151,7 +151,7 @@ def test_a_view_that_takes_the_child_down_costs_no_other_view(decoder):
     assert not frames[1].any()
 
 
-@pytest.mark.parametrize("what", ["exit", "segfault", "raise", "allocate 4000000000"])
+@pytest.mark.parametrize("what", ["exit", "segfault", "half", "raise", "allocate 4000000000"])
 def test_what_takes_the_child_down_is_tried_again_and_then_crashed(decoder, mp4, what, caplog):
     decoded(decoder, mp4)
     with caplog.at_level(logging.WARNING):
@@ -160,7 +160,8 @@ def test_what_takes_the_child_down_is_tried_again_and_then_crashed(decoder, mp4,
         Status.CRASHED,
         "the decoder took its process down in each of 3 tries",
     )
-    code = {"exit": 3, "segfault": -signal.SIGSEGV}.get(what, 1)
+    codes = {"exit": 3, "segfault": -signal.SIGSEGV, "half": -signal.SIGKILL}
+    code = codes.get(what, 1)
     assert caplog.messages == [
         f"the decoder ended with code {code} in try {attempt} of {N_TRIES}"
         for attempt in range(1, N_TRIES + 1)

@@ -13,24 +13,18 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-import pipeline.execution.passes
 from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError
 from pipeline.execution.passes import execute
-from pipeline.execution.sink import ShardSink
-from pipeline.execution.stages import Stages
 from pipeline.run.config import AttributeConfig
 from pipeline.run.plan import plan_run
 from pipeline.run.resources import (
     FRAMES_SHARE,
-    MIN_TASKS,
-    TASK_BYTES,
     Machine,
-    check_columns,
-    clips_per_task,
 )
+from pipeline.run.steps import Stages
 from pipeline.store.opening import open_store
-from pipeline.store.schema import StoreLayout
+from pipeline.store.shards import write_shard
 from tests.benchmarks.orchestration import write_stand_in_manifest
 from tests.benchmarks.stand_ins import StandInAttributor, StandInLoader
 from tests.support.checkpoints import save_timesformer
@@ -43,50 +37,7 @@ BATCH_SIZE = 4
 CLIP_BYTES = 8 * 224 * 224 * 3
 
 
-def config_of(**changes):
-    return AttributeConfig(manifest="m", model="m", out="o", **changes)
-
-
-def test_a_task_has_the_clips_that_give_its_bytes_in_whole_batches_and_equal_parts():
-    def clips(config, **changes):
-        usual = {"clip_bytes": CLIP_BYTES, "cpus": 8, "n_models": 1, "store_bytes": 10**10}
-        return clips_per_task(config, **(usual | changes))
-
-    # 32 MB are 26 clips, so 24 in whole batches; a shard is 10 x 24 + 16.
-    assert clips(config_of()) == 24
-    # 250 MB for 8 CPUs and 2 tasks at the model: 25 MB are 20 clips, so 16.
-    assert clips(config_of(), store_bytes=10**9) == 16
-    # 144 clips of 221 kB would be 32 MB; two tasks of 128 make a shard.
-    assert clips(config_of(), clip_bytes=8 * 96 * 96 * 3) == 128
-    # Never more than a shard, nor less than a batch.
-    assert clips(config_of(rows_per_shard=16)) == 16
-    assert clips(config_of(batch_size=64)) == 64
-
-
-@pytest.mark.parametrize("clip_bytes", [1, 50_000, CLIP_BYTES, 5_000_000])
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 32])
-@pytest.mark.parametrize("shard_batches", [1, 7, 32])
-@pytest.mark.parametrize("store_bytes", [10**9, 10**11])
-def test_tasks_are_whole_batches_of_a_shard_and_fit_the_store(
-    clip_bytes, batch_size, shard_batches, store_bytes
-):
-    config = config_of(batch_size=batch_size, rows_per_shard=batch_size * shard_batches)
-    try:
-        n_clips = clips_per_task(
-            config, clip_bytes=clip_bytes, cpus=4, n_models=2, store_bytes=store_bytes
-        )
-    except ConfigError:
-        assert MIN_TASKS * batch_size * clip_bytes > FRAMES_SHARE * store_bytes
-        return
-    assert n_clips % batch_size == 0
-    assert batch_size <= n_clips <= config.rows_per_shard
-    assert n_clips == batch_size or n_clips * clip_bytes <= TASK_BYTES
-    assert MIN_TASKS * n_clips * clip_bytes <= FRAMES_SHARE * store_bytes
-
-
-def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(
-    tmp_path,
-):
+def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(tmp_path):
     write_stand_in_manifest(tmp_path / "m.parquet", 3)
     model = save_timesformer(tmp_path / "model", image_size=224, patch_size=32, num_frames=8)
     config = AttributeConfig(
@@ -103,17 +54,6 @@ def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_ma
     with pytest.raises(ConfigError, match=refused):
         plan_run(config, machine=Machine(cpus=2, gpus=0))
     assert not (tmp_path / "run").exists()
-
-
-def test_heads_that_no_object_store_would_hold_are_refused_with_what_would_fit():
-    # All layers and heads of ViViT-B.
-    layout = StoreLayout(10**6, 256, 32, 16, 14, 14, n_ranks=5, n_layers=12, n_heads=12)
-    assert 0.9e6 < layout.row_bytes < 1.1e6
-    given = {"row_bytes": layout.row_bytes, "n_models": 1}
-    with pytest.raises(ConfigError, match=r"rows_per_shard: 5 shards of 256 rows .* of 50 at most"):
-        check_columns(config_of(), store_bytes=10**9, **given)
-    check_columns(config_of(rows_per_shard=48), store_bytes=10**9, **given)
-    check_columns(config_of(), store_bytes=10**10, **given)
 
 
 @dataclass(frozen=True)
@@ -178,18 +118,20 @@ class CountedStandInAttributor(StandInAttributor):
         return columns
 
 
-class StallingSink(ShardSink):
+@dataclass(frozen=True)
+class StallingWrite:
     """A store that stalls: takes no shard until so many tasks were explained."""
 
     counts: Counts
     wait_for_explained: int
 
-    def write(self, blocks, ctx) -> None:
-        blocks = list(blocks)
+    def __call__(self, group, columns, rows):
         self.counts.wait_for("explained", self.wait_for_explained)
-        super().write(blocks, ctx)
-        for block in blocks:
-            self.counts.add("written", block["row"][0].as_py())
+        written = write_shard(group, columns, rows)
+        # A task is a batch.
+        for row in rows[::BATCH_SIZE].tolist():
+            self.counts.add("written", row)
+        return written
 
 
 def object_store():
@@ -209,7 +151,7 @@ def inputs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("slowest", ["model", "decoding", "store"])
 def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
-    slowest, inputs, local_ray, tmp_path, monkeypatch
+    slowest, inputs, local_ray, tmp_path
 ):
     config = AttributeConfig(
         **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1
@@ -228,7 +170,7 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
     assert 2 * FRAMES_SHARE * store_bytes < N_ROWS * CLIP_BYTES
     before = object_store()
 
-    def stages_of(plan, pool, metrics):
+    def stages_of(plan, device, channel):
         return Stages(
             load=CountedStandInLoader(counts, seconds=0.5 if slowest == "decoding" else 0),
             attribute=CountedStandInAttributor,
@@ -238,15 +180,9 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
                 "wait_for_loaded": most_frames if slowest == "model" else 0,
             },
             attribute_bytes=500_000_000,
+            write=StallingWrite(counts, most_columns if slowest == "store" else 0),
         )
 
-    def sink(*arguments):
-        made = StallingSink(*arguments)
-        made.counts = counts
-        made.wait_for_explained = most_columns if slowest == "store" else 0
-        return made
-
-    monkeypatch.setattr(pipeline.execution.passes, "ShardSink", sink)
     summary = execute(plan, stages_of=stages_of)
 
     assert summary.n_pending == 0
@@ -267,4 +203,4 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
 
 def plan_rows(plan):
     """Rows that have their commit mark."""
-    return np.flatnonzero(open_store(plan.store_url)["status"][:])
+    return np.flatnonzero(open_store(plan.store_url).array("status")[:])

@@ -113,5 +113,5 @@ def test_each_shard_that_is_committed_is_a_record_of_its_workers_log(run):
     assert by_shard[2]["ok"] == 2
     for record in records:
         assert record["level"] == "INFO"
-        assert record["logger"] == "pipeline.execution.sink"
+        assert record["logger"] == "pipeline.run.steps"
         assert record["seconds"] >= 0

@@ -6,15 +6,9 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 import xarray as xr
 
 from pipeline.attribution.method import Method
-from pipeline.dataset.labels import resolve_labels
-from pipeline.dataset.manifest import read_manifest
-from pipeline.errors import ManifestError
-from pipeline.execution.counter import Progress, count_shard, shown_progress
-from pipeline.execution.metrics import RunMetrics
 from pipeline.execution.passes import execute
 from pipeline.models.checkpoint import read_checkpoint
 from pipeline.status import Status
@@ -26,10 +20,7 @@ from tests.support.runs import (
     plain_columns,
     prepared,
     stored_columns,
-    write_inputs,
 )
-
-METRICS = RunMetrics("test")
 
 
 def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one_thread):
@@ -156,48 +147,3 @@ def test_a_finished_run_does_nothing_when_it_is_run_again(finished_run):
     assert summary.n_pending == 0
     assert summary.failed_fraction == 5 / 14
     assert objects(finished_run.out) == before
-
-
-def test_the_bar_goes_on_from_what_an_earlier_run_did(local_ray, capsys):
-    with shown_progress(METRICS, 20, 8) as progress:
-        count_shard(progress, 8, {"ok": 3, "missing": 1}, 100)
-        count_shard(progress, 12, {"ok": 2, "missing": 1, "empty": 1}, 100)
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert "16/20" in last
-    assert "failed=3" in last
-
-
-def test_a_shard_that_is_committed_twice_is_counted_once():
-    progress = Progress(METRICS, 8)
-    for _ in range(2):
-        progress.add(4, {"ok": 3, "missing": 1}, 100)
-    progress.add(0, {"ok": 4}, 100)
-    assert progress.counts() == (8, 1)
-
-
-def test_a_count_that_is_lost_fails_neither_the_writers_nor_the_driver(local_ray, capsys):
-    with shown_progress(METRICS, 4, 0) as progress:
-        ray.kill(progress)
-        count_shard(progress, 0, {"ok": 4}, 100)
-    assert "0/4" in capsys.readouterr().err
-
-
-def labels_of(tmp_path, *labels):
-    """Resolve the labels of a manifest that has one clip of each, in turn."""
-    inputs = write_inputs(tmp_path, 1)
-    table = pq.read_table(inputs.manifest)
-    rows = [table.to_pylist()[0] | {"label": label} for label in labels]
-    pq.write_table(type(table).from_pylist(rows, table.schema), inputs.manifest)
-    names = read_checkpoint(inputs.model).class_names
-    return resolve_labels(read_manifest(inputs.manifest), class_names=names, model=inputs.model)
-
-
-def test_a_label_is_a_class_name_in_any_case_or_an_index(tmp_path):
-    labels = ("waving", "Sailing", "KNITTING", "4", None, "waving")
-    assert labels_of(tmp_path, *labels) == {"waving": 3, "Sailing": 2, "KNITTING": 1, "4": 4}
-
-
-@pytest.mark.parametrize("label", ["wave", "5", "-1", "", "1.0"])
-def test_a_label_that_is_no_class_is_named_with_its_row(tmp_path, label):
-    with pytest.raises(ManifestError, match=f"label {label!r} in row 1 .*5 \\(juggling, "):
-        labels_of(tmp_path, "waving", label)

@@ -5,19 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import TimesformerModel
 
-from jobs.attribute import attribute
-from jobs.cli import run_job
 from pipeline.dataset.manifest import read_manifest
-from pipeline.run.config import AttributeJob
 from tests.support.checkpoints import CLASS_NAMES, make_timesformer
-from tests.support.runs import objects, prepared, write_inputs
+from tests.support.runs import objects, prepared, run_attribute, write_inputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,19 +23,14 @@ def inputs(tmp_path):
     return write_inputs(tmp_path, 2)
 
 
-def run(argv, execute=None):
-    job = partial(attribute, execute=execute)
-    return run_job(AttributeJob, job, verb="attribute", argv=argv)
-
-
 def refused(capsys, argv):
     """The one line of a job that is refused before the step that starts Ray."""
 
-    def execute(plan):
+    def execute(plan, lease):
         raise AssertionError("the run was started")
 
     capsys.readouterr()
-    assert run(argv, execute) == 2
+    assert run_attribute(argv, execute) == 2
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
     assert stderr.startswith("attribute: error: ")
@@ -241,7 +232,7 @@ def test_what_a_config_says_of_its_saving_and_training_does_not_make_another_mod
 def test_the_exit_code_says_whether_too_many_clips_failed(capsys, finished_run, flags, exit_code):
     assert finished_run.exit_code == 1
     # Finished, it computes nothing: the share that may fail is no part of what a run is.
-    assert run(finished_run.inputs.flags(finished_run.out, *flags)) == exit_code
+    assert run_attribute(finished_run.inputs.flags(finished_run.out, *flags)) == exit_code
     stdout, stderr = capsys.readouterr()
     assert "14 clips: 9 ok" in stdout
     assert f"failures in {finished_run.out}/failures.parquet" in stdout

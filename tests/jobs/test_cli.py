@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from jobs.cli import flags_carried_out, parse, run_job, writing
 from pipeline.attribution.method import Method
-from pipeline.errors import ConfigError, ManifestError, StorageError
+from pipeline.errors import ConfigError, ManifestError, StorageError, StoreGoneError
 from pipeline.run.config import AttributeConfig, AttributeJob, SamplingConfig
 
 REQUIRED = ("--manifest=clips.parquet", "--model=small", "--out=run")
@@ -21,9 +21,9 @@ def parsed(*argv):
     return config
 
 
-def run(capsys, *argv, job=lambda config: 0):
+def run(capsys, *argv, job=lambda config: 0, keeps=True):
     """Exit code, stdout and stderr of a job."""
-    exit_code = run_job(AttributeJob, job, verb="attribute", argv=argv)
+    exit_code = run_job(AttributeJob, job, verb="attribute", keeps=keeps, argv=argv)
     return exit_code, *capsys.readouterr()
 
 
@@ -263,9 +263,6 @@ def test_a_terminated_job_says_so_in_one_line_and_stops_what_it_started(capsys):
 
 
 def test_an_interrupted_job_says_so_in_one_line(capsys):
-    def interrupted(config):
-        raise KeyboardInterrupt
-
     exit_code, _, stderr = run(capsys, *REQUIRED, job=interrupted)
     assert exit_code == 130
     assert stderr == "attribute: interrupted; what was finished is kept\n"
@@ -297,3 +294,27 @@ def test_a_storage_that_stays_away_ends_with_the_command_that_goes_on(capsys, jo
     assert (exit_code, stdout) == (1, "")
     said = f"s3://bucket/x: stays away; what was finished is kept, and {command} goes on"
     assert stderr == f"attribute: error: {said}\n"
+
+
+def interrupted(config):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (interrupted, "interrupted"),
+        (away, "error: s3://bucket/x: stays away; the same command may succeed later"),
+    ],
+)
+def test_a_job_that_keeps_nothing_does_not_say_that_it_does(capsys, job, said):
+    assert run(capsys, *REQUIRED, job=job, keeps=False)[2] == f"attribute: {said}\n"
+
+
+def test_of_a_store_that_was_deleted_nothing_is_said_to_be_kept(capsys):
+    def gone(config):
+        with flags_carried_out(config):
+            raise StoreGoneError("run/attributions.zarr was deleted while the run went on")
+
+    said = "nothing of the run is left, and the same command without --overwrite starts it over\n"
+    assert run(capsys, *REQUIRED, "--overwrite", job=gone)[2].endswith(said)

@@ -1,17 +1,14 @@
 """`--overwrite`: what it deletes, when it does, and what it leaves."""
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 import pytest
 import zarr
 
 from analysis.page.report import REPORT_NAME
-from jobs.attribute import attribute
-from jobs.cli import run_job
 from pipeline.errors import StorageError, StoreError
-from pipeline.run.config import AttributeJob
+from pipeline.run.resources import Machine
 from pipeline.store.discard import discard_run
 from pipeline.store.opening import Unfinished, find_store, open_store
 from pipeline.store.pending import pending_rows
@@ -22,7 +19,7 @@ from pipeline.store.run_folder import (
     metrics_url,
     store_url,
 )
-from tests.support.runs import objects, prepared, tree
+from tests.support.runs import objects, prepared, run_attribute, tree
 
 
 @pytest.fixture
@@ -69,13 +66,14 @@ def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finis
         ["--n-models=64", "--cpus-per-model=64"],
     ],
 )
-def test_nothing_is_deleted_when_something_else_is_wrong(
-    finished_run, out, flags, monkeypatch, capsys
-):
-    monkeypatch.setattr("pipeline.execution.cluster._starts_ray", lambda: True)
+def test_nothing_is_deleted_when_something_else_is_wrong(finished_run, out, flags, capsys):
+    def execute(plan, lease):
+        raise AssertionError("the run was started")
+
+    machine = Machine(cpus=2, gpus=0)
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--overwrite", *flags)
-    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
+    assert run_attribute(argv, execute, machine) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert tree(out) == before
 
@@ -88,7 +86,7 @@ def test_weights_that_are_damaged_are_found_before_anything_is_deleted(
     weights.write_bytes(weights.read_bytes()[:-1000])
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--overwrite", f"--model={model}")
-    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
+    assert run_attribute(argv) == 2
     assert tree(out) == before
 
 
@@ -102,16 +100,14 @@ def foreign_folder(store):
 
 
 @pytest.mark.parametrize("make", [foreign_group, foreign_folder])
-def test_what_is_not_a_store_of_this_product_is_refused(
-    finished_run, tmp_path, monkeypatch, capsys, make
-):
+def test_what_is_not_a_store_of_this_product_is_refused(finished_run, tmp_path, capsys, make):
     out = tmp_path / "run"
     make(out / "attributions.zarr")
     (out / "report").mkdir()
     (out / "report" / "index.html").write_text("mine")
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--overwrite")
-    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
+    assert run_attribute(argv) == 2
     assert f"out: {out}/attributions.zarr is" in capsys.readouterr().err
     assert tree(out) == before
 
@@ -148,7 +144,7 @@ def test_where_nothing_is_a_run_is_begun(finished_run, tmp_path):
 def test_without_it_a_refusal_names_it(finished_run, out, capsys):
     before = tree(out)
     argv = finished_run.inputs.flags(out, "--batch-size=1")
-    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
+    assert run_attribute(argv) == 2
     stderr = capsys.readouterr().err
     assert "batch_size is 2 there and 1 here" in stderr
     assert "--overwrite" in stderr
@@ -158,12 +154,11 @@ def test_without_it_a_refusal_names_it(finished_run, out, capsys):
 def test_a_storage_that_stays_away_midway_does_not_lead_to_it_being_given_again(
     finished_run, out, capsys
 ):
-    def execute(plan):
+    def execute(plan, lease):
         raise StorageError(f"{plan.store_url}: stays away")
 
     argv = finished_run.inputs.flags(out, "--overwrite")
-    job = partial(attribute, execute=execute)
-    assert run_job(AttributeJob, job, verb="attribute", argv=argv) == 1
+    assert run_attribute(argv, execute) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.endswith("and the same command without --overwrite goes on")
 
@@ -172,6 +167,6 @@ def test_a_file_that_a_cluster_reads_again_can_not_have_it(finished_run, out, tm
     before = tree(out)
     (tmp_path / "run.yaml").write_text("overwrite: true\n")
     argv = finished_run.inputs.flags(out, f"--config={tmp_path / 'run.yaml'}")
-    assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 2
+    assert run_attribute(argv) == 2
     assert "overwrite, which is for one call: give it as a flag" in capsys.readouterr().err
     assert tree(out) == before

@@ -8,6 +8,7 @@ from pipeline.store.run_folder import (
     RUN_NAMES,
     failures_url,
     in_run,
+    lease_url,
     metrics_url,
     statistics_url,
     store_url,
@@ -23,6 +24,7 @@ from pipeline.store.run_folder import (
         (failures_url, "failures.parquet"),
         (statistics_url, "statistics.zarr"),
         (metrics_url, "metrics.zarr"),
+        (lease_url, "lease.json"),
         (lambda run_url: in_run(run_url, "report"), "report"),
     ],
 )
@@ -34,4 +36,4 @@ def test_what_a_run_leaves_lies_in_its_folder(run_url, url_of, name):
 def test_every_name_of_the_module_goes_with_the_run():
     names = {value for key, value in vars(run_folder).items() if key.endswith("_NAME")}
     assert names == set(RUN_NAMES)
-    assert set(RUN_NAMES) - set(DERIVED_NAMES) == {"attributions.zarr"}
+    assert set(RUN_NAMES) - set(DERIVED_NAMES) == {"attributions.zarr", "lease.json"}

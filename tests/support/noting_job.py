@@ -12,14 +12,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pipeline.execution.passes
-from jobs.attribute import attribute
-from jobs.cli import run_job
 from pipeline.execution.passes import execute
-from pipeline.execution.sink import ShardSink
-from pipeline.execution.stages import real_stages
 from pipeline.models.attributor import Attributor
-from pipeline.run.config import AttributeJob
+from pipeline.run.job import real_stages
+from pipeline.store.shards import write_shard
+from tests.support.runs import run_attribute
 
 NOTES = "STAA_TEST_NOTES"
 """Environment variable: folder of the files of notes."""
@@ -71,26 +68,25 @@ class NotingAttributor(Attributor):
         return super().__call__(batch)
 
 
-class SlowSink(ShardSink):
-    """Takes its time on both sides of the commit."""
+def write_slowly(group, columns, rows):
+    """Take time on both sides of the commit."""
+    time.sleep(STEP_S)
+    written = write_shard(group, columns, rows)
+    time.sleep(STEP_S)
+    return written
 
-    def write(self, blocks, ctx):
-        time.sleep(STEP_S)
-        super().write(blocks, ctx)
-        time.sleep(STEP_S)
 
-
-def noting_stages(folder, plan, pool, metrics):
-    stages = real_stages(plan, pool, metrics)
+def noting_stages(folder, plan, device, channel):
+    stages = real_stages(plan, device, channel)
     return replace(
         stages,
         load=NotingLoader(stages.load, folder),
         attribute=NotingAttributor,
         attribute_arguments={**stages.attribute_arguments, "folder": folder},
+        write=write_slowly,
     )
 
 
 if __name__ == "__main__":
-    pipeline.execution.passes.ShardSink = SlowSink
-    noting = partial(execute, stages_of=partial(noting_stages, os.environ[NOTES]))
-    sys.exit(run_job(AttributeJob, partial(attribute, execute=noting), verb="attribute"))
+    stages_of = partial(noting_stages, os.environ[NOTES])
+    sys.exit(run_attribute(sys.argv[1:], partial(execute, stages_of=stages_of)))

@@ -1,23 +1,29 @@
 """Small runs for tests: clips, a manifest and a model on disk, and what must come of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.attribute import Place, attribute
+from jobs.cli import run_job
 from pipeline.clips.loader import ClipLoader
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
 from pipeline.models.attributor import Attributor
-from pipeline.run.config import AttributeConfig, OneCall
+from pipeline.run.config import AttributeConfig, AttributeJob, OneCall
 from pipeline.run.plan import Plan, plan_run
 from pipeline.run.prepare import prepare
+from pipeline.run.resources import Machine
+from pipeline.store.lease import Lease
 from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, read_status
 from pipeline.store.run_folder import store_url
+from pipeline.store.state import RunSummary
 from tests.support.checkpoints import CLASS_NAMES, save_timesformer
 from tests.support.clips import write_mp4
 
@@ -128,6 +134,17 @@ def write_inputs(
         DAMAGES[status](clips / names[row])
     model = save_timesformer(folder / "model")
     return Inputs(manifest, str(model), tuple(Path(name).stem for name in names), tuple(labels))
+
+
+def run_attribute(
+    argv: Sequence[str],
+    execute: Callable[[Plan, Lease], RunSummary] | None = None,
+    machine: Machine | None = None,
+) -> int:
+    """Run `jobs.attribute` in this process, if need be with another way to carry out its plans."""
+    place_of = None if execute is None else (lambda job: Place(lambda config: machine, execute))
+    job = partial(attribute, place_of=place_of)
+    return run_job(AttributeJob, job, verb="attribute", keeps=True, argv=argv)
 
 
 def plain_columns(plan: Plan) -> Columns:

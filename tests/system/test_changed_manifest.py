@@ -11,18 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.execution.passes
-from jobs.attribute import attribute
-from jobs.cli import run_job
 from pipeline.dataset.manifest import write_manifest
 from pipeline.execution.passes import execute
-from pipeline.execution.source import _group
-from pipeline.execution.stages import real_stages
-from pipeline.run.config import AttributeJob
+from pipeline.run.job import Limits, real_stages
+from pipeline.run.steps import _row_group
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from pipeline.store.pending import reset_rows
-from tests.support.runs import assert_same_columns, pending_shards, prepared, stored_columns
+from tests.support.runs import (
+    assert_same_columns,
+    pending_shards,
+    prepared,
+    run_attribute,
+    stored_columns,
+)
 
 CHANGED = "manifest {url} was changed while the run was going on: put the file back"
 
@@ -51,7 +53,7 @@ class ManifestWrittenAnew:
 
     def __call__(self, rows):
         # As in a worker that reads rows for the first time.
-        _group.cache_clear()
+        _row_group.cache_clear()
         if 0 in rows["row"]:
             shutil.copy(self.other, self.manifest)
         return self.load(rows)
@@ -59,11 +61,11 @@ class ManifestWrittenAnew:
 
 def run(inputs, out, manifest, execute=None):
     flags = inputs.flags(out, f"--manifest={manifest}", "--max-failed-fraction=1")
-    return run_job(AttributeJob, partial(attribute, execute=execute), verb="attribute", argv=flags)
+    return run_attribute(flags, execute)
 
 
 def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_back(
-    finished_run, manifest, other, tmp_path, monkeypatch, capsys
+    finished_run, manifest, other, tmp_path, capsys
 ):
     out, kept = tmp_path / "run", tmp_path / "kept.parquet"
     shutil.copy(manifest, kept)
@@ -72,11 +74,9 @@ def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_ba
         stages = real_stages(*arguments)
         return replace(stages, load=ManifestWrittenAnew(stages.load, manifest, other))
 
-    with monkeypatch.context() as patch:
-        # A shard a pass: what the second reads is read after all of the first was loaded.
-        patch.setattr(pipeline.execution.passes, "_BATCHES_PER_PASS", 2)
-        disturbed = partial(execute, stages_of=stages_of)
-        assert run(finished_run.inputs, out, manifest, disturbed) == 1
+    # A shard a pass: what the second reads is read after all of the first was loaded.
+    shard_by_shard = partial(execute, stages_of=stages_of, limits=Limits(batches_per_pass=2))
+    assert run(finished_run.inputs, out, manifest, shard_by_shard) == 1
     stderr = capsys.readouterr().err
     changed = re.escape(CHANGED.format(url=manifest))
     assert re.search(f"^.* 3 of 3 shards are left: .*{changed}.*$", stderr, re.MULTILINE)
@@ -107,7 +107,7 @@ def test_a_manifest_that_is_lost_when_the_run_ends_is_no_bad_usage(
     (out / "failures.parquet").unlink()
     kept = stored_columns(out)
 
-    def execute_without(plan):
+    def execute_without(plan, lease):
         if what == "changed":
             other.replace(manifest)
         elif what == "gone":

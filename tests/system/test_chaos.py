@@ -1,7 +1,8 @@
 """Processes of a run are killed at random moments: what must be computed again, and what is stored.
 
-A seed draws the moment: so many shards were committed, and a little later. Each kind of process
-gets some of the seeds; which one of its kind is killed is drawn, too.
+A seed draws the moment: so many shards were committed, and a little later; and which process of a
+kind is killed. Seeds are drawn from the date (UTC), so that each day tries other moments. A trial
+prints its seed, and ``STAA_CHAOS_SEED`` repeats it.
 """
 
 import os
@@ -13,25 +14,27 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.execution.passes
-from jobs.attribute import attribute
-from jobs.cli import run_job
 from pipeline.execution.passes import execute
-from pipeline.execution.sink import ShardSink
-from pipeline.execution.stages import real_stages
 from pipeline.models.attributor import Attributor
-from pipeline.run.config import AttributeJob
+from pipeline.run.job import Limits, real_stages
+from pipeline.store.shards import write_shard
 from tests.support.noting_job import NOTES, note, noted, told_commits
 from tests.support.processes import HANG_S, command_of, kill_as, processes_of, wait_until
-from tests.support.runs import assert_same_columns, objects, prepared, stored_columns, write_inputs
-
-pytestmark = pytest.mark.slow
+from tests.support.runs import (
+    assert_same_columns,
+    objects,
+    prepared,
+    run_attribute,
+    stored_columns,
+    write_inputs,
+)
 
 ROOT = Path(__file__).parents[2]
 N_CLIPS = 96
@@ -83,11 +86,25 @@ VICTIMS = {
     "decoder": Victim("-m pipeline.clips.decoder_process"),
     "model": Victim("ray::MapWorker", explained_again=CLIPS_PER_TASK),
     "writer": Victim("ray::Write", untold=1),
-    "progress": Victim("ray::Progress"),
+    "progress": Victim("ray::TallyActor"),
     "raylet": Victim("raylet/raylet", untold=N_WRITERS, ends_run=True),
     "driver": Victim("-m tests.support.noting_job", untold=N_WRITERS, ends_run=True),
 }
-SEEDS = range(20)
+N_TRIALS = 3
+"""Of each kind of process; the first of them doesn't count as slow."""
+TRIALS = [
+    pytest.param(kind, trial, marks=[pytest.mark.slow] if trial else [])
+    for trial in range(N_TRIALS)
+    for kind in VICTIMS
+]
+
+
+def seed_of(kind, trial):
+    """Seed of a trial: another one on each day, for each kind and for each of its trials."""
+    if given := os.environ.get("STAA_CHAOS_SEED"):
+        return int(given)
+    place = list(VICTIMS).index(kind) * N_TRIALS + trial
+    return datetime.now(UTC).date().toordinal() * len(TRIALS) + place
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +172,15 @@ class Trial:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_killed_process_costs_at_most_what_was_in_flight(seed, undisturbed, ray_folder, tmp_path):
+@pytest.mark.parametrize(("kind", "trial"), TRIALS)
+def test_a_killed_process_costs_at_most_what_was_in_flight(
+    kind, trial, undisturbed, ray_folder, tmp_path
+):
     inputs, expected = undisturbed
-    kind = list(VICTIMS)[seed % len(VICTIMS)]
-    victim = VICTIMS[kind]
+    victim, seed = VICTIMS[kind], seed_of(kind, trial)
     chance = random.Random(seed)
     n_committed, delay_s = chance.randint(0, victim.latest), chance.uniform(0, 0.1)
-    print(f"seed {seed}: a {kind} is killed {delay_s:.3f} s after {n_committed} shards")
+    print(f"STAA_CHAOS_SEED={seed}: a {kind} dies {delay_s:.3f} s after {n_committed} shards")
     trial = Trial(tmp_path / "run", tmp_path / "notes", ray_folder)
     trial.notes.mkdir()
 
@@ -298,22 +316,24 @@ class DeadWhenIdle(Attributor):
         threading.Thread(target=death, daemon=True).start()
 
 
-class DeadlySink(ShardSink):
+@dataclass(frozen=True)
+class DeadlyWrite:
     death: Death
 
-    def write(self, blocks, ctx):
-        blocks = list(blocks)
-        if any(DEADLY_ROW in block["row"].to_pylist() for block in blocks):
+    def __call__(self, group, columns, rows):
+        if DEADLY_ROW in rows:
             self.death()
-        super().write(blocks, ctx)
+        return write_shard(group, columns, rows)
 
 
 LOADERS = {"loading": DeadlyLoader, "model": PatientLoader, "idle model": LateLoader}
 MODELS = {"model": DeadlyAttributor, "starting model": DeadOnStart, "idle model": DeadWhenIdle}
 
 
-def deadly_stages(what, death, plan, pool, metrics):
-    stages = real_stages(plan, pool, metrics)
+def deadly_stages(what, death, plan, device, channel):
+    stages = real_stages(plan, device, channel)
+    if what == "writing":
+        stages = replace(stages, write=DeadlyWrite(death))
     if what in LOADERS:
         stages = replace(stages, load=LOADERS[what](stages.load, death))
     if what in MODELS:
@@ -322,6 +342,7 @@ def deadly_stages(what, death, plan, pool, metrics):
     return stages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "done"),
     [
@@ -333,24 +354,13 @@ def deadly_stages(what, death, plan, pool, metrics):
         ("writing", {0, 2, 3}),
     ],
 )
-def test_a_process_that_dies_each_time_ends_the_run(
-    finished_run, tmp_path, monkeypatch, capsys, what, done
-):
+def test_a_process_that_dies_each_time_ends_the_run(finished_run, tmp_path, capsys, what, done):
     out = tmp_path / "run"
     death = Death(tmp_path, out, frozenset(done))
 
-    def deadly_sink(*arguments):
-        sink = DeadlySink(*arguments)
-        sink.death = death
-        return sink
-
-    monkeypatch.setattr(pipeline.execution.passes, "_RETRIES", 1)
     stages_of = partial(deadly_stages, what, death)
-    job = partial(attribute, execute=partial(execute, stages_of=stages_of))
-    if what == "writing":
-        monkeypatch.setattr(pipeline.execution.passes, "ShardSink", deadly_sink)
-    argv = finished_run.inputs.flags(out)
-    assert run_job(AttributeJob, job, verb="attribute", argv=argv) == 1
+    once = partial(execute, stages_of=stages_of, limits=Limits(retries=1))
+    assert run_attribute(finished_run.inputs.flags(out), once) == 1
 
     said = capsys.readouterr().err
     print(said)

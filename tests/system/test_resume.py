@@ -12,12 +12,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from ray.exceptions import RayError
 
-import pipeline.execution.passes
 from pipeline.errors import StorageError
 from pipeline.execution.passes import execute
-from pipeline.execution.stages import real_stages
+from pipeline.run.job import real_stages
 from pipeline.status import Status
 from pipeline.store.state import read_state
 from tests.support.processes import HANG_S, kill, processes_of, wait_until
@@ -93,26 +91,6 @@ def test_a_shard_that_can_not_be_written_stays_pending_until_it_can(finished_run
     assert before.items() <= objects(out).items()
 
 
-def test_a_run_goes_on_where_a_pass_was_broken_off(finished_run, out, monkeypatch, caplog):
-    forget(out, 1)
-    forget(out, 3)
-    passes = []
-    attribute = pipeline.execution.passes._attribute
-
-    def broken_off_once(plan, pending, shards, *others):
-        passes.append(shards.tolist())
-        attribute(plan, pending, shards[:1], *others)
-        if len(passes) == 1:
-            raise RayError("the storage\nwas away")
-
-    monkeypatch.setattr(pipeline.execution.passes, "_attribute", broken_off_once)
-    summary = execute(prepared(finished_run.inputs.config(out)))
-    assert passes == [[1, 3], [3]]
-    assert summary.n_pending == 0
-    assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
-    assert "1 of 2 shards are left: was away" in caplog.text
-
-
 @dataclass(frozen=True)
 class ClipsThatStayAway:
     """Loads clips, but for some that a storage fails for as long as it is tried."""
@@ -145,41 +123,6 @@ def test_clips_that_their_storage_always_fails_for_hold_up_their_shards_alone(
     assert re.search(f"rows {first} to .: clips/five.mp4: its storage fails for it\n", caplog.text)
     execute(plan)
     assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
-
-
-def test_a_run_ends_if_pass_after_pass_gets_nowhere(finished_run, out, monkeypatch):
-    for shard in range(4):
-        forget(out, shard)
-    monkeypatch.setattr(pipeline.execution.passes, "_MAX_STUCK", 3)
-    passes = []
-
-    def away(plan, pending, shards, *others):
-        passes.append(shards.tolist())
-        raise RayError(f"StorageError: rows {shards[0] * 4} to {shards[0] * 4 + 3}: away")
-
-    monkeypatch.setattr(pipeline.execution.passes, "_attribute", away)
-    summary = execute(prepared(finished_run.inputs.config(out)))
-    assert passes == [[0, 1, 2, 3], [1, 2, 3], [2, 3]]
-    assert summary.n_pending == 14
-
-
-def test_a_long_run_is_carried_out_in_passes_under_one_bar(finished_run, out, monkeypatch, capsys):
-    forget(out, 0)
-    forget(out, 2)
-    passes = []
-    attribute = pipeline.execution.passes._attribute
-
-    def counted(plan, pending, shards, *others):
-        passes.append(shards.tolist())
-        attribute(plan, pending, shards, *others)
-
-    monkeypatch.setattr(pipeline.execution.passes, "_attribute", counted)
-    # A shard is two batches.
-    monkeypatch.setattr(pipeline.execution.passes, "_BATCHES_PER_PASS", 2)
-    execute(prepared(finished_run.inputs.config(out)))
-    assert passes == [[0], [2]]
-    assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
-    assert "14/14" in capsys.readouterr().err.split("\r")[-1]
 
 
 def start_job(inputs, out, ray_folder):

@@ -10,13 +10,13 @@ from jobs.attribute import attribute
 from jobs.cli import parse, run_job
 from pipeline.clips.loader import ClipLoader
 from pipeline.errors import ConfigError, StoreError
-from pipeline.execution.load_pending import LoadPending
-from pipeline.execution.metrics import RunMetrics
-from pipeline.execution.passes import execute
 from pipeline.models.attributor import Attributor
 from pipeline.run.config import AttributeJob, OneCall
 from pipeline.run.plan import plan_run
 from pipeline.run.prepare import prepare
+from pipeline.run.serial import execute_serially as execute
+from pipeline.run.steps import Load
+from pipeline.run.tally import LocalChannel, Tally
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, reset_rows
@@ -59,7 +59,7 @@ def test_overwriting_and_retrying_at_once_is_refused():
 
 
 @pytest.fixture(scope="module")
-def mended(local_ray, tmp_path_factory):
+def mended(tmp_path_factory):
     """A run with four failed clips, of which two are whole by now."""
     folder = tmp_path_factory.mktemp("mended")
     inputs = write_inputs(folder, 10, {1: "missing", 4: "empty", 5: "missing", 9: "empty"})
@@ -78,7 +78,9 @@ def copied(mended, tmp_path):
 
 def test_a_retried_run_has_the_bits_of_one_that_never_failed(mended, tmp_path, capsys, one_thread):
     inputs, out = copied(mended, tmp_path)
-    argv = inputs.flags(out, "--retry-failed=missing,empty", "--max-failed-fraction=0.5")
+    argv = inputs.flags(
+        out, "--serial", "--retry-failed=missing,empty", "--max-failed-fraction=0.5"
+    )
     assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 0
     stdout, stderr = capsys.readouterr()
     assert "attribute: retrying 4 rows: 2 missing, 2 empty\n" in stderr
@@ -109,7 +111,7 @@ def test_a_retry_that_was_cut_off_is_finished_by_a_plain_call(mended, tmp_path):
 def test_nothing_to_retry_writes_nothing(mended, tmp_path, capsys):
     inputs, out = copied(mended, tmp_path)
     before = objects(out)
-    argv = inputs.flags(out, "--retry-failed=timeout", "--max-failed-fraction=0.5")
+    argv = inputs.flags(out, "--serial", "--retry-failed=timeout", "--max-failed-fraction=0.5")
     assert run_job(AttributeJob, attribute, verb="attribute", argv=argv) == 0
     assert "attribute: retrying 0 rows\n" in capsys.readouterr().err
     assert objects(out) == before
@@ -140,7 +142,7 @@ def test_only_the_pending_rows_of_a_batch_are_loaded_and_their_bits_are_the_same
     table = plan.manifest.rows(0, 4)
     rows = {name: table[name].to_numpy() for name in table.column_names} | {"row": np.arange(4)}
     group = open_store(plan.store_url, mode="r+")
-    whole = LoadPending(loader, pending_rows(group), RunMetrics("test"))(rows)
+    whole = Load(loader, pending_rows(group), LocalChannel(Tally(4)))(rows)
     expected = attributor(whole)
     row_numbers = expected.pop("row")
     for name in ("video_id", "message"):
@@ -149,7 +151,7 @@ def test_only_the_pending_rows_of_a_batch_are_loaded_and_their_bits_are_the_same
     reset_rows(group, [Status.OK])
     group.array("status")[2] = Status.OK
     paths.clear()
-    part = LoadPending(loader, pending_rows(group), RunMetrics("test"))(rows)
+    part = Load(loader, pending_rows(group), LocalChannel(Tally(4)))(rows)
     assert paths == [rows["path"][row] for row in (0, 1, 3)]
     got = attributor(part)
     for name in ("spatial", "temporal", "top_probabilities", "probability"):

@@ -1,0 +1,128 @@
+"""The last line of a job is the product's, whatever ends its process.
+
+Ray ends a driver that has lost its cluster without a word, and so does a machine whose memory runs
+out. So the job runs in a child process, and this one, which loads next to nothing, waits. It passes
+signals on, and if the child couldn't say what happened, it does.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_SI_KERNEL = 0x80
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_BROKEN_OFF = 1
+_told: int | None = None
+"""Where the child tells what its parent can't know."""
+
+
+def with_last_word(job: Callable[[], int], *, verb: str) -> int:
+    """Run a job in a child process: its exit code, or 1 if it ended without a word.
+
+    To be called before anything starts a thread or loads much: the process is forked.
+
+    Parameters
+    ----------
+    job
+        Prints its last line itself, and returns its exit code.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        # Elsewhere than on Linux it isn't told whom a signal was for.
+        return job()
+    reading, writing = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        _be_the_child(job, writing, parent, before)
+    os.close(writing)
+    try:
+        status = _wait(child)
+        with os.fdopen(reading) as told:
+            words: dict[str, Any] = {}
+            for line in told:
+                words |= json.loads(line)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    code = os.waitstatus_to_exitcode(status)
+    # With these it ended on a signal before it was a job, see `jobs`.
+    if words.get("is_said") or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return code
+    goes_on = f"the same command {words.get('but', '')}goes on"
+    print(
+        f"{verb}: error: {_how_it_ended(code)}; what was finished is kept, and {goes_on}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return _BROKEN_OFF
+
+
+def tell_carried_out(flags: Sequence[str]) -> None:
+    """Have the last word name flags that the command is to be given without from now on."""
+    if flags:
+        _tell(but=f"without {', '.join(flags)} ")
+
+
+def _be_the_child(
+    job: Callable[[], int], writing: int, parent: int, mask: Iterable[int]
+) -> NoReturn:
+    global _told
+    _told = writing
+    code = _BROKEN_OFF
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(code)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        code = job()
+        _tell(is_said=True)
+    except SystemExit as ended:
+        # argparse, after its own last line.
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        _tell(is_said=True)
+    except BaseException:
+        # Its traceback helps whoever mends it; the last word is the parent's.
+        sys.excepthook(*sys.exc_info())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        # Threads and exit handlers of a Ray that is lost would hold it up, or say more.
+        os._exit(code)
+
+
+def _tell(**words: Any) -> None:
+    if _told is not None:
+        os.write(_told, f"{json.dumps(words)}\n".encode())
+
+
+def _wait(child: int) -> int:
+    """Pass signals on until the child has ended: its wait status."""
+    while True:
+        got = signal.sigwaitinfo({*_PASSED_ON, signal.SIGCHLD})
+        if got.si_signo == signal.SIGCHLD:
+            pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+            if pid and not os.WIFSTOPPED(status):
+                return status
+        # A terminal's signal has reached the child, too.
+        elif got.si_code != _SI_KERNEL:
+            with suppress(ProcessLookupError):
+                os.kill(child, got.si_signo)
+
+
+def _how_it_ended(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "the job's process was killed, as it is where the machine's memory is at its end"
+    if code < 0:
+        return f"the job's process was ended by {signal.Signals(-code).name}"
+    return (
+        f"the job's process ended with code {code} and without a word, as Ray ends it when its "
+        "head or this machine's part of it is gone"
+    )

@@ -1,0 +1,185 @@
+"""A planned run carried out to a complete store: what serial runs and those on Ray have in common.
+
+The stages are wired from the plan. Pending rows are computed in passes, of which each goes on where
+the last one ended or was broken off. At the end every row is accounted for.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.clips.loader import ClipLoader
+from pipeline.errors import ManifestError, StorageError, StoreError, StoreGoneError
+from pipeline.logs import fields
+from pipeline.models.attributor import Attributor
+from pipeline.run.plan import Plan
+from pipeline.run.steps import Stages
+from pipeline.run.tally import Channel, Fault
+from pipeline.store.failures import write_failures
+from pipeline.store.lease import Lease
+from pipeline.store.opening import Absent, Foreign, find_store, open_store
+from pipeline.store.pending import PendingRows, pending_rows, read_status
+from pipeline.store.state import RunSummary, summarise
+
+_LOGGER = logging.getLogger(__name__)
+
+_PROCESS_BYTES = 1_000_000_000
+"""Memory of a process that has loaded torch, with room for the frames of a batch."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a run goes on in the face of failures."""
+
+    retries: int = 3
+    """Processes in which a task is tried again when its own has died, and that a model gets in a
+    pass. Ray Data would go on for ever. With one more gone the pass is broken off."""
+    max_stuck: int = 4
+    """Passes in a row that get nowhere, and of which each but the last leaves shards out."""
+    batches_per_pass: int = 100_000
+    """Ray Data plans the tasks of a pass at once and keeps something of each, about 10 KB in the
+    driver, until the pass ends. Each pass starts the models again."""
+    stall_s: float = 300.0
+    """Time after which a run that nobody works on is ended, where nothing can join."""
+    growing_stall_s: float = 1800.0
+    """The same on a cluster, which may be waiting for machines."""
+
+
+class PassBrokenError(Exception):
+    """A pass ended before its shards were done."""
+
+    def __init__(self, reason: str, faults: tuple[Fault, ...] = ()) -> None:
+        super().__init__(str(faults[0]) if faults else reason)
+        self.faults = faults
+
+    def shards(self, rows_per_shard: int) -> NDArray[np.int64]:
+        """Shards that the pass is known to have failed on."""
+        rows = [fault.rows[0] for fault in self.faults if fault.rows is not None]
+        return np.unique(np.array(rows, np.int64) // rows_per_shard)
+
+
+RunPass = Callable[[PendingRows, NDArray[np.int64]], None]
+"""Computes the pending rows of some shards; raises `PassBrokenError`."""
+
+Carrier = Callable[[Plan, PendingRows], AbstractContextManager[RunPass]]
+"""Makes everything ready that computes rows, and gives what carries out a pass."""
+
+StagesOf = Callable[[Plan, str, Channel], Stages]
+"""Gives the stages of a plan, on a device, that tell of themselves through a channel."""
+
+
+def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
+    """Decode and attribute, as the plan says."""
+    config, checkpoint = plan.config, plan.checkpoint
+    return Stages(
+        load=ClipLoader(
+            root=plan.manifest.root,
+            views=plan.views,
+            input_size=checkpoint.geometry.input_size,
+            class_of_label=plan.class_of_label,
+            segments=plan.manifest.segments,
+            decoder=config.decoder,
+            decode_timeout_s=config.decode_timeout,
+            decode_memory_bytes=int(config.decode_memory),
+            witness=plan.witness,
+            on_clip=channel.decoded,
+        ),
+        attribute=Attributor,
+        attribute_arguments={
+            "timed": channel.timed,
+            "checkpoint": checkpoint,
+            "method": config.method,
+            "layout": plan.layout,
+            "device": device,
+            "precision": config.precision,
+            "compile_model": config.compile_model,
+            "n_threads": max(1, int(config.cpus_per_model)),
+        },
+        # For the weights, as read and as loaded.
+        attribute_bytes=_PROCESS_BYTES + 2 * checkpoint.weights_bytes,
+    )
+
+
+def carry_out(
+    plan: Plan, carrier: Carrier, limits: Limits, lease: Lease | None = None
+) -> RunSummary:
+    """Compute every row that is pending, and say what became of every row.
+
+    Parameters
+    ----------
+    lease
+        Held by the caller; whoever writes sees whether it still is.
+
+    Raises
+    ------
+    StorageError
+        If the storage or the manifest of the run isn't there any more.
+    ManifestChangedError
+        If the manifest isn't the one any more that the run was planned with.
+    LeaseLostError
+        If somebody else has taken over the run.
+    """
+    try:
+        pending = pending_rows(open_store(plan.store_url))
+        _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
+        seconds = 0.0
+        if pending.n_rows:
+            started_s = time.monotonic()
+            with carrier(plan, pending) as run_pass:
+                _in_passes(plan, pending, run_pass, limits, lease)
+            seconds = time.monotonic() - started_s
+        store = open_store(plan.store_url)
+        status = read_status(store)
+        if lease is not None:
+            lease.check()
+        write_failures(plan.config.out, store, status, plan.manifest)
+    except (StoreError, ManifestError, OSError) as error:
+        gone = f"{plan.store_url} was deleted while the run went on"
+        match find_store(plan.store_url):
+            case Absent():
+                raise StoreGoneError(gone) from error
+            case Foreign():
+                raise StoreGoneError(f"{gone}; delete what was written there since") from error
+        raise StorageError(str(error)) from error
+    summary = summarise(status, seconds=seconds)
+    counts = {code.label: count for code, count in summary.counts.items()}
+    _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
+    return summary
+
+
+def _in_passes(
+    plan: Plan, pending: PendingRows, run_pass: RunPass, limits: Limits, lease: Lease | None
+) -> None:
+    """Go on where a pass ended, or was broken off, by a storage that failed for example.
+
+    Where a pass got nowhere, the next leaves out the shards that it failed on. If
+    `Limits.max_stuck` in a row get nowhere, it isn't the shards.
+    """
+    config = plan.config
+    shards_per_pass = max(1, limits.batches_per_pass * config.batch_size // config.rows_per_shard)
+    shards, left_out = pending.shards, pending.shards[:0]
+    n_stuck = 0
+    while len(shards):
+        try:
+            run_pass(pending, shards[:shards_per_pass])
+            shards, n_stuck = shards[shards_per_pass:], 0
+        except PassBrokenError as broken:
+            left = pending_rows(open_store(plan.store_url))
+            if lease is not None:
+                lease.check()
+            remaining = np.setdiff1d(left.shards, left_out)
+            faulty = broken.shards(config.rows_per_shard)
+            n_left, n_shards = len(remaining), len(shards)
+            _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, broken)
+            n_stuck = n_stuck + 1 if n_left == n_shards else 0
+            if n_stuck and (not len(faulty) or n_stuck == limits.max_stuck):
+                _LOGGER.debug("the pass got nowhere", exc_info=broken)
+                return
+            if n_stuck:
+                left_out = np.union1d(left_out, faulty)
+            pending, shards = left, np.setdiff1d(remaining, left_out)

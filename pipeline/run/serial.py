@@ -1,0 +1,123 @@
+"""A planned run carried out in this process alone, without Ray: to debug it, or where it is small.
+
+Batches are those of a run on Ray, and so are the bits in the store.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError, StorageError
+from pipeline.models.compiler import check_compiler
+from pipeline.models.device import n_gpus
+from pipeline.run.config import AttributeConfig
+from pipeline.run.job import (
+    Limits,
+    PassBrokenError,
+    RunPass,
+    StagesOf,
+    carry_out,
+    real_stages,
+)
+from pipeline.run.plan import Plan
+from pipeline.run.steps import Explain, Load, Write, concatenated, read_rows
+from pipeline.run.tally import LocalChannel, Tally, shown_progress
+from pipeline.store.lease import Lease
+from pipeline.store.pending import PendingRows
+from pipeline.store.state import RunSummary
+
+
+def check_serial(config: AttributeConfig) -> None:
+    """Refuse what this process can't do; what it has else doesn't limit a run.
+
+    Raises
+    ------
+    ConfigError
+        If the device isn't there, or can't compile the model.
+    """
+    if config.device == "cuda" and not n_gpus():
+        raise ConfigError("device: 'cuda' was asked for, and there is no GPU")
+    if config.compile_model:
+        check_compiler(_device(config))
+
+
+def execute_serially(
+    plan: Plan,
+    lease: Lease | None = None,
+    *,
+    stages_of: StagesOf = real_stages,
+    limits: Limits | None = None,
+) -> RunSummary:
+    """Attribute every row that is pending, batch by batch, and say what became of every row.
+
+    Parameters
+    ----------
+    lease
+        As `carry_out` says.
+    stages_of
+        Gives the stages of a plan; tests bring stand-ins.
+
+    Raises
+    ------
+    StorageError, ManifestChangedError
+        As `carry_out` says. Errors of the model or of this program are raised as they are.
+    """
+    carrier = partial(_in_this_process, stages_of=stages_of, lease=lease)
+    return carry_out(plan, carrier, limits or Limits(), lease)
+
+
+@contextmanager
+def _in_this_process(
+    plan: Plan, pending: PendingRows, *, stages_of: StagesOf, lease: Lease | None
+) -> Iterator[RunPass]:
+    tally = Tally(plan.config.rows_per_shard)
+    channel = LocalChannel(tally)
+    stages = stages_of(plan, _device(plan.config), channel)
+    explain: Explain | None = None
+
+    def run_pass(pending: PendingRows, shards: NDArray[np.int64]) -> None:
+        nonlocal explain
+        # The model is loaded once.
+        explain = explain or Explain(stages, channel)
+        try:
+            write = Write(plan.store_url, plan.run, stages.write, pending, channel, lease)
+            _compute(plan, Load(stages.load, pending, channel), explain, write, shards, channel)
+        except (StorageError, OSError) as error:
+            raise PassBrokenError(str(error), tally.end_pass()) from error
+
+    with shown_progress(
+        tally.progress,
+        n_rows=plan.layout.n_rows,
+        n_done=plan.layout.n_rows - pending.n_rows,
+        log_format=plan.config.log_format,
+    ):
+        yield run_pass
+
+
+def _compute(
+    plan: Plan,
+    load: Load,
+    explain: Explain,
+    write: Write,
+    shards: NDArray[np.int64],
+    channel: LocalChannel,
+) -> None:
+    """Compute and write shards, one after the other."""
+    batch_size = plan.config.batch_size
+    for shard in shards.tolist():
+        shard_rows = plan.layout.shard_rows(shard)
+        batches = []
+        for start in range(shard_rows.start, shard_rows.stop, batch_size):
+            rows = range(start, min(start + batch_size, shard_rows.stop))
+            with channel.step("read", np.asarray(rows)):
+                table = read_rows(plan.manifest, rows, plan.views)
+            columns = {name: table[name].to_numpy() for name in table.column_names}
+            batches.append(explain(load(columns)))
+        write(concatenated(batches))
+
+
+def _device(config: AttributeConfig) -> str:
+    return config.device if config.device != "auto" else ("cuda" if n_gpus() else "cpu")

@@ -1,0 +1,310 @@
+"""A run has one owner: a small object beside its store says who is working on it.
+
+Whoever writes a run holds its lease, renews it every few seconds, and stops writing once somebody
+else's is in its place. A lease is taken over without being asked for when its holder is seen to be
+gone: its process on this host has ended, or the object hasn't changed for `EXPIRY_S`. That is seen
+by watching it, so that clocks need not agree.
+
+Where the storage can create an object on condition that there is none, one of two drivers that
+start at once gets the lease; where it can't, and when a lease is taken over, the driver whose
+object is still there after a while does.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import LeaseError, LeaseLostError, StoreError, reason_of
+from pipeline.storage.files import open_filesystem, read_bytes, write_bytes
+from pipeline.storage.retries import with_retries
+from pipeline.store.run_folder import lease_url
+
+EXPIRY_S = 60.0
+"""Time without a renewal after which a lease is taken over."""
+RENEWAL_S = 10.0
+"""Between two renewals."""
+_SETTLE_S = 2.0
+"""From writing a lease over another to looking whether it is still there."""
+_LOOK_S = 1.0
+"""Between two looks at a lease that is watched."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Times:
+    """How often a lease is renewed, and how long one that isn't is watched, s."""
+
+    expiry_s: float = EXPIRY_S
+    renewal_s: float = RENEWAL_S
+    settle_s: float = _SETTLE_S
+    look_s: float = _LOOK_S
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease."""
+
+    host: str
+    pid: int
+    machine: str
+    """The host's boot and the process's namespace: a process id means something only in these."""
+    started: str
+    """When the process started, as the system counts: process ids are given again."""
+    verb: str
+    """What it does, for example ``attribute``."""
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.verb} in process {self.pid} on {self.host}"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its process is known to have ended; False where that can't be seen from here."""
+        if not self.machine or self.machine != _machine():
+            return False
+        return _started(self.pid) != self.started
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A run's lease as it is held: enough to see, in any process, whether it still is."""
+
+    url: str
+    holder: Holder
+    token: str = field(default_factory=lambda: uuid4().hex)
+    """Tells this holding from every other."""
+
+    def check(self) -> None:
+        """Refuse to go on once the lease is somebody else's.
+
+        Raises
+        ------
+        LeaseLostError
+            Names the new holder.
+        StorageError
+            If it can't be read for as long as it is tried.
+        """
+        found = _read(self.url)
+        if found is None or found.token != self.token:
+            whom = f"was taken over by {found.holder}" if found else "is gone"
+            raise LeaseLostError(
+                f"the lease of this run, {self.url}, {whom}; nothing more is written"
+            )
+
+
+@contextmanager
+def leased(
+    run_url: str,
+    *,
+    verb: str,
+    take_over: bool = False,
+    times: Times | None = None,
+) -> Iterator[Lease]:
+    """Hold a run's lease while open.
+
+    Parameters
+    ----------
+    take_over
+        Take it over at once, whoever seems to hold it.
+
+    Raises
+    ------
+    LeaseError
+        If somebody else holds it; names them.
+    StoreError
+        If it can't be written.
+    """
+    times = times or Times()
+    lease = _acquired(lease_url(run_url), verb, take_over, times)
+    stop = threading.Event()
+    renewer = threading.Thread(target=_renew, args=(lease, stop, times), name="lease", daemon=True)
+    renewer.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        # It may be waiting for a storage that is away.
+        renewer.join(times.look_s)
+        _release(lease)
+
+
+def held_by(run_url: str) -> Holder | None:
+    """Say who holds a run's lease; None if nobody does, or a process that is known to be gone."""
+    found = _read(lease_url(run_url))
+    return None if found is None or found.holder.is_gone else found.holder
+
+
+def _acquired(url: str, verb: str, take_over: bool, times: Times) -> Lease:
+    lease = Lease(url, _this_process(verb))
+    found = _read_text(url)
+    if found is None and _created(url, _text(lease, 0)):
+        return lease
+    found = found if found is not None else _read_text(url)
+    if found is not None and not take_over:
+        _wait_until_gone(url, found, times)
+    # Whoever else saw the same has written by now, or will see this one.
+    _write(url, _text(lease, 0))
+    time.sleep(times.settle_s)
+    if (now := _parsed(url, _read_text(url))) is None or now.token != lease.token:
+        raise _refusal(url, now)
+    return lease
+
+
+def _wait_until_gone(url: str, found: str, times: Times) -> None:
+    """Return once a lease's holder is seen to be gone.
+
+    Raises
+    ------
+    LeaseError
+        If it was renewed meanwhile.
+    """
+    lease = _parsed(url, found)
+    if lease is not None and lease.holder.is_gone:
+        return
+    _LOGGER.warning(
+        "%s is held by %s; watching for %g s whether it is renewed",
+        url,
+        lease.holder if lease else "nobody that is known",
+        times.expiry_s,
+    )
+    deadline_s = time.monotonic() + times.expiry_s
+    while time.monotonic() < deadline_s:
+        time.sleep(times.look_s)
+        now = _read_text(url)
+        if now is None:
+            return
+        if now != found:
+            raise _refusal(url, _parsed(url, now))
+
+
+def _refusal(url: str, lease: Lease | None) -> LeaseError:
+    whom = lease.holder if lease else "somebody"
+    return LeaseError(
+        f"out: {whom} is working on this run, and renews its lease {url}; wait until it has ended, "
+        "or give --take-over if it can't be alive"
+    )
+
+
+def _renew(lease: Lease, stop: threading.Event, times: Times) -> None:
+    n_renewals = 0
+    while not stop.wait(times.renewal_s):
+        try:
+            lease.check()
+            n_renewals += 1
+            _write(lease.url, _text(lease, n_renewals))
+        except LeaseLostError as error:
+            # Whoever writes next sees it, too.
+            _LOGGER.warning("%s", error)
+            return
+        except Exception as error:  # The storage is away: the run will say so, or it comes back.
+            _LOGGER.warning("%s can't be renewed: %s", lease.url, reason_of(error))
+
+
+def _release(lease: Lease) -> None:
+    """Delete the lease if it is still this one's; a storage that is away leaves it to expire."""
+    with suppress(Exception):
+        lease.check()
+        filesystem, path = open_filesystem(lease.url)
+        filesystem.rm_file(path)
+
+
+def _text(lease: Lease, n_renewals: int) -> bytes:
+    values = {"token": lease.token, "holder": asdict(lease.holder), "renewals": n_renewals}
+    return json.dumps(values, indent=1).encode()
+
+
+def _read(url: str) -> Lease | None:
+    return _parsed(url, _read_text(url))
+
+
+def _read_text(url: str) -> str | None:
+    try:
+        return read_bytes(url).decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, ImportError) as error:
+        raise StoreError(f"out: can't read {url}: {reason_of(error)}") from error
+
+
+def _parsed(url: str, text: str | None) -> Lease | None:
+    """Read a lease; None if there is none, or it isn't whole."""
+    try:
+        values: dict[str, Any] = json.loads(text or "")
+        return Lease(url, Holder(**values["holder"]), token=str(values["token"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(url: str, data: bytes) -> None:
+    try:
+        write_bytes(url, data)
+    except (OSError, ValueError, ImportError) as error:
+        raise StoreError(f"out: can't write {url}: {reason_of(error)}") from error
+
+
+def _created(url: str, data: bytes) -> bool:
+    """Create the object if there is none; False if there is one, or it can't be done so."""
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        return _linked(Path(path), data)
+    try:
+        # S3, Google's and Azure's drivers write on condition then; others may not know of it.
+        with_retries(url, lambda: filesystem.pipe_file(path, data, mode="create"))
+    except FileExistsError:
+        return False
+    except (NotImplementedError, TypeError, ValueError, OSError):
+        return False
+    return True
+
+
+def _linked(path: Path, data: bytes) -> bool:
+    """Create a local file with its content, at once."""
+    partial = path.with_name(f".{uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        # On disks without links the file is written and looked at again, as on other storages.
+        os.link(partial, path)
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return True
+
+
+def _this_process(verb: str) -> Holder:
+    pid = os.getpid()
+    return Holder(socket.gethostname(), pid, _machine(), _started(pid), verb)
+
+
+def _machine() -> str:
+    """Boot and process namespace; empty where the system doesn't tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process started, in clock ticks since the boot; empty if there is none."""
+    try:
+        # The name in front, in brackets, may hold anything.
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    # A zombie has ended.
+    return "" if stat[0] == "Z" else stat[19]
