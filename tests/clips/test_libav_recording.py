@@ -202,8 +202,7 @@ def test_times_of_a_variable_rate_are_the_containers(tmp_path, suffix, seed):
     np.testing.assert_allclose(seconds, (times - times[0]) / 1000, atol=1e-3)
 
 
-@pytest.mark.parametrize("degrees", [90])
-def test_turned_pictures(tmp_path, degrees, seed):
+def test_turned_pictures(tmp_path, seed):
     path = turn_mp4(write_mp4(tmp_path / "a.mp4", FRAMES, FPS, bf="2"))
     assert_reads_as_forward(path.read_bytes(), seed)
     assert next(open_libav(path.read_bytes()).frames_at([0])).shape == (96, 64, 3)
