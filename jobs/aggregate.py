@@ -11,6 +11,7 @@ from pydantic_settings import CliPositionalArg
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError, StoreError
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -178,7 +179,7 @@ def _table(statistics: "xr.Dataset") -> str:
     frame = columns.assign(peak_time=peak.drop_vars("class_index")).to_dataframe()
     frame["peak_time"] = frame["peak_time"].astype(object).where(frame["n_clips"] > 0)
     shown = frame[frame["n_clips"] + frame["n_failed"] > 0].round({"accuracy": 3, "entropy": 3})
-    return str(shown.to_string(na_rep="-"))
+    return str(shown.rename(index=lambda name: printable(str(name))).to_string(na_rep="-"))
 
 
 if __name__ == "__main__":
