@@ -88,6 +88,8 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
     summary = place.execute(plan, lease)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
+    if summary.bounded:
+        print(f"attribute: {summary.bounded}")
     if summary.n_failed:
         print(f"attribute: failures in {failures_url(config.out)}")
     if summary.n_pending:

@@ -27,9 +27,9 @@ from pipeline.execution.sink import ShardSink
 from pipeline.execution.source import ManifestSource
 from pipeline.logs import fields
 from pipeline.run.job import (
+    Carriage,
     Limits,
     PassBrokenError,
-    RunPass,
     StagesOf,
     carry_out,
     real_stages,
@@ -37,7 +37,7 @@ from pipeline.run.job import (
 from pipeline.run.plan import Plan
 from pipeline.run.resources import ModelPool, fit_into_store
 from pipeline.run.steps import Explain, Load, Stages, Write
-from pipeline.run.tally import shown_progress
+from pipeline.run.tally import Stage, shown_progress, what_bounds
 from pipeline.store.lease import Lease
 from pipeline.store.pending import PendingRows
 from pipeline.store.schema import StoreLayout
@@ -77,7 +77,7 @@ def execute(
 @contextmanager
 def _on_ray(
     plan: Plan, pending: PendingRows, *, stages_of: StagesOf, limits: Limits, lease: Lease | None
-) -> Iterator[RunPass]:
+) -> Iterator[Carriage]:
     config, metrics = plan.config, RunMetrics(plan.run)
     with (
         connected(config) as pool,
@@ -105,7 +105,18 @@ def _on_ray(
                 check_alive()
                 raise PassBrokenError(_reason_of(error), channel.end_pass()) from error
 
-        yield run_pass
+        def what_bounded() -> str:
+            n_cpus = ray.cluster_resources().get("CPU", 1)
+            n_decoding = max(1.0, n_cpus - pool.n_models * config.cpus_per_model)
+            n_at_once: dict[Stage, float] = {
+                "decode": n_decoding,
+                "explain": pool.n_models,
+                "write": pool.n_writers,
+            }
+            progress = channel.progress()
+            return what_bounds(progress, n_at_once) if progress else ""
+
+        yield Carriage(run_pass, what_bounded)
 
 
 def _attribute(

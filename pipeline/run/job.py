@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +66,18 @@ class PassBrokenError(Exception):
 RunPass = Callable[[PendingRows, NDArray[np.int64]], None]
 """Computes the pending rows of some shards; raises `PassBrokenError`."""
 
-Carrier = Callable[[Plan, PendingRows], AbstractContextManager[RunPass]]
-"""Makes everything ready that computes rows, and gives what carries out a pass."""
+
+@dataclass(frozen=True)
+class Carriage:
+    """What computes rows, and is ready to."""
+
+    run_pass: RunPass
+    what_bounded: Callable[[], str] = lambda: ""
+    """Says on one line how fast it was, and why not faster."""
+
+
+Carrier = Callable[[Plan, PendingRows], AbstractContextManager[Carriage]]
+"""Makes everything ready that computes rows."""
 
 StagesOf = Callable[[Plan, str, Channel], Stages]
 """Gives the stages of a plan, on a device, that tell of themselves through a channel."""
@@ -124,11 +134,12 @@ def carry_out(
     try:
         pending = pending_rows(open_store(plan.store_url))
         _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
-        seconds = 0.0
+        seconds, bounded = 0.0, ""
         if pending.n_rows:
             started_s = time.monotonic()
-            with carrier(plan, pending) as run_pass:
-                _in_passes(plan, pending, run_pass, limits, lease)
+            with carrier(plan, pending) as carriage:
+                _in_passes(plan, pending, carriage.run_pass, limits, lease)
+                bounded = carriage.what_bounded()
             seconds = time.monotonic() - started_s
         store = open_store(plan.store_url)
         status = read_status(store)
@@ -143,7 +154,7 @@ def carry_out(
             case Foreign():
                 raise StoreGoneError(f"{gone}; delete what was written there since") from error
         raise StorageError(str(error)) from error
-    summary = summarise(status, seconds=seconds)
+    summary = replace(summarise(status, seconds=seconds), bounded=bounded)
     counts = {code.label: count for code, count in summary.counts.items()}
     _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
     return summary

@@ -15,16 +15,16 @@ from pipeline.models.compiler import check_compiler
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.job import (
+    Carriage,
     Limits,
     PassBrokenError,
-    RunPass,
     StagesOf,
     carry_out,
     real_stages,
 )
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Explain, Load, Write, concatenated, read_rows
-from pipeline.run.tally import LocalChannel, Tally, shown_progress
+from pipeline.run.tally import LocalChannel, Tally, shown_progress, what_bounds
 from pipeline.store.lease import Lease
 from pipeline.store.pending import PendingRows
 from pipeline.store.state import RunSummary
@@ -72,7 +72,7 @@ def execute_serially(
 @contextmanager
 def _in_this_process(
     plan: Plan, pending: PendingRows, *, stages_of: StagesOf, lease: Lease | None
-) -> Iterator[RunPass]:
+) -> Iterator[Carriage]:
     tally = Tally(plan.config.rows_per_shard)
     channel = LocalChannel(tally)
     stages = stages_of(plan, _device(plan.config), channel)
@@ -94,7 +94,10 @@ def _in_this_process(
         n_done=plan.layout.n_rows - pending.n_rows,
         log_format=plan.config.log_format,
     ):
-        yield run_pass
+        yield Carriage(
+            run_pass,
+            lambda: what_bounds(tally.progress(), {"decode": 1, "explain": 1, "write": 1}),
+        )
 
 
 def _compute(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StorageError, StoreGoneError
-from pipeline.run.job import Limits, PassBrokenError, carry_out, real_stages
+from pipeline.run.job import Carriage, Limits, PassBrokenError, carry_out, real_stages
 from pipeline.run.serial import execute_serially
 from pipeline.run.tally import Fault, LocalChannel, Tally
 from pipeline.status import Status
@@ -45,7 +45,7 @@ class Passes:
 
     @contextmanager
     def __call__(self, plan, pending):
-        yield self.run_pass
+        yield Carriage(self.run_pass)
 
     def run_pass(self, pending, shards):
         self.shards.append(shards.tolist())
