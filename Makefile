@@ -4,12 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check clean
+.PHONY: help install demo test test-slow test-all lint types check docs clean
+# test-all and check have an order.
+.NOTPARALLEL:
 
 DEMO := runs/demo
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/installed  ## Create .venv and install the project with its development tools
 
@@ -38,9 +40,18 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 	@echo "statistics    $(DEMO)/statistics.zarr     in Python: analysis.open_statistics('$(DEMO)')"
 	@echo "report        open in a browser: file://$(CURDIR)/$(DEMO)/report/index.html"
 
-test: install  ## Run every test
+# Two processes: one has all tests that start a Ray, the other the rest (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+test: install  ## Run the tests that take some minutes: every contract, each kind of fault once
 	@echo "== tests"
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: install  ## Run the other tests: chaos with the day's seeds, lost nodes, compiled models
+	@echo "== slow tests"
+	$(PYTEST) -m slow
+
+test-all: test test-slow  ## Run every test
 
 lint: install  ## Check style, format and the import contract
 	@echo "== lint, format, imports"
@@ -52,7 +63,12 @@ types: install  ## Check types
 	@echo "== types"
 	$(BIN)/mypy
 
-check: lint types test  ## All that CI runs
+check: lint types test  ## What a change must pass; CI runs test-slow, too
+
+docs: install  ## Build pages of the API from the docstrings: build/docs
+	@echo "== docs"
+	$(BIN)/pdoc --docformat numpy --output-directory build/docs pipeline analysis jobs
+	@echo "open in a browser: file://$(CURDIR)/build/docs/index.html"
 
 clean:  ## Remove .venv, runs and caches
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

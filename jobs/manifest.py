@@ -1,25 +1,61 @@
 """List the clips of a dataset in a manifest: ``python -m jobs.manifest --help``."""
 
 import sys
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
+
+
+def _by_column(value: Any) -> Any:
+    """Columns by name from ``path=video,label=class``; anything else is left to pydantic."""
+    if not isinstance(value, str):
+        return value
+    columns: dict[str, str] = {}
+    for part in value.split(","):
+        name, equals, column = part.strip().partition("=")
+        if not equals:
+            raise ValueError(f"{part[:60]!r}: expected name=column, as in path=video,label=class")
+        if name in columns:
+            raise ValueError(f"{name[:60]!r} is given twice")
+        columns[name] = column
+    return columns
+
+
+def _as_number(value: Any) -> Any:
+    """Take a flag, which is text, for a number; anything else is left to pydantic."""
+    return int(value) if isinstance(value, str) and value in ("0", "1") else value
 
 
 class ManifestConfig(FrozenConfig):
     """List the clips of a dataset, in a fixed order, in one Parquet manifest."""
 
     layout: str
-    """kinetics (annotation CSV and files), folders (one per class), list (a file of `path label`
-    lines) or files (a folder or glob, without labels)."""
+    """folders (one per class), files (a folder or glob, without labels), list (a file of `path
+    label` lines), table (any Parquet or CSV table with a column of paths), or a dataset's own form:
+    kinetics, ucf101, hmdb51, ssv2, charades, activitynet, ava-kinetics."""
     clips: str
     """Folder of the clips, or a glob; any fsspec URL."""
     out: str
     """Parquet file to write; any fsspec URL."""
     annotations: str | None = None
-    """Annotation CSV of `kinetics`, list file of `list`."""
+    """Annotation file, list or table, of all layouts but `folders` and `files`."""
     split: str | None = None
-    """Take the rows of this split alone; for `kinetics`."""
+    """Take the rows of this split alone, where the annotation file tells splits."""
+    labels_from: Annotated[Literal[0, 1] | None, BeforeValidator(_as_number)] = None
+    """Number that labels count from, where all are numbers and none is 0."""
+    columns: Annotated[dict[str, str], NoDecode, BeforeValidator(_by_column)] = Field(
+        default={}, max_length=6
+    )
+    """A table's columns by the manifest's, as `path=video,label=class`, where they have other names
+    than these; with nothing behind `=` the manifest's is left empty."""
+    strict: bool = False
+    """Exit with 1 where a row's file is missing, or a video is passed over for its suffix."""
+    segments: bool = False
+    """Take each row for the part of its file from start_time to end_time, as in untrimmed sets."""
     append_to: str | None = None
     """Earlier manifest of the same clips, whose rows come first, as they are; clips that it doesn't
     have follow, for `jobs.attribute --append`. May be the file that is written."""
@@ -27,18 +63,30 @@ class ManifestConfig(FrozenConfig):
 
 def manifest(config: ManifestConfig) -> int:
     """Build the manifest, behind the rows of an earlier one if there is one, and write it."""
-    from pipeline.dataset.layouts import append_clips, build_manifest
-    from pipeline.dataset.manifest import read_manifest, write_manifest
+    from pipeline.dataset.layouts import append_clips, compare, read_dataset
+    from pipeline.dataset.manifest import mark_segments, read_manifest, write_manifest
+    from pipeline.errors import ManifestError
+    from pipeline.text import printable
 
     old = None if config.append_to is None else read_manifest(config.append_to)
-    table = build_manifest(
+    dataset = read_dataset(
         layout=config.layout,
         clips=config.clips,
         annotations=config.annotations,
         split=config.split,
+        labels_from=config.labels_from,
+        columns=config.columns,
     )
+    table = dataset.table
+    if config.segments:
+        table = mark_segments(table)
     added = ""
     if old is not None:
+        if old.segments != config.segments:
+            raise ManifestError(
+                f"segments: {config.segments}, but {old.url} is of rows that are "
+                f"{'segments' if old.segments else 'whole files'}"
+            )
         table = append_clips(old, table)
         added = f", {table.num_rows - old.n_rows} of them new"
     # With nothing to add, a file that a run may be reading is left alone.
@@ -47,7 +95,10 @@ def manifest(config: ManifestConfig) -> int:
             write_manifest(table, config.out)
     labels = table["label"].drop_null().unique()
     print(f"manifest: {table.num_rows} clips{added}, {len(labels)} labels in {config.out}")
-    return 0
+    found = compare(table, dataset)
+    if found.is_remarkable:
+        print(f"manifest: {printable(str(found))}")
+    return 1 if config.strict and (found.missing or found.n_unread_videos) else 0
 
 
 if __name__ == "__main__":

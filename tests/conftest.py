@@ -1,18 +1,21 @@
-"""One Ray for the whole session, small; jobs that a test starts as a user would bring their own."""
+"""One Ray for the whole session, small; jobs that a test starts as a user would bring their own.
+
+``make test`` runs the tests in two processes. All that start a Ray go to one of them, one after the
+other, since two Rays at once would share the CPUs; the rest goes to the other.
+"""
 
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import ray
-import torch
 
 from jobs.attribute import attribute
 from jobs.cli import run_job
@@ -26,10 +29,25 @@ from tests.support.object_storage import (
     seaweedfs,
 )
 from tests.support.processes import kill, processes_of
-from tests.support.runs import Inputs, write_inputs
+
+# Ray, torch and what needs them are loaded by the fixtures: most tests do without.
+if TYPE_CHECKING:
+    from tests.support.runs import Inputs
 
 # Of what is meant to fail in tests, nothing gets better by waiting for a minute.
 os.environ.setdefault(PATIENCE_VARIABLE, "10")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The processes share the CPUs.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+RAY_FIXTURES = {"local_ray", "ray_folder", "cluster"}
+"""What a test that starts a Ray, or uses the session's, asks for."""
+
+ALLOWED_SKIPS = {
+    "no folder shared/clips beside the checkout": "real clips are not part of the repository",
+    "STAA_KUBERAY_CRDS: no folder of KubeRay's CRDs": "they are downloaded by who changes cluster/",
+}
+"""Reasons for which a test may be skipped in CI, and why it is not an error."""
 
 N_CLIPS = 14
 DAMAGED = {1: "missing", 3: "truncated", 6: "empty", 8: "unreadable", 13: "too_short"}
@@ -39,11 +57,38 @@ LONG = {0: 3000, 5: 1500}
 """Frames of clips that are decoded while the batches behind theirs are done already."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that need a Ray to one of two processes, first, as they take longest."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    with_ray = [item for item in items if RAY_FIXTURES & set(getattr(item, "fixturenames", ()))]
+    for item in with_ray:
+        item.add_marker(pytest.mark.xdist_group("ray"))
+    chosen = set(with_ray)
+    items[:] = with_ray + [item for item in items if item not in chosen]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI, make a skip for a reason that is not listed an error."""
+    report = yield
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        if reason not in ALLOWED_SKIPS:
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI: {reason!r}, which tests/conftest.py does not allow"
+    return report
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run of `jobs.attribute`; a test that would change it copies its folder."""
 
-    inputs: Inputs
+    inputs: "Inputs"
     out: Path
     damaged: dict[int, str]
     """Status to expect, by row; the other rows are ok."""
@@ -54,6 +99,8 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
+    import ray
+
     ray.init(
         address="local",
         # More than there are: Ray Data would have batches decoded one by one, and so in order.
@@ -96,6 +143,8 @@ def s3(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProx
 
 @pytest.fixture(scope="session")
 def finished_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    from tests.support.runs import write_inputs
+
     folder = tmp_path_factory.mktemp("finished")
     inputs = write_inputs(folder, N_CLIPS, DAMAGED, LONG)
     out = folder / "run"
@@ -120,6 +169,8 @@ def ray_folder() -> Iterator[str]:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Torch with as many threads as a run gives it: with more, the last bits may be others."""
+    import torch
+
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

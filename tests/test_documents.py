@@ -10,7 +10,18 @@ import pytest
 from jobs.cli import parse
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = tuple(
+    path.relative_to(ROOT).as_posix()
+    for path in sorted(ROOT.rglob("*.md"))
+    if not {".venv", "runs", "build", "node_modules"} & set(path.relative_to(ROOT).parts)
+)
+COMMANDS = (
+    "CONTRIBUTING.md",
+    "Makefile",
+    "README.md",
+    "jobs/README.md",
+    "pipeline/storage/README.md",
+)
 CONFIGS = {
     "aggregate": "AggregateConfig",
     "attribute": "AttributeJob",
@@ -19,6 +30,7 @@ CONFIGS = {
     "status": "StatusConfig",
     "synthesize": "SynthesizeConfig",
     "train": "TrainConfig",
+    "verify": "VerifyConfig",
 }
 
 
@@ -36,12 +48,13 @@ def test_the_configs_are_those_of_all_jobs():
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_path_that_is_linked_exists(name):
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text())
-    absent = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    document = ROOT / name
+    links = re.findall(r"\]\(([^)#]+)\)", document.read_text())
+    absent = [link for link in links if "://" not in link and not (document.parent / link).exists()]
     assert not absent
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "Makefile"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_understood(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     commands = commands_of(name)
@@ -51,15 +64,16 @@ def test_every_command_is_understood(name, monkeypatch):
         parse(config_class, verb=verb, argv=arguments)
 
 
-def test_the_notebooks_lines_run(finished_run, tmp_path, monkeypatch):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+@pytest.mark.parametrize("name", ["README.md", "analysis/README.md"])
+def test_the_notebooks_lines_run(finished_run, tmp_path, monkeypatch, name):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("my").mkdir()
     Path("my/run").symlink_to(finished_run.out)
     names: dict[str, object] = {}
     exec(block, names)
     n_ok = len(finished_run.inputs.video_ids) - len(finished_run.damaged)
-    for name in ("attribution", "focused"):
+    for name in {"attribution", "focused"} & names.keys():
         attribution = names[name].sum(("time", "y", "x")).compute()
         assert (abs(attribution - 1) < 1e-3).sum() == n_ok
     assert float(names["when"].sum()) == pytest.approx(1, abs=1e-5)

@@ -85,7 +85,9 @@ def _clip_view(
     picture, note = None, None
     if source and record:
         try:
-            frames = source.frames(row, record["path"], clip["frame_index"].values)
+            frames = source.frames(
+                row, record["path"], clip["frame_index"].values, source.segment(record)
+            )
         except (DecodeError, OSError, ValueError) as error:
             note = str(error)
         else:

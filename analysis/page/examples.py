@@ -1,6 +1,6 @@
 """Clips that stand for a class: which ones, and the frames that the model saw of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
 from typing import Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.decode import read_frames
 from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ManifestError
@@ -69,6 +70,7 @@ class ClipSource:
 
     manifest: Manifest
     views: Views
+    decoder: DecoderName = "pyav"
 
     @classmethod
     def of_run(cls, ds: xr.Dataset) -> "ClipSource":
@@ -84,13 +86,25 @@ class ClipSource:
         manifest = read_manifest(url)
         if manifest.digest != record.identity.manifest:
             raise ManifestError(f"manifest {url} has changed since the run: its rows are others")
-        return cls(manifest, record.views)
+        return cls(manifest, record.views, record.identity.decoder)
 
     def records(self, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Look up the manifest's row of each of some rows of the run."""
         return manifest_rows(self.manifest, rows, self.views)
 
-    def frames(self, row: int, path: str, frame_index: NDArray[np.integer]) -> NDArray[np.uint8]:
+    def segment(self, record: Mapping[str, Any]) -> tuple[float | None, float | None]:
+        """Bounds in s of the part of its file that a row is; Nones where it is all of it."""
+        if not self.manifest.segments:
+            return None, None
+        return record["start_time"], record["end_time"]
+
+    def frames(
+        self,
+        row: int,
+        path: str,
+        frame_index: NDArray[np.integer],
+        segment: tuple[float | None, float | None] = (None, None),
+    ) -> NDArray[np.uint8]:
         """Read the frames of a clip as the model saw them.
 
         Decodes in this process: a clip with an attribution is one that could be decoded.
@@ -103,6 +117,8 @@ class ClipSource:
             The clip's path in the manifest.
         frame_index
             (frames,), the frames that the run stored for the clip.
+        segment
+            The part of the file that the clip is, from `segment`.
 
         Returns
         -------
@@ -118,7 +134,8 @@ class ClipSource:
             When the file has changed, and other frames would be taken from it now.
         """
         view = self.views.of(row)
-        clip = read_frames(fetch_clip(self.manifest.root, path), view.sampling)
+        data = fetch_clip(self.manifest.root, path)
+        clip = read_frames(data, view.sampling, None, *segment, decoder=self.decoder)
         if not np.array_equal(clip.frame_index, frame_index):
             raise ValueError("the file has changed since the run: its frames are others")
         return view.preprocessing.resize_and_crop(clip.frames)

@@ -10,7 +10,7 @@ looks nothing up; `SdpaAttention` stands in for its modules. Either way, what is
 by module, so that models don't disturb each other.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -109,10 +109,12 @@ def attend(
     ValueError
         With a mask, or fewer heads of keys than of queries, which rows are read without regard to.
     """
+    if _SOFTMAX_HELD.get(module):
+        query, key = query.detach(), key.detach()
     if attention_mask is not None or key.shape[1] != query.shape[1]:
         raise ValueError("attention with a mask or with grouped queries can't be captured")
     if (tap := _TAPS.get(module)) is not None:
-        tap.kept = tap.read(Scores(query, key, scaling, softcap))
+        tap.kept = tap.read(Scores(query, key, scaling, softcap, value))
     if softcap is not None:
         return Scores(query, key, scaling, softcap).context(value), None
     contexts = [
@@ -141,6 +143,8 @@ class Scores:
     scale: float
     softcap: float | None = None
     """Bound of the scores, softcap * tanh(scores / softcap), before the softmax."""
+    value: Tensor | None = None
+    """(batch, heads, tokens, head_dim): what the softmax weighs; None where it wasn't kept."""
 
     def rows(self, queries: slice) -> Tensor:
         """Rows of some queries: (batch, heads, rows, tokens) float32; each sums to 1."""
@@ -177,11 +181,30 @@ class Scores:
             return context
         return self._context(value)
 
+    def transposed_context(self, values: Tensor) -> Tensor:
+        """Weigh by the columns of the softmax, what each token is read for: sum_i a[i,j] value[i].
+
+        Parameters
+        ----------
+        values
+            (batch, heads, queries, n) float32.
+
+        Returns
+        -------
+        (batch, heads, tokens, n) float32
+        """
+        batch, heads, n_tokens, _ = self.key.shape
+        context = values.new_zeros(batch, heads, n_tokens, values.shape[-1])
+        with torch.autocast(self.query.device.type, enabled=False):
+            for items, queries, softmax in self.pieces():
+                context[items] += softmax.transpose(-2, -1) @ values[items, :, queries]
+        return context
+
     def _weighted_row(self, weights: Tensor) -> Tensor:
         batch, heads, _, _ = self.query.shape
         total = torch.zeros(batch, heads, 1, self.key.shape[2], device=self.key.device)
         with torch.autocast(self.query.device.type, enabled=False):
-            for items, queries, softmax in self._pieces():
+            for items, queries, softmax in self.pieces():
                 total[items] += weights[items, None, None, queries] @ softmax
         return total
 
@@ -189,11 +212,11 @@ class Scores:
         batch, heads, queries, _ = self.query.shape
         context = value.new_empty(batch, queries, heads, value.shape[-1])
         with torch.autocast(self.query.device.type, enabled=False):
-            for items, rows, softmax in self._pieces():
+            for items, rows, softmax in self.pieces():
                 context[items, rows] = (softmax.to(value.dtype) @ value[items]).transpose(1, 2)
         return context
 
-    def _pieces(self) -> Iterator[tuple[slice, slice, Tensor]]:
+    def pieces(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield the whole softmax in pieces: of which batch items and queries, and their rows."""
         batch, heads, n_queries, _ = self.query.shape
         at_once = _SCORES_AT_ONCE.get(self.query.device.type, _SCORES_AT_ONCE_ELSEWHERE)
@@ -280,17 +303,70 @@ def heads_averaged(read: Callable[[Scores], Tensor]) -> Callable[[Scores], Tenso
 def all_scores(scores: Scores) -> Scores:
     """Keep query and key themselves, for rows that are only known after the forward pass."""
     # A copy where they are views of one projection, which would be kept with its values.
-    return replace(scores, query=scores.query.contiguous(), key=scores.key.contiguous())
+    query, key = scores.query.contiguous(), scores.key.contiguous()
+    return replace(scores, query=query, key=key, value=None)
+
+
+def scores_and_values(scores: Scores) -> Scores:
+    """Keep query, key and values."""
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """What goes into a module that is watched, and what comes out."""
+
+    before: Tensor
+    behind: Tensor
+
+
+def watch(module: nn.Module) -> None:
+    """Let `capture` read what goes through a module that is no attention, as a `Stream`.
+
+    For the whole life of the module, and before it is compiled: a graph doesn't notice hooks that
+    come later.
+    """
+    module.register_forward_hook(_tap_stream)
+
+
+def _tap_stream(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    if (tap := _TAPS.get(module)) is not None:
+        tap.kept = tap.read(Stream(inputs[0], output))
+
+
+def stream_before(stream: Stream) -> Tensor:
+    """Keep what goes into a watched module."""
+    return stream.before
+
+
+def stream_behind(stream: Stream) -> Tensor:
+    """Keep what comes out of a watched module."""
+    return stream.behind
 
 
 @dataclass
 class _Tap(Generic[Kept]):
-    read: Callable[[Scores], Kept]
+    read: Callable[[Any], Kept]
     kept: Kept | None = None
 
 
 _TAPS: WeakKeyDictionary[nn.Module, _Tap[Any]] = WeakKeyDictionary()
-"""What open captures want, by attention module; empty when none is open."""
+"""What open captures want, by module; empty when none is open."""
+
+_SOFTMAX_HELD: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Attention whose softmax gradients pass by; empty when none is held."""
+
+
+@contextmanager
+def softmax_held(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While open, gradients go through the values of these modules' attention alone."""
+    added = [module for module in modules if module not in _SOFTMAX_HELD]
+    _SOFTMAX_HELD.update(dict.fromkeys(added, True))
+    try:
+        yield
+    finally:
+        for module in added:
+            _SOFTMAX_HELD.pop(module, None)
 
 
 class Captured(Generic[Name, Kept]):
@@ -309,16 +385,17 @@ class Captured(Generic[Name, Kept]):
 
 @contextmanager
 def capture(
-    wanted: Mapping[Name, tuple[nn.Module, Callable[[Scores], Kept]]],
+    wanted: Mapping[Name, tuple[nn.Module, Callable[[Any], Kept]]],
 ) -> Iterator[Captured[Name, Kept]]:
     """While open, a forward pass keeps what ``wanted`` reads of its attention.
 
     Parameters
     ----------
     wanted
-        Name -> (attention module, what to read: `first_row`, `mean_row`, `all_rows`, `all_scores`
-        or another function). The module is a `SdpaAttention`, or one of a model whose attention
-        implementation is `ATTENTION`.
+        Name -> (module, what to read of it). Of attention, a `SdpaAttention` or one of a model
+        whose attention implementation is `ATTENTION`, a function of its `Scores`: `first_row`,
+        `mean_row`, `all_rows`, `all_scores` or another. Of a module that is `watch`ed, one of its
+        `Stream`.
     """
     taps = {name: _Tap(read) for name, (_, read) in wanted.items()}
     for name, (module, _) in wanted.items():

@@ -1,6 +1,7 @@
 """How attention becomes an attribution: the options that are part of a run's identity."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
@@ -30,36 +31,127 @@ def _as_layers(value: Any) -> Any:
     return tuple(numbers)
 
 
-class Method(FrozenConfig):
-    """How attention becomes an attribution."""
+Name = Literal[
+    "staa",
+    "staa-paper",
+    "space",
+    "residual",
+    "contribution",
+    "rollout",
+    "rollout-contribution",
+    "evidence",
+]
 
-    name: Literal["staa", "rollout"] = "staa"
-    """STAA of single layers, or attention rollout through all of them, the skips included."""
+_ALIASES: dict[str, dict[str, Any]] = {
+    "staa": {"name": "staa-paper"},
+    "residual": {"name": "staa-paper", "residual": True},
+}
+"""Names that stand for another, with what they set."""
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "staa-paper": ("layers", "heads", "residual"),
+    "space": ("layers", "heads"),
+    "contribution": ("layers",),
+    "rollout": (),
+    "rollout-contribution": (),
+    "evidence": (
+        *("layers", "heads", "target", "derivative", "store_layers", "step_back"),
+        *("change_weighted",),
+    ),
+}
+"""What can be chosen, by method; `frame_importance` can with each, and `target` goes with it."""
+
+_FIXED = {
+    "staa-paper": "it is made of attention alone",
+    "space": "it is made of attention over space alone",
+    "contribution": "it weighs by what is added to the stream, all heads and the skip together",
+    "rollout": "it goes through every layer, with its heads averaged and its skips",
+    "rollout-contribution": "it goes through every layer, all heads and the skip together",
+    "evidence": "it follows the readout, and nothing between the patches",
+}
+"""Why the other keys can't be."""
+
+FOR_TARGETS = ("predicted", "label", "top2")
+"""Values of `Method.target` that aren't the name of a class."""
+
+
+class Method(FrozenConfig):
+    """How a forward pass becomes an attribution."""
+
+    name: Name = "staa-paper"
+    """What is computed. Of attention alone, and so blind to the class: `staa-paper` (or `staa`),
+    STAA of single layers; `space`, that without attention over time; `residual`, that with its skip
+    connection; `rollout`, attention rollout through all layers, the skips included. Weighed by what
+    each token adds to the stream, and as blind: `contribution`, `rollout-contribution`. Of a class:
+    `evidence`, what the readout reads for it."""
     layers: Annotated[Literal["last", "all"] | tuple[int, ...], BeforeValidator(_as_layers)] = (
         "last"
     )
-    """Blocks whose attention is read, `last`, `all`, or numbers, from the last if negative; an
-    attentive pooler is one. The run's attribution is the last one's; several are stored beside."""
+    """Layers that are read, `last`, `all`, or numbers, from the last if negative; an attentive
+    pooler is one. STAA's attribution is the last one's, and the others are stored beside; evidence
+    is the sum over them."""
     heads: Literal["mean", "keep"] = "mean"
     """Average the heads' attention, or also store an attribution of each head. Of divided attention
     those are the heads of the attention over space; that over time is averaged over its own."""
     residual: bool = False
     """Count the skip connection around divided temporal attention, as (B + I) / 2."""
+    target: str = "predicted"
+    """Class whose evidence is asked for: `predicted`, `label` (of a clip without one, the
+    predicted), the name of a class, or `top2`: the two best, each against all, and their
+    difference."""
+    derivative: Literal["frozen", "plain"] = "frozen"
+    """Of evidence: hold LayerNorm's deviation and the activation's gate, so that the parts sum to
+    the logit, or take the full derivative."""
+    store_layers: bool = False
+    """Store evidence of each layer beside the sum over them."""
+    step_back: bool = False
+    """Evidence of a model that is read by the mean of its final tokens: follow them one step back,
+    through the last block."""
+    change_weighted: bool = False
+    """Multiply evidence by how far each token is from that of the clip's median frame."""
+    frame_importance: Literal["gradient"] | None = None
+    """Store which times matter for the class, beside the attribution: `gradient`, by a backward
+    pass through the whole model. When evidence is read says something else."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_for_each(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("name") not in _ALIASES:
+            return given
+        return {**given, **_ALIASES[given["name"]]}
 
     @model_validator(mode="after")
-    def _rollout_leaves_nothing_to_choose(self) -> Self:
-        if self.name == "rollout":
-            for key, default in (("layers", "last"), ("heads", "mean"), ("residual", False)):
-                if (value := getattr(self, key)) != default:
-                    raise ValueError(
-                        f"{key}={value!r} with name='rollout': it goes through every layer, with "
-                        f"its heads averaged and its skips, so {key} is {default!r}"
-                    )
+    def _only_what_the_method_knows(self) -> Self:
+        known = {*_KEYS[self.name], "name", "frame_importance"}
+        if self.frame_importance is not None:
+            known.add("target")
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if key not in known and value != field.default:
+                raise ValueError(
+                    f"{key}={value!r} with name={self.name!r}: {_FIXED[self.name]}, so {key} is "
+                    f"{field.default!r}"
+                )
         return self
+
+    @property
+    def is_of_class(self) -> bool:
+        """Whether what is stored depends on the class that is asked for."""
+        return self.name == "evidence" or self.frame_importance is not None
+
+    @property
+    def optional_arrays(self) -> tuple[str, ...]:
+        """Arrays of the store that other methods don't have, by name."""
+        names: tuple[str, ...] = ("target",) if self.is_of_class else ()
+        if self.name == "evidence":
+            names += ("signed",)
+            if self.target == "top2":
+                names += ("runner_up_spatial", "runner_up_temporal")
+        return names + (("frame_importance",) if self.frame_importance else ())
 
     def resolved(self, n_layers: int) -> "Method":
         """Give the same method with the numbers of its layers, as a run's identity has it."""
-        if self.name == "rollout":
+        if self.name.startswith("rollout"):
             return self
         return self.model_copy(update={"layers": self.chosen_layers(n_layers)})
 
@@ -71,7 +163,7 @@ class Method(FrozenConfig):
         ConfigError
             If one isn't among the model's ``n_layers``.
         """
-        if self.layers == "all" or self.name == "rollout":
+        if self.layers == "all" or self.name.startswith("rollout"):
             return tuple(range(n_layers))
         if self.layers == "last":
             return (n_layers - 1,)
@@ -80,6 +172,12 @@ class Method(FrozenConfig):
                 has = f"has {n_layers} layers" if n_layers > 1 else "is read in one layer alone"
                 raise ConfigError(f"method.layers: {layer} is not in the model, which {has}")
         return tuple(sorted({layer % n_layers for layer in self.layers}))
+
+    def n_stored_layers(self, n_layers: int) -> int:
+        """Layers whose attribution is stored, of ``n_layers`` that are read; 1 is the run's own."""
+        if self.name == "evidence":
+            return n_layers if self.store_layers or self.heads == "keep" else 1
+        return 1 if self.name.startswith("rollout") else n_layers
 
 
 def _named(value: Any) -> Any:

@@ -6,18 +6,50 @@ connection, a layer mixes its tokens by (A_l + I) / 2 (eq. 1), and the readout r
     r (A_L + I)/2 ... (A_1 + I)/2
 
 The row is multiplied from the left, the last layer first: no product of two matrices is formed, and
-of each softmax a few rows at a time.
+of each softmax a few rows at a time. `pipeline.attribution.contribution` has layers that mix tokens
+by other weights.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pipeline.attribution.attention import Scores
+from pipeline.attribution.attention import Scores, first_row
 
 
-def rollout(readout: Tensor, layers: Sequence[Scores]) -> Tensor:
+class Mixing(Protocol):
+    """How one attention mixes the tokens of a layer."""
+
+    @property
+    def scores(self) -> Scores:
+        """What its softmax is made of."""
+
+    def back(self, shares: Tensor) -> Tensor:
+        """Follow shares (batch, queries) to what made them, (batch, tokens), of the same sum."""
+
+    def row(self) -> Tensor:
+        """Give what the first query reads of each token, without its skip: (batch, tokens)."""
+
+
+@dataclass(frozen=True, eq=False)
+class HalfSkip:
+    """Attention with its heads averaged, and half of a token carried on: (A + I) / 2."""
+
+    scores: Scores
+
+    def back(self, shares: Tensor) -> Tensor:
+        """Multiply from the left: (batch, queries) float32 to (batch, tokens)."""
+        return (shares + self.scores.weighted_row(shares).mean(dim=1)[:, 0]) / 2
+
+    def row(self) -> Tensor:
+        """Row of the first query: (batch, tokens) float32; sums to 1."""
+        return first_row(self.scores).mean(dim=1)[:, 0]
+
+
+def rollout(readout: Tensor, layers: Sequence[Mixing]) -> Tensor:
     """Follow a readout back through layers of self-attention.
 
     Parameters
@@ -25,27 +57,27 @@ def rollout(readout: Tensor, layers: Sequence[Scores]) -> Tensor:
     readout
         (batch, tokens) float32: the share of each token after the last layer.
     layers
-        Query and key of each layer, first to last; of the same batch and tokens.
+        First to last; of the same batch and tokens.
 
     Returns
     -------
     (batch, tokens) float32: the shares before the first layer; sums to what ``readout`` sums to
     """
-    for scores in reversed(layers):
-        readout = (readout + scores.weighted_row(readout).mean(dim=1)[:, 0]) / 2
+    for layer in reversed(layers):
+        readout = layer.back(readout)
     return readout
 
 
-def all_on_first(scores: Scores) -> Tensor:
+def all_on_first(layer: Mixing) -> Tensor:
     """Readout of the first token alone, CLS: (batch, tokens) float32."""
-    batch, _, n_tokens, _ = scores.query.shape
-    readout = torch.zeros(batch, n_tokens, device=scores.query.device)
+    batch, _, n_tokens, _ = layer.scores.query.shape
+    readout = torch.zeros(batch, n_tokens, device=layer.scores.query.device)
     readout[:, 0] = 1
     return readout
 
 
 def divided_rollout(
-    cls: Tensor, patches: Tensor, layers: Sequence[tuple[Scores, Scores]]
+    cls: Tensor, patches: Tensor, layers: Sequence[tuple[Mixing, Mixing]]
 ) -> tuple[Tensor, Tensor]:
     """Follow a readout back through divided space-time attention with CLS (TimeSformer).
 
@@ -60,8 +92,8 @@ def divided_rollout(
     patches
         (clips, T, P) float32: shares of the patches.
     layers
-        Temporal (clips * P, ..., T) and spatial (clips * T, ..., 1 + P) scores of each block, first
-        to last.
+        Attention over time, of batch items (clips * P) and tokens T, and over space, of (clips * T)
+        and 1 + P, of each block, first to last.
 
     Returns
     -------

@@ -123,6 +123,11 @@ def spatial_temporal(joint: Tensor) -> tuple[Tensor, Tensor]:
     return _shares(joint), joint.sum(dim=-1)
 
 
+def as_distribution(joint: Tensor) -> Tensor:
+    """Divide (..., T, P), non-negative, by its sum over (T, P); uniform where that is 0."""
+    return _shares(joint.flatten(-2)).reshape(joint.shape)
+
+
 def _shares(weights: Tensor) -> Tensor:
     """Divide by the sum over the last axis; uniform where that is 0, NaN where it is NaN."""
     total = weights.sum(dim=-1, keepdim=True)

@@ -1,28 +1,87 @@
-"""What a container's own bytes say: which one it is, and whether its end is there."""
+"""What a container's own bytes say: which one it is, and whether its end is there.
+
+A demuxer is chosen here, by name, and none is asked to guess. FFmpeg has some 350, and hands what
+looks like a text to those of playlists, session descriptions and lists of files, which go on to
+open what these name. The ones below read the bytes that they are given.
+"""
 
 from collections.abc import Iterator
 
+from pipeline.clips import matroska
+
+_BOXES = (b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx")
+"""Kinds of the first box of an MP4 or QuickTime file."""
+
+_SIGNATURES = {
+    "matroska": (b"\x1a\x45\xdf\xa3",),
+    "flv": (b"FLV\x01",),
+    "asf": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",),
+    "ogg": (b"OggS",),
+    "mpeg": (b"\x00\x00\x01\xba",),
+    "mpegvideo": (b"\x00\x00\x01\xb3",),
+    "m4v": (b"\x00\x00\x01\xb0", b"\x00\x00\x01\xb5", b"\x00\x00\x01\x00", b"\x00\x00\x01\x20"),
+    "mxf": (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02",),
+    "ivf": (b"DKIF",),
+    "obu": (b"\x12\x00\x0a",),
+    "gif": (b"GIF87a", b"GIF89a"),
+    "yuv4mpegpipe": (b"YUV4MPEG2 ",),
+    "rm": (b".RMF\x00",),
+    "dv": (b"\x1f\x07\x00\x3f", b"\x1f\x07\x00\xbf"),
+}
+"""First bytes of a file by the name of its demuxer in libavformat."""
+
+_TS_PACKETS = (188, 192, 204)
+"""Bytes of a transport stream's packet: plain, with a time code (camcorders), with parity."""
+_TS_SYNCS = 5
+"""Packets in a row that a transport stream is known by; fewer where the file ends before."""
+
+
+def demuxer_of(data: bytes) -> str | None:
+    """Name libavformat's demuxer for a recording by its first bytes; None for anything else."""
+    if data[4:8] in _BOXES:
+        return "mov"
+    if data[:4] == b"RIFF" and data[8:12] in (b"AVI ", b"AVIX", b"AVI\x19", b"AMV "):
+        return "avi"
+    for demuxer, signatures in _SIGNATURES.items():
+        if data.startswith(signatures):
+            return demuxer
+    if _is_transport_stream(data):
+        return "mpegts"
+    return _elementary_stream(data)
+
 
 def _is_transport_stream(data: bytes) -> bool:
-    """Whether packets of 188 bytes begin with the sync byte (ISO/IEC 13818-1, 2.4.3.2).
+    """Whether packets begin with the sync byte (ISO/IEC 13818-1, 2.4.3.2), the first cut or not."""
+    for size in _TS_PACKETS:
+        for start in range(size):
+            syncs = data[start : start + size * _TS_SYNCS : size]
+            if len(syncs) >= 3 and set(syncs) == {0x47}:
+                return True
+    return False
 
-    decord finds no frame times in their index, and gives other frames than are asked for.
+
+def _elementary_stream(data: bytes) -> str | None:
+    """``h264`` or ``hevc`` for a bare stream (ITU-T H.264 and H.265, annex B), by its first unit.
+
+    Those are delimiters, parameter sets and supplemental information; a two-byte header of H.265
+    with layer 0 and temporal layer 0 is no header of H.264 of those kinds.
     """
-    return len(data) >= 3 * 188 and data[0] == data[188] == data[376] == 0x47
+    start = 4 if data[:4] == b"\x00\x00\x00\x01" else 3 if data[:3] == b"\x00\x00\x01" else None
+    if start is None or len(data) < start + 2:
+        return None
+    first, second = data[start], data[start + 1]
+    if first >> 1 in (32, 33, 34, 35, 39) and first & 1 == 0 and second == 1:
+        return "hevc"
+    return "h264" if first & 0x80 == 0 and first & 0x1F in (6, 7, 9) else None
 
 
-def _lacking_bytes(data: bytes) -> int:
+def lacking_bytes(data: bytes, demuxer: str) -> int:
     """Bytes that an MP4, AVI or Matroska file declares beyond its end; 0 for a whole file.
 
     Other containers declare no size, and so do streams of these that were never finished.
     """
-    if data[:4] == b"RIFF":
-        ends = _riff_ends(data)
-    elif data[:4] == b"\x1a\x45\xdf\xa3":
-        ends = _matroska_ends(data)
-    else:
-        ends = _mp4_ends(data)
-    return max(max(ends, default=0) - len(data), 0)
+    ends = {"avi": _riff_ends, "matroska": matroska.ends, "mov": _mp4_ends}.get(demuxer)
+    return max(max(ends(data), default=0) - len(data), 0) if ends else 0
 
 
 def _mp4_ends(data: bytes) -> Iterator[int]:
@@ -50,16 +109,6 @@ def _riff_ends(data: bytes) -> Iterator[int]:
         start += 8 + size + size % 2
 
 
-def _matroska_ends(data: bytes) -> Iterator[int]:
-    """Yield the ends of a Matroska or WebM file's header and segment (RFC 8794, 4 to 6)."""
-    start = 0
-    while start + 12 <= len(data):
-        size_start = start + 4  # the header's and the segment's ids are of 4 bytes
-        width = 9 - data[size_start].bit_length()
-        unknown = (1 << 7 * width) - 1
-        field = int.from_bytes(data[size_start : size_start + width], "big")
-        size = field & unknown
-        if width > 8 or size == unknown:
-            return
-        start = size_start + width + size
-        yield start
+def damaged_at(data: bytes, demuxer: str) -> int | None:
+    """Byte at which frames are lost to a demuxer that says nothing of it; None where none are."""
+    return matroska.damaged_at(data) if demuxer == "matroska" else None

@@ -1,44 +1,51 @@
 """Bytes of a video file to the frames that the model sees; every failure has a named status.
 
-The decoder is decord2, the maintained fork of decord with the same import name. Both were held
-against PyAV on 14 real and 50 made files: the same frames, in 81 ms where PyAV takes 71 for 16 of
-about 300 frames. But decord 0.6.0 (June 2021, FFmpeg 4.1, wheels for x86-64 alone) opens no AV1,
-and takes its process down on half an AVI that decord2 (2025 and 2026, FFmpeg 8) refuses with an
-error.
+A file is read once for all of its views: the frames that any of them takes are decoded in one
+pass, and each is resized and cropped as it comes. What becomes of a view is what would become of it
+alone. Where a pass over all of them meets damage, each is read by itself, and fails by what it
+needs.
 
-Neither is trusted with its process: a damaged index is enough for a segmentation fault, so a run
-decodes in a child, see `pipeline.clips.decoder_process`. Nor with three more things. Seeking, and
-so ``get_batch``, gives other frames in open groups of pictures, in MPEG-1, MPEG-4 and WMV, and
-where an edit list hides the first ones: frames are read forward, never sought, which is as fast for
-samples that are spread over a clip. A file cut short can end the process: one that declares more
-bytes than it has is refused before it is opened. Frames that can't be decoded are replaced by their
-neighbours: ``fault_tol`` makes that an error.
+A run decodes in a child process, see `pipeline.clips.decoder_process`: a decoder isn't trusted with
+its process.
 """
 
-import io
-import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clips.containers import _is_transport_stream, _lacking_bytes
 from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.recording import (
+    ContradictionError,
+    DecoderName,
+    Recording,
+    open_recording,
+)
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import DecodeError
 from pipeline.status import Status
 
-_DECODER_ERRORS = (
-    decord.DECORDError,
-    decord.DECORDLimitReachedError,
-    RuntimeError,
-    UnicodeDecodeError,  # of a message that quotes the file
-)
 
-_NO_TIMESTAMP_S = -1e9
-"""Presentation times below this stand for FFmpeg's AV_NOPTS_VALUE (a packet that has none)."""
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a file for one row of the store.
+
+    Attributes
+    ----------
+    sampling
+        Which frames are taken.
+    preprocessing
+        How each is resized and cropped as it comes; None leaves it as it is.
+    start_s, end_s
+        The segment that is read, in s from the file's first frame; None for the file's own start
+        and end.
+    """
+
+    sampling: Sampling
+    preprocessing: Preprocessing | None = None
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,15 +57,19 @@ class ClipFrames:
     frames
         (T, H, W, 3) uint8, RGB, turned upright as the file's rotation says.
     frame_index
-        (T,) int64, the frames' positions in the clip in presentation order, strictly increasing.
+        (T,) int64, the frames' positions in the file in presentation order, strictly increasing.
+    frame_time
+        (T,) float64, when they are shown, in s from the file's first frame; NaN where neither the
+        container nor a rate tells.
     fps
-        The clip's mean rate by its header, in frames/s; NaN where the header has none.
+        The file's mean rate by its header, in frames/s; NaN where the header has none.
     n_frames
-        Frames in the clip.
+        Frames in the file.
     """
 
     frames: NDArray[np.uint8]
     frame_index: NDArray[np.int64]
+    frame_time: NDArray[np.float64]
     fps: float
     n_frames: int
 
@@ -66,8 +77,9 @@ class ClipFrames:
         shape = self.frames.shape
         if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
             raise ValueError(f"frames are {self.frames.dtype} {shape}, expected uint8 (T, H, W, 3)")
-        if self.frame_index.shape != shape[:1]:
-            raise ValueError(f"frame_index is {self.frame_index.shape}, expected {shape[:1]}")
+        for name in ("frame_index", "frame_time"):
+            if (found := getattr(self, name).shape) != shape[:1]:
+                raise ValueError(f"{name} is {found}, expected {shape[:1]}")
         if (np.diff(self.frame_index) <= 0).any():
             raise ValueError(f"frame_index repeats or goes back: {self.frame_index.tolist()}")
 
@@ -78,120 +90,108 @@ class ClipFrames:
         )
 
 
-def decode_clip(
-    data: bytes, sampling: Sampling, preprocessing: Preprocessing
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Bytes of a video file to the model's input: frames (T, h, w, 3) and frame_index (T,).
-
-    Frames are brought to the model's size one by one: sixteen of 4K take 0.4 GB, and the model
-    sees 2 MB of them.
-
-    Raises
-    ------
-    DecodeError
-        As `read_frames` does.
-    """
-    clip = read_frames(data, sampling, preprocessing)
-    return clip.frames, clip.frame_index
-
-
 def read_frames(
-    data: bytes, sampling: Sampling, preprocessing: Preprocessing | None = None
+    data: bytes,
+    sampling: Sampling,
+    preprocessing: Preprocessing | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    *,
+    decoder: DecoderName = "pyav",
 ) -> ClipFrames:
-    """Decode the frames that ``sampling`` takes from a video file.
-
-    ``preprocessing`` resizes and crops each as it comes.
-
-    Decodes with one thread: two were slower on short clips, and a worker has one core.
+    """Decode the frames that ``sampling`` takes from a video file, or from a segment of it.
 
     Raises
     ------
     DecodeError
         ``EMPTY``, for no bytes; ``UNREADABLE``, when this is not a video that the decoder can open;
         ``TRUNCATED``, when the file declares more bytes than there are, or a frame can't be
-        decoded; ``TOO_SHORT``, when the clip has fewer frames than are to be taken.
+        decoded; ``TOO_SHORT``, when the clip has fewer frames than are to be taken; ``CRASHED``,
+        when decoding takes more memory than there is.
     """
-    if not data:
-        raise DecodeError(Status.EMPTY, "the file has no bytes")
-    if _is_transport_stream(data):
-        raise DecodeError(
-            Status.UNREADABLE, "MPEG transport streams aren't decoded rightly: remux it to mp4"
-        )
-    if lacking := _lacking_bytes(data):
-        raise DecodeError(
-            Status.TRUNCATED, f"the file has {len(data)} bytes and declares {lacking} more"
-        )
+    (outcome,) = read_views(data, [Reading(sampling, preprocessing, start_s, end_s)], decoder)
+    if isinstance(outcome, DecodeError):
+        raise outcome
+    return outcome
+
+
+def read_views(
+    data: bytes, readings: Sequence[Reading], decoder: DecoderName = "pyav"
+) -> list[ClipFrames | DecodeError]:
+    """Decode what several views take from a video file, in one pass over it.
+
+    Returns
+    -------
+    What `read_frames` gives or raises for each of ``readings`` by itself, in order.
+    """
+    if len(readings) > 1:
+        try:
+            return _read_together(open_recording(data, decoder), readings)
+        except (DecodeError, ContradictionError, MemoryError):
+            # Of one of them, and which one isn't known: each tells by itself.
+            pass
+    return [_read_alone(data, reading, decoder) for reading in readings]
+
+
+def _read_alone(data: bytes, reading: Reading, decoder: DecoderName) -> ClipFrames | DecodeError:
     try:
-        # Any share above 0 makes the first frame that had to be replaced an error.
-        reader = decord.VideoReader(io.BytesIO(data), num_threads=1, fault_tol=1e-9)
-    except (*_DECODER_ERRORS, AssertionError) as error:
-        raise DecodeError(Status.UNREADABLE, f"can't be opened: {_reason(error)}") from error
+        recording = open_recording(data, decoder)
+        try:
+            (outcome,) = _read_together(recording, [reading])
+        except ContradictionError:
+            recording.count()
+            (outcome,) = _read_together(recording, [reading])
+    except DecodeError as error:
+        return error
+    except ContradictionError:
+        return DecodeError(Status.TRUNCATED, "decoding it twice doesn't give the same frames")
+    except MemoryError:
+        return DecodeError(Status.CRASHED, "decoding took more memory than decode_memory")
+    return outcome
 
-    # decord gives no times where there are no frames: an index of none, or a length of 0.
-    starts_s = (
-        reader.get_frame_timestamp(range(len(reader)))[:, 0]
-        if len(reader)
-        else np.empty(0, np.float32)
-    )
-    n_frames = len(reader) - _hidden_frames(starts_s)
-    fps = float(reader.get_avg_fps())
-    frame_index = sampling.indices(n_frames=n_frames, fps=fps)
-    frames: list[NDArray[np.uint8]] = []
+
+def _read_together(
+    recording: Recording, readings: Sequence[Reading]
+) -> list[ClipFrames | DecodeError]:
+    """Take each reading's frames from one pass; what can't be decoded is an error of the pass."""
+    timeline = recording.timeline
+    outcomes = [_indices(recording, reading) for reading in readings]
+    wanted: dict[int, list[int]] = {}
+    for number, indices in enumerate(outcomes):
+        if not isinstance(indices, DecodeError):
+            for index in indices.tolist():
+                wanted.setdefault(index, []).append(number)
+    taken: list[list[NDArray[np.uint8]]] = [[] for _ in readings]
+    positions = sorted(wanted)
+    for position, frame in zip(positions, recording.frames_at(positions), strict=True):
+        for number in wanted[position]:
+            preprocessing = readings[number].preprocessing
+            fitted = preprocessing.resize_and_crop(frame[None])[0] if preprocessing else frame
+            if taken[number] and fitted.shape != taken[number][0].shape:
+                raise DecodeError(
+                    Status.UNREADABLE,
+                    f"frame {position} is of {fitted.shape[1]}x{fitted.shape[0]} pixels, those "
+                    f"before it are of {taken[number][0].shape[1]}x{taken[number][0].shape[0]}",
+                )
+            taken[number].append(fitted)
+    return [
+        indices
+        if isinstance(indices, DecodeError)
+        else ClipFrames(
+            np.stack(frames), indices, timeline.seconds(indices), timeline.fps, timeline.n_frames
+        )
+        for indices, frames in zip(outcomes, taken, strict=True)
+    ]
+
+
+def _indices(recording: Recording, reading: Reading) -> NDArray[np.int64] | DecodeError:
+    """Positions in the file of the frames that are taken, or why there are none."""
+    segment, first = recording.timeline.segment(reading.start_s, reading.end_s)
     try:
-        for frame in _frames_at(reader, frame_index):
-            frames.append(preprocessing.resize_and_crop(frame[None])[0] if preprocessing else frame)
-    except (*_DECODER_ERRORS, StopIteration) as error:
-        raise DecodeError(
-            Status.TRUNCATED,
-            f"frame {frame_index[len(frames)]} of {n_frames} can't be decoded: {_reason(error)}",
-        ) from error
-    return ClipFrames(np.stack(frames), frame_index, fps, n_frames)
-
-
-def _hidden_frames(starts_s: NDArray[np.float32]) -> int:
-    """Count the frames before the clip's start, which an edit list has the decoder drop.
-
-    A clip cut without re-encoding starts at a key frame, and its edit list hides what comes before
-    the cut. decord counts those frames, and then decodes none of them.
-    """
-    return int(((starts_s < -1e-4) & (starts_s > _NO_TIMESTAMP_S)).sum())
-
-
-def _frames_at(
-    reader: "decord.VideoReader", frame_index: NDArray[np.int64]
-) -> Iterator[NDArray[np.uint8]]:
-    """Read forward through the clip and yield the frames asked for, each (H, W, 3) uint8.
-
-    ``skip_frames`` would save the conversion of those in between to RGB, a fifth of the time. It
-    goes by presentation times: where they contradict the order of frames, or two are the same,
-    which frame comes next depends on how far decord's own thread has got.
-    """
-    position = 0
-    for index in frame_index.tolist():
-        for _ in range(index - position):
-            reader.next()
-        yield _without_padding(reader.next().asnumpy())
-        position = index + 1
-
-
-def _without_padding(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Cut a frame's rows to their pixels: (H, W, 3).
-
-    FFmpeg pads the rows of some sizes, above all of turned clips, and decord takes the padding for
-    more channels: (160, 96, 4) for 96 pixels of 3 bytes in rows of 384.
-    """
-    height, width, _ = frame.shape
-    return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-
-
-def _reason(error: BaseException) -> str:
-    """First line of the decoder's message, without the time and source lines before it.
-
-    A message is part of what a run writes, and doing a clip twice must write the same.
-    """
-    lines = str(error).splitlines() or [type(error).__name__]
-    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", lines[0])
-
-
-# FFmpeg writes lines to stderr for every damaged clip; what matters of them is in the status.
-decord.logging.set_level(decord.logging.QUIET)
+        return reading.sampling.take(segment) + first
+    except DecodeError as error:
+        if segment.n_frames == recording.timeline.n_frames:
+            return error
+        end = "its end" if reading.end_s is None else f"{reading.end_s:g} s"
+        where = f"the segment from {reading.start_s or 0:g} s to {end}"
+        return DecodeError(error.status, error.message.replace("the clip", where, 1))

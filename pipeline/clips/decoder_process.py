@@ -4,6 +4,10 @@ The parent holds the bytes of a clip and a time limit; the child decodes, resize
 sends back what the model sees, which is small. It is a bare Python that loads the decoder, NumPy
 and Pillow, in a fifth of a second: neither Ray nor torch, and no fork, which isn't safe beside
 their threads. It lives as long as its parent, and what it sends is never unpickled.
+
+A limit of time is a guess at what hangs. Time in which this process didn't run itself, since the
+machine was frozen or the container paused, isn't counted, and a clip that ran into the limit gets a
+second try.
 """
 
 import ctypes
@@ -18,24 +22,30 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clips.preprocess import Preprocessing
-from pipeline.clips.sampling import Sampling
+from pipeline.clips.decode import ClipFrames, Reading
+from pipeline.clips.recording import DecoderName
 from pipeline.errors import DecodeError
 from pipeline.status import Status
 
-DECODE = "pipeline.clips.decode:decode_clip"
-"""What the child runs: ``decode(data, sampling, preprocessing)`` gives frames and frame_index."""
+DECODE = "pipeline.clips.decode:read_views"
+"""What the child runs: ``decode(data, readings, decoder)`` gives what becomes of each."""
 
 N_TRIES = 3
 """Children that a clip may take down: one may have died of something else, such as its memory."""
+N_TIMEOUTS = 2
+"""Times that a clip may run into the limit: the machine may have been busy, or a disk asleep."""
+_STEP_S = 1.0
+"""Longest stretch that the limit's clock takes for time in which this process ran itself."""
 
 _START_S = 120.0
 """Only a guard, against a machine on which no child gets ready."""
@@ -43,11 +53,15 @@ _WAITS_S = (0.5, 1.0, 2.0, 4.0)
 """Before a child that was killed while it started is started again: memory may be free by then."""
 _GRACE_S = 10.0
 """For a child that has let go of its connection to say why, and to end with its own code."""
-_ENDED = (EOFError, OSError)
-"""What a connection raises of a child that has ended: EOFError between two messages, and inside one
-a plain OSError."""
 _PR_SET_PDEATHSIG = 1
 _LOGGER = logging.getLogger(__name__)
+
+
+class FramesRead(NamedTuple):
+    """Which frames were read: positions in the file (T,) int64, and seconds (T,) float64."""
+
+    frame_index: NDArray[np.int64]
+    frame_time: NDArray[np.float64]
 
 
 class ExpendableDecoder:
@@ -56,8 +70,8 @@ class ExpendableDecoder:
     Parameters
     ----------
     decode
-        ``module:function`` that the child runs, see `DECODE`; a `DecodeError` that it raises is the
-        clip's, and any other exception ends the child.
+        ``module:function`` that the child runs, see `DECODE`; a `DecodeError` that it gives is the
+        clip's, and any exception ends the child.
     memory_bytes
         Memory that the child may take. A clip that wants more mostly is ``CRASHED``, but decoders
         may also tell of it as of a frame that can't be decoded, and not always in the same way.
@@ -74,55 +88,93 @@ class ExpendableDecoder:
         self,
         frames: NDArray[np.uint8],
         data: bytes,
-        sampling: Sampling,
-        preprocessing: Preprocessing,
+        readings: Sequence[Reading],
         *,
+        decoder: DecoderName = "pyav",
         timeout_s: float,
-    ) -> NDArray[np.int64]:
-        """Decode, resize and crop a clip.
+    ) -> list[FramesRead | DecodeError]:
+        """Decode, resize and crop the views of a clip, in one pass over it.
 
         Messages are the same however often it is done: how a child ended goes to the log.
 
         Parameters
         ----------
         frames
-            (T, height, width, 3) uint8, contiguous: gets the frames, and is left alone on failure.
+            (views, T, height, width, 3) uint8, contiguous: gets the frames of each view, and is
+            left alone where that fails.
         data
             The whole video file.
+        readings
+            What is read of it for each view.
         timeout_s
-            Time that decoding may take; the child's start isn't counted.
+            Time that decoding may take, of which a second counts only if this process ran in it;
+            the child's start isn't counted.
 
         Returns
         -------
-        (T,) int64, the frames' positions in the clip.
+        What was read for each view, or its error: all that the decoder gives; ``TIMEOUT`` for all
+        of them, when decoding was stopped in each of `N_TIMEOUTS` tries; ``CRASHED``, when
+        `N_TRIES` children died of it.
 
         Raises
         ------
-        DecodeError
-            ``TIMEOUT``, and the child was killed; ``CRASHED``, when `N_TRIES` children died of this
-            clip; and all that the decoder raises.
         RuntimeError
             When no child gets ready to decode, which is no property of the clip: it ends by itself,
             or is killed each time that it is started.
         ValueError
             When the frames come in another shape than that of ``frames``.
         """
-        request = pickle.dumps((sampling, preprocessing))
         with self._lock:
-            for attempt in range(1, N_TRIES + 1):
-                connection = self._ready_connection()
+            try:
+                return self._try(frames, data, readings, decoder, timeout_s)
+            except DecodeError as error:
+                # Of several views, one that needs other frames may do without what takes it down.
+                if error.status is Status.TIMEOUT or len(readings) == 1:
+                    return [error] * len(readings)
+            outcomes: list[FramesRead | DecodeError] = []
+            for view, reading in enumerate(readings):
                 try:
-                    return self._exchange(connection, frames, request, data, timeout_s)
-                except _ENDED:
-                    _LOGGER.warning(
-                        "the decoder ended with code %s in try %d of %d",
-                        self._end(_GRACE_S),
-                        attempt,
-                        N_TRIES,
+                    outcomes += self._try(
+                        frames[view : view + 1], data, [reading], decoder, timeout_s
                     )
-        raise DecodeError(
-            Status.CRASHED, f"the decoder took its process down in each of {N_TRIES} tries"
-        )
+                except DecodeError as error:
+                    outcomes.append(error)
+            return outcomes
+
+    def _try(
+        self,
+        frames: NDArray[np.uint8],
+        data: bytes,
+        readings: Sequence[Reading],
+        decoder: DecoderName,
+        timeout_s: float,
+    ) -> list[FramesRead | DecodeError]:
+        request = pickle.dumps((tuple(readings), decoder))
+        n_crashes = n_timeouts = 0
+        while True:
+            connection = self._ready_connection()
+            try:
+                return self._exchange(connection, frames, request, data, timeout_s)
+            except (EOFError, ConnectionError) as error:
+                n_crashes += 1
+                _LOGGER.warning(
+                    "the decoder ended with code %s in try %d of %d",
+                    self._end(_GRACE_S),
+                    n_crashes,
+                    N_TRIES,
+                )
+                if n_crashes == N_TRIES:
+                    raise DecodeError(
+                        Status.CRASHED,
+                        f"the decoder took its process down in each of {N_TRIES} tries",
+                    ) from error
+            except TimeoutError as error:
+                n_timeouts += 1
+                if n_timeouts == N_TIMEOUTS:
+                    raise DecodeError(
+                        Status.TIMEOUT,
+                        f"decoding took longer than {timeout_s:g} s in each of {N_TIMEOUTS} tries",
+                    ) from error
 
     def close(self) -> None:
         """End the child, if there is one; the next clip starts another."""
@@ -136,42 +188,53 @@ class ExpendableDecoder:
         request: bytes,
         data: bytes,
         timeout_s: float,
-    ) -> NDArray[np.int64]:
+    ) -> list[FramesRead | DecodeError]:
         child = self._child
         assert child is not None
-        timed_out = threading.Event()
+        done, timed_out = threading.Event(), threading.Event()
 
-        def stop() -> None:
+        def stop_when_over() -> None:
+            if not _ran_for(timeout_s, done):
+                return
             timed_out.set()
             child.kill()
 
         # From a thread, so that the limit holds in whatever the child and this one wait for.
-        timer = threading.Timer(timeout_s, stop)
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=stop_when_over, daemon=True).start()
         try:
             connection.send_bytes(request)
             connection.send_bytes(data)
-            reply = json.loads(connection.recv_bytes())
-            if reply["status"] == Status.OK:
-                if tuple(reply["shape"]) != frames.shape:
-                    raise ValueError(f"frames are {reply['shape']}, expected {list(frames.shape)}")
-                frame_index = np.frombuffer(connection.recv_bytes(), np.int64)
-                connection.recv_bytes_into(frames.data.cast("B"))
-                return frame_index
+            replies = json.loads(connection.recv_bytes())
+            return [
+                self._receive(connection, reply, frames[view]) for view, reply in enumerate(replies)
+            ]
         except BaseException as error:
             # The child is dead, or owes the rest of an answer that no one waits for any more.
             if timed_out.is_set():
                 self._end()
-                raise DecodeError(
-                    Status.TIMEOUT, f"decoding took longer than {timeout_s:g} s"
-                ) from error
-            if not isinstance(error, _ENDED):
+                raise TimeoutError from error
+            # multiprocessing has no class of its own for an end within a message.
+            if type(error) is OSError:
+                raise EOFError from error
+            if not isinstance(error, EOFError | ConnectionError):
                 self._end()
             raise
         finally:
-            timer.cancel()
-        raise DecodeError(Status(reply["status"]), reply["message"])
+            done.set()
+
+    @staticmethod
+    def _receive(
+        connection: Connection, reply: dict[str, Any], frames: NDArray[np.uint8]
+    ) -> FramesRead | DecodeError:
+        """Take what comes behind the reply for a view."""
+        if reply["status"] != Status.OK:
+            return DecodeError(Status(reply["status"]), reply["message"])
+        if tuple(reply["shape"]) != frames.shape:
+            raise ValueError(f"frames are {reply['shape']}, expected {list(frames.shape)}")
+        frame_index = np.frombuffer(connection.recv_bytes(), np.int64)
+        frame_time = np.frombuffer(connection.recv_bytes(), np.float64)
+        connection.recv_bytes_into(frames.data.cast("B"))
+        return FramesRead(frame_index, frame_time)
 
     def _ready_connection(self) -> Connection:
         if self._child is not None and self._child.poll() is not None:
@@ -263,17 +326,37 @@ def _serve(decode_name: str, file_number: int, memory_bytes: int) -> None:
     with Connection(file_number) as connection, suppress(EOFError, ConnectionError):
         connection.send_bytes(b"ready")
         while True:
-            sampling, preprocessing = pickle.loads(connection.recv_bytes())  # noqa: S301 (ours)
-            data = connection.recv_bytes()
-            try:
-                frames, frame_index = decode(data, sampling, preprocessing)
-            except DecodeError as error:
-                reply = {"status": error.status, "message": error.message}
-                connection.send_bytes(json.dumps(reply).encode())
-                continue
-            connection.send_bytes(json.dumps({"status": Status.OK, "shape": frames.shape}).encode())
-            connection.send_bytes(np.ascontiguousarray(frame_index, np.int64).data.cast("B"))
-            connection.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
+            readings, decoder = pickle.loads(connection.recv_bytes())  # noqa: S301 (ours)
+            outcomes = decode(connection.recv_bytes(), readings, decoder)
+            connection.send_bytes(json.dumps([_reply(outcome) for outcome in outcomes]).encode())
+            for outcome in outcomes:
+                if isinstance(outcome, ClipFrames):
+                    for column, dtype in (("frame_index", np.int64), ("frame_time", np.float64)):
+                        values = np.ascontiguousarray(getattr(outcome, column), dtype)
+                        connection.send_bytes(values.data.cast("B"))
+                    connection.send_bytes(np.ascontiguousarray(outcome.frames).data.cast("B"))
+
+
+def _reply(outcome: ClipFrames | DecodeError) -> dict[str, Any]:
+    if isinstance(outcome, DecodeError):
+        return {"status": outcome.status, "message": outcome.message}
+    return {"status": Status.OK, "shape": outcome.frames.shape}
+
+
+def _ran_for(seconds: float, done: threading.Event) -> bool:
+    """Wait until this process has run for some time: whether that came before ``done``.
+
+    Where a wait of a second took longer, the machine was frozen, or too busy to run this process,
+    and so the child.
+    """
+    ran_s, before = 0.0, time.monotonic()
+    while ran_s < seconds:
+        if done.wait(min(_STEP_S, seconds - ran_s)):
+            return False
+        now = time.monotonic()
+        ran_s += min(now - before, _STEP_S)
+        before = now
+    return not done.is_set()
 
 
 def _die_with_parent() -> None:
@@ -286,7 +369,7 @@ def _die_with_parent() -> None:
 
 
 def _silence_libraries() -> None:
-    """Keep stderr for Python: decord quotes there, whole, each file that it can't open."""
+    """Keep stderr for Python: decoders quote there, whole, each file that it can't open."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -6,20 +6,33 @@ directory, a name that no object can have) makes it a failed row. What is true o
 credentials any more) says nothing about the clip: it is tried again, and then ends the pass with a
 `StorageError`. Nothing is marked as failed that only could not be reached, since a failed row
 counts as done and isn't looked at again.
+
+An answer can mean either: where a disk isn't mounted any more every clip is absent, and where a
+permission was withdrawn every clip is refused. So a clip is absent or refused only while another
+one, which was read before, is still there.
 """
 
 import errno
 import os
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import quote
 
 import fsspec
+from aiohttp import InvalidURL
+from fsspec.implementations.http import HTTPFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import CredentialsError, DecodeError, StorageError
 from pipeline.status import Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
 
+_last_read: dict[str, str] = {}
+"""By root, the path of the clip that this process has read last."""
 
-def fetch_clip(root: str, path: str) -> bytes:
+
+def fetch_clip(root: str, path: str, witness: str | None = None) -> bytes:
     """Read all of a clip.
 
     Parameters
@@ -28,6 +41,8 @@ def fetch_clip(root: str, path: str) -> bytes:
         The manifest's root, any fsspec URL.
     path
         The clip's path below the root, with ``/`` between its parts.
+    witness
+        Path of another clip, which was there before the run; see `pipeline.clips.reachable`.
 
     Raises
     ------
@@ -35,36 +50,127 @@ def fetch_clip(root: str, path: str) -> bytes:
         ``MISSING``, when there is no such object; ``UNREADABLE``, when it is a directory, may not
         be read, or has a name that no file can have. The message is the same at every try.
     StorageError
-        When the storage failed for as long as it was tried.
+        When the storage failed for as long as it was tried, doesn't know the credentials, or
+        doesn't give clips any more that it gave before.
     """
     if "\0" in path:
         raise DecodeError(Status.UNREADABLE, f"no file has a NUL in its name: {path!r}")
-    # The path is joined after the URL is parsed: its `?`, `#` or `::` are characters of a name.
-    filesystem, base = open_filesystem(root)
-    location = f"{base.rstrip('/')}/{path}"
+    filesystem, location = locate(root, path)
     try:
-        return with_retries(location, lambda: _read_whole(filesystem, location))
+        data = with_retries(location, lambda: _read_whole(filesystem, location))
     except CredentialsError as error:
         raise StorageError(str(error)) from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DecodeError(Status.MISSING, f"no object at {location}") from error
-    except IsADirectoryError as error:
-        raise DecodeError(Status.UNREADABLE, f"{location} is a directory") from error
-    except PermissionError as error:
-        raise DecodeError(Status.UNREADABLE, f"no permission to read {location}") from error
-    except OSError as error:
-        # Not the storage's own words, in which there may be the id of a request.
-        reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise DecodeError(Status.UNREADABLE, f"can't open {location}: {reason}") from error
+    except (OSError, InvalidURL) as error:
+        failure = _failure(location, error)
+        if failure.of_answer:
+            _check_witnesses(filesystem, root, path, witness, failure.message)
+        raise DecodeError(failure.status, failure.message) from error
+    _last_read[root] = path
+    return data
+
+
+def locate(root: str, path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Filesystem of a clip and its path in it; nothing is asked of the storage yet."""
+    # The path is joined after the URL is parsed: its `?`, `#` or `::` are characters of a name.
+    filesystem, base = open_filesystem(root)
+    if isinstance(filesystem, HTTPFileSystem):
+        # Here the filesystem parses URLs itself. What is escaped already stays as it is.
+        path = quote(path, safe="/%:@!$&'()*+,;=~[] ")
+    return filesystem, f"{base.rstrip('/')}/{path}"
+
+
+def is_there(filesystem: fsspec.AbstractFileSystem, location: str) -> bool:
+    """Whether a clip can be read, found out by as little as can be asked for.
+
+    Raises
+    ------
+    OSError
+        As `with_retries` does; `FileNotFoundError` is the answer no.
+    StorageError
+        As `with_retries` does.
+    """
+
+    def look() -> bool:
+        if isinstance(filesystem, LocalFileSystem):
+            # A pipe would be waited for.
+            os.close(os.open(location, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+            return True
+        if isinstance(filesystem, HTTPFileSystem):
+            # HEAD is refused by some servers, and its answer never says why.
+            filesystem.cat_file(location, start=0, end=1)
+            return True
+        filesystem.info(location)
+        return True
+
+    try:
+        return with_retries(location, look)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What an error of the driver means for one clip."""
+
+    status: Status
+    message: str
+    of_answer: bool
+    """Whether a storage that is away or closed would give the same answer."""
+
+
+def _failure(location: str, error: OSError | InvalidURL) -> _Failure:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return _Failure(Status.MISSING, f"no object at {location}", of_answer=True)
+    if isinstance(error, IsADirectoryError):
+        return _Failure(Status.UNREADABLE, f"{location} is a directory", of_answer=False)
+    if isinstance(error, PermissionError):
+        return _Failure(Status.UNREADABLE, f"no permission to read {location}", of_answer=True)
+    number = error.errno if isinstance(error, OSError) else None
+    # Not the storage's own words, in which there may be the id of a request.
+    reason = os.strerror(number) if number else type(error).__name__
+    if number == errno.EBADMSG:
+        reason = str(getattr(error, "strerror", reason))
+    return _Failure(
+        Status.UNREADABLE, f"can't open {location}: {reason}", of_answer=number == errno.EBADMSG
+    )
+
+
+def _check_witnesses(
+    filesystem: fsspec.AbstractFileSystem, root: str, path: str, witness: str | None, message: str
+) -> None:
+    """Raise a `StorageError` where no clip can be read any more that could be read before."""
+    known = [known for known in (_last_read.get(root), witness) if known and known != path]
+    for other in known:
+        with suppress(OSError, ValueError):
+            if is_there(filesystem, locate(root, other)[1]):
+                return
+    if known:
+        raise StorageError(f"{message}, nor is {known[0]} to be had, which was read before")
+    if isinstance(filesystem, LocalFileSystem) and not holds_something(root):
+        raise StorageError(f"{message}, and nothing at all is in {root}")
+
+
+def holds_something(root: str) -> bool:
+    """Whether a local folder is there and isn't empty, as that of a disk that isn't mounted is."""
+    _, base = open_filesystem(root)
+    try:
+        with os.scandir(base) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 def _read_whole(filesystem: fsspec.AbstractFileSystem, location: str) -> bytes:
     """Read an object and hold what came against the size that it has.
 
-    HTTP clients miss the end of a body that a middlebox cut and declared anew; and a clip cut short
-    may decode to its first frames. Asking for the range keeps s3fs from asking for the size again,
-    and from filling what is missing of a large object with zeros.
+    Drivers miss the end of a body that a middlebox cut and declared anew; and a clip cut short may
+    decode to its first frames. Asking for the range keeps s3fs from asking for the size again, and
+    from filling what is missing of a large object with zeros. Over plain HTTP the answer to reading
+    tells its size, and the client holds the body against it: asking before would double the
+    requests, and the answer to HEAD doesn't say why there is none.
     """
+    if isinstance(filesystem, HTTPFileSystem):
+        return bytes(filesystem.cat_file(location))
     size = _size(filesystem, location)
     if size == 0:
         return b""

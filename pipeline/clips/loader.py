@@ -8,8 +8,10 @@ from itertools import groupby
 import numpy as np
 
 from pipeline.clips.columns import Columns
+from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import DECODE, process_decoder
 from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import Views
 from pipeline.errors import DecodeError
 from pipeline.status import Status
@@ -19,10 +21,12 @@ from pipeline.status import Status
 class ClipLoader:
     """Fetches, decodes, resizes and crops a batch of clips.
 
+    Rows of the same file that lie side by side, its views or its segments, are read in one pass.
     What handles the files' content runs in this process's child, which goes on from batch to batch.
     While it decodes a clip, the next one is fetched.
 
-    Reads ``row``, ``video_id``, ``path``, ``label`` and ``start_time``; gives every column of the
+    Reads ``row``, ``video_id``, ``path``, ``label``, ``start_time`` and, for segments,
+    ``end_time``; gives every column of the
     store that doesn't need the model, and ``frames`` uint8 (clips, T, height, width, 3), which are
     zeros where ``status`` isn't ok.
     """
@@ -34,9 +38,15 @@ class ClipLoader:
     class_of_label: Mapping[str, int]
     """Class index of every label of the manifest."""
     decode_timeout_s: float = 60.0
-    """Time that decoding one clip may take."""
+    """Time that decoding one file may take."""
     decode_memory_bytes: int = 4_000_000_000
     """Memory that decoding one clip may take."""
+    witness: str | None = None
+    """Path of a clip that was there before the run; see `pipeline.clips.fetch`."""
+    decoder: DecoderName = "pyav"
+    """What decodes: see `pipeline.clips.recording`."""
+    segments: bool = False
+    """Whether a row is the part of its file from ``start_time`` to ``end_time``, or all of it."""
     decode: str = DECODE
     """What the child runs; see `pipeline.clips.decoder_process`."""
     on_clip: Callable[[int], None] = lambda row: None
@@ -47,23 +57,29 @@ class ClipLoader:
         n_clips, n_frames = len(rows["row"]), next(iter(self.views)).sampling.n_samples
         frames = np.zeros((n_clips, n_frames, *self.input_size, 3), np.uint8)
         frame_index = np.full((n_clips, n_frames), -1, np.int32)
+        frame_time = np.full((n_clips, n_frames), np.nan)
         status = np.full(n_clips, Status.OK, np.uint8)
         message = np.full(n_clips, "", object)
         decoder = process_decoder(self.decode, self.decode_memory_bytes)
-        for clip, fetched in enumerate(_fetched_ahead(self.root, rows["path"])):
-            view = self.views.of(int(rows["row"][clip]))
+        for same, fetched in _fetched_ahead(self.root, rows["path"], self.witness):
+            readings = [self._reading(rows, clip) for clip in range(same.start, same.stop)]
             try:
-                frame_index[clip] = decoder.decode_into(
-                    frames[clip],
+                outcomes = decoder.decode_into(
+                    frames[same],
                     fetched.result(),
-                    view.sampling,
-                    view.preprocessing,
+                    readings,
+                    decoder=self.decoder,
                     timeout_s=self.decode_timeout_s,
                 )
             except DecodeError as error:
-                status[clip] = error.status
-                message[clip] = error.message
-            self.on_clip(int(rows["row"][clip]))
+                outcomes = [error] * len(readings)
+            for clip, outcome in enumerate(outcomes, start=same.start):
+                if isinstance(outcome, DecodeError):
+                    status[clip], message[clip] = outcome.status, outcome.message
+                else:
+                    frame_index[clip], frame_time[clip] = outcome
+            for row in rows["row"][same]:
+                self.on_clip(int(row))
         return {
             "row": rows["row"],
             "video_id": rows["video_id"],
@@ -71,20 +87,37 @@ class ClipLoader:
             "label": np.array([self._label(label) for label in rows["label"]], np.int32),
             "frames": frames,
             "frame_index": frame_index,
+            "frame_time": frame_time,
             "status": status,
             "message": message,
         }
+
+    def _reading(self, rows: Columns, clip: int) -> Reading:
+        view = self.views.of(int(rows["row"][clip]))
+        names = ("start_time", "end_time") if self.segments else ()
+        bounds = (_seconds(rows[name][clip]) for name in names)
+        return Reading(view.sampling, view.preprocessing, *bounds)
 
     def _label(self, label: str | None) -> int:
         return -1 if label is None else self.class_of_label[label]
 
 
-def _fetched_ahead(root: str, paths: Iterable[str]) -> Iterator[Future[bytes]]:
-    """Fetch clips in order, each while the one before it is decoded; views of one share it."""
+def _seconds(value: float | None) -> float | None:
+    """Give a bound of a segment as a number; manifests have null, and Ray NaN, for none."""
+    return None if value is None or np.isnan(value) else float(value)
+
+
+def _fetched_ahead(
+    root: str, paths: Iterable[str], witness: str | None
+) -> Iterator[tuple[slice, Future[bytes]]]:
+    """Fetch clips in order, each while the one before it is decoded: rows of a file, its bytes."""
     with ThreadPoolExecutor(1) as pool:
-        current: list[Future[bytes]] = []
+        current: list[tuple[slice, Future[bytes]]] = []
+        start = 0
         for path, same in groupby(paths):
-            ahead = [pool.submit(fetch_clip, root, str(path))] * len(list(same))
+            stop = start + len(list(same))
+            ahead = [(slice(start, stop), pool.submit(fetch_clip, root, str(path), witness))]
+            start = stop
             yield from current
             current = ahead
         yield from current

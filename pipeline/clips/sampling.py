@@ -1,4 +1,8 @@
-"""Which frames of a clip the model sees: pure functions from a frame count to frame indices.
+"""Which frames of a clip the model sees: pure functions from its frames' times to frame indices.
+
+Where a clip's rate is constant, a count of frames is as good as a clock. Where it varies, as in a
+recording of a phone, frames that are even in number aren't even in time; samples follow the clock
+then, unless frames are asked for.
 
 Both kinds give strictly increasing indices: a frame is never repeated to fill up, because a
 repeated frame would share the model's attention with its copy and so halve its attribution.
@@ -10,10 +14,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clips.timeline import Timeline
 from pipeline.errors import ConfigError, DecodeError
 from pipeline.status import Status
 
 SamplingKind = Literal["uniform", "strided"]
+SamplingClock = Literal["time", "frame"]
 
 
 def uniform_frame_indices(*, n_frames: int, n_samples: int) -> NDArray[np.int64]:
@@ -107,11 +113,64 @@ def strided_frame_indices(
     _require_frames(n_frames, n_samples)
     if not (np.isfinite(fps) and fps > 0):
         raise DecodeError(Status.UNREADABLE, f"the clip's frame rate is {fps}, not above 0")
-    window = min(max(stride * n_samples / target_fps * fps, n_samples), n_frames)
+    window = stride * n_samples / target_fps * fps
+    return _spread(n_frames, n_samples, window, position).astype(np.int64)
+
+
+def frame_indices_by_time(
+    timeline: Timeline,
+    *,
+    n_samples: int,
+    window_s: float | None = None,
+    position: float = 0.5,
+) -> NDArray[np.int64]:
+    """Frames that are shown at times which are even in a clip of any rate.
+
+    The times are those at which `uniform_frame_indices` (without ``window_s``) and
+    `strided_frame_indices` would find their frames, had the clip its mean rate throughout::
+
+        uniform, 3 samples of a clip of 5 s: its frames last 3 s, 1 s and 1 s
+
+        seconds   0    1    2    3    4    5
+        frame     |0             |1   |2   |
+        times         0.83   2.5      4.17          -> frames 0, 0 and 2: taken are [0, 1, 2]
+
+    A frame that lasts for several samples is taken once, for the first of them, and the next
+    samples take the frames behind it: frames are never repeated.
+
+    Returns
+    -------
+    (n_samples,) int64, strictly increasing, in ``[0, timeline.n_frames)``.
+
+    Raises
+    ------
+    DecodeError
+        ``TOO_SHORT``, when the clip has fewer frames than are to be taken.
+    """
+    n_frames = timeline.n_frames
+    _require_frames(n_frames, n_samples)
+    # In whole numbers as far as that goes: floats would round where a frame begins.
+    if window_s is None or timeline.tick_s is None:
+        shown_at = (2 * np.arange(n_samples, dtype=np.int64) + 1) * timeline.end
+        begins: NDArray[np.int64] = timeline.ticks * (2 * n_samples)
+    else:
+        frame_ticks = timeline.end / n_frames
+        window = window_s / (frame_ticks * float(timeline.tick_s))
+        spread = _spread(n_frames, n_samples, window, position)
+        shown_at = np.floor(spread * frame_ticks + 1e-6).astype(np.int64)
+        begins = timeline.ticks
+    taken = np.searchsorted(begins, shown_at, "right") - 1
+    steps = np.arange(n_samples)
+    taken = np.maximum.accumulate(taken - steps) + steps
+    return np.minimum(taken, n_frames - n_samples + steps).astype(np.int64)
+
+
+def _spread(n_frames: int, n_samples: int, window: float, position: float) -> NDArray[np.float64]:
+    """Spread samples over a window of so many frames: (n_samples,) float64, in frames."""
+    window = min(max(window, n_samples), n_frames)
     start = (n_frames - window) * position
-    # The clip's end bounds the last index: `start + window - 1` may round up beyond it.
-    spread = np.linspace(start, min(start + window - 1, n_frames - 1), n_samples)
-    return spread.astype(np.int64)
+    # The clip's end bounds the last one: `start + window - 1` may round up beyond it.
+    return np.linspace(start, min(start + window - 1, n_frames - 1), n_samples)
 
 
 @dataclass(frozen=True)
@@ -130,6 +189,9 @@ class Sampling:
         The rate that ``stride`` counts in, in frames/s.
     position
         Where the window of ``strided`` lies, from 0 (start) to 1 (end); see `pipeline.clips.views`.
+    clock
+        What samples are even in, where a clip's rate varies: ``time``, or ``frame``, which runs
+        take that don't say it, as there was no other when they were made.
     """
 
     kind: SamplingKind
@@ -137,6 +199,7 @@ class Sampling:
     stride: int | None = None
     target_fps: float = 30.0
     position: float = 0.5
+    clock: SamplingClock = "frame"
 
     def __post_init__(self) -> None:
         kinds = get_args(SamplingKind)
@@ -152,6 +215,24 @@ class Sampling:
             raise ConfigError(f"sampling target_fps is {self.target_fps}, expected above 0")
         if not 0 <= self.position <= 1:
             raise ConfigError(f"sampling position is {self.position}, expected 0 to 1")
+        if self.clock not in get_args(SamplingClock):
+            raise ConfigError(f"sampling clock is {self.clock!r}, expected time or frame")
+
+    def take(self, timeline: Timeline) -> NDArray[np.int64]:
+        """Frame indices for a clip: (n_samples,) int64, strictly increasing.
+
+        Raises
+        ------
+        DecodeError
+            ``TOO_SHORT``, when the clip has fewer frames than are to be taken; ``UNREADABLE``, when
+            a stride is to be counted in a clip that has no rate.
+        """
+        if self.clock == "frame" or timeline.tick_s is None or timeline.is_constant:
+            return self.indices(n_frames=timeline.n_frames, fps=timeline.rate)
+        window_s = None if self.stride is None else self.stride * self.n_samples / self.target_fps
+        return frame_indices_by_time(
+            timeline, n_samples=self.n_samples, window_s=window_s, position=self.position
+        )
 
     def indices(self, *, n_frames: int, fps: float) -> NDArray[np.int64]:
         """Frame indices for a clip of ``n_frames`` at ``fps`` frames/s: (n_samples,) int64.

@@ -5,106 +5,209 @@ row, and becomes a named failure when it is decoded.
 """
 
 import csv
-import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.credentials import without_credentials
-from pipeline.dataset.manifest import (
-    FORMAT_VERSION,
-    METADATA_KEYS,
-    SCHEMA,
-    Manifest,
-    check_paths,
-    filesystem_of,
-)
-from pipeline.errors import ManifestError
-from pipeline.storage.files import open_filesystem
-from pipeline.storage.retries import with_retries
+from pipeline.dataset.annotations import READERS, Row, listed
+from pipeline.dataset.columns import SCHEMA, check_path_column
+from pipeline.dataset.listing import OTHER_VIDEO_SUFFIXES, Listing, list_folder
+from pipeline.dataset.manifest import FORMAT_VERSION, METADATA_KEYS, Manifest
+from pipeline.dataset.tables import read_table
+from pipeline.errors import ManifestError, reason_of
 
-Layout = Literal["kinetics", "folders", "list", "files"]
+LAYOUTS = ("kinetics", "folders", "list", "files", "table", *list(READERS)[1:])
+_ANNOTATED = ("list", "table", *READERS)
+_WITH_SPLIT = ("kinetics", "table", "hmdb51", "activitynet")
 
-KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
-VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".ogv", ".webm", ".wmv"),
-)
+_SPLIT_FOLDERS = {
+    *("train", "training", "val", "valid", "validate", "validation", "test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The clips of a dataset, and what was found of them.
+
+    Attributes
+    ----------
+    table
+        The manifest: its columns, further ones of the source, and in the schema's metadata root and
+        layout.
+    listing
+        The files below the root.
+    n_comments
+        Lines of a list that were passed over.
+    """
+
+    table: pa.Table
+    listing: Listing
+    n_comments: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """How the rows of a manifest and the files below its root go together."""
+
+    n_rows: int
+    n_found: int
+    """Rows whose file is there."""
+    missing: tuple[str, ...]
+    """Paths of the other rows."""
+    n_unused: int
+    """Clips that no row is of."""
+    passed_over: Counter[str]
+    """Files that aren't taken for clips, by suffix."""
+    n_hidden: int
+    n_comments: int
+
+    @property
+    def is_remarkable(self) -> bool:
+        """Whether rows and files aren't the same, one by one."""
+        return bool(
+            self.missing or self.n_unused or self.passed_over or self.n_hidden or self.n_comments
+        )
+
+    @property
+    def n_unread_videos(self) -> int:
+        """Files that are passed over and are video by their suffix."""
+        return sum(self.passed_over[suffix] for suffix in OTHER_VIDEO_SUFFIXES)
+
+    def __str__(self) -> str:
+        told = [f"{self.n_rows:,} rows, {self.n_found:,} files found"]
+        if self.missing:
+            shown = ", ".join(_shown(path) for path in self.missing[:3])
+            more = ", ..." if len(self.missing) > 3 else ""
+            told.append(f"{len(self.missing):,} missing ({shown}{more})")
+        if self.n_unused:
+            told.append(f"{self.n_unused:,} files not used")
+        if self.passed_over:
+            shown = ", ".join(
+                f"{suffix[:12]} {n:,}" for suffix, n in self.passed_over.most_common(3)
+            )
+            more = ", ..." if len(self.passed_over) > 3 else ""
+            total = self.passed_over.total()
+            told.append(f"{total:,} passed over for their suffix ({shown}{more})")
+        if self.n_hidden:
+            told.append(f"{self.n_hidden:,} hidden files passed over")
+        if self.n_comments:
+            told.append(f"{self.n_comments:,} lines passed over that begin with #")
+        return ", ".join(told)
 
 
 def build_manifest(
-    *, layout: str, clips: str, annotations: str | None = None, split: str | None = None
+    *,
+    layout: str,
+    clips: str,
+    annotations: str | None = None,
+    split: str | None = None,
+    labels_from: int | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> pa.Table:
+    """List a dataset's clips: the table of `read_dataset`."""
+    return read_dataset(
+        layout=layout,
+        clips=clips,
+        annotations=annotations,
+        split=split,
+        labels_from=labels_from,
+        columns=columns,
+    ).table
+
+
+def read_dataset(
+    *,
+    layout: str,
+    clips: str,
+    annotations: str | None = None,
+    split: str | None = None,
+    labels_from: int | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Dataset:
     """List a dataset's clips.
 
     Parameters
     ----------
     layout
-        ``kinetics``: an annotation CSV with the columns ``label, youtube_id, time_start, time_end,
-        split``, and files ``<youtube_id>_<start>_<end>.<suffix>``, times in s to six digits,
-        anywhere under ``clips``; of files with one name the first in sorted order counts.
-        ``folders``: a folder per class, files below it. ``list``: a list file with a path, and
-        optionally a label, per line: what follows a tab or, in a line without one, what follows the
-        last space, if that is behind a file name's suffix (so that a path may hold spaces). Empty
-        lines and those that start with ``#`` are passed over. ``files``: a folder and what is below
-        it, a glob, or one file; no labels.
+        ``folders``: a folder per class, files below it; a folder that is named as a split, as
+        ``train/<class>/x.mp4``, holds the folders of classes. ``files``: a folder and what is below
+        it, a glob, or one file; no labels. ``list``: a file of lines as
+        `pipeline.dataset.annotations.listed` has them. ``table``: a Parquet or CSV table with a
+        column of paths, as `pipeline.dataset.tables` has it. The others are datasets' own forms,
+        see `pipeline.dataset.annotations`. Hidden files, whose names begin with a dot, are none.
     clips
         URL of the folder that holds the clips and becomes the manifest's root.
     annotations
-        URL of the CSV (``kinetics``) or of the list file (``list``).
+        URL of the annotation file, list or table, where the layout has one.
     split
-        Keep the CSV's rows of this split alone (``kinetics``).
-
-    Returns
-    -------
-    A table with the manifest's columns, its root and layout in the schema's metadata.
+        Keep the rows of this split alone, where the annotation file tells splits.
+    labels_from
+        The number that labels count from, 0 or 1, where all of them are numbers and none is 0.
+    columns
+        Names of a table's columns by the manifest's, see `pipeline.dataset.tables.read_table`.
 
     Raises
     ------
     ManifestError
-        When the layout is unknown, what it needs is absent or malformed, a path leaves the root, or
-        there is no clip.
+        When the layout is unknown, what it needs is absent or malformed, a path leaves the root,
+        labels may count from 1 and ``labels_from`` doesn't say, or there is no clip.
     """
-    if layout not in get_args(Layout):
-        raise ManifestError(f"layout {layout!r}: expected one of {', '.join(get_args(Layout))}")
-    if (annotations is None) == (layout in ("kinetics", "list")):
-        wanted = "none" if annotations else "the URL of the CSV or list file"
+    if layout not in LAYOUTS:
+        raise ManifestError(f"layout {layout[:60]!r}: expected one of {', '.join(LAYOUTS)}")
+    if (annotations is None) == (layout in _ANNOTATED):
+        wanted = "none" if annotations else "the URL of the annotation file, list or table"
         raise ManifestError(f"layout {layout}: annotations is {annotations!r}, expected {wanted}")
-    if split is not None and layout != "kinetics":
-        raise ManifestError(f"layout {layout}: split is {split!r}, expected none; kinetics has it")
-
+    if split is not None and layout not in _WITH_SPLIT:
+        raise ManifestError(
+            f"layout {layout}: split is {split!r}, expected none; {', '.join(_WITH_SPLIT)} have it"
+        )
+    if columns and layout != "table":
+        raise ManifestError(f"layout {layout}: columns are {dict(columns)}, expected none")
+    listing = list_folder(clips, layout)
+    comments: list[str] = []
+    metadata = dict(zip(METADATA_KEYS, (FORMAT_VERSION, listing.root, layout), strict=True))
     try:
-        root, listing = with_retries(clips, lambda: _list_clips(clips, layout))
-    except OSError as error:
-        raise ManifestError(f"layout {layout}: can't list {clips}: {error}") from error
-    rows: Iterable[dict[str, Any]]
-    if layout == "kinetics":
-        rows = _kinetics_rows(str(annotations), listing, split)
-    elif layout == "list":
-        rows = _list_rows(str(annotations))
-    elif layout == "folders":
-        rows = (_row(path, label=path.split("/")[0]) for path in listing if "/" in path)
-    else:
-        rows = (_row(path) for path in listing)
-    metadata = dict(zip(METADATA_KEYS, (FORMAT_VERSION, root, layout), strict=True))
-    try:
-        table = pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(metadata))
+        if layout == "table":
+            table = read_table(str(annotations), listing, columns or {})
+        else:
+            table = _table_of(_rows(layout, annotations, listing, comments))
     except csv.Error as error:
         raise ManifestError(f"layout {layout}: {annotations} is not CSV: {error}") from error
     except UnicodeEncodeError as error:
         raise ManifestError(
             f"layout {layout}: {error.object!r} below {clips}: expected names in UTF-8"
         ) from error
+    if split is not None:
+        table = table.filter(pc.equal(table["split"], split))
     if table.num_rows == 0:
         of_split = f" of split {split!r}" if split else ""
         wanted = ", expected a folder for each class" if layout == "folders" else ""
         raise ManifestError(f"layout {layout}: no clip{of_split} in {annotations or clips}{wanted}")
-    check_paths(table["path"].to_pylist(), annotations or clips)
-    return table
+    check_path_column(table["path"], annotations or clips, listing.root)
+    table = _count_labels(table, layout, labels_from)
+    return Dataset(table.replace_schema_metadata(metadata), listing, len(comments))
+
+
+def compare(table: pa.Table, dataset: Dataset) -> Found:
+    """Hold the rows of a manifest of a dataset, which may have more of them, against its files."""
+    paths = table["path"].to_pylist()
+    missing = tuple(path for path in paths if not dataset.listing.holds(path))
+    used = set(paths)
+    return Found(
+        n_rows=table.num_rows,
+        n_found=table.num_rows - len(missing),
+        missing=missing,
+        n_unused=sum(path not in used for path in dataset.listing.paths),
+        passed_over=dataset.listing.passed_over(),
+        n_hidden=dataset.listing.n_hidden,
+        n_comments=dataset.n_comments,
+    )
 
 
 def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
@@ -135,11 +238,21 @@ def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
                 f"manifest {old.url} is of the {what} {without_credentials(was)}, "
                 f"and the clips to append are of {without_credentials(now)}"
             )
-    rows = old.rows(0, old.n_rows)
+    rows = old.whole_table()
     key = ("video_id", "start_time", "end_time") if old.layout == "kinetics" else ("path",)
     known = set(_values(rows, key))
     new = table.filter(pa.array([values not in known for values in _values(table, key)]))
-    return pa.concat_tables([rows.replace_schema_metadata(table.schema.metadata), new])
+    try:
+        # A further column that only one of both has is null in the other's rows.
+        together = pa.concat_tables(
+            [rows, new.replace_schema_metadata(None)], promote_options="permissive"
+        )
+    except pa.ArrowException as error:
+        raise ManifestError(
+            f"manifest {old.url}: a further column is of another type than in the clips to append: "
+            f"{reason_of(error)}"
+        ) from error
+    return together.replace_schema_metadata(table.schema.metadata)
 
 
 def _values(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -147,110 +260,87 @@ def _values(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]
     return zip(*(table[column].to_pylist() for column in columns), strict=True)
 
 
-def _list_clips(clips: str, layout: str) -> tuple[str, list[str]]:
-    """Root URL, and the sorted paths below it of the video files that are there."""
-    filesystem, base = filesystem_of(clips)
-    if filesystem.isdir(base):
-        if layout == "list":
-            return _root_url(filesystem, base, clips), []
-        found = filesystem.find(base)
-    elif layout != "files":
-        raise ManifestError(f"layout {layout}: {clips} is not a folder, expected that of the clips")
-    elif filesystem.isfile(base):
-        # Asked for by name, so whatever its suffix is.
-        base, name = base.rsplit("/", 1)
-        return _root_url(filesystem, base, clips), [name]
-    elif re.search(r"[*?[]", base):
-        found = filesystem.glob(base)
-        fixed = re.split(r"[*?[]", base, maxsplit=1)[0]
-        base = fixed.rsplit("/", 1)[0]
-    else:
-        raise ManifestError(f"layout {layout}: nothing at {clips}, expected a folder, glob or file")
-    prefix = base.rstrip("/") + "/"
-    paths = [path.removeprefix(prefix) for path in found]
-    videos = [path for path in paths if PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES]
-    return _root_url(filesystem, base, clips), sorted(videos)
+def _rows(
+    layout: str, annotations: str | None, listing: Listing, comments: list[str]
+) -> Iterable[Row]:
+    if layout == "list":
+        return listed(str(annotations), listing, comments)
+    if layout in READERS:
+        return READERS[layout](str(annotations), listing)
+    if layout == "folders":
+        return _folder_rows(listing)
+    return ({"video_id": _stem(path), "path": path} for path in listing.paths)
 
 
-def _root_url(filesystem: fsspec.AbstractFileSystem, base: str, clips: str) -> str:
-    """URL under which workers find the folder; some hold more than a protocol and a path."""
-    url = str(filesystem.unstrip_protocol(base))
-    try:
-        found = open_filesystem(url) == (filesystem, base)
-    except (OSError, ValueError, TypeError):
-        found = False
-    if not found:
-        raise ManifestError(
-            f"clips below {clips} can't be found again by {url}: expected a URL that is a protocol "
-            "and a path, with hosts and credentials in fsspec's configuration"
-        )
-    return url
+def _folder_rows(listing: Listing) -> Iterator[Row]:
+    """Rows of class folders; folders named as splits whose files all lie deeper hold classes."""
+    below = [path.split("/") for path in listing.paths if "/" in path]
+    depths: dict[str, int] = {}
+    for parts in below:
+        depths[parts[0]] = min(len(parts), depths.get(parts[0], len(parts)))
+    splits = {name for name, depth in depths.items() if _is_split(name) and depth > 2}
+    for parts in below:
+        split = parts[0] if parts[0] in splits else None
+        yield {
+            "video_id": _stem(parts[-1]),
+            "path": "/".join(parts),
+            "label": parts[0] if split is None else parts[1],
+            "split": split,
+        }
 
 
-def _kinetics_rows(
-    annotations: str, listing: list[str], split: str | None
-) -> Iterator[dict[str, Any]]:
-    by_name: dict[str, str] = {}
-    for path in listing:
-        by_name.setdefault(PurePosixPath(path).stem, path)
-    reader = csv.DictReader(io.StringIO(_read_text(annotations, "kinetics"), newline=""))
-    absent = [name for name in KINETICS_COLUMNS if name not in (reader.fieldnames or ())]
-    if absent:
-        raise ManifestError(
-            f"layout kinetics: {annotations} has no column {', '.join(absent)}; "
-            f"expected a header with {','.join(KINETICS_COLUMNS)}"
-        )
-    for row in reader:
-        where = f"layout kinetics: {annotations} line {reader.line_num}"
-        if None in row or None in row.values() or not row["youtube_id"]:
-            raise ManifestError(f"{where}: expected one value a column, youtube_id not empty")
-        try:
-            start, end = float(row["time_start"]), float(row["time_end"])
-            name = f"{row['youtube_id']}_{int(start):06d}_{int(end):06d}"
-        except (ValueError, OverflowError):
+def _is_split(name: str) -> bool:
+    return name.casefold() in _SPLIT_FOLDERS
+
+
+def _stem(path: str) -> str:
+    name = path.rsplit("/", 1)[-1]
+    return re.sub(r"(.)\.[^.]*$", r"\1", name)
+
+
+def _table_of(rows: Iterable[Row]) -> pa.Table:
+    """Table of rows, which may have keys beyond a manifest's columns, of text."""
+    found = list(rows)
+    further = list(dict.fromkeys(key for row in found for key in row if key not in SCHEMA.names))
+    schema = pa.schema([*SCHEMA, *(pa.field(name, pa.string()) for name in further)])
+    return pa.Table.from_pylist(found, schema=schema)
+
+
+def _count_labels(table: pa.Table, layout: str, labels_from: int | None) -> pa.Table:
+    """Have labels that are numbers count from 0, as a model's classes do; never by a guess."""
+    labels = table["label"].drop_null().unique().to_pylist()
+    names = [label for label in labels if not re.fullmatch(r"-?\d+", label)]
+    if names or not labels:
+        if labels_from is not None:
+            found = f"label {names[0]!r}" if names else "no label"
             raise ManifestError(
-                f"{where}: times are {row['time_start']!r} and {row['time_end']!r}, expected s"
-            ) from None
-        if split is None or row["split"] == split:
-            yield {
-                "video_id": row["youtube_id"],
-                "path": by_name.get(name, f"{name}.mp4"),
-                "label": row["label"] or None,
-                "start_time": start,
-                "end_time": end,
-                "split": row["split"] or None,
-            }
-
-
-def _list_rows(annotations: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_read_text(annotations, "list").split("\n"), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if "\t" in line:
-            path, _, label = line.partition("\t")
-        else:
-            path, _, label = line.strip().rpartition(" ")
-            if PurePosixPath(path.rstrip()).suffix.lower() not in VIDEO_SUFFIXES:
-                path, label = line, ""
-        path, label = path.strip(), label.strip()
-        if not path or "\t" in label:
-            raise ManifestError(
-                f"layout list: {annotations} line {number}: {line!r}, expected a path and a label"
+                f"labels_from is {labels_from}, expected none: {found[:80]} is in the data, and "
+                "it is for labels that are numbers"
             )
-        yield _row(path, label=label or None)
+        return table
+    numbers = {label: int(label) for label in labels}
+    lowest, highest = min(numbers.values()), max(numbers.values())
+    if labels_from is None:
+        if 0 not in numbers.values():
+            raise ManifestError(
+                f"layout {layout}: labels are numbers from {lowest} to {highest}, none is 0: "
+                "expected --labels-from 1 if they count from 1, or --labels-from 0"
+            )
+        return table
+    if lowest < labels_from:
+        raise ManifestError(
+            f"labels_from is {labels_from}, and the lowest label is {lowest}: expected labels from "
+            f"{labels_from} on"
+        )
+    if labels_from == 0:
+        return table
+    counted = [
+        None if label is None else str(numbers[label] - labels_from)
+        for label in table["label"].to_pylist()
+    ]
+    place = table.schema.get_field_index("label")
+    return table.set_column(place, SCHEMA.field("label"), pa.array(counted, pa.string()))
 
 
-def _row(path: str, *, label: str | None = None) -> dict[str, Any]:
-    return {"video_id": PurePosixPath(path).stem, "path": path, "label": label}
-
-
-def _read_text(url: str, layout: str) -> str:
-    try:
-        filesystem, path = filesystem_of(url)
-        # `utf-8-sig`: a spreadsheet puts a byte order mark before the first column's name.
-        data = with_retries(url, lambda: filesystem.cat_file(path))
-        return str(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise ManifestError(f"layout {layout}: can't read {url}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"layout {layout}: {url} is not text in UTF-8: {error}") from error
+def _shown(path: str) -> str:
+    return path if len(path) <= 40 else f"...{path[-37:]}"

@@ -5,42 +5,42 @@ one of a dataset.
 
 Columns: ``video_id`` string; ``path`` string, below the root, with ``/`` between its parts;
 ``label`` string, a class name or an integer as text; ``start_time`` and ``end_time`` float64, where
-in the source video the clip lies, in s; ``split`` string. All but the first two may be null. The
-root, any fsspec URL, is in the Parquet schema's metadata.
+in the source video the clip lies, in s, and, in a manifest of segments, which part of the file it
+is; ``split`` string. All but the first two may be null. The
+root, any fsspec URL, is in the Parquet schema's metadata; without it, as in tables that pandas,
+polars or DuckDB have written, it is the manifest's own folder. Further columns are carried along
+and not read.
 """
 
 import hashlib
 import io
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from pipeline.credentials import holds_credentials, without_credentials
+from pipeline.dataset.columns import SCHEMA as SCHEMA
+from pipeline.dataset.columns import as_manifest, check_columns, check_path_column
+from pipeline.dataset.row_groups import ROWS_PER_GROUP as ROWS_PER_GROUP
+from pipeline.dataset.row_groups import pieces, pieces_with
 from pipeline.errors import ManifestChangedError, ManifestError, reason_of
 from pipeline.storage.files import RetryingReader, open_filesystem, write_bytes
 
 FORMAT_VERSION = "1"
-ROWS_PER_GROUP = 8192
-"""Rows of a Parquet row group: what a worker reads to get one of its rows, about 1 MB."""
-
-SCHEMA = pa.schema(
-    [
-        pa.field("video_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("start_time", pa.float64()),
-        pa.field("end_time", pa.float64()),
-        pa.field("split", pa.string()),
-    ]
-)
+_N_LOOKED_AT = 16
+_BUFFER_BYTES = 1 << 20
 METADATA_KEYS = ("staa.manifest_version", "staa.root", "staa.layout")
+_SEGMENTS_KEY = "staa.segments"
+"""In the metadata, ``true`` where rows are parts of their files; see `mark_segments`."""
 _CONTENT_KEY = "staa.content"
 """In the file's metadata: SHA-256 of all before the footer. With it no two manifests of different
 rows have the same footer; offsets, sizes and statistics alone may be the same."""
@@ -66,6 +66,9 @@ class Manifest:
     fingerprint
         SHA-256 over the file's footer, in hexadecimal: tells whether the file is still the same,
         each time that it is opened for rows, and without reading them all.
+    segments
+        Whether a row is the part of its file from ``start_time`` to ``end_time``, and not all of
+        it.
     """
 
     url: str
@@ -74,6 +77,7 @@ class Manifest:
     n_rows: int
     digest: str
     fingerprint: str
+    segments: bool = False
 
     def rows(self, start: int, stop: int) -> pa.Table:
         """Read rows ``start`` to ``stop`` (exclusive), from the row groups that hold them alone.
@@ -90,22 +94,13 @@ class Manifest:
                 f"rows {start} to {stop} of {self.url}: expected a range in 0 to {self.n_rows}"
             )
         with self._opened() as parquet:
-            groups: list[int] = []
-            first, offset = 0, 0
-            for group in range(parquet.num_row_groups):
-                following = offset + parquet.metadata.row_group(group).num_rows
-                if offset < stop and following > start:
-                    first = first if groups else offset
-                    groups.append(group)
-                offset = following
-            table = parquet.read_row_groups(groups, columns=SCHEMA.names).slice(
-                start - first, stop - start
-            )
-        check_paths(table["path"].to_pylist(), self.url)
-        return table.replace_schema_metadata(None)
+            found = [piece for _, piece in pieces(parquet, self._name, range(start, stop))]
+        table = pa.concat_tables([SCHEMA.empty_table(), *found])
+        check_path_column(table["path"], self.url, self.root)
+        return table
 
     def take(self, rows: NDArray[np.integer]) -> pa.Table:
-        """Read rows by number, in ascending order; a row group is read once for all of its rows.
+        """Read rows by number, in ascending order; what lies between is read once and dropped.
 
         Raises
         ------
@@ -114,34 +109,52 @@ class Manifest:
         ManifestChangedError
             As `rows`.
         """
-        tables = [SCHEMA.empty_table()]
-        groups = rows // ROWS_PER_GROUP
-        for group in np.unique(groups):
-            start = int(group) * ROWS_PER_GROUP
-            table = self.rows(start, min(start + ROWS_PER_GROUP, self.n_rows))
-            tables.append(table.take(pa.array(rows[groups == group] - start)))
-        return pa.concat_tables(tables)
+        if len(rows) and not (rows[0] >= 0 and rows[-1] < self.n_rows):
+            raise ManifestError(
+                f"rows {rows[0]} to {rows[-1]} of {self.url}: expected a range in 0 to "
+                f"{self.n_rows}"
+            )
+        with self._opened() as parquet:
+            found = list(pieces_with(parquet, self._name, rows))
+        table = pa.concat_tables([SCHEMA.empty_table(), *found])
+        check_path_column(table["path"], self.url, self.root)
+        return table
+
+    def whole_table(self) -> pa.Table:
+        """Read every row, with the further columns that the file carries behind the manifest's."""
+        with self._opened() as parquet:
+            table = parquet.read()
+        further = [name for name in table.column_names if name not in SCHEMA.names]
+        manifest = as_manifest(table, self._name)
+        for name in further:
+            manifest = manifest.append_column(name, table[name])
+        return manifest
 
     def digest_of_first(self, n_rows: int) -> str:
         """Digest that a manifest of the first rows alone has."""
         with self._opened() as parquet:
-            return _digest(parquet, self.url, n_rows)
+            return _digest(parquet, self.url, self.root, n_rows)
 
     def distinct_labels(self) -> list[tuple[str, int]]:
         """Labels in order of their first row, each with that row; null is not a label.
 
-        Reads the label column row group by row group.
+        Reads the label column piece by piece.
         """
         first_rows: dict[str, int] = {}
         with self._opened() as parquet:
-            offset = 0
-            for group in range(parquet.num_row_groups):
-                labels = parquet.read_row_group(group, columns=["label"])["label"].to_pylist()
-                for row, label in enumerate(labels, start=offset):
-                    if label is not None:
-                        first_rows.setdefault(label, row)
-                offset += len(labels)
+            if "label" not in parquet.schema_arrow.names:
+                return []
+            everything = range(parquet.metadata.num_rows)
+            for start, piece in pieces(parquet, self._name, everything, ["label"]):
+                labels = piece["label"]
+                for label in labels.unique().to_pylist():
+                    if label is not None and label not in first_rows:
+                        first_rows[label] = start + pc.index(labels, label).as_py()
         return list(first_rows.items())
+
+    @property
+    def _name(self) -> str:
+        return f"manifest {self.url}"
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
@@ -164,7 +177,9 @@ def write_manifest(table: pa.Table, url: str, *, rows_per_group: int = ROWS_PER_
     ManifestError
         When the table isn't a manifest.
     """
-    _check_schema(table.schema, url)
+    _check_metadata(table.schema, url)
+    if list(table.schema.names[: len(SCHEMA)]) != SCHEMA.names:
+        check_columns(table.schema, f"manifest {url}")
     written = io.BytesIO()
     with pq.ParquetWriter(written, table.schema) as writer:
         writer.write_table(table, row_group_size=rows_per_group)
@@ -173,8 +188,27 @@ def write_manifest(table: pa.Table, url: str, *, rows_per_group: int = ROWS_PER_
     write_bytes(url, written.getbuffer())
 
 
+def mark_segments(table: pa.Table) -> pa.Table:
+    """Have each row of a table from `build_manifest` be a segment of its file.
+
+    Raises
+    ------
+    ManifestError
+        Names the first row whose times are no segment: 0 or more, and the end behind the start.
+    """
+    times = zip(table["start_time"].to_pylist(), table["end_time"].to_pylist(), strict=True)
+    for row, (start, end) in enumerate(times):
+        if start is None or end is None or not 0 <= start < end:
+            raise ManifestError(
+                f"segments: row {row} is from {start} to {end} s, expected a start_time of 0 or "
+                "more and an end_time behind it"
+            )
+    metadata = dict(table.schema.metadata) | {_SEGMENTS_KEY.encode(): b"true"}
+    return table.replace_schema_metadata(metadata)
+
+
 def read_manifest(url: str) -> Manifest:
-    """Open a manifest and check it, row group by row group.
+    """Open a manifest and check it, piece by piece.
 
     Raises
     ------
@@ -182,22 +216,44 @@ def read_manifest(url: str) -> Manifest:
         When there is no such file, it isn't a manifest of this version, or a path leaves the root.
     """
     with _open_parquet(url) as parquet:
-        metadata = _check_schema(parquet.schema_arrow, url)
-        digest = _digest(parquet, url, parquet.metadata.num_rows)
-        root = metadata["staa.root"]
+        check_columns(parquet.schema_arrow, f"manifest {url}")
+        metadata = _metadata(parquet.schema_arrow)
+        if "staa.root" in metadata:
+            _check_metadata(parquet.schema_arrow, url)
+        root = metadata.get("staa.root") or _own_folder(parquet, url)
         if holds_credentials(root):
             raise ManifestError(
                 f"manifest {url}: its root {without_credentials(root)} holds credentials or a "
                 "signature, which belong into the environment or fsspec's configuration"
             )
+        digest = _digest(parquet, url, root, parquet.metadata.num_rows)
         return Manifest(
             url=url,
             root=root,
-            layout=metadata["staa.layout"],
+            layout=metadata.get("staa.layout", "table"),
             n_rows=parquet.metadata.num_rows,
             digest=digest,
             fingerprint=_fingerprint(parquet),
+            segments=metadata.get(_SEGMENTS_KEY) == "true",
         )
+
+
+def _own_folder(parquet: pq.ParquetFile, url: str) -> str:
+    """URL of a manifest's folder, which is the root of one that names none, if clips are there."""
+    filesystem, path = filesystem_of(url)
+    local = isinstance(filesystem, LocalFileSystem)
+    folder = str(Path(path).resolve().parent) if local else path.rpartition("/")[0]
+    rows = range(min(_N_LOOKED_AT, parquet.metadata.num_rows))
+    for _, piece in pieces(parquet, f"manifest {url}", rows, ["path"]):
+        check_path_column(piece["path"], url)
+        for clip in piece["path"].to_pylist():
+            if "\0" not in clip and filesystem.exists(f"{folder}/{clip}"):
+                return str(filesystem.unstrip_protocol(folder))
+    raise ManifestError(
+        f"manifest {url}: no {', '.join(METADATA_KEYS[:2])} in the schema's metadata, and its "
+        "clips aren't beside it; expected one of jobs.manifest, whose --layout table takes this as "
+        "its --annotations"
+    )
 
 
 def _fingerprint(parquet: pq.ParquetFile) -> str:
@@ -207,16 +263,14 @@ def _fingerprint(parquet: pq.ParquetFile) -> str:
     return hashlib.sha256(footer.getvalue()).hexdigest()
 
 
-def _digest(parquet: pq.ParquetFile, url: str, n_rows: int) -> str:
+def _digest(parquet: pq.ParquetFile, url: str, root: str, n_rows: int) -> str:
     """Digest of the first rows, whose paths are checked on the way."""
     digest = hashlib.sha256()
-    for group in range(parquet.num_row_groups):
-        rows = parquet.read_row_group(group, columns=SCHEMA.names).slice(0, n_rows)
-        check_paths(rows["path"].to_pylist(), url)
+    for _, rows in pieces(parquet, f"manifest {url}", range(n_rows)):
+        check_path_column(rows["path"], url, root)
         for row in zip(*(rows[name].to_pylist() for name in SCHEMA.names), strict=True):
             # repr is exact for floats, and its quotes keep ("a", "b") apart from ("a, b").
             digest.update(repr(row).encode() + b"\n")
-        n_rows -= len(rows)
     return digest.hexdigest()
 
 
@@ -226,10 +280,13 @@ def _open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     try:
         file = RetryingReader(filesystem, path)
     except OSError as error:
-        raise ManifestError(f"can't read manifest {url}: {error}") from error
+        raise ManifestError(f"can't read manifest {url}: {reason_of(error)}") from error
     with file:
         try:
-            yield pq.ParquetFile(file)
+            # A buffer: without one Arrow reads a whole row group's column into memory.
+            yield pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"manifest {url}: a text is not in UTF-8: {error}") from error
         except (pa.ArrowException, OSError) as error:
             raise ManifestError(
                 f"manifest {url} is not a Parquet file, or not a whole one: {reason_of(error)}"
@@ -244,40 +301,21 @@ def filesystem_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise ManifestError(f"no access to {url}: {error}") from error
 
 
-def _check_schema(schema: pa.Schema, url: str) -> dict[str, str]:
-    """Metadata of a manifest's schema."""
-    if not schema.remove_metadata().equals(SCHEMA):
-        got = ", ".join(f"{field.name} {field.type}" for field in schema)
-        expected = ", ".join(f"{field.name} {field.type}" for field in SCHEMA)
-        raise ManifestError(f"manifest {url}: columns are {got}; expected {expected}")
-    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+def _metadata(schema: pa.Schema) -> dict[str, str]:
+    """Give what the schema's metadata has, as text."""
+    return {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in (schema.metadata or {}).items()
+        if key.startswith(b"staa.")
+    }
+
+
+def _check_metadata(schema: pa.Schema, url: str) -> None:
+    check_columns(schema, f"manifest {url}")
+    metadata = _metadata(schema)
     absent = [key for key in METADATA_KEYS if key not in metadata]
     if absent:
         raise ManifestError(f"manifest {url}: no {', '.join(absent)} in the schema's metadata")
     version = metadata["staa.manifest_version"]
     if version != FORMAT_VERSION:
-        raise ManifestError(f"manifest {url}: version {version}, expected {FORMAT_VERSION}")
-    return metadata
-
-
-def check_paths(paths: Iterable[str], where: str) -> None:
-    """Refuse a path that could name something outside the root, wherever the root is.
-
-    Raises
-    ------
-    ManifestError
-        Names the path, and ``where`` it stands.
-    """
-    for path in paths:
-        parts = re.split(r"[/\\]", path)
-        if not parts[0] or ".." in parts or re.match(r"\w:[/\\]|[\w+.-]+://", path):
-            raise ManifestError(
-                f"path {without_credentials(path)!r} in {where}: expected a path below the root, "
-                "relative, without .."
-            )
-        # It would stand in the store, the table of failures and reports.
-        if "=" in path and holds_credentials(path):
-            raise ManifestError(
-                f"path {without_credentials(path)!r} in {where} holds credentials or a signature, "
-                "which belong into the environment or fsspec's configuration"
-            )
+        raise ManifestError(f"manifest {url}: version {version[:40]}, expected {FORMAT_VERSION}")

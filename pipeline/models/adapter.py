@@ -1,45 +1,33 @@
 """What the rest of the pipeline knows of a model, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.attribution.attention import (
-    ATTENTION,
-    Captured,
-    Scores,
-    all_scores,
-    capture,
-    heads_averaged,
-)
+from pipeline.attribution.attention import ATTENTION, watch
+from pipeline.attribution.evidence import Column
 from pipeline.attribution.method import Method
+from pipeline.attribution.rollout import Mixing
 from pipeline.clips.sampling import Sampling
+from pipeline.models.explain import Explanation, Readout, explain
 from pipeline.models.geometry import Geometry
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """What one forward pass says of a batch: the prediction, and what it was read from."""
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One attention of a model: its module, and the stream that it adds to."""
 
-    logits: Tensor
-    """(clips, classes), in the precision of the forward pass."""
-    joint: Tensor
-    """(clips, layers, T, P) float32; the joint attribution of each layer that was asked for, first
-    to last, of its heads averaged. Sums to 1 over (T, P)."""
-    head_joint: Tensor | None = None
-    """(clips, layers, heads, T, P) float32; of each head alone, where heads are kept. `joint` isn't
-    their mean where shares are renormalised: heads are averaged before. Of divided attention these
-    are the heads of the attention over space, and that over time is averaged over its own."""
-
-
-Readout = Mapping[str, tuple[nn.Module, Callable[[Scores], Tensor]]]
-"""What is read of a layer's attention: by name, the module and the rows to take, of each head or of
-their mean."""
+    attention: nn.Module
+    before: nn.Module | None = None
+    """LayerNorm that takes the stream before the attention; None of a pooler, which has none."""
+    behind: nn.Module | None = None
+    """LayerNorm that takes the stream behind it."""
+    project: tuple[nn.Linear, ...] = ()
+    """Linear layers from what the heads read to what is added, in order."""
 
 
 class Adapter(ABC):
@@ -51,11 +39,23 @@ class Adapter(ABC):
     model_class: ClassVar[type[PreTrainedModel]]
     input_name: ClassVar[str] = "pixel_values"
     """The model's argument that takes the frames."""
+    norm_offset: ClassVar[float] = 0.0
+    """What the weights of its LayerNorms are counted from."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.grid = self.geometry(model.config)
         self._run_on_sdpa()
+        # Each once, before the model may be compiled.
+        for module in dict.fromkeys(self._watched()):
+            watch(module)
+
+    def _watched(self) -> Iterator[nn.Module]:
+        """Modules whose streams methods read, beside attention."""
+        for block in self.blocks().values():
+            yield from (module for module in (block.before, block.behind) if module is not None)
+        if self.last_block is not None:
+            yield self.last_block
 
     def _run_on_sdpa(self) -> None:
         """Switch the model's attention over to one that `capture` can read, in place."""
@@ -86,6 +86,11 @@ class Adapter(ABC):
         """Whether attention over time is a step of its own, that `Method.residual` can mix."""
         return False
 
+    @staticmethod
+    def pools_mean(config: PretrainedConfig) -> bool:
+        """Whether the mean of the final tokens is classified, and no token is the readout."""
+        return False
+
     @abstractmethod
     def readout(self, layer: int) -> Readout:
         """Rows that the readout of a layer, from 0, consists of."""
@@ -108,64 +113,70 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def attention(self) -> Mapping[str, nn.Module]:
-        """Every attention module between the frames' tokens and the readout, by name."""
+    def blocks(self) -> Mapping[str, Block]:
+        """Every attention between the frames' tokens and the readout, by name, first to last."""
+
+    @property
+    def last_block(self) -> nn.Module | None:
+        """Module that gives the final tokens, where their mean is classified."""
+        return None
+
+    @property
+    @abstractmethod
+    def patch_projection(self) -> nn.Conv2d | nn.Conv3d:
+        """The module that makes tokens of patches or of tubelets, one by one."""
+
+    def blocks_of(self, layer: int) -> tuple[str, ...]:
+        """Names of those `blocks` that make up a layer."""
+        return tuple(name for name in self.blocks() if name.split()[-1] == str(layer))
+
+    def streams(self, name: str, before: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay the streams of a block out as its attention takes them: (batch, tokens, width)."""
+        return before, behind
+
+    def n_copies(self, name: str) -> int:
+        """Batch items of a block's attention in which the same readout stands."""
+        return 1
 
     @abstractmethod
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
-        """Attention rollout from what `attention` named: (clips, T, P) float32; sums to 1."""
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
+        """Follow the readout back through layers: (clips, T, P) float32; sums to 1.
+
+        Parameters
+        ----------
+        layers
+            All of `blocks`, or those of one layer, by name and in order.
+        """
+
+    @abstractmethod
+    def column(self, pixel_values: Tensor) -> Column:
+        """Way of the readout from its initial value to the logits, of the model's own modules.
+
+        Where the mean of the final tokens is classified: what is behind the mean, without a start.
+
+        Parameters
+        ----------
+        pixel_values
+            (clips, frames, 3, height, width), for a readout that begins as a patch.
+        """
+
+    @abstractmethod
+    def tokens_on_grid(self, parts: Tensor) -> Tensor:
+        """Bring what is of the tokens that a readout reads to (clips, heads, T, P).
+
+        Parameters
+        ----------
+        parts
+            (batch, heads, tokens), of the readout's attention; as many batch items as that has.
+        """
 
     def predict(self, pixel_values: Tensor) -> Tensor:
         """Logits of a batch: (clips, classes)."""
         logits: Tensor = self.model(**{self.input_name: pixel_values}).logits
         return logits
 
-    def explain(self, pixel_values: Tensor, method: Method) -> Explanation:
-        """Predict and attribute in one forward pass.
-
-        Parameters
-        ----------
-        pixel_values
-            (clips, frames, 3, height, width), normalised.
-        """
-        if method.name == "rollout":
-            every = {name: (module, all_scores) for name, module in self.attention().items()}
-            with capture(every) as scores:
-                logits = self.predict(pixel_values)
-            with _no_autocast(pixel_values):
-                return Explanation(logits, self.rollout(scores)[:, None])
-
-        layers = method.chosen_layers(self.n_layers(self.model.config))
-        readouts = {layer: self.readout(layer) for layer in layers}
-        # Averaged at once: of all layers of a large model, each head's rows are gigabytes.
-        averages = method.heads == "mean"
-        wanted = {
-            (layer, name): (module, heads_averaged(read) if averages else read)
-            for layer, readout in readouts.items()
-            for name, (module, read) in readout.items()
-        }
-        with capture(wanted) as rows:
-            logits = self.predict(pixel_values)
-        by_layer = [
-            {name: rows[layer, name] for name in readout} for layer, readout in readouts.items()
-        ]
-        averaged = [
-            {name: row.mean(dim=1, keepdim=True) for name, row in layer.items()}
-            for layer in by_layer
-        ]
-        with _no_autocast(pixel_values):
-            return Explanation(
-                logits,
-                self._attributions(averaged, method)[:, :, 0],
-                None if averages else self._attributions(by_layer, method),
-            )
-
-    def _attributions(self, layers: Sequence[Mapping[str, Tensor]], method: Method) -> Tensor:
-        """Stack the layers' attributions: (clips, layers, heads, T, P)."""
-        joint = [self.attribution(rows, residual=method.residual) for rows in layers]
-        return torch.stack(joint, dim=1)
-
-
-def _no_autocast(tensor: Tensor) -> torch.autocast:
-    """Attributions are float32 from the softmax on, whatever the forward pass ran in."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    def explain(
+        self, pixel_values: Tensor, method: Method, classes: Tensor | None = None
+    ) -> Explanation:
+        """Predict and attribute, see `pipeline.models.explain.explain`."""
+        return explain(self, pixel_values, method, classes)

@@ -25,7 +25,8 @@ _MODEL_ARRAYS = frozenset(
     (
         *("spatial", "temporal", "layer_spatial", "layer_temporal"),
         *("head_spatial", "head_temporal", "prediction", "probability", "label_probability"),
-        *("top_classes", "top_probabilities"),
+        *("top_classes", "top_probabilities", "target", "signed"),
+        *("runner_up_spatial", "runner_up_temporal", "frame_importance"),
     )
 )
 """The store's arrays that the model fills, as far as the layout has them."""
@@ -38,6 +39,8 @@ _OUT_OF_MEMORY = (
     *("CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine"),
 )
 """What torch's allocator on a CPU, oneDNN, and CUDA's libraries say in a plain RuntimeError."""
+
+_HALF_MAX = float(torch.finfo(torch.float16).max)
 
 Timed = Callable[[Literal["transfer", "forward"]], AbstractContextManager[None]]
 """Gives a context whose seconds are those of one part of a forward pass."""
@@ -92,6 +95,7 @@ class Attributor:
             self._adapter.model.compile()
         self._preprocessing = checkpoint.preprocessing
         self._method = method
+        self._class = checkpoint.class_of(method)
         self._timed = timed
         self._templates = {
             name: spec for name, spec in layout.arrays().items() if name in _MODEL_ARRAYS
@@ -156,11 +160,13 @@ class Attributor:
         with torch.autocast(
             self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
         ):
-            explanation = self._adapter.explain(pixel_values, self._method)
+            explanation = self._adapter.explain(
+                pixel_values, self._method, self._classes(label, frames.device)
+            )
         probabilities = explanation.logits.float().softmax(dim=-1)
         top = probabilities.topk(self._templates["top_classes"].shape[0], dim=-1)
         columns = {
-            **self._attribution("", explanation.joint[:, -1]),
+            **self._attribution("", explanation.attribution),
             "prediction": top.indices[:, 0],
             "probability": top.values[:, 0],
             "label_probability": _probability_of(probabilities, label),
@@ -171,7 +177,25 @@ class Attributor:
             columns |= self._attribution("layer_", explanation.joint)
         if explanation.head_joint is not None:
             columns |= self._attribution("head_", explanation.head_joint)
+        if explanation.target is not None:
+            columns["target"] = explanation.target
+        if explanation.signed is not None:
+            # Bounded: a part that half precision can't hold would count as a fault of the model.
+            signed = explanation.signed.clamp(-_HALF_MAX, _HALF_MAX).half()
+            columns["signed"] = signed.reshape(-1, *self._templates["signed"].shape)
+        if explanation.frame_importance is not None:
+            columns["frame_importance"] = explanation.frame_importance
+        if explanation.runner_up is not None:
+            columns |= self._attribution("runner_up_", explanation.runner_up)
         return {name: values.cpu().numpy() for name, values in columns.items()}
+
+    def _classes(self, label: NDArray[np.int32], device: torch.device) -> Tensor | None:
+        """Class to explain of each clip, (clips,), -1 for its prediction; None for those of all."""
+        if self._method.target == "label":
+            return torch.tensor(label, dtype=torch.int64, device=device)
+        if self._class is not None:
+            return torch.full((len(label),), self._class, device=device)
+        return None
 
     def _attribution(self, prefix: str, joint: Tensor) -> dict[str, Tensor]:
         """Spatial and temporal part of (clips, ..., T, P), as the store has them."""

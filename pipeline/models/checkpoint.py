@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
 from transformers.models.auto.video_processing_auto import get_video_processor_config
 from transformers.models.llava_onevision.video_processing_llava_onevision import (
@@ -19,14 +19,33 @@ from transformers.models.timesformer.video_processing_timesformer import Timesfo
 from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
 from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
 from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import (
+    CONFIG_NAME,
+    IMAGE_PROCESSOR_NAME,
+    PROCESSOR_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    VIDEO_PROCESSOR_NAME,
+    logging,
+)
 from transformers.utils.hub import LocalEntryNotFoundError, cached_file, extract_commit_hash
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from pipeline.attribution.method import FOR_TARGETS, Method
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import ModelError
+from pipeline.dataset.labels import class_index
+from pipeline.errors import ConfigError, ModelError, StaaError
 from pipeline.models.adapter import Adapter
+from pipeline.models.checkpoint_files import (
+    check_classes,
+    check_processor,
+    check_sizes,
+    check_tokens,
+    read_json,
+    told,
+    weight_files_of,
+)
 from pipeline.models.geometry import Geometry
 from pipeline.models.registry import FAMILIES, _family
 
@@ -36,6 +55,8 @@ _OF_TRAINING = (
     *("decoder_", "norm_pix_loss", "pred_"),
 )
 """Parts of the names of a config's keys that mean nothing to a trained classifier."""
+
+_PROCESSOR_FILES = (IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, PROCESSOR_NAME)
 
 _VIDEO_PROCESSORS: dict[str, type[BaseVideoProcessor]] = {
     processor.__name__: processor
@@ -71,11 +92,66 @@ class Checkpoint:
     n_heads: int
     """Heads of each of these."""
     has_temporal_attention: bool
-    """Whether `Method.residual` means something."""
+    """Whether attention over time is a step of its own."""
+    pools_mean: bool
+    """Whether the mean of the final tokens is classified, and no token is the readout."""
     geometry: Geometry
     sampling: Sampling
     """As the published checkpoints of the family are tested."""
     preprocessing: Preprocessing
+
+    def n_layers_of(self, method: Method) -> int:
+        """Layers that `Method.layers` chooses from; the mean of final tokens is one."""
+        return 1 if method.name == "evidence" and self.pools_mean else self.n_layers
+
+    def check_method(self, method: Method) -> None:
+        """Refuse a method that the model can't be explained by.
+
+        Raises
+        ------
+        ConfigError
+            Names the option, and why it means nothing to this model.
+        """
+        has_steps = self.has_temporal_attention
+        for key, asked in (("residual", method.residual), ("name", method.name == "space")):
+            if asked and not has_steps:
+                raise ConfigError(
+                    f"method.{key}: {self.name} has no temporal attention of its own to mix or to "
+                    "leave out; only TimeSformer with divided space-time attention has"
+                )
+        if method.step_back and not self.pools_mean:
+            raise ConfigError(
+                f"method.step_back: {self.name} is read by a token of its own; only a model that "
+                "is read by the mean of its final tokens is followed back"
+            )
+        if method.name == "evidence" and self.pools_mean and method.heads == "keep":
+            raise ConfigError(
+                f"method.heads: {self.name} is read by the mean of its final tokens, which has no "
+                "heads; expected mean"
+            )
+        if method.target == "top2" and len(self.class_names) < 2:
+            raise ConfigError(f"method.target: {self.name} has no second best class")
+        self.class_of(method)
+        method.chosen_layers(self.n_layers_of(method))
+
+    def class_of(self, method: Method) -> int | None:
+        """Index of the class that a method names; None if it is another one for each clip.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no such class.
+        """
+        if method.target in FOR_TARGETS:
+            return None
+        index = class_index(self.class_names)(method.target)
+        if index is None:
+            raise ConfigError(
+                f"method.target: {method.target!r} is not a class of {self.name}, which has "
+                f"{len(self.class_names)} ({', '.join(self.class_names[:3])}, ...); expected one, "
+                f"or of {', '.join(FOR_TARGETS)}"
+            )
+        return index
 
 
 def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
@@ -87,16 +163,35 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         If there is no such checkpoint, it is no video classifier of a known family, or it has no
         safetensors weights.
     """
-    try:
+    content: dict[str, Any] = {}
+    with _quiet(), _refused(name, content):
         # A branch may move on between one file and the next: what it was at the first counts.
-        commit = extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
+        path = cached_file(name, CONFIG_NAME, revision=revision)
+        commit = extract_commit_hash(path, None)
         revision = commit or revision
+        if path is None:
+            raise ModelError(f"model: {name!r} can't be loaded: there is no {CONFIG_NAME} in it")
+        content |= read_json(Path(path), name)
+        check_classes(content, name)
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         processor = _processor_parameters(name, revision)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"model: {name!r} can't be loaded: {_reason(name, error)}") from error
-    adapter = _family(name, config)
-    weights = _weight_files(name, revision)
+        adapter = _family(name, config)
+        check_sizes(config, name)
+        geometry = adapter.geometry(config)
+        check_tokens(geometry.n_times * geometry.height * geometry.width, config, name)
+        weights = _weight_files(name, revision)
+        return _facts(name, commit, config, processor, weights, adapter, geometry)
+
+
+def _facts(
+    name: str,
+    commit: str | None,
+    config: PretrainedConfig,
+    processor: Mapping[str, Any],
+    weights: list[Path],
+    adapter: type[Adapter],
+    geometry: Geometry,
+) -> Checkpoint:
     return Checkpoint(
         name=name,
         revision=commit,
@@ -108,7 +203,8 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         n_layers=adapter.n_layers(config),
         n_heads=adapter.n_heads(config),
         has_temporal_attention=adapter.has_temporal_attention(config),
-        geometry=adapter.geometry(config),
+        pools_mean=adapter.pools_mean(config),
+        geometry=geometry,
         sampling=adapter.published_sampling(config),
         preprocessing=Preprocessing.from_processor_dict(processor),
     )
@@ -123,10 +219,11 @@ def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
         If the weights can't be read, aren't of the config's shapes, or lack some of the model's:
         transformers would make those up at random, the classifier of a backbone for example.
     """
-    adapter = FAMILIES[checkpoint.family]
-    try:
+    adapter, name = FAMILIES[checkpoint.family], checkpoint.name
+    with _quiet(), _refused(name):
+        _check_weights_fit(checkpoint)
         model, report = adapter.model_class.from_pretrained(
-            checkpoint.name,
+            name,
             revision=checkpoint.revision,
             dtype=torch.float32,
             use_safetensors=True,
@@ -134,9 +231,6 @@ def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = _reason(checkpoint.name, error)
-        raise ModelError(f"model: {checkpoint.name!r} can't be loaded: {reason}") from error
     made_up = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if made_up:
         raise ModelError(
@@ -146,17 +240,72 @@ def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
     return adapter(model.to(device).eval())
 
 
+def _check_weights_fit(checkpoint: Checkpoint) -> None:
+    """Refuse a config of a model that is far larger than the weights, before any of it is made."""
+    name, adapter = checkpoint.name, FAMILIES[checkpoint.family]
+    config = AutoConfig.from_pretrained(name, revision=checkpoint.revision, trust_remote_code=False)
+    with torch.device("meta"):
+        model = adapter.model_class(config)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    # A weight takes a byte at least. What little is absent is told by its name.
+    if n_parameters > 2 * checkpoint.weights_bytes + 1_000_000:
+        raise ModelError(
+            f"model: config.json of {name!r} is of a model of {n_parameters:,} parameters, and its "
+            f"weights are {checkpoint.weights_bytes:,} bytes: expected those of one model"
+        )
+
+
+@contextmanager
+def _refused(name: str, content: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Say of whatever a library raises that the checkpoint can't be loaded, and why.
+
+    ``content`` is the config, once it is read.
+    """
+    try:
+        yield
+    except StaaError:
+        raise
+    # Damage has no end of kinds, and libraries no end of ways to meet it.
+    except Exception as error:
+        raise ModelError(
+            f"model: {name!r} can't be loaded: {_reason(name, error, content)}"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and warnings from standing between the user and the one line."""
+    verbosity, shows_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bar:
+            logging.enable_progress_bar()
+
+
 def _processor_parameters(name: str, revision: str | None) -> dict[str, Any]:
     """Parameters of a checkpoint's image processor, or of its video processor if it has no other.
 
     What the file doesn't say is the class's to say, and V-JEPA 2's doesn't heed all that it does
     say. transformers' video processors need torchvision to run, and not to be made.
     """
+    files = {file: _find(name, file, revision) for file in _PROCESSOR_FILES}
+    if not any(files.values()):
+        raise ModelError(
+            f"model: {name!r} can't be loaded: it has no {_PROCESSOR_FILES[0]}; add that of the "
+            "checkpoint that it was trained from, which says how frames are resized"
+        )
+    for file, path in files.items():
+        if path is not None:
+            check_processor(read_json(path, name), file, name)
     try:
         processor = AutoImageProcessor.from_pretrained(
             name, revision=revision, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError):
+    except Exception:
         from_file: dict[str, Any] = get_video_processor_config(name, revision=revision)
         if "video_processor_type" not in from_file:
             raise
@@ -210,28 +359,28 @@ def _class_names(name: str, config: PretrainedConfig) -> tuple[str, ...]:
 
 def _weight_files(name: str, revision: str | None) -> list[Path]:
     """Safetensors files of a checkpoint, one or as many as its index lists."""
-
-    def find(file: str) -> Path | None:
-        found = cached_file(
-            name,
-            file,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-        return Path(found) if found else None
-
-    if single := find(SAFE_WEIGHTS_NAME):
+    if single := _find(name, SAFE_WEIGHTS_NAME, revision):
         return [single]
     expected = [SAFE_WEIGHTS_NAME]
-    if index := find(SAFE_WEIGHTS_INDEX_NAME):
-        content: dict[str, Any] = json.loads(index.read_text())
-        expected = sorted(set(content["weight_map"].values()))
-    files = {file: find(file) for file in expected}
+    if index := _find(name, SAFE_WEIGHTS_INDEX_NAME, revision):
+        expected = weight_files_of(read_json(index, name), index.name, name)
+    files = {file: _find(name, file, revision) for file in expected}
     for file, path in files.items():
         if path is None:
             raise ModelError(f"model: {_lack(name, file, revision)}")
     return [path for path in files.values() if path]
+
+
+def _find(name: str, file: str, revision: str | None) -> Path | None:
+    """Path of a checkpoint's file, None where it has none, or it can't be had now."""
+    found = cached_file(
+        name,
+        file,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found else None
 
 
 def _lack(name: str, file: str, revision: str | None) -> str:
@@ -255,7 +404,7 @@ def _digest(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _reason(name: str, error: Exception) -> str:
+def _reason(name: str, error: Exception, content: Mapping[str, Any] | None) -> str:
     if not Path(name).exists() and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         return "there is no such folder, and no hub id has this form"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return told(error, content)

@@ -8,7 +8,8 @@ from transformers import PretrainedConfig
 
 from pipeline.attribution.attention import first_row
 from pipeline.attribution.staa import pooled_attention
-from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.adapter import Adapter
+from pipeline.models.explain import Readout
 
 
 class PooledAdapter(Adapter):
@@ -35,6 +36,10 @@ class PooledAdapter(Adapter):
         """Logits of a batch: (clips, classes); VideoPrism's keep the axis of the query."""
         return super().predict(pixel_values).flatten(1)
 
+    def blocks_of(self, layer: int) -> tuple[str, ...]:
+        """Name the pooler, which is the last of the blocks."""
+        return tuple(self.blocks())[-1:]
+
     def readout(self, layer: int) -> Readout:
         """Row of the pooler's query."""
         return {"pooler": (self.pooler, first_row)}
@@ -42,6 +47,10 @@ class PooledAdapter(Adapter):
     def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
         """Take the row itself; see `Adapter.attribution`."""
         return self.on_grid(rows["pooler"][:, :, 0])
+
+    def tokens_on_grid(self, parts: Tensor) -> Tensor:
+        """Unfold all tokens, which is their order; see `Adapter.tokens_on_grid`."""
+        return self.grid.unfolded(parts)
 
     def on_grid(self, row: Tensor) -> Tensor:
         """Shares (..., N) of all tokens as (..., T, P), which is their order."""

@@ -6,24 +6,20 @@ that it holds for `SdpaAttention`, which shares their parameters.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, TimesformerForVideoClassification
 
-from pipeline.attribution.attention import (
-    Captured,
-    Scores,
-    SdpaAttention,
-    all_rows,
-    first_row,
-    heads_averaged,
-)
-from pipeline.attribution.rollout import all_on_first, divided_rollout, rollout
+from pipeline.attribution.attention import SdpaAttention, all_rows, first_row, heads_averaged
+from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
+from pipeline.attribution.rollout import Mixing, all_on_first, divided_rollout, rollout
 from pipeline.attribution.staa import cls_attention, divided_attention, frame_attention
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
-from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.adapter import Adapter, Block
+from pipeline.models.explain import Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {8: 32, 16: 16, 96: 4}
@@ -102,30 +98,66 @@ class Timesformer(Adapter):
         if self._kind == "joint_space_time":
             return self._in_time_order(cls_attention(cls_rows))
         of_frames = _per_clip(cls_rows, self.grid.n_times)
-        if self._kind == "space_only":
+        if "temporal" not in rows:
             return frame_attention(of_frames)
         n_patches = self.grid.height * self.grid.width
         over_time = _per_clip(rows["temporal"], n_patches)
         return divided_attention(of_frames, over_time, residual=residual)
 
-    def attention(self) -> Mapping[str, nn.Module]:
-        """Attention over space, and with divided attention over time, of every block."""
-        modules = {}
-        for index, block in enumerate(self.model.timesformer.encoder.layer):
-            modules[f"spatial {index}"] = block.attention.attention
-            if self._kind == "divided_space_time":
-                modules[f"temporal {index}"] = block.temporal_attention.attention
-        return modules
-
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
-        """Roll CLS out, its own share dropped; each frame's alike with space-only attention."""
-        blocks = range(len(self.model.timesformer.encoder.layer))
-        spatial = [scores[f"spatial {index}"] for index in blocks]
-        batch, _, n_tokens, _ = spatial[0].query.shape
+    def column(self, pixel_values: Tensor) -> Column:
+        """CLS's way; with space-only attention one of each frame, whose logits are averaged."""
+        body = self.model.timesformer
+        start = body.embeddings.cls_token[0, 0] + body.embeddings.position_embeddings[0, 0]
         n_times = self.grid.n_times
+        return Column(
+            start=start,
+            layers=tuple(_column_layer(block) for block in body.encoder.layer),
+            norm=Norm.of(body.layernorm),
+            classifier=Affine.of(self.model.classifier),
+            n_reads=n_times if self._kind == "divided_space_time" else 1,
+            n_columns=n_times if self._kind == "space_only" else 1,
+        )
+
+    def tokens_on_grid(self, parts: Tensor) -> Tensor:
+        """Leave out CLS, and unfold by the kind of attention; see `Adapter.tokens_on_grid`."""
+        if self._kind == "joint_space_time":
+            return self._in_time_order(parts[..., 1:])
+        return _per_clip(parts[..., 1:], self.grid.n_times)
+
+    @property
+    def patch_projection(self) -> nn.Conv2d:
+        """Of patches."""
+        projection: nn.Conv2d = self.model.timesformer.embeddings.patch_embeddings.projection
+        return projection
+
+    def blocks(self) -> Mapping[str, Block]:
+        """Attention over space, and with divided attention that over time before it."""
+        blocks = {}
+        for index, layer in enumerate(self.model.timesformer.encoder.layer):
+            if self._kind == "divided_space_time":
+                temporal = layer.temporal_attention
+                blocks[f"temporal {index}"] = Block(
+                    temporal.attention,
+                    layer.temporal_layernorm,
+                    layer.layernorm_before,
+                    (temporal.output.dense, layer.temporal_dense),
+                )
+            blocks[f"spatial {index}"] = Block(
+                layer.attention.attention,
+                layer.layernorm_before,
+                layer.layernorm_after,
+                (layer.attention.output.dense,),
+            )
+        return blocks
+
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
+        """Roll CLS out, its own share dropped; each frame's alike with space-only attention."""
+        spatial = [layer for name, layer in layers.items() if name.startswith("spatial")]
+        query = spatial[0].scores.query
+        batch, n_tokens, n_times = query.shape[0], query.shape[2], self.grid.n_times
         if self._kind == "divided_space_time":
-            temporal = [scores[f"temporal {index}"] for index in blocks]
-            n_clips, device = batch // n_times, spatial[0].query.device
+            temporal = [layer for name, layer in layers.items() if name.startswith("temporal")]
+            n_clips, device = batch // n_times, query.device
             cls = torch.ones(n_clips, device=device)
             patches = torch.zeros(n_clips, n_times, n_tokens - 1, device=device)
             _, patches = divided_rollout(cls, patches, list(zip(temporal, spatial, strict=True)))
@@ -134,6 +166,24 @@ class Timesformer(Adapter):
         if self._kind == "joint_space_time":
             return self._in_time_order(shares)
         return shares.reshape(-1, n_times, n_tokens - 1) / n_times
+
+    def streams(self, name: str, before: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay divided attention's streams out as its modules take them, frame or patch by frame."""
+        if self._kind != "divided_space_time":
+            return before, behind
+        n_times, width = self.grid.n_times, before.shape[-1]
+        if name.startswith("temporal"):
+            # Behind it they are laid out for the attention over space, with CLS.
+            of_frames = behind[:, 1:].reshape(-1, n_times, behind.shape[1] - 1, width)
+            return before, of_frames.transpose(1, 2).flatten(0, 1)
+        of_patches = behind[:, 1:].reshape(len(behind), -1, n_times, width).transpose(1, 2)
+        cls = behind[:, None, :1].expand(-1, n_times, -1, -1)
+        return before, torch.cat([cls, of_patches], dim=2).flatten(0, 1)
+
+    def n_copies(self, name: str) -> int:
+        """CLS stands in every frame of divided attention over space."""
+        divided = self._kind == "divided_space_time"
+        return self.grid.n_times if divided and name.startswith("spatial") else 1
 
     @property
     def _kind(self) -> str:
@@ -147,3 +197,19 @@ class Timesformer(Adapter):
 def _per_clip(rows: Tensor, n: int) -> Tensor:
     """Unfold a batch of n frames or patches a clip: (clips, heads, n, ...)."""
     return rows.reshape(-1, n, *rows.shape[1:]).transpose(1, 2)
+
+
+def _column_layer(block: Any) -> ColumnLayer:
+    qkv, width = block.attention.attention.qkv, block.layernorm_before.normalized_shape[0]
+    bias = None if qkv.bias is None else qkv.bias[2 * width :]
+    return ColumnLayer(
+        attention=block.attention.attention,
+        project=Affine.of(block.attention.output.dense),
+        own_value=(Norm.of(block.layernorm_before), Affine(qkv.weight[2 * width :], bias)),
+        mlp=Mlp(
+            Norm.of(block.layernorm_after),
+            Affine.of(block.intermediate.dense),
+            block.intermediate.intermediate_act_fn,
+            Affine.of(block.output.dense),
+        ),
+    )

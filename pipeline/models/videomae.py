@@ -1,16 +1,19 @@
 """VideoMAE (arXiv 2203.12602): every token attends to all, and there is no CLS."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoMAEForVideoClassification
 
-from pipeline.attribution.attention import Captured, Scores, first_row, mean_row
-from pipeline.attribution.rollout import all_on_first, rollout
+from pipeline.attribution.attention import first_row, mean_row
+from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
+from pipeline.attribution.rollout import Mixing, all_on_first, rollout
 from pipeline.attribution.staa import pooled_attention
 from pipeline.clips.sampling import Sampling
-from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.adapter import Adapter, Block
+from pipeline.models.explain import Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {16: 4}
@@ -61,18 +64,65 @@ class VideoMAE(Adapter):
         """Take the row itself; see `Adapter.attribution`."""
         return self._on_grid(rows["readout"][:, :, 0])
 
-    def attention(self) -> Mapping[str, nn.Module]:
-        """Attention of every block."""
-        blocks = self.model.videomae.encoder.layer
-        return {str(index): block.attention.attention for index, block in enumerate(blocks)}
+    @staticmethod
+    def pools_mean(config: PretrainedConfig) -> bool:
+        """As its config says."""
+        return bool(config.use_mean_pooling)
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    def column(self, pixel_values: Tensor) -> Column:
+        """Give what is behind the mean of the final tokens, or the first token's way."""
+        body, classifier = self.model.videomae, Affine.of(self.model.classifier)
+        layers = tuple(_column_layer(block) for block in body.encoder.layer)
+        if self._pools:
+            norm = self.model.fc_norm
+            return Column(torch.zeros_like(norm.bias), layers[-1:], Norm.of(norm), classifier)
+        return Column(self._first_token(pixel_values), layers, Norm.of(body.layernorm), classifier)
+
+    def tokens_on_grid(self, parts: Tensor) -> Tensor:
+        """Unfold all tokens, the readout too, which is a patch; see `Adapter.tokens_on_grid`."""
+        return self.grid.unfolded(parts)
+
+    def _first_token(self, pixel_values: Tensor) -> Tensor:
+        """Embedding of the first patch: (clips, width) float32."""
+        embeddings = self.model.videomae.embeddings
+        projection = embeddings.patch_embeddings.projection
+        n_frames, height, width = projection.kernel_size
+        patch = pixel_values[:, :n_frames, :, :height, :width].transpose(1, 2)
+        embedded: Tensor = projection(patch).flatten(1).float()
+        position: Tensor = embeddings.position_embeddings[0, 0].to(embedded)
+        return embedded + position
+
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """Of tubelets."""
+        projection: nn.Conv3d = self.model.videomae.embeddings.patch_embeddings.projection
+        return projection
+
+    def blocks(self) -> Mapping[str, Block]:
+        """Every block's."""
+        return {
+            str(index): Block(
+                block.attention.attention,
+                block.layernorm_before,
+                block.layernorm_after,
+                (block.attention.output.dense,),
+            )
+            for index, block in enumerate(self.model.videomae.encoder.layer)
+        }
+
+    @property
+    def last_block(self) -> nn.Module | None:
+        """The last of the encoder, with mean pooling."""
+        last: nn.Module = self.model.videomae.encoder.layer[-1]
+        return last if self._pools else None
+
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll all tokens alike out, or the first."""
-        layers = [scores[name] for name in self.attention()]
-        readout = all_on_first(layers[0])
+        followed = list(layers.values())
+        readout = all_on_first(followed[0])
         if self._pools:
             readout = torch.full_like(readout, 1 / readout.shape[1])
-        return self._on_grid(rollout(readout, layers))
+        return self._on_grid(rollout(readout, followed))
 
     @property
     def _pools(self) -> bool:
@@ -80,3 +130,18 @@ class VideoMAE(Adapter):
 
     def _on_grid(self, row: Tensor) -> Tensor:
         return self.grid.unfolded(pooled_attention(row))
+
+
+def _column_layer(block: Any) -> ColumnLayer:
+    attention = block.attention.attention
+    return ColumnLayer(
+        attention=attention,
+        project=Affine.of(block.attention.output.dense),
+        own_value=(Norm.of(block.layernorm_before), Affine.of(attention.value)),
+        mlp=Mlp(
+            Norm.of(block.layernorm_after),
+            Affine.of(block.intermediate.dense),
+            block.intermediate.intermediate_act_fn,
+            Affine.of(block.output.dense),
+        ),
+    )

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoPrismForVideoClassification
 
-from pipeline.attribution.attention import Captured, Scores, first_row
-from pipeline.attribution.rollout import rollout
+from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Norm
+from pipeline.attribution.rollout import Mixing, rollout
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
+from pipeline.models.adapter import Block
 from pipeline.models.geometry import Geometry, tubelet_geometry
 from pipeline.models.pooler import PooledAdapter
 
@@ -26,6 +28,7 @@ class VideoPrism(PooledAdapter):
     """
 
     model_class = VideoPrismForVideoClassification
+    norm_offset = 1.0
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
@@ -52,20 +55,48 @@ class VideoPrism(PooledAdapter):
         module: nn.Module = self.model.head
         return module
 
-    def attention(self) -> Mapping[str, nn.Module]:
-        """Attention of the spatial blocks, the temporal blocks and the pooler, in that order."""
-        encoder = self.model.vision_model
-        blocks = {f"spatial {i}": block for i, block in enumerate(encoder.spatial_layers)}
-        blocks |= {f"temporal {i}": block for i, block in enumerate(encoder.temporal_layers)}
-        modules = {name: block.attention for name, block in blocks.items()}
-        return {**modules, "pooler": self.pooler}
+    def column(self, pixel_values: Tensor) -> Column:
+        """Follow the query: what it reads takes its place, without an MLP, and is normalised."""
+        norm = self.model.head_layernorm
+        project = Affine.of(self.model.head.o_proj)
+        return Column(
+            start=torch.zeros_like(norm.bias),
+            layers=(ColumnLayer(self.model.head, project, keeps_stream=False),),
+            norm=Norm(norm.weight, norm.bias, norm.eps, self.norm_offset),
+            classifier=Affine.of(self.model.classifier),
+        )
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """Of patches."""
+        projection: nn.Conv3d = (
+            self.model.vision_model.spatial_embeddings.patch_embeddings.projection
+        )
+        return projection
+
+    def blocks(self) -> Mapping[str, Block]:
+        """Those of the spatial blocks, the temporal blocks and the pooler, in that order."""
+        encoder = self.model.vision_model
+        layers = {f"spatial {i}": layer for i, layer in enumerate(encoder.spatial_layers)}
+        layers |= {f"temporal {i}": layer for i, layer in enumerate(encoder.temporal_layers)}
+        blocks = {
+            name: Block(
+                layer.attention,
+                layer.layernorm_before,
+                layer.layernorm_after,
+                (layer.attention.o_proj,),
+            )
+            for name, layer in layers.items()
+        }
+        head = self.model.head
+        query = Block(head, None, self.model.head_layernorm, (head.o_proj,))
+        return {**blocks, "pooler": query}
+
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll the pooler's row out, over the times of each patch and then within each frame."""
-        names = list(self.attention())
-        spatial = [scores[name] for name in names if name.startswith("spatial")]
-        temporal = [scores[name] for name in names if name.startswith("temporal")]
-        joint = self.on_grid(first_row(scores["pooler"]).mean(dim=1)[:, 0])
+        spatial = [layer for name, layer in layers.items() if name.startswith("spatial")]
+        temporal = [layer for name, layer in layers.items() if name.startswith("temporal")]
+        joint = self.on_grid(layers["pooler"].row())
         n_clips, n_times, n_patches = joint.shape
         over_time = rollout(joint.transpose(1, 2).flatten(0, 1), temporal)
         joint = over_time.reshape(n_clips, n_patches, n_times).transpose(1, 2)

@@ -1,15 +1,18 @@
 """ViViT, unfactorised (arXiv 2103.15691, model 1): every token attends to all, and CLS is read."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VivitForVideoClassification
 
-from pipeline.attribution.attention import Captured, Scores, first_row
-from pipeline.attribution.rollout import all_on_first, rollout
+from pipeline.attribution.attention import first_row
+from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
+from pipeline.attribution.rollout import Mixing, all_on_first, rollout
 from pipeline.attribution.staa import cls_attention
 from pipeline.clips.sampling import Sampling
-from pipeline.models.adapter import Adapter, Readout
+from pipeline.models.adapter import Adapter, Block
+from pipeline.models.explain import Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {32: 2}
@@ -47,14 +50,57 @@ class Vivit(Adapter):
         """CLS's row without its own column; see `Adapter.attribution`."""
         return self._on_grid(rows["cls"][:, :, 0])
 
-    def attention(self) -> Mapping[str, nn.Module]:
-        """Attention of every block."""
-        return {str(index): block.attention for index, block in enumerate(self.model.vivit.layers)}
+    def column(self, pixel_values: Tensor) -> Column:
+        """CLS's way."""
+        body = self.model.vivit
+        return Column(
+            start=body.embeddings.cls_token[0, 0] + body.embeddings.position_embeddings[0, 0],
+            layers=tuple(_column_layer(block) for block in body.layers),
+            norm=Norm.of(body.layernorm),
+            classifier=Affine.of(self.model.classifier),
+        )
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    def tokens_on_grid(self, parts: Tensor) -> Tensor:
+        """Leave out CLS; see `Adapter.tokens_on_grid`."""
+        return self.grid.unfolded(parts[..., 1:])
+
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """Of tubelets."""
+        projection: nn.Conv3d = self.model.vivit.embeddings.patch_embeddings.projection
+        return projection
+
+    def blocks(self) -> Mapping[str, Block]:
+        """Every block's."""
+        return {
+            str(index): Block(
+                block.attention,
+                block.layernorm_before,
+                block.layernorm_after,
+                (block.attention.o_proj,),
+            )
+            for index, block in enumerate(self.model.vivit.layers)
+        }
+
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll CLS out, its own share dropped."""
-        layers = [scores[name] for name in self.attention()]
-        return self._on_grid(rollout(all_on_first(layers[0]), layers))
+        followed = list(layers.values())
+        return self._on_grid(rollout(all_on_first(followed[0]), followed))
 
     def _on_grid(self, cls_row: Tensor) -> Tensor:
         return self.grid.unfolded(cls_attention(cls_row))
+
+
+def _column_layer(block: Any) -> ColumnLayer:
+    attention, mlp = block.attention, block.mlp
+    return ColumnLayer(
+        attention=attention,
+        project=Affine.of(attention.o_proj),
+        own_value=(Norm.of(block.layernorm_before), Affine.of(attention.v_proj)),
+        mlp=Mlp(
+            Norm.of(block.layernorm_after),
+            Affine.of(mlp.fc1),
+            mlp.activation_fn,
+            Affine.of(mlp.fc2),
+        ),
+    )

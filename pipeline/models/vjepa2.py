@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VJEPA2ForVideoClassification
 
-from pipeline.attribution.attention import Captured, Scores, first_row
-from pipeline.attribution.rollout import rollout
+from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
+from pipeline.attribution.rollout import Mixing, rollout
 from pipeline.clips.sampling import Sampling
+from pipeline.models.adapter import Block
 from pipeline.models.geometry import Geometry, tubelet_geometry
 from pipeline.models.pooler import PooledAdapter
 
@@ -51,13 +52,49 @@ class VJEPA2(PooledAdapter):
         module: nn.Module = self.model.pooler.cross_attention_layer.cross_attn
         return module
 
-    def attention(self) -> Mapping[str, nn.Module]:
-        """Attention of the encoder, the pooler's blocks and its query, in that order."""
-        blocks = [block.attention for block in self.model.vjepa2.encoder.layer]
-        blocks += [block.self_attn for block in self.model.pooler.self_attention_layers]
-        return {**{str(index): block for index, block in enumerate(blocks)}, "pooler": self.pooler}
+    def column(self, pixel_values: Tensor) -> Column:
+        """Follow the query: its attention has no output projection, and itself no values."""
+        layer = self.model.pooler.cross_attention_layer
+        mlp = Mlp(
+            Norm.of(layer.layer_norm2),
+            Affine.of(layer.mlp.fc1),
+            layer.mlp.activation,
+            Affine.of(layer.mlp.fc2),
+        )
+        return Column(
+            start=self.model.pooler.query_tokens[0, 0],
+            layers=(ColumnLayer(layer.cross_attn, mlp=mlp),),
+            norm=None,
+            classifier=Affine.of(self.model.classifier),
+        )
 
-    def rollout(self, scores: Captured[str, Scores]) -> Tensor:
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """Of tubelets."""
+        projection: nn.Conv3d = self.model.vjepa2.encoder.embeddings.patch_embeddings.proj
+        return projection
+
+    def blocks(self) -> Mapping[str, Block]:
+        """Every block's of the encoder and of the pooler, and the query's, in that order."""
+        blocks = [
+            Block(block.attention, block.norm1, block.norm2, (block.attention.proj,))
+            for block in self.model.vjepa2.encoder.layer
+        ]
+        pooler = self.model.pooler
+        blocks += [
+            Block(
+                layer.self_attn,
+                layer.layer_norm1,
+                layer.layer_norm2,
+                (layer.self_attn.out_proj,),
+            )
+            for layer in pooler.self_attention_layers
+        ]
+        named = {str(index): block for index, block in enumerate(blocks)}
+        query = Block(self.pooler, behind=pooler.cross_attention_layer.layer_norm2)
+        return {**named, "pooler": query}
+
+    def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
         """Roll the pooler's row out, through its blocks and the encoder's."""
-        *layers, pooler = [scores[name] for name in self.attention()]
-        return self.on_grid(rollout(first_row(pooler).mean(dim=1)[:, 0], layers))
+        *followed, pooler = layers.values()
+        return self.on_grid(rollout(pooler.row(), followed))

@@ -14,6 +14,8 @@ from pydantic_settings import NoDecode
 
 from pipeline.attribution.method import Method, Precision, _named
 from pipeline.base_config import FrozenConfig, Seconds
+from pipeline.clips.recording import DecoderName
+from pipeline.clips.sampling import SamplingClock
 from pipeline.clips.views import ViewsConfig
 from pipeline.logs import LogFormat
 from pipeline.status import Status
@@ -41,6 +43,9 @@ class SamplingConfig(FrozenConfig):
     target_fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Rate that the stride is counted at, by default 30; a clip of another rate keeps the same time
     between two samples; for `strided` only."""
+    clock: SamplingClock = "time"
+    """What samples are even in where a clip's frame rate varies: `time`, or `frame` for its frames.
+    Where the rate is constant, both are the same."""
 
     @model_validator(mode="after")
     def _stride_goes_with_strided(self) -> "SamplingConfig":
@@ -115,6 +120,9 @@ class RunOptions(FrozenConfig):
     """Which frames of a clip the model sees."""
     views: ViewsConfig = ViewsConfig()
     """Temporal clips and spatial crops of each video; by default one, of the centre."""
+    decoder: DecoderName = "pyav"
+    """What decodes the clips: `pyav`, or `decord`, for models that were trained on its frames; part
+    of what a run is, so that it is resumed with the same."""
     method: Annotated[Method, BeforeValidator(_named)] = Method()
     """How attention becomes an attribution."""
     precision: Precision = "float32"
@@ -134,8 +142,9 @@ class RunOptions(FrozenConfig):
     rows_per_shard: int = Field(default=256, ge=1, le=65_536)
     """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`."""
     decode_timeout: Seconds = Field(default=60.0, gt=0, le=86_400)
-    """Time that decoding one clip may take, for example 30s or 2min, before it is given up as
-    `timeout`; may change when a run is resumed, as it decides of no clip's frames."""
+    """Time that decoding one file may take, for example 30s or 2min, before it is stopped, tried
+    once more, and given up as `timeout`; time in which the machine is frozen isn't counted. May
+    change when a run is resumed, as it decides of no clip's frames."""
     decode_memory: ByteSize = Field(default=ByteSize(4_000_000_000), ge=500_000_000)
     """Memory that decoding one clip may take, for example 4GB, before it is given up, mostly as
     `crashed`; may change as `decode_timeout` may."""

@@ -4,12 +4,11 @@ Planning reads and checks, and changes nothing; `pipeline.run.prepare` makes the
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
-from transformers.utils import logging as transformers_logging
-
 from pipeline import __version__
+from pipeline.clips.reachable import find_witness
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views
 from pipeline.dataset.labels import resolve_labels
@@ -30,6 +29,7 @@ from pipeline.store.opening import (
     check_writable,
     find_store,
 )
+from pipeline.store.pending import pending_rows
 from pipeline.store.record import ModelFacts, ModelIdentity, RunIdentity, RunRecord, status_codes
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
@@ -37,7 +37,7 @@ from pipeline.store.schema import StoreLayout
 ATTRIBUTION_VERSION = 2
 """Part of a run's identity: raised when the same input would give other attributions."""
 
-_RECORDED_PACKAGES = ("torch", "transformers", "decord2", "ray", "zarr", "numpy")
+_RECORDED_PACKAGES = ("torch", "transformers", "av", "decord2", "ray", "zarr", "numpy")
 _N_RANKS = 5
 
 
@@ -52,6 +52,8 @@ class Plan:
     views: Views
     class_of_label: dict[str, int]
     record: RunRecord
+    witness: str | None = None
+    """Path of a clip that can be read, found before anything was started."""
 
     @property
     def layout(self) -> StoreLayout:
@@ -121,8 +123,9 @@ def plan_run(
             n_models=pool.n_models,
             store_bytes=int(config.local_object_store),
         )
-    _check_target(config, call, manifest, record.identity, checkpoint)
-    return Plan(config, call, manifest, checkpoint, views, class_of_label, record)
+    reads_clips = _check_target(config, call, manifest, record.identity, checkpoint)
+    witness = find_witness(manifest) if reads_clips else None
+    return Plan(config, call, manifest, checkpoint, views, class_of_label, record, witness)
 
 
 def _record(
@@ -133,7 +136,8 @@ def _record(
     views: Views,
 ) -> RunRecord:
     geometry, method = checkpoint.geometry, config.method
-    layers = method.chosen_layers(checkpoint.n_layers)
+    n_layers = checkpoint.n_layers_of(method)
+    layers = method.chosen_layers(n_layers)
     return RunRecord(
         layout=StoreLayout(
             n_rows=views.n_rows(manifest.n_rows),
@@ -143,16 +147,20 @@ def _record(
             height=geometry.height,
             width=geometry.width,
             n_ranks=min(_N_RANKS, len(checkpoint.class_names)),
-            n_layers=len(layers) if method.name == "staa" else 1,
+            n_layers=method.n_stored_layers(len(layers)),
             n_heads=checkpoint.n_heads if method.heads == "keep" else 0,
+            checksums=True,
+            optional=("frame_time", *method.optional_arrays),
         ),
         identity=RunIdentity(
             manifest=manifest.digest,
             model=ModelIdentity(weights=checkpoint.weights_digest, config=dict(checkpoint.config)),
+            decoder=config.decoder,
+            segments=manifest.segments,
             sampling=sampling,
             preprocessing=checkpoint.preprocessing,
             views=config.views,
-            method=method.resolved(checkpoint.n_layers),
+            method=method.resolved(n_layers),
             precision=config.precision,
             compile_model=config.compile_model,
             # Another device or number of threads may also give other last bits. They are the
@@ -181,8 +189,13 @@ def _check_target(
     manifest: Manifest,
     identity: RunIdentity,
     checkpoint: Checkpoint,
-) -> None:
-    """Refuse a target that holds another run or something else, or that can't be written."""
+) -> bool:
+    """Refuse a target that holds another run or something else, or that can't be written.
+
+    Returns
+    -------
+    Whether the run has a clip to read
+    """
     target = find_store(store_url(config.out), mode="r+")
     match target:
         case Foreign(reason):
@@ -191,11 +204,14 @@ def _check_target(
             raise StoreError(f"out: {reason}")
         case Found(store) if not call.overwrite:
             _check_store(store, call, manifest, identity)
+            adds = call.append or bool(call.statuses_to_retry)
+            return adds or pending_rows(store).n_rows > 0
         case Absent() | Unfinished() if call.append:
             raise ConfigError(f"append: there is no run in {config.out} to add to")
         case _:
             # A store that is there has the digest of weights that could be loaded.
             _check_weights(checkpoint)
+    return True
 
 
 def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunIdentity) -> None:
@@ -208,11 +224,7 @@ def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunI
 
 def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
     """Refuse a method that the model can't be explained by."""
-    if config.method.residual and not checkpoint.has_temporal_attention:
-        raise ConfigError(
-            f"method.residual: {config.model} has no temporal attention of its own to mix it with; "
-            "only TimeSformer with divided space-time attention has"
-        )
+    checkpoint.check_method(config.method)
     # A frame of any size shows whether the processor brings all of them to the model's size.
     output_size = checkpoint.preprocessing.output_size(1000, 1500)
     if output_size != checkpoint.geometry.input_size:
@@ -224,27 +236,16 @@ def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
 
 def _check_weights(checkpoint: Checkpoint) -> None:
     """Load the model once, and drop it: an actor that can't would end the run with a traceback."""
-    # Its bar and its table of what is missing would stand between the user and the one line.
-    verbosity, shows_bar = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        load_adapter(checkpoint, device="cpu")
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if shows_bar:
-            transformers_logging.enable_progress_bar()
+    load_adapter(checkpoint, device="cpu")
 
 
 def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
     if config.sampling.kind == "published":
-        return checkpoint.sampling
+        return replace(checkpoint.sampling, clock=config.sampling.clock)
     return Sampling(
         kind=config.sampling.kind,
         n_samples=checkpoint.geometry.n_frames,
         stride=config.sampling.stride,
         target_fps=config.sampling.target_fps or Sampling.target_fps,
+        clock=config.sampling.clock,
     )

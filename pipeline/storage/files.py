@@ -1,7 +1,11 @@
 """Whole files and parts of files, anywhere fsspec reaches."""
 
+import errno
 import io
+import os
 import shutil
+import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -48,6 +52,7 @@ class RetryingReader(io.RawIOBase):
     def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
         """Open a file; raises as `with_retries` does."""
         self._path = path
+        check_is_file(filesystem, path)
         self._file = with_retries(path, lambda: filesystem.open(path, "rb"))
 
     def readable(self) -> bool:
@@ -84,11 +89,49 @@ class RetryingReader(io.RawIOBase):
         super().close()
 
 
-def read_bytes(url: str) -> bytes:
-    """Read a whole object; raises as `with_retries` and `open_filesystem` do."""
+def check_is_file(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+    """Refuse what would be waited for without end: a pipe, a socket or a device of this machine.
+
+    A pipe that the shell has opened for this process, ``<(command)``, is none of these.
+
+    Raises
+    ------
+    OSError
+        When the path is such a thing; nothing when it isn't there.
+    """
+    if not isinstance(filesystem, LocalFileSystem):
+        return
+    local = Path(path)
+    with suppress(FileNotFoundError, ValueError):
+        mode = local.stat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return
+        if stat.S_ISFIFO(mode) and path.startswith(("/dev/fd/", "/proc/", "/dev/stdin")):
+            return
+        raise OSError(errno.ENXIO, "is a pipe, a socket or a device, expected a file")
+
+
+def read_bytes(url: str, *, at_most: int | None = None) -> bytes:
+    """Read a whole object; raises as `with_retries`, `check_is_file` and `open_filesystem` do.
+
+    Parameters
+    ----------
+    at_most
+        Bytes of which more are refused, with an `OSError`.
+    """
     filesystem, path = open_filesystem(url)
-    data: bytes = with_retries(url, lambda: filesystem.cat_file(path))
-    return data
+    check_is_file(filesystem, path)
+
+    def read() -> bytes:
+        if at_most is None:
+            return bytes(filesystem.cat_file(path))
+        with filesystem.open(path, "rb") as file:
+            data = bytes(file.read(at_most + 1))
+        if len(data) > at_most:
+            raise OSError(errno.EFBIG, f"has more than {at_most} bytes")
+        return data
+
+    return with_retries(url, read)
 
 
 def write_bytes(url: str, data: bytes | memoryview) -> None:
@@ -106,6 +149,32 @@ def write_bytes(url: str, data: bytes | memoryview) -> None:
             file.write(data)
 
     with_retries(url, write)
+
+
+def flush_to_disk(urls: Iterable[str]) -> None:
+    """Have local files, and their names in their folders, survive a power cut from now on.
+
+    Does nothing for other storages: they answer a write once it is durable.
+    """
+    folders = set()
+    for url in urls:
+        filesystem, path = open_filesystem(url)
+        if not isinstance(filesystem, LocalFileSystem):
+            return
+        # A store of before has no object for a chunk of fill values.
+        with suppress(FileNotFoundError):
+            _fsync(Path(path))
+            folders.add(Path(path).parent)
+    for folder in folders:
+        _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace_file(path: Path, data: bytes | memoryview) -> None:

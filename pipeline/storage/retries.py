@@ -5,14 +5,18 @@ throttle and fail for longer, and no driver does so for all errors: s3fs gives u
 connection at once. So every access goes through `with_retries`, or `RetryingStore` for Zarr.
 
 An error either *lasts*, as does a missing object or a lack of permission, and is raised as it is;
-or it may be gone at the next try. Errors are of three drivers' own classes and grow with them, so
+or it may be gone at the next try. Errors are of several drivers' own classes and grow with them, so
 it is the lasting ones that are listed: anything else is tried again, with exponential backoff and
-full jitter, for `patience_s`, and then becomes a `StorageError`.
+full jitter, for `patience_s`, and then becomes a `StorageError`. Where an error carries the status
+of an HTTP answer, the status decides: fsspec's http driver says `FileNotFoundError` whatever the
+server answered.
 """
 
 import errno
 import logging
+import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -25,7 +29,7 @@ from tenacity import (
 )
 
 from pipeline.credentials import without_credentials
-from pipeline.errors import CredentialsError, StaaError, StorageError, reason_of
+from pipeline.errors import ConfigError, CredentialsError, StaaError, StorageError, reason_of
 
 PATIENCE_VARIABLE = "STAA_STORAGE_PATIENCE_S"
 """Environment variable that says how long a failing access is tried again, s; 60 by default."""
@@ -58,7 +62,16 @@ _CREDENTIALS = {
     *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
     *("ProfileNotFound", "TokenRetrievalError", "SSOError"),
     *("DefaultCredentialsError", "RefreshError", "ClientAuthenticationError"),
+    # A server whose certificate isn't trusted is not asked, whichever object is meant.
+    *("SSLCertVerificationError", "ClientConnectorCertificateError"),
 }
+"""Codes and exceptions that say nothing about one object: the access as a whole is refused."""
+
+_NO_ANSWER = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "TimeoutError"}
+"""Exceptions that fsspec's http driver hides behind a `FileNotFoundError`, beside a status."""
+
+_PASSING_STATUSES = {408, 425, 429}
+"""HTTP statuses below 500 after which the same request may succeed."""
 
 
 def with_retries(where: str, access: Callable[[], _T]) -> _T:
@@ -92,22 +105,61 @@ def patience_s() -> float:
 
     Raises
     ------
-    ValueError
-        If the environment variable holds no number.
+    ConfigError
+        If the environment variable holds no time.
     """
-    return float(os.environ.get(PATIENCE_VARIABLE, "60"))
+    text = os.environ.get(PATIENCE_VARIABLE, "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ConfigError(
+            f"{PATIENCE_VARIABLE}: {text[:40]!r} is no time; expected seconds, for example 60"
+        )
+    return seconds
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same access may succeed a little later."""
+    error = _behind(error)
     names = _names(error)
     if names & _CREDENTIALS:
         return False
     if names & _DAMAGED_ON_THE_WAY:
         return True
+    status = http_status(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING_STATUSES
     if isinstance(error, OSError) and error.errno in _LASTING_CODES:
         return False
     return isinstance(error, Exception) and not isinstance(error, _LASTING)
+
+
+def http_status(error: BaseException) -> int | None:
+    """Status of the HTTP answer that an error was made of, 400 to 599; None if it tells none.
+
+    aiohttp's errors call it ``status``, Azure's ``status_code``, those of Google's storage
+    ``code``.
+    """
+    for name in ("status", "status_code", "code"):
+        status = getattr(error, name, None)
+        if isinstance(status, int) and 400 <= status <= 599:
+            return int(status)
+    # gcsfs makes a plain OSError of this status alone.
+    if type(error) is OSError and re.match("Forbidden: ", str(error)):
+        return 403
+    return None
+
+
+def _behind(error: BaseException) -> BaseException:
+    """Error that says why, where a driver took it for an object that isn't there."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None:
+        names = {base.__name__ for base in type(cause).__mro__}
+        if http_status(cause) is not None or names & _NO_ANSWER:
+            return cause
+    return error
 
 
 def _policy(where: str) -> dict[str, Any]:
@@ -128,13 +180,22 @@ def _policy(where: str) -> dict[str, Any]:
 
 def _raise_explained(where: str, error: Exception) -> None:
     """Raise our own error in place of a driver's, if this one doesn't say enough."""
-    if _names(error) & _CREDENTIALS:
-        raise CredentialsError(_failure(where, error)) from error
+    behind = _behind(error)
+    status = http_status(behind)
+    if _names(behind) & _CREDENTIALS or status in (401, 407):
+        raise CredentialsError(_failure(where, behind)) from error
     if is_transient(error):
-        raise StorageError(_failure(where, error)) from error
+        raise StorageError(_failure(where, behind)) from error
+    if status in (404, 410):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from error
+    if status == 403:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), where) from error
+    if status is not None:
+        raise OSError(errno.EBADMSG, f"the server answers {status}", where) from error
 
 
 def _failure(where: str, error: BaseException) -> str:
+    error = _behind(error)
     reason = reason_of(error) if isinstance(error, Exception) else type(error).__name__
     return without_credentials(f"{where}: {reason}")
 

@@ -45,13 +45,21 @@ class Store:
         """
         return _array(self, name)
 
+    def object_url(self, name: str, shard: int) -> str:
+        """URL of the object that holds a shard's rows of an array."""
+        array = self.array(name)
+        chunk = (shard, *(0,) * (array.ndim - 1))
+        return f"{self.url}/{name}/{array.metadata.encode_chunk_key(chunk)}"
+
 
 @cache
 def _array(store: Store, name: str) -> Any:
     try:
-        return store.group[name]
+        array: Any = store.group[name]
     except DAMAGE as error:
         raise StoreError(f"{store.url}/{name}/zarr.json is lost or damaged") from error
+    # So that an object that isn't there is known to be lost.
+    return array.with_config({"write_empty_chunks": store.layout.checksums})
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ def read_status(store: Store) -> NDArray[np.uint8]:
         values: NDArray[np.uint8] = status[:]
     except DAMAGE as error:
         raise StoreError(
-            f"{_damaged_object(status)} can't be read: {reason_of(error)}. If it is damaged, "
-            "delete it: jobs.attribute then computes its rows again"
+            f"{_damaged_object(status)} can't be read: {reason_of(error)}; jobs.verify names all "
+            "that is damaged, and with --repair sets such rows pending"
         ) from error
     n_missing = store.layout.n_rows - len(values)
     return np.pad(values, (0, n_missing), constant_values=Status.PENDING)

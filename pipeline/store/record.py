@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.attribution.method import Method, Precision
 from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.recording import DecoderName
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views, ViewsConfig
 from pipeline.errors import ConfigError, StoreError
@@ -40,6 +41,10 @@ class RunIdentity(_Recorded):
     manifest: str
     """Digest of the manifest's rows."""
     model: ModelIdentity
+    decoder: DecoderName = "decord"
+    """What decoded the clips; decord, in runs from before there was a choice."""
+    segments: bool = False
+    """Whether rows are the parts of their files that the manifest tells."""
     sampling: Sampling
     preprocessing: Preprocessing
     views: ViewsConfig

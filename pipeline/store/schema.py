@@ -39,6 +39,8 @@ class StoreLayout:
     """Heads that are stored of each; 0 if they were averaged alone."""
     optional: tuple[str, ...] = ()
     """Names of the arrays that not every store has, and this one does."""
+    checksums: bool = False
+    """Whether chunks carry checksums, and each is written, also one of fill values."""
 
     @property
     def n_shards(self) -> int:
@@ -61,6 +63,7 @@ class StoreLayout:
         time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)
         grid = (self.n_times, self.height, self.width)
         nan = float("nan")
+        read = "evidence is read" if "signed" in self.optional else "the model attends"
         return {
             "status": ArraySpec(("clip",), (), "uint8", 0, "what became of the clip"),
             "message": ArraySpec(("clip",), (), "str", "", "why the clip failed"),
@@ -76,11 +79,11 @@ class StoreLayout:
                 grid,
                 "float16",
                 nan,
-                "S: where in each frame the model attends; sums to 1 over (y, x)",
+                f"S: where in each frame {read}; sums to 1 over (y, x)",
                 sharded=True,
             ),
             "temporal": ArraySpec(
-                ("clip", "time"), time, "float32", nan, "T: when it attends; sums to 1"
+                ("clip", "time"), time, "float32", nan, f"T: when {read}; sums to 1"
             ),
             "label": ArraySpec(("clip",), (), "int32", -1, "class of the manifest, -1 if unknown"),
             "prediction": ArraySpec(("clip",), (), "int32", -1, "most probable class"),
@@ -98,7 +101,33 @@ class StoreLayout:
 
     def _optional_arrays(self) -> dict[str, ArraySpec]:
         """Templates of the arrays that a store has only if ``optional`` names them."""
-        return {}
+        frames, nan = (self.n_frames,), float("nan")
+        return {
+            "frame_time": ArraySpec(
+                ("clip", "frame"),
+                frames,
+                "float64",
+                nan,
+                "when those frames are shown, in s from the file's first frame",
+            ),
+            "target": ArraySpec(("clip",), (), "int32", -1, "class that is explained"),
+            "signed": ArraySpec(
+                ("clip", "time", "y", "x"),
+                (self.n_times, self.height, self.width),
+                "float16",
+                nan,
+                "evidence for the class rather than for others, in logits; below 0 against it",
+                sharded=True,
+            ),
+            **self._attribution_arrays("runner_up", ("clip",), (), "of the second best class"),
+            "frame_importance": ArraySpec(
+                ("clip", "time"),
+                (self.n_times,),
+                "float32",
+                nan,
+                "share of what the class depends on; sums to 1",
+            ),
+        }
 
     def _layer_and_head_arrays(self) -> dict[str, ArraySpec]:
         """Templates of what is stored beside ``spatial`` and ``temporal`` if it was asked for."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
+from pipeline.storage.files import flush_to_disk
 from pipeline.store.opening import Store
 
 
@@ -82,5 +83,9 @@ def write_shard(
     # One object each: on object storage the time is the round trips', so they go side by side.
     with ThreadPoolExecutor(max_workers=len(templates)) as pool:
         list(pool.map(write, templates.keys() - {"status"}))
+    # The mark that says that data are there must not reach the disk before them.
+    index = shard.start // layout.rows_per_shard
+    flush_to_disk([store.object_url(name, index) for name in templates if name != "status"])
     write("status")
+    flush_to_disk([store.object_url("status", index)])
     return pending

@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.attribution import attention
 from pipeline.attribution.attention import Scores
 from pipeline.attribution.method import Method
-from pipeline.attribution.rollout import rollout
+from pipeline.attribution.rollout import HalfSkip, rollout
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from tests.attribution.test_attention import SquareMatrices
 from tests.support.checkpoints import make_timesformer, save_timesformer
@@ -296,4 +296,6 @@ def test_rolled_out_row_is_the_row_of_the_product(layers, batch, heads, tokens, 
         expected = (expected[:, None] @ product(matrices))[:, 0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(attention._SCORES_AT_ONCE, "cpu", at_once)
-        np.testing.assert_allclose(rollout(readout, scores), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            rollout(readout, [HalfSkip(s) for s in scores]), expected, atol=1e-5
+        )

@@ -6,6 +6,9 @@ For each family, at the size of a published base checkpoint and with random weig
 - ``explain``: prediction and attribution of the last layer, `Adapter.explain`;
 - ``all_layers``: the same of every layer (an attentive pooler is one);
 - ``rollout``: prediction and attention rollout;
+- ``evidence``, ``evidence_last``: prediction and evidence for its class, of every layer and of the
+  last one (of VideoMAE's final tokens, which are one layer);
+- ``step_back``: of VideoMAE, evidence one step back through its last block;
 - ``compiled``: as ``explain``, the model run through torch.compile;
 - ``eager``: transformers' own model with ``attn_implementation="eager"`` and
   ``output_attentions=True``, whose matrices an attribution could be computed from.
@@ -37,6 +40,7 @@ from typing import Any
 
 import torch
 import transformers
+from scipy.stats import binom
 from torch import Tensor
 from transformers import (
     PretrainedConfig,
@@ -51,12 +55,21 @@ from pipeline.attribution.method import Method
 from pipeline.models.adapter import Adapter
 from pipeline.models.registry import FAMILIES
 
-VARIANTS = ("forward", "explain", "all_layers", "rollout", "compiled", "eager")
+VARIANTS = (
+    *("forward", "explain", "all_layers", "rollout", "evidence", "evidence_last", "step_back"),
+    *("compiled", "eager"),
+)
 _METHODS = {
     "explain": Method(),
     "all_layers": Method(layers="all"),
     "rollout": Method(name="rollout"),
+    "evidence": Method(name="evidence", layers="all"),
+    "evidence_last": Method(name="evidence"),
+    "step_back": Method(name="evidence", step_back=True),
 }
+"""Variants that explain, and how."""
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 # Where nothing is given, transformers' defaults are those of the checkpoint.
 CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
@@ -98,6 +111,19 @@ class Case:
             )
         return make(num_hidden_layers=self.layers)
 
+    def methods(self) -> dict[str, Method]:
+        """Methods by variant, those that the family knows."""
+        pools_mean = FAMILIES[self.family].pools_mean(self.config())
+        return {
+            variant: method
+            for variant, method in _METHODS.items()
+            if pools_mean or not method.step_back
+        }
+
+    def knows(self, variant: str) -> bool:
+        """Whether a variant is measured of the family."""
+        return variant not in _METHODS or variant in self.methods()
+
     def prepare(self, variant: str) -> Callable[[], Tensor]:
         """Load what a variant needs, and no more; returns its run, which returns logits."""
         return self.prepare_all((variant,))[variant]
@@ -121,7 +147,7 @@ class Case:
         if {"forward", *_METHODS} & set(variants):
             adapter = adapter_class(load())
             runs["forward"] = lambda: adapter.predict(clips)
-            for variant, method in _METHODS.items():
+            for variant, method in self.methods().items():
                 runs[variant] = partial(_explained_logits, adapter, clips, method)
         if "compiled" in variants:
             fast = adapter_class(load())
@@ -159,18 +185,19 @@ class Result:
         return [value / reference for value, reference in pairs]
 
 
-@torch.inference_mode()
 def peak_bytes(case: Case, variant: str) -> int:
     """Highest memory of one run above that of the loaded model; call it in a fresh process."""
     run = case.prepare(variant)
     if case.device == "cuda":
         before = torch.cuda.memory_allocated()
-        run()
+        with torch.inference_mode():
+            run()
         return torch.cuda.max_memory_allocated() - before
     # ru_maxrss is in KiB on Linux, in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run()
+    with torch.inference_mode():
+        run()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
 
 
@@ -184,8 +211,9 @@ def peak_bytes_apart(case: Case, variant: str) -> int | None:
             return None
 
 
-@torch.inference_mode()
-def time_turns(case: Case, variants: tuple[str, ...], n_turns: int) -> dict[str, list[float]]:
+def time_turns(
+    case: Case, variants: tuple[str, ...], n_turns: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Seconds by variant, in turns, after one run of each that isn't counted.
 
     Raises
@@ -193,7 +221,15 @@ def time_turns(case: Case, variants: tuple[str, ...], n_turns: int) -> dict[str,
     AssertionError
         If the variants don't predict the same: then they aren't the same model.
     """
+    # Models are loaded outside of inference mode, as in a run.
     runs = case.prepare_all(variants)
+    with torch.inference_mode():
+        return _time_runs(case, runs, n_turns, clock)
+
+
+def _time_runs(
+    case: Case, runs: dict[str, Callable[[], Tensor]], n_turns: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     logits = [run().flatten(1).float() for run in runs.values()]
     tolerance = 1e-3 if case.precision == "float32" else 0.1
     for other in logits[1:]:
@@ -204,10 +240,10 @@ def time_turns(case: Case, variants: tuple[str, ...], n_turns: int) -> dict[str,
             # Garbage of the variant before must not be collected in this one's time.
             gc.collect()
             _wait_for(case.device)
-            start = time.perf_counter()
+            start = clock()
             run()
             _wait_for(case.device)
-            seconds[variant].append(time.perf_counter() - start)
+            seconds[variant].append(clock() - start)
     return seconds
 
 
@@ -243,14 +279,14 @@ def write_report(file: Path, program: str, device: str, results: list[dict[str, 
 
 
 def table(results: list[Result]) -> str:
-    """Results as a Markdown table: median (minimum to maximum) of ratios, medians else."""
-    rows = [
-        "| family | layers | batch | forward s | explain / forward | all layers / forward "
-        "| rollout / forward | compiled / explain | eager / explain | peak MB "
-        + ", ".join(VARIANTS)
-        + " |",
-        "|---" * 10 + "|",
-    ]
+    """Results as a Markdown table: of ratios the median and its interval, and medians else."""
+    headings = (
+        *("family", "layers", "batch", "forward s"),
+        *(f"{variant.replace('_', ' ')} / forward" for variant in _METHODS),
+        *("compiled / explain", "eager / explain"),
+        f"peak MB {', '.join(VARIANTS)}",
+    )
+    rows = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for result in results:
         case, forward = result.case, result.seconds.get("forward")
         cells = (
@@ -268,9 +304,14 @@ def table(results: list[Result]) -> str:
 
 
 def _spread(ratios: list[float]) -> str:
+    """Median, and the interval of two turns that holds the true one with 95 %, or all if few."""
     if not ratios:
         return "-"
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    # Each turn lies below the true median with 1/2: a binomial count of them does.
+    low = int(binom.ppf(0.025, len(ratios), 0.5)) - 1
+    ordered = sorted(ratios)
+    interval = ordered[max(low, 0)], ordered[min(len(ordered) - 1 - low, len(ordered) - 1)]
+    return f"{statistics.median(ratios):.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _megabytes(peaks: dict[str, int | None], variant: str) -> str:
@@ -294,6 +335,7 @@ def main() -> None:
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     add("--threads", type=int, help="torch's threads on a CPU")
+    add("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: on a machine that isn't idle")
     add("--out", type=Path, help="JSON to write, with every second that was measured")
     args = parser.parse_args()
     if args.threads:
@@ -304,12 +346,16 @@ def main() -> None:
     ]
     # Memory first: a child inherits the ru_maxrss of its parent, which must still be small.
     for result in [] if args.no_memory else results:
-        for variant in args.variants:
+        for variant in filter(result.case.knows, args.variants):
             result.peak_bytes[variant] = peak_bytes_apart(result.case, variant)
         print(f"memory: {result.case.family} x {result.case.batch_size}", file=sys.stderr)
     for result in results if args.repeats else []:
-        fit = tuple(name for name in args.variants if result.peak_bytes.get(name, 0) is not None)
-        result.seconds = time_turns(result.case, fit, args.repeats)
+        fit = tuple(
+            name
+            for name in args.variants
+            if result.peak_bytes.get(name, 0) is not None and result.case.knows(name)
+        )
+        result.seconds = time_turns(result.case, fit, args.repeats, CLOCKS[args.clock])
         print(f"time: {result.case.family} x {result.case.batch_size}", file=sys.stderr)
     print(table(results))
     if args.out:

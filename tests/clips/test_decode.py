@@ -1,5 +1,7 @@
 """Frames must be the ones asked for, and what can't be read must say why by its status."""
 
+from dataclasses import replace
+
 import fsspec
 import numpy as np
 import pytest
@@ -58,27 +60,61 @@ def status_of(data, sampling=UNIFORM):
     [UNIFORM, Sampling("uniform", 120), Sampling("strided", 4, stride=8), Sampling("uniform", 1)],
     ids=["spread", "all", "window", "one"],
 )
-def test_every_frame_is_the_one_asked_for(tmp_path, name, options, sampling):
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_every_frame_is_the_one_asked_for(tmp_path, name, options, sampling, decoder):
     path = write_mp4(tmp_path / name, FRAMES, **options)
-    clip = read_frames(path.read_bytes(), sampling)
+    clip = read_frames(path.read_bytes(), sampling, decoder=decoder)
     assert clip.n_frames == 120
+    np.testing.assert_allclose(clip.frame_time, clip.frame_index / clip.fps, atol=1e-3)
     assert clip.fps == pytest.approx(options.get("fps", 30.0), rel=1e-3)
     assert read_numbers(clip.frames) == clip.frame_index.tolist()
     assert clip.frame_index.tolist() == sampling.indices(n_frames=120, fps=clip.fps).tolist()
 
 
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_variable_frame_rate_changes_no_index(tmp_path, suffix):
-    times = np.cumsum(np.random.default_rng(0).integers(8, 120, len(FRAMES))).tolist()
-    path = write_mp4(tmp_path / f"clip{suffix}", FRAMES, times=times, g="40", bf="2")
-    clip = read_frames(path.read_bytes(), UNIFORM)
+def test_a_variable_frame_rate_is_sampled_by_the_clock_or_by_frames(tmp_path, suffix, decoder):
+    times = np.cumsum(np.random.default_rng(0).integers(8, 120, len(FRAMES)))
+    path = write_mp4(tmp_path / f"clip{suffix}", FRAMES, times=times.tolist(), g="40", bf="2")
+    by_clock = replace(UNIFORM, clock="time")
+    clip = read_frames(path.read_bytes(), by_clock, decoder=decoder)
+    assert read_numbers(clip.frames) == clip.frame_index.tolist()
+    seconds = (times - times[0]) / 1000
+    np.testing.assert_allclose(clip.frame_time, seconds[clip.frame_index], atol=2e-3)
+    # Shown at the time that is asked for: begun before it, and the next begins behind it.
+    asked = (np.arange(8) + 0.5) * seconds[-1] / 8
+    assert (clip.frame_time <= asked + 0.06).all()
+    assert (clip.frame_time >= asked - 0.13).all()
+    clip = read_frames(path.read_bytes(), UNIFORM, decoder=decoder)
+    assert clip.frame_index.tolist() == UNIFORM.indices(n_frames=120, fps=clip.fps).tolist()
     assert read_numbers(clip.frames) == clip.frame_index.tolist()
 
 
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts"])
+def test_a_segment_of_a_longer_file(tmp_path, suffix, decoder):
+    if (suffix, decoder) == (".ts", "decord"):
+        pytest.skip("decord is given no transport streams")
+    codec = {"codec": "mpeg4"} if suffix == ".avi" else {}
+    path = write_mp4(tmp_path / f"clip{suffix}", FRAMES, g="12", bf="0", **codec)
+    data = path.read_bytes()
+    clip = read_frames(data, UNIFORM, None, 1.5, 2.9, decoder=decoder)
+    # At 30 frames/s: frames 45 to 86.
+    assert clip.frame_index.tolist() == (45 + UNIFORM.indices(n_frames=42, fps=30)).tolist()
+    assert read_numbers(clip.frames) == clip.frame_index.tolist()
+    np.testing.assert_allclose(clip.frame_time, clip.frame_index / 30, atol=1e-3)
+    whole = read_frames(data, UNIFORM, None, None, 99.0, decoder=decoder)
+    assert whole.frame_index.tolist() == UNIFORM.indices(n_frames=120, fps=30).tolist()
+    with pytest.raises(DecodeError, match=r"segment from 3\.9 s to its end has 3 frames") as caught:
+        read_frames(data, UNIFORM, None, 3.9, None, decoder=decoder)
+    assert caught.value.status is Status.TOO_SHORT
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
 @pytest.mark.parametrize("n_hidden", [5, 17, 29])
-def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, mp4, n_hidden):
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, mp4, n_hidden, decoder):
     path = trim_mp4(mp4, tmp_path / "trimmed.mp4", n_hidden)
-    clip = read_frames(path.read_bytes(), UNIFORM)
+    clip = read_frames(path.read_bytes(), UNIFORM, decoder=decoder)
     assert clip.n_frames == len(pyav_frames(path)) == 120 - n_hidden
     assert read_numbers(clip.frames) == (clip.frame_index + n_hidden).tolist()
 
@@ -164,10 +200,12 @@ def test_sound_alone_is_unreadable(tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
-def test_a_transport_stream_is_refused_by_name(tmp_path, codec):
+def test_a_transport_stream_is_read_and_refused_by_name_with_decord(tmp_path, codec):
     path = write_mp4(tmp_path / "clip.ts", FRAMES[:40], codec=codec, g="12", bf="2")
+    clip = read_frames(path.read_bytes(), UNIFORM)
+    assert read_numbers(clip.frames) == clip.frame_index.tolist() == [2, 7, 12, 17, 22, 27, 32, 37]
     with pytest.raises(DecodeError, match="transport stream") as caught:
-        read_frames(path.read_bytes(), UNIFORM)
+        read_frames(path.read_bytes(), UNIFORM, decoder="decord")
     assert caught.value.status is Status.UNREADABLE
 
 
@@ -242,8 +280,11 @@ def test_what_is_no_file_has_a_status(tmp_path, mp4):
 
 def test_shapes_are_checked_and_shown():
     frames, index = np.zeros((2, 4, 4, 3), np.uint8), np.arange(2)
-    assert "frames=(2, 4, 4, 3)" in repr(ClipFrames(frames, index, 30.0, 2))
+    times = index / 30
+    assert "frames=(2, 4, 4, 3)" in repr(ClipFrames(frames, index, times, 30.0, 2))
     with pytest.raises(ValueError, match=r"\(4, 4, 3\)"):
-        ClipFrames(frames[0], index, 30.0, 2)
-    with pytest.raises(ValueError, match=r"\(3,\)"):
-        ClipFrames(frames, np.arange(3), 30.0, 2)
+        ClipFrames(frames[0], index, times, 30.0, 2)
+    with pytest.raises(ValueError, match=r"frame_index is \(3,\)"):
+        ClipFrames(frames, np.arange(3), times, 30.0, 2)
+    with pytest.raises(ValueError, match=r"frame_time is \(3,\)"):
+        ClipFrames(frames, index, np.zeros(3), 30.0, 2)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import pipeline.clips.decoder_process
-from pipeline.clips.decode import decode_clip
+from pipeline.clips.decode import Reading, read_frames
 from pipeline.clips.decoder_process import N_TRIES, ExpendableDecoder, process_decoder
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
@@ -27,7 +27,9 @@ from tests.support.stand_ins import KILLED_AT_START
 
 SAMPLING = Sampling("uniform", 4)
 WHOLE = Preprocessing(shortest_edge=96, crop=(96, 160))
+READING = Reading(SAMPLING, WHOLE)
 MEMORY = 2_000_000_000
+ROOT = Path(__file__).resolve().parents[2]
 LONG_S = 300.0
 """A limit that only what is stuck would come to."""
 SHORT_S = 0.5
@@ -48,17 +50,19 @@ def decoder():
 
 def decoded(decoder, data, timeout_s=LONG_S):
     frames = np.zeros((4, 96, 160, 3), np.uint8)
-    index = decoder.decode_into(frames, data, SAMPLING, WHOLE, timeout_s=timeout_s)
-    return frames, index
+    (outcome,) = decoder.decode_into(frames[None], data, [READING], timeout_s=timeout_s)
+    if isinstance(outcome, DecodeError):
+        raise outcome
+    return frames, outcome.frame_index
 
 
 def failure(decoder, data, timeout_s=LONG_S):
     """Status and message; the frames must have been left alone."""
     frames = np.zeros((4, 96, 160, 3), np.uint8)
-    with pytest.raises(DecodeError) as caught:
-        decoder.decode_into(frames, data, SAMPLING, WHOLE, timeout_s=timeout_s)
+    (outcome,) = decoder.decode_into(frames[None], data, [READING], timeout_s=timeout_s)
+    assert isinstance(outcome, DecodeError)
     assert not frames.any()
-    return caught.value.status, caught.value.message
+    return outcome.status, outcome.message
 
 
 def pid_of(decoder, data):
@@ -76,9 +80,9 @@ def is_running(pid):
 
 def test_the_child_gives_what_decoding_here_gives(decoder, mp4):
     frames, index = decoded(decoder, mp4)
-    expected, expected_index = decode_clip(mp4, SAMPLING, WHOLE)
-    assert np.array_equal(frames, expected)
-    assert index.tolist() == expected_index.tolist() == read_numbers(frames)
+    expected = read_frames(mp4, SAMPLING, WHOLE)
+    assert np.array_equal(frames, expected.frames)
+    assert index.tolist() == expected.frame_index.tolist() == read_numbers(frames)
 
 
 def test_one_child_decodes_clip_after_clip_also_after_ones_that_fail(decoder, mp4):
@@ -91,16 +95,60 @@ def test_one_child_decodes_clip_after_clip_also_after_ones_that_fail(decoder, mp
 @pytest.mark.parametrize("data", [b"STAND-IN hang", b"STAND-IN stop"])
 def test_what_hangs_is_killed_and_the_next_clip_is_decoded(decoder, mp4, data):
     child = pid_of(decoder, mp4)
-    assert failure(decoder, data, SHORT_S) == (Status.TIMEOUT, "decoding took longer than 0.5 s")
+    assert failure(decoder, data, SHORT_S) == (
+        Status.TIMEOUT,
+        "decoding took longer than 0.5 s in each of 2 tries",
+    )
     assert not is_running(child)
     decoded(decoder, mp4)
 
 
-def test_what_the_child_never_takes_runs_into_the_limit_too(decoder, mp4):
+def test_what_the_child_never_takes_runs_into_the_limit_and_another_child_takes_it(decoder, mp4):
     child = pid_of(decoder, mp4)
     os.kill(child, signal.SIGSTOP)
-    assert failure(decoder, bytes(50_000_000), SHORT_S)[0] is Status.TIMEOUT
+    assert failure(decoder, bytes(50_000_000), 20.0)[0] is Status.UNREADABLE
     assert not is_running(child)
+
+
+def test_a_clip_that_was_slow_once_is_decoded(decoder, tmp_path):
+    (tmp_path / "once").touch()
+    assert (decoded(decoder, f"STAND-IN hang-while {tmp_path}".encode(), 20.0)[0] == 7).all()
+    assert not list(tmp_path.iterdir())
+
+
+def test_time_in_which_the_machine_is_frozen_is_not_counted():
+    script = (
+        "from tests.clips.test_decoder_process import *\n"
+        "decoder = ExpendableDecoder(STAND_IN, memory_bytes=MEMORY)\n"
+        "decoded(decoder, b'STAND-IN other')\n"
+        "print(decoder._child.pid, flush=True)\n"
+        "print(decoded(decoder, b'STAND-IN sleep 3', 8.0)[0].max(), flush=True)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT, text=True
+    )
+    child = int(parent.stdout.readline())
+    pids = (parent.pid, child)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    # Longer than the limit: a clock that goes on would stop the child before it can answer.
+    time.sleep(10)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    assert parent.communicate(timeout=LONG_S)[0].strip() == "7"
+    assert not is_running(child)
+
+
+def test_a_view_that_takes_the_child_down_costs_no_other_view(decoder):
+    other = Reading(Sampling("uniform", 3), WHOLE)
+    frames = np.zeros((3, 4, 96, 160, 3), np.uint8)
+    outcomes = decoder.decode_into(
+        frames, b"STAND-IN exit-for 3", [READING, other, READING], timeout_s=LONG_S
+    )
+    statuses = [getattr(outcome, "status", Status.OK) for outcome in outcomes]
+    assert statuses == [Status.OK, Status.CRASHED, Status.OK]
+    assert (frames[[0, 2]] == 7).all()
+    assert not frames[1].any()
 
 
 @pytest.mark.parametrize("what", ["exit", "segfault", "half", "raise", "allocate 4000000000"])
@@ -147,7 +195,10 @@ def test_a_real_file_that_crashes_the_real_decoder(tmp_path, mp4):
     path.write_bytes(mp4)
     # The place of the first frames, in the file's index: beyond the file.
     data = patch_mp4(path, b"stco", 12, b"\x7f\xff\xff\xff").read_bytes()
-    assert failure(decoder, data)[0] is Status.CRASHED
+    frames = np.zeros((1, 4, 96, 160, 3), np.uint8)
+    (outcome,) = decoder.decode_into(frames, data, [READING], decoder="decord", timeout_s=LONG_S)
+    assert outcome.status is Status.CRASHED
+    assert failure(decoder, data)[0] is Status.UNREADABLE
     assert read_numbers(decoded(decoder, mp4)[0]) == [5, 15, 25, 35]
     decoder.close()
 
@@ -251,7 +302,7 @@ def test_the_child_dies_with_its_parent_also_while_it_decodes(doing):
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         text=True,
     )
     child = int(parent.stdout.readline())
@@ -265,10 +316,11 @@ def test_the_child_dies_with_its_parent_also_while_it_decodes(doing):
         time.sleep(0.01)
 
 
-def test_the_child_loads_neither_torch_nor_ray():
+def test_the_child_loads_neither_torch_nor_ray_and_one_decoder():
     script = (
-        "import sys, pipeline.clips.decoder_process, pipeline.clips.decode;"
-        "print({'ray', 'torch', 'transformers', 'pandas'} & set(sys.modules))"
+        "import sys, pipeline.clips.decoder_process, pipeline.clips.libav_recording;"
+        "heavy = {'ray', 'torch', 'transformers', 'pandas', 'decord', 'pydantic', 'fsspec'};"
+        "print(heavy & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

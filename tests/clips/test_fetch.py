@@ -5,10 +5,13 @@ import os
 import traceback
 
 import fsspec
+import pyarrow as pa
 import pytest
 
 from pipeline.clips.fetch import fetch_clip
-from pipeline.errors import DecodeError, StorageError
+from pipeline.clips.reachable import find_witness
+from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
+from pipeline.errors import DecodeError, ManifestError, StorageError
 from pipeline.status import Status
 from pipeline.storage.retries import PATIENCE_VARIABLE
 from tests.support.object_storage import (
@@ -150,3 +153,17 @@ def test_local_failures_are_as_those_of_any_storage(tmp_path, monkeypatch):
     fail_with(OSError(errno.ESTALE, "Stale file handle"))
     with pytest.raises(StorageError, match="Stale file handle"):
         fetch_clip(str(tmp_path), "clip.mp4")
+
+
+def test_a_bucket_that_is_not_there_is_named_before_anything_starts(s3, tmp_path):
+    def manifest(root):
+        metadata = dict(zip(METADATA_KEYS, ("1", root, "files"), strict=True))
+        table = pa.Table.from_pylist(
+            [{"video_id": "a", "path": "absent.mp4"}], schema=SCHEMA.with_metadata(metadata)
+        )
+        write_manifest(table, str(tmp_path / "m.parquet"))
+        return read_manifest(str(tmp_path / "m.parquet"))
+
+    with pytest.raises(ManifestError, match="there is no bucket 'no-such-bucket'"):
+        find_witness(manifest("s3://no-such-bucket/clips"))
+    assert find_witness(manifest(ROOT)) is None

@@ -82,6 +82,7 @@ def test_columns_have_the_rows_order_and_the_promised_types(clips):
         "label": (np.int32, (3,)),
         "frames": (np.uint8, (3, 4, HEIGHT, WIDTH, 3)),
         "frame_index": (np.int32, (3, 4)),
+        "frame_time": (np.float64, (3, 4)),
         "status": (np.uint8, (3,)),
         "message": (object, (3,)),
     }
@@ -167,3 +168,39 @@ def test_processes_that_load_and_write_do_without_torch():
     stages = ", ".join(["pipeline.clips.loader", *execution])
     command = f"import sys, {stages}; assert not {{'torch', 'transformers'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", command], check=True)
+
+
+def test_segments_of_a_file_are_rows_of_their_own(clips):
+    rows = rows_of("a.mp4", "a.mp4", "b.mp4", "a.mp4")
+    rows = rows | {
+        "start_time": np.array([0.0, 0.5, 0.0, 1.2]),
+        "end_time": np.array([0.5, 1.3, np.nan, 1.25]),
+    }
+    columns = loader_of(clips, segments=True)(rows)
+    assert columns["status"].tolist() == [Status.OK, Status.OK, Status.OK, Status.TOO_SHORT]
+    assert "segment from 1.2 s to 1.25 s has 2 frames" in columns["message"][3]
+    # 30 frames/s, and 23 frames in the other file.
+    expected = [
+        SAMPLING.indices(n_frames=15, fps=30),
+        SAMPLING.indices(n_frames=24, fps=30) + 15,
+        SAMPLING.indices(n_frames=23, fps=30),
+    ]
+    for clip, index in enumerate(expected):
+        assert columns["frame_index"][clip].tolist() == index.tolist()
+        assert read_numbers(columns["frames"][clip]) == index.tolist()
+        np.testing.assert_allclose(columns["frame_time"][clip], index / 30, atol=1e-3)
+    assert np.isnan(columns["frame_time"][3]).all()
+    np.testing.assert_array_equal(columns["start_time"], rows["start_time"])
+
+
+def test_without_segments_times_of_the_manifest_cut_nothing(clips):
+    rows = rows_of("a.mp4") | {"start_time": np.array([0.5]), "end_time": np.array([0.9])}
+    columns = loader_of(clips)(rows)
+    assert columns["frame_index"][0].tolist() == SAMPLING.indices(n_frames=40, fps=30).tolist()
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_either_decoder_gives_the_frames(clips, decoder):
+    columns = loader_of(clips, decoder=decoder)(rows_of("b.mp4", "a.mp4"))
+    for frames, index in zip(columns["frames"], columns["frame_index"], strict=True):
+        assert read_numbers(frames) == index.tolist()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.clips.sampling import Sampling, strided_frame_indices, uniform_frame_indices
+from pipeline.clips.timeline import Timeline
 from pipeline.errors import ConfigError, DecodeError
 from pipeline.status import Status
 
@@ -130,3 +131,63 @@ def test_a_window_lies_where_its_position_says(n_frames, n_samples, stride, posi
     assert last[-1] < n_frames
     if n_samples > 1:
         assert last[-1] == n_frames - 1
+
+
+def timeline_of(durations):
+    times = np.cumsum([0, *durations[:-1]])
+    return Timeline.of_times(np.array(times), durations[-1], Fraction(1, 1000), 25.0)
+
+
+@given(sizes, st.sampled_from([5.0, 23.976, 25.0, 29.97, 59.94]), st.sampled_from([None, 1, 4, 32]))
+def test_at_a_constant_rate_the_clock_takes_the_same_frames(size, fps, stride):
+    n_frames, n_samples = size
+    kind = "uniform" if stride is None else "strided"
+    by_frame = Sampling(kind, n_samples, stride=stride, clock="frame")
+    by_time = Sampling(kind, n_samples, stride=stride, clock="time")
+    ticks = np.rint(np.arange(n_frames) / fps * 90_000).astype(np.int64)
+    timeline = Timeline.of_times(ticks, None, Fraction(1, 90_000), fps)
+    taken = by_time.take(timeline)
+    assert taken.tolist() == by_frame.take(timeline).tolist()
+    assert taken.tolist() == by_frame.indices(n_frames=n_frames, fps=fps).tolist()
+
+
+@given(
+    st.lists(st.integers(1, 400), min_size=8, max_size=200),
+    st.integers(1, 8),
+    st.sampled_from([None, 1, 8]),
+    st.floats(0, 1),
+)
+def test_by_the_clock_frames_increase_and_no_sample_lies_far_from_its_time(
+    durations, n_samples, stride, position
+):
+    timeline = timeline_of(durations)
+    kind = "uniform" if stride is None else "strided"
+    sampling = Sampling(kind, n_samples, stride=stride, position=position, clock="time")
+    taken = sampling.take(timeline)
+    assert (np.diff(taken) > 0).all()
+    assert taken[0] >= 0
+    assert taken[-1] < timeline.n_frames
+    if stride is None and not timeline.is_constant:
+        asked = [Fraction(2 * i + 1, 2 * n_samples) * timeline.end for i in range(n_samples)]
+        naive = [max(k for k, t in enumerate(timeline.ticks.tolist()) if t <= at) for at in asked]
+        if len(set(naive)) == n_samples:
+            assert taken.tolist() == naive
+
+
+def test_a_slow_part_and_a_fast_one_are_sampled_evenly_in_time():
+    # 30 frames at 5 a second, then 60 at 60 a second: 7 s.
+    timeline = timeline_of([200] * 30 + [17, 17, 16] * 20)
+    seconds = timeline.seconds(Sampling("uniform", 7, clock="time").take(timeline))
+    np.testing.assert_allclose(seconds, np.arange(7) + 0.5, atol=0.2)
+    by_frame = timeline.seconds(Sampling("uniform", 7).take(timeline))
+    assert (by_frame > 5.9).sum() == 5
+
+
+def test_a_frame_that_lasts_for_several_samples_is_taken_once():
+    timeline = timeline_of([3000, 1000, 1000])
+    assert Sampling("uniform", 3, clock="time").take(timeline).tolist() == [0, 1, 2]
+
+
+def test_another_clock_is_refused():
+    with pytest.raises(ConfigError, match="clock is 'sun'"):
+        Sampling("uniform", 8, clock="sun")

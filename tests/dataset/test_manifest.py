@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.layouts import build_manifest
-from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
+from pipeline.dataset.manifest import (
+    METADATA_KEYS,
+    SCHEMA,
+    mark_segments,
+    read_manifest,
+    write_manifest,
+)
 from pipeline.errors import ManifestChangedError, ManifestError
 from tests.dataset.text_files import text_file
 from tests.support.object_storage import BUCKET, OF_ANY_OBJECT
@@ -151,7 +157,7 @@ def test_what_is_no_manifest_is_refused(root, tmp_path):
     with pytest.raises(ManifestError, match="not a Parquet file"):
         read_manifest(url)
     pq.write_table(pa.table({"path": ["a.mp4"]}), url)
-    with pytest.raises(ManifestError, match="columns are path string; expected video_id string"):
+    with pytest.raises(ManifestError, match="has no column video_id; its columns are path"):
         read_manifest(url)
     table = build_manifest(layout="folders", clips=str(root))
     pq.write_table(table.replace_schema_metadata(None), url)
@@ -165,7 +171,7 @@ def test_what_is_no_manifest_is_refused(root, tmp_path):
     )
     with pytest.raises(ManifestError, match="version 99, expected 1"):
         read_manifest(url)
-    with pytest.raises(ManifestError, match="columns are"):
+    with pytest.raises(ManifestError, match="has no column video_id"):
         write_manifest(table.select(["path"]), url)
 
 
@@ -191,6 +197,27 @@ def test_a_manifest_survives_every_fault(s3, fault):
     manifest = read_manifest(url)
     assert manifest.rows(20, 45)["path"].to_pylist() == [f"{row}.mp4" for row in range(20, 45)]
     assert s3.faults[fault] > 0
+
+
+def timed(root, times):
+    table = build_manifest(layout="files", clips=str(root)).slice(0, len(times))
+    start, end = (pa.array(column, pa.float64()) for column in zip(*times, strict=True))
+    table = table.set_column(3, SCHEMA.field("start_time"), start)
+    return table.set_column(4, SCHEMA.field("end_time"), end)
+
+
+def test_a_manifest_says_that_its_rows_are_segments(root, tmp_path):
+    table = mark_segments(timed(root, [(0.0, 1.5), (1.5, 2.0)]))
+    for name, segments in (("segments", True), ("whole", False)):
+        url = str(tmp_path / f"{name}.parquet")
+        write_manifest(table if segments else timed(root, [(0.0, 1.5)]), url)
+        assert read_manifest(url).segments is segments
+
+
+@pytest.mark.parametrize("times", [(2.0, 2.0), (None, 2.0), (0.0, None), (-1.0, 2.0), (3.0, 1.0)])
+def test_times_that_are_no_segment_are_named_by_their_row(root, times):
+    with pytest.raises(ManifestError, match="segments: row 1 is from"):
+        mark_segments(timed(root, [(0.0, 1.0), times]))
 
 
 @pytest.mark.parametrize("key", ["root", "path"])

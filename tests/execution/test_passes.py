@@ -34,7 +34,14 @@ def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one
 
 
 @pytest.mark.parametrize(
-    "method", [Method(layers="all", heads="keep"), Method(name="rollout")], ids=["all", "rollout"]
+    "method",
+    [
+        Method(layers="all", heads="keep"),
+        Method(name="rollout"),
+        Method(name="evidence", layers="all", heads="keep", target="label"),
+        Method(name="evidence", target="top2"),
+    ],
+    ids=["all", "rollout", "evidence", "top2"],
 )
 def test_every_method_stores_what_a_plain_loop_gives(finished_run, tmp_path, one_thread, method):
     plan = prepared(finished_run.inputs.config(tmp_path / "run", method=method))
@@ -42,9 +49,11 @@ def test_every_method_stores_what_a_plain_loop_gives(finished_run, tmp_path, one
     assert summary.n_pending == 0
     expected = plain_columns(plan)
     assert ("head_spatial" in expected) == (method.heads == "keep")
+    assert ("signed" in expected) == ("target" in expected) == (method.name == "evidence")
+    assert ("runner_up_spatial" in expected) == (method.target == "top2")
     assert_same_columns(stored_columns(tmp_path / "run"), expected)
     layers = open_store(plan.store_url).group.attrs["layers"]
-    assert layers == [0, 1]
+    assert layers == ([1] if method.target == "top2" else [0, 1])
 
 
 def test_rows_are_those_of_the_manifest_in_its_order(finished_run):

@@ -2,6 +2,7 @@
 
 import csv
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.attribute import attribute
@@ -56,6 +57,42 @@ def test_clips_without_labels_count_none(capsys, tmp_path, clips):
     assert result == (0, f"manifest: 3 clips, 0 labels in {out}\n", "")
 
 
+def test_what_is_missing_and_passed_over_is_said_and_may_be_an_error(capsys, tmp_path, clips):
+    out = tmp_path / "clips.parquet"
+    listing = tmp_path / "list.txt"
+    listing.write_text("waving/a.mp4 0\ngone.mp4 1\n")
+    argv = ("--layout=list", f"--clips={clips}", f"--annotations={listing}", f"--out={out}")
+    said = "manifest: 2 rows, 1 files found, 1 missing (gone.mp4), 2 files not used\n"
+    assert list_clips(capsys, *argv) == (
+        0,
+        f"manifest: 2 clips, 2 labels in {out}\n{said}",
+        "",
+    )
+    assert list_clips(capsys, *argv, "--strict")[0] == 1
+    listing.write_text("waving/a.mp4 0\n")
+    assert list_clips(capsys, *argv, "--strict")[0] == 0
+    (clips / "camcorder.MTS").write_bytes(b"")
+    assert list_clips(capsys, *argv, "--strict")[:2] == (
+        1,
+        f"manifest: 1 clips, 1 labels in {out}\nmanifest: 1 rows, 1 files found, 2 files not "
+        "used, 1 passed over for their suffix (.mts 1)\n",
+    )
+
+
+def test_options_of_labels_and_columns_are_flags(capsys, tmp_path, clips):
+    out = tmp_path / "clips.parquet"
+    table = tmp_path / "table.csv"
+    table.write_text("v,number,fold\nwaving/a.mp4,1,x\njuggling/c.mp4,2,y\n")
+    argv = ("--layout=table", f"--clips={clips}", f"--annotations={table}", f"--out={out}")
+    columns = "--columns=path=v,label=number"
+    assert_refused(list_clips(capsys, *argv), "manifest", "in --columns path=NAME")
+    assert_refused(list_clips(capsys, *argv, columns), "manifest", "expected --labels-from 1")
+    assert_refused(list_clips(capsys, *argv, "--columns=path"), "manifest", "expected name=column")
+    assert list_clips(capsys, *argv, columns, "--labels-from=1")[0] == 0
+    assert [row["label"] for row in values(out)] == ["0", "1"]
+    assert pq.read_schema(out).names[-1] == "fold"
+
+
 def add_clip(clips, name):
     path = clips / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +121,9 @@ def test_new_clips_come_behind_the_rows_of_an_earlier_manifest(
     (clips / "waving" / "a.mp4").unlink()
     result = list_clips(capsys, *flags, f"--append-to={old}", f"--out={out}")
     n_labels = 4 if layout == "folders" else 0
-    assert result == (0, f"manifest: 7 clips, 4 of them new, {n_labels} labels in {out}\n", "")
+    said = "manifest: 7 rows, 6 files found, 1 missing (waving/a.mp4)\n"
+    added = f"manifest: 7 clips, 4 of them new, {n_labels} labels in {out}\n"
+    assert result == (0, added + said, "")
     assert values(out)[:3] == rows
     assert [row["path"] for row in values(out)[3:]] == [
         "archery/z.mp4",
@@ -111,7 +150,11 @@ def test_a_clip_of_kinetics_whose_file_comes_later_is_not_new(capsys, tmp_path):
     add_clip(clips, "val/def_000002_000012.mp4")
     annotations.write_text(annotations.read_text() + "archery,abc,5,15,val\n")
     result = list_clips(capsys, *flags, f"--append-to={out}", f"--out={out}")
-    assert result == (0, f"manifest: 3 clips, 1 of them new, 1 labels in {out}\n", "")
+    # The old row stays as it is, and where it expects a file there is none.
+    missing = "2 missing (def_000002_000012.mp4, abc_000005_000015.mp4)"
+    told = f"3 rows, 1 files found, {missing}, 1 files not used"
+    said = f"manifest: 3 clips, 1 of them new, 1 labels in {out}\nmanifest: {told}\n"
+    assert result == (0, said, "")
     assert values(out)[:2] == rows
     assert values(out)[2]["path"] == "abc_000005_000015.mp4"
 

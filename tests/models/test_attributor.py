@@ -213,6 +213,72 @@ def test_layers_and_heads_are_stored_beside_the_last_layer(model, attributor):
     assert not np.array_equal(columns["head_temporal"][0, 1, 0], columns["head_temporal"][0, 1, 1])
 
 
+EVIDENCE = replace(LAYOUT, optional=("target", "signed"))
+
+
+def test_evidence_is_stored_with_its_class_and_what_speaks_against_it(model):
+    method = Method(name="evidence", layers="all", target="label")
+    columns = attributor_of(model, method=method, layout=EVIDENCE)(
+        batch_of({1: Status.EMPTY}, labels=(0, 4, -1, 1))
+    )
+    prediction = columns["prediction"]
+    assert columns["target"].tolist() == [0, -1, prediction[2], 1]
+    assert columns["target"].dtype == np.int32
+    assert columns["signed"].dtype == np.float16
+    assert columns["signed"].shape == (N_CLIPS, 3, 2, 2)
+    ok = [0, 2, 3]
+    np.testing.assert_allclose(columns["temporal"][ok].sum(axis=1), 1, atol=1e-5)
+    assert (columns["signed"][ok] < 0).any()
+    assert (columns["signed"][ok] > 0).any()
+    assert np.isnan(columns["signed"][1]).all()
+
+
+def test_evidence_of_a_named_class_is_that_of_its_label(model):
+    by_label = attributor_of(
+        model, method=Method(name="evidence", target="label"), layout=EVIDENCE
+    )(batch_of(labels=(3, 3, 3, 3)))
+    for target in ("waving", "WAVING", "3"):
+        method = Method(name="evidence", target=target)
+        named = attributor_of(model, method=method, layout=EVIDENCE)(batch_of(labels=(3, 3, 3, 3)))
+        for name, values in by_label.items():
+            np.testing.assert_array_equal(named[name], values)
+    predicted = attributor_of(model, method=Method(name="evidence"), layout=EVIDENCE)(batch_of())
+    assert not np.array_equal(predicted["spatial"], by_label["spatial"])
+    assert np.array_equal(predicted["target"], predicted["prediction"])
+
+
+def test_the_runner_up_is_stored_beside(model):
+    names = ("target", "signed", "runner_up_spatial", "runner_up_temporal")
+    layout, method = replace(LAYOUT, optional=names), Method(name="evidence", target="top2")
+    columns = attributor_of(model, method=method, layout=layout)(batch_of())
+    second = Method(name="evidence", target="label")
+    of_second = attributor_of(model, method=second, layout=EVIDENCE)(
+        batch_of(labels=columns["top_classes"][:, 1])
+    )
+    for name in ("spatial", "temporal"):
+        np.testing.assert_allclose(columns[f"runner_up_{name}"], of_second[name], atol=1e-3)
+        assert not np.allclose(columns[f"runner_up_{name}"], columns[name], atol=1e-3)
+
+
+def test_evidence_of_halves_is_that_of_the_whole(model, monkeypatch):
+    method = Method(name="evidence", layers="all", target="label")
+    whole, short = (attributor_of(model, method=method, layout=EVIDENCE) for _ in range(2))
+    fails_above(monkeypatch, short, 1, torch.OutOfMemoryError())
+    expected, halved = whole(batch_of()), short(batch_of())
+    for name in ("spatial", "temporal", "signed"):
+        np.testing.assert_allclose(halved[name], expected[name], atol=2e-3)
+    assert np.array_equal(halved["target"], expected["target"])
+
+
+def test_a_part_that_half_precision_can_not_hold_is_bounded(tmp_path):
+    folder = save_timesformer(tmp_path)
+    change_weights(folder, "classifier.weight", lambda weight: 1e9 * weight)
+    columns = attributor_of(folder, method=Method(name="evidence"), layout=EVIDENCE)(batch_of())
+    assert (columns["status"] == Status.OK).all()
+    assert np.isfinite(columns["signed"]).all()
+    assert np.abs(columns["signed"]).max() == np.finfo(np.float16).max
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_below_float32_the_model_runs_under_autocast_and_its_weights_stay(model, precision):
     half = attributor_of(model, precision=precision)
@@ -293,14 +359,14 @@ def test_out_of_memory_leaves_nothing_of_the_failed_pass_behind(model, monkeypat
     attributor = attributor_of(model)
     explain, left, sizes = attributor._adapter.explain, [], []
 
-    def explain_two_at_most(pixel_values, method):
+    def explain_two_at_most(pixel_values, method, classes):
         sizes.append(len(pixel_values))
         assert all(tensor() is None for tensor in left)
         if len(pixel_values) > 2:
             activations = pixel_values * 2
             left.extend((weakref.ref(pixel_values), weakref.ref(activations)))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return explain(pixel_values, method)
+        return explain(pixel_values, method, classes)
 
     monkeypatch.setattr(attributor._adapter, "explain", explain_two_at_most)
     gc.disable()
@@ -316,11 +382,11 @@ def fails_above(monkeypatch, attributor, n_fitting, error):
     """Have passes of more clips fail so; gives the sizes of the passes."""
     explain, sizes = attributor._adapter.explain, []
 
-    def explain_as_fits(pixel_values, method):
+    def explain_as_fits(pixel_values, method, classes):
         sizes.append(len(pixel_values))
         if len(pixel_values) > n_fitting:
             raise error
-        return explain(pixel_values, method)
+        return explain(pixel_values, method, classes)
 
     monkeypatch.setattr(attributor._adapter, "explain", explain_as_fits)
     return sizes

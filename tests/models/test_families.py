@@ -19,7 +19,7 @@ from pipeline.attribution.method import Method
 from pipeline.attribution.staa import spatial_temporal
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ConfigError
-from pipeline.models import adapter as adapter_module
+from pipeline.models import explain as explain_module
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.models.compiler import check_compiler
 from pipeline.models.registry import FAMILIES as ADAPTERS
@@ -231,7 +231,7 @@ def test_heads_that_are_averaged_are_not_kept(name, tmp_path, monkeypatch):
             yield rows
             shapes.append([rows[key].shape for key in wanted])
 
-    monkeypatch.setattr(adapter_module, "capture", recorded)
+    monkeypatch.setattr(explain_module, "capture", recorded)
     kept = explain(adapter, clips, layers="all", heads="keep")
     averaged = explain(adapter, clips, layers="all")
     for of_each, of_all in zip(*shapes, strict=True):

@@ -1,5 +1,6 @@
 """Whole files, read and written at any URL: replaced at once or left as they are."""
 
+import io
 import os
 import resource
 import signal
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.files import read_bytes, write_bytes
+from pipeline.storage.files import RetryingReader, open_filesystem, read_bytes, write_bytes
 from tests.support.object_storage import BUCKET
 
 
@@ -55,3 +56,60 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
     with pytest.raises(IsADirectoryError):
         write_bytes(str(tmp_path), b"data")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_driver_that_is_not_installed_names_the_extra(monkeypatch):
+    def absent(url):
+        raise ImportError("no module named gcsfs")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", absent)
+    with pytest.raises(ImportError, match=r"no driver for gs:// .* extra 'gcs'.*'\.\[gcs\]'"):
+        open_filesystem("gs://bucket/a")
+    with pytest.raises(ImportError, match=r"^no module named gcsfs$"):
+        open_filesystem("smb://host/a")
+
+
+def test_a_protocol_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="gopher"):
+        open_filesystem("gopher://host/a")
+
+
+def test_parts_of_a_file_are_read_as_a_whole_file_is(tmp_path):
+    data = bytes(range(256)) * 4
+    (tmp_path / "file").write_bytes(data)
+    filesystem, path = open_filesystem(str(tmp_path / "file"))
+    with RetryingReader(filesystem, path) as reader:
+        assert reader.readable()
+        assert reader.seekable()
+        assert reader.read(10) == data[:10]
+        assert reader.seek(-6, os.SEEK_END) == len(data) - 6
+        assert (reader.read(), reader.tell()) == (data[-6:], len(data))
+        reader.seek(500)
+        assert reader.read(3) == data[500:503]
+    assert reader.closed
+    reader.close()
+
+
+class Flaky(io.BytesIO):
+    """A file whose reading breaks off once, having gone on by some bytes."""
+
+    broken = False
+
+    def read(self, size=-1):
+        data = super().read(size)
+        if not self.broken:
+            self.broken = True
+            raise ConnectionResetError
+        return data
+
+
+def test_a_part_that_is_read_again_is_read_from_where_it_began(monkeypatch):
+    class Filesystem:
+        def open(self, path, mode):
+            return Flaky(b"0123456789")
+
+    reader = RetryingReader(Filesystem(), "s3://bucket/a")
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    reader.seek(2)
+    assert reader.read(3) == b"234"
+    assert reader.read(2) == b"56"

@@ -6,7 +6,7 @@ import zarr
 
 from pipeline.errors import StorageError
 from pipeline.storage.retries import PATIENCE_VARIABLE
-from pipeline.storage.zarr_store import zarr_location
+from pipeline.storage.zarr_store import RetryingStore, zarr_location
 from tests.support.object_storage import BUCKET, OF_ANY_OBJECT, all_refused
 
 ROWS = np.arange(64, dtype=np.float32).reshape(8, 8)
@@ -40,3 +40,29 @@ def test_what_can_not_be_read_is_never_taken_for_absent(s3, monkeypatch):
         zarr.open_array(zarr_location(url), mode="r")
     with pytest.raises(StorageError):
         array[:4] = 0
+
+
+def test_a_local_url_is_its_path_and_any_other_is_tried_again(tmp_path):
+    assert zarr_location(str(tmp_path)) == str(tmp_path)
+    assert zarr_location(f"file://{tmp_path}") == str(tmp_path)
+    assert isinstance(zarr_location("memory://run"), RetryingStore)
+    with pytest.raises(ValueError, match="gopher"):
+        zarr_location("gopher://host/run")
+
+
+def test_what_zarr_asks_of_a_store_goes_through_the_retries(s3):
+    """Groups are listed, deleted and made again, each request refused once."""
+    url = f"s3://{BUCKET}/storage/group.zarr"
+    s3.plan = lambda method, path, nth: "503" if nth < 1 else None
+    for _ in range(2):
+        group = zarr.create_group(zarr_location(url), overwrite=True)
+        for name in ("b", "a"):
+            group.create_array(name, shape=(4,), chunks=(2,), dtype="i4")[:] = 7
+        s3.reset(s3.plan)
+        assert sorted(zarr.open_group(zarr_location(url), mode="r").array_keys()) == ["a", "b"]
+    del group["a"]
+    s3.reset(s3.plan)
+    read = zarr.open_group(zarr_location(url), mode="r")
+    assert list(read.array_keys()) == ["b"]
+    assert read["b"][1:3].tolist() == [7, 7]
+    assert s3.faults["503"] > 0

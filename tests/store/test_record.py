@@ -108,7 +108,7 @@ def paths_of(value, prefix=()):
 
 FREE = {("config",), ("status_codes",), ("packages",), ("identity", "model", "config")}
 """Tables whose keys are not the record's own."""
-DEFAULTED = {"optional", "n_layers", "n_heads"}
+DEFAULTED = {"optional", "n_layers", "n_heads", "decoder", "segments"}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,30 @@ def test_rows_are_videos_times_views_plus_view(clips, crops, row):
     assert views.of(row) == list(views)[views.view(row)]
     rows = np.arange(row, row + 9)
     assert views.video(rows).tolist() == [views.video(int(one)) for one in rows]
+
+
+def test_a_run_from_before_there_was_a_choice_decoded_with_decord_and_sampled_by_frames():
+    attributes = record_of(LAYOUT).to_attributes()
+    for key in ("decoder", "segments"):
+        del attributes["identity"][key]
+    del attributes["identity"]["sampling"]["clock"]
+    old = RunRecord.from_attributes(attributes, "the run").identity
+    assert (old.decoder, old.segments, old.sampling.clock) == ("decord", False, "frame")
+    new = identity_of(LAYOUT, decoder="pyav", sampling=replace(old.sampling, clock="time"))
+    assert old.differences(new) == [
+        ("decoder", "decord", "pyav"),
+        ("sampling.clock", "frame", "time"),
+    ]
+
+
+def test_times_of_frames_are_an_array_of_stores_that_have_it():
+    assert "frame_time" not in LAYOUT.arrays()
+    spec = replace(LAYOUT, optional=("frame_time",)).arrays()["frame_time"]
+    assert (spec.dims, spec.shape, spec.dtype) == (
+        ("clip", "frame"),
+        (LAYOUT.n_frames,),
+        "float64",
+    )
 
 
 def test_the_same_run_may_go_on(group, url):

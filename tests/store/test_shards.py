@@ -1,5 +1,6 @@
 """Writing a shard: whole, once, its commit mark last; by the objects on disk, and by faults."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,20 @@ def test_a_shard_that_is_done_is_not_written_at_all(group, url):
     columns = columns_of(LAYOUT, range(0, 4), seed=1)
     assert not write_shard(group, columns, np.arange(4)).any()
     assert {path: path.stat().st_mtime_ns for path in Path(url).rglob("*")} == before
+
+
+def test_data_reach_the_disk_before_the_mark_that_says_so(group, url, monkeypatch):
+    flushed = []
+    fsync = os.fsync
+
+    def noted(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        marked = (Path(url) / "status" / "c" / "1").exists()
+        flushed.append((path.relative_to(url).parts, marked))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write(group, 1)
+    of_data = {parts[0] for parts, marked in flushed if not marked and parts[-1] != "c"}
+    assert of_data == set(EXPECTED) - {"status"}
+    assert {parts for parts, marked in flushed if marked} == {("status", "c", "1"), ("status", "c")}

@@ -7,11 +7,12 @@ import os
 import signal
 import struct
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.clips.decode import decode_clip
+from pipeline.clips.decode import ClipFrames, read_views
 
 DECODE = "tests.support.stand_ins:fail_as_told"
 
@@ -20,15 +21,23 @@ KILLED_AT_START = "STAND_IN_KILLED_AT_START"
 files left in there."""
 
 
-def fail_as_told(data, sampling, preprocessing):
+def fail_as_told(data, readings, decoder):
     """Fail as ``STAND-IN <what> [argument]`` says; crash as often as the folder has files."""
     mark, _, told = data.partition(b" ")
     if mark != b"STAND-IN":
-        return decode_clip(data, sampling, preprocessing)
+        return read_views(data, readings, decoder)
     what, _, argument = told.decode().partition(" ")
     if what == "hang":
         while True:
             signal.pause()
+    elif what == "hang-while":
+        for path in Path(argument).iterdir():
+            path.unlink()
+            time.sleep(1000)
+    elif what == "exit-for" and int(argument) in [r.sampling.n_samples for r in readings]:
+        os._exit(3)
+    elif what == "sleep":
+        time.sleep(float(argument))
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "exit":
@@ -46,9 +55,13 @@ def fail_as_told(data, sampling, preprocessing):
     elif what == "crash":
         _die_while_files_are_left(argument)
     elif what == "shape":
-        return np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1, np.int64)
-    frames = np.full((sampling.n_samples, *preprocessing.crop, 3), 7, np.uint8)
-    return frames, np.arange(sampling.n_samples)
+        return [_clip(1, (1, 1))]
+    return [_clip(reading.sampling.n_samples, reading.preprocessing.crop) for reading in readings]
+
+
+def _clip(n_frames, size):
+    frames = np.full((n_frames, *size, 3), 7, np.uint8)
+    return ClipFrames(frames, np.arange(n_frames), np.arange(n_frames) / 10, 10.0, n_frames)
 
 
 def _die_while_files_are_left(folder):

@@ -1,0 +1,161 @@
+"""The files of a dataset's folder: what is a clip, what isn't, and which file a row means."""
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePosixPath
+
+import fsspec
+
+from pipeline.dataset.manifest import filesystem_of
+from pipeline.errors import ManifestError, reason_of
+from pipeline.storage.files import open_filesystem
+from pipeline.storage.retries import with_retries
+
+VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".ogv", ".webm", ".wmv"),
+)
+OTHER_VIDEO_SUFFIXES = (
+    *(".asf", ".divx", ".dv", ".f4v", ".gif", ".m2ts", ".mjpeg", ".mts", ".mxf", ".rm", ".rmvb"),
+    *(".ts", ".vob", ".y4m"),
+)
+"""Of files that are video and that the decoder isn't given."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies below a folder.
+
+    Attributes
+    ----------
+    root
+        URL of the folder.
+    paths
+        Clips, below the root, sorted.
+    others
+        Files of other suffixes.
+    n_hidden
+        Files whose name, or whose folder's, begins with a dot; of macOS ``._x.mp4`` is one.
+    """
+
+    root: str
+    paths: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    n_hidden: int = 0
+    prefixes: tuple[str, ...] = field(default=(), repr=False)
+    """How absolute paths and URLs of what is below the root begin."""
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Path of every file that isn't hidden."""
+        return frozenset(self.paths) | frozenset(self.others)
+
+    @cached_property
+    def by_stem(self) -> dict[str, str]:
+        """First clip in sorted order by its name without folder and suffix."""
+        return _first_by(self.paths, lambda path: PurePosixPath(path).stem)
+
+    @cached_property
+    def by_name(self) -> dict[str, str]:
+        """First clip in sorted order by its name without folder."""
+        return _first_by(self.paths, lambda path: PurePosixPath(path).name)
+
+    def passed_over(self) -> Counter[str]:
+        """Count files that aren't clips, by suffix."""
+        return Counter(PurePosixPath(path).suffix.lower() or "none" for path in self.others)
+
+    def below_root(self, path: str) -> str:
+        """Path below the root of one that may be absolute, or a URL; of any other the same."""
+        for prefix in self.prefixes:
+            if path.startswith(prefix):
+                return path[len(prefix) :].lstrip("/")
+        return path
+
+    def holds(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return path in self.names or posixpath.normpath(path) in self.names
+
+
+def list_folder(clips: str, layout: str) -> Listing:
+    """List the files below a folder, those of a glob, or one file.
+
+    Raises
+    ------
+    ManifestError
+        When nothing is there, or a layout of a folder is given another thing.
+    StorageError
+        As `with_retries`.
+    """
+    try:
+        return with_retries(clips, lambda: _list(clips, layout))
+    except OSError as error:
+        raise ManifestError(f"layout {layout}: can't list {clips}: {reason_of(error)}") from error
+
+
+def _list(clips: str, layout: str) -> Listing:
+    filesystem, base = filesystem_of(clips)
+    if filesystem.isdir(base):
+        found = filesystem.find(base)
+    elif layout != "files":
+        raise ManifestError(f"layout {layout}: {clips} is not a folder, expected that of the clips")
+    elif filesystem.isfile(base):
+        # Asked for by name, so whatever its suffix is.
+        base, name = base.rsplit("/", 1)
+        return Listing(_root_url(filesystem, base, clips), (name,))
+    elif re.search(r"[*?[]", base):
+        found = filesystem.glob(base)
+        fixed = re.split(r"[*?[]", base, maxsplit=1)[0]
+        base = fixed.rsplit("/", 1)[0]
+    else:
+        raise ManifestError(f"layout {layout}: nothing at {clips}, expected a folder, glob or file")
+    prefix = base.rstrip("/") + "/"
+    below = sorted(path.removeprefix(prefix) for path in found)
+    visible = [path for path in below if not _is_hidden(path)]
+    root = _root_url(filesystem, base, clips)
+    return Listing(
+        root=root,
+        paths=tuple(path for path in visible if _is_clip(path)),
+        others=tuple(path for path in visible if not _is_clip(path)),
+        n_hidden=len(below) - len(visible),
+        prefixes=tuple(
+            dict.fromkeys(
+                start.rstrip("/") + "/"
+                for start in (root, base, clips)
+                if start.startswith("/") or "://" in start
+            )
+        ),
+    )
+
+
+def _first_by(paths: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for path in paths:
+        first.setdefault(key(path), path)
+    return first
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
+
+
+def _is_clip(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _root_url(filesystem: fsspec.AbstractFileSystem, base: str, clips: str) -> str:
+    """URL under which workers find the folder; some hold more than a protocol and a path."""
+    url = str(filesystem.unstrip_protocol(base))
+    try:
+        found = open_filesystem(url) == (filesystem, base)
+    except (OSError, ValueError, TypeError):
+        found = False
+    if not found:
+        raise ManifestError(
+            f"clips below {clips} can't be found again by {url}: expected a URL that is a protocol "
+            "and a path, with hosts and credentials in fsspec's configuration"
+        )
+    return url

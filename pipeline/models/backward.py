@@ -1,0 +1,124 @@
+"""What a model's output depends on, by one backward pass through all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipeline.attribution.attention import capture, scores_and_values
+from pipeline.attribution.change import on_clips, token_change
+from pipeline.attribution.evidence import class_directions
+from pipeline.attribution.relevance import GradientWeighted, held
+from pipeline.attribution.staa import as_distribution
+
+if TYPE_CHECKING:
+    from pipeline.models.adapter import Adapter
+
+
+def gradient_relevance(adapter: Adapter, pixel_values: Tensor, classes: Tensor) -> Tensor:
+    """Relevance of each patch for the logit of a class (Chefer et al., arXiv 2103.15679).
+
+    Parameters
+    ----------
+    pixel_values
+        (clips, frames, 3, height, width), normalised.
+    classes
+        (clips,) int64.
+
+    Returns
+    -------
+    (clips, T, P) float32; sums to 1
+    """
+    blocks, reads = adapter.blocks(), dict[str, Tensor]()
+    with _differentiable(pixel_values) as given, ExitStack() as stack:
+        for name, block in blocks.items():
+            keep = _keeper(reads, name)
+            if block.project:
+                stack.callback(block.project[0].register_forward_pre_hook(keep).remove)
+            else:
+                stack.callback(block.attention.register_forward_hook(keep).remove)
+        wanted = {name: (block.attention, scores_and_values) for name, block in blocks.items()}
+        with capture(wanted) as scores:
+            logits = adapter.predict(given)
+        of_class = logits.float().gather(1, classes[:, None]).sum()
+        gradients = torch.autograd.grad(of_class, list(reads.values()))
+    with torch.no_grad(), torch.autocast(pixel_values.device.type, enabled=False):
+        by_name = dict(zip(reads, gradients, strict=True))
+        layers = {
+            name: GradientWeighted(scores[name], by_name[name], adapter.n_copies(name))
+            for name in blocks
+        }
+        return as_distribution(adapter.rollout(layers))
+
+
+def _keeper(reads: dict[str, Tensor], name: str) -> Callable[..., None]:
+    """Keep what goes into a projection, or the first of what comes out of attention."""
+
+    def keep(module: Any, inputs: tuple[Tensor, ...], output: Any = None) -> None:
+        reads[name] = inputs[0] if output is None else output[0]
+
+    return keep
+
+
+def held_gradient(
+    adapter: Adapter, pixel_values: Tensor, classes: Tensor, *, from_median: bool
+) -> Tensor:
+    """Input x gradient of each token's embedding, by LibraGrad's rules, see `relevance.held`.
+
+    Of <u, logits> with ``u = e_class - softmax(logits of the others)``.
+
+    Parameters
+    ----------
+    pixel_values, classes
+        As `gradient_relevance` takes them.
+    from_median
+        Count the input from the embedding of the clip's median frame, z - zmed; else from 0.
+
+    Returns
+    -------
+    (clips, T, P) float32, of either sign
+    """
+    kept: dict[str, Tensor] = {}
+
+    def leaf(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        kept["z"] = output.detach().requires_grad_()
+        return kept["z"]
+
+    projection = adapter.patch_projection
+    with _differentiable(pixel_values) as given, ExitStack() as stack:
+        stack.callback(projection.register_forward_hook(leaf).remove)
+        stack.enter_context(held(adapter.model, norm_offset=adapter.norm_offset))
+        logits = adapter.predict(given)
+        u = class_directions(logits.detach(), classes)[1]
+        (gradient,) = torch.autograd.grad((logits.float() * u).sum(), kept["z"])
+    with torch.no_grad():
+        n_clips = len(pixel_values)
+        z = on_clips(kept["z"].float(), n_clips).flatten(3)
+        counted = token_change(pixel_values, projection) if from_median else z
+        return (counted * on_clips(gradient.float(), n_clips).flatten(3)).sum(1)
+
+
+def frame_importance(adapter: Adapter, pixel_values: Tensor, classes: Tensor) -> Tensor:
+    """Which times a class depends on: the share of each of what speaks for it, (clips, T) float32.
+
+    By `held_gradient` counted from the median frame; uniform where nothing speaks for the class.
+    """
+    parts = held_gradient(adapter, pixel_values, classes, from_median=True)
+    of_times = parts.clamp(min=0).sum(-1)
+    return as_distribution(of_times[:, None])[:, 0]
+
+
+@contextmanager
+def _differentiable(pixel_values: Tensor) -> Iterator[Tensor]:
+    """Give the clips for a pass that is differentiated, and isn't compiled."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        # Tensors of inference mode can't be kept for a backward pass.
+        yield pixel_values.clone()

@@ -1,0 +1,169 @@
+"""Reads every object of a store, names what is damaged or lost, and sets such rows pending.
+
+A chunk carries a checksum and is written also where it holds nothing but fill values
+(`StoreLayout.checksums`). So an object that can't be decoded is damaged, and one that isn't there
+is lost. An earlier store has neither: only an object that can't be decoded is seen in it, and an ok
+clip that has no attribution.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError, reason_of
+from pipeline.status import Status
+from pipeline.storage.files import open_filesystem
+from pipeline.storage.retries import with_retries
+from pipeline.store.create import create_array
+from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store, open_store
+
+_N_READERS = 8
+"""Shards that are read at once: the time is that of the storage's answers."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """An object of a store that can't be used."""
+
+    url: str
+    """Of the object."""
+    array: str
+    shard: int | None
+    """None for an array's metadata, which every shard needs."""
+    rows: range | None
+    """Rows whose values the object holds."""
+    reason: str
+
+    def __str__(self) -> str:
+        rows = f", rows {self.rows.start} to {self.rows.stop - 1}" if self.rows else ""
+        return f"{self.url}{rows}: {self.reason}"
+
+
+def verify_store(
+    store: Store, *, on_shard: Callable[[int], None] = lambda shard: None
+) -> list[Damage]:
+    """Read everything that is committed.
+
+    Parameters
+    ----------
+    on_shard
+        Is told of each shard that was read, in order.
+
+    Returns
+    -------
+    What is damaged or lost, array by array and shard by shard
+
+    Raises
+    ------
+    StorageError
+        If the storage stays away.
+    """
+    metadata = list(_damaged_metadata(store))
+    readable = store.layout.arrays().keys() - {damage.array for damage in metadata}
+    if "status" not in readable:
+        return metadata
+    damages = list(metadata)
+    with ThreadPoolExecutor(_N_READERS) as pool:
+        shards = range(store.layout.n_shards)
+        found = pool.map(lambda shard: _damages_of(store, shard, sorted(readable)), shards)
+        for shard, of_shard in zip(shards, found, strict=True):
+            damages += of_shard
+            on_shard(shard)
+    return damages
+
+
+def repair_store(store: Store, damages: list[Damage]) -> NDArray[np.int64]:
+    """Set the rows of damaged objects pending, so that the command that made the run goes on.
+
+    An object that can't be decoded is deleted first: cut off in between, the next `verify_store`
+    finds it lost. Metadata of an array are written again from the template.
+
+    Returns
+    -------
+    Rows that are pending now, in order
+
+    Raises
+    ------
+    StoreError
+        If the storage refuses.
+    """
+    layout = store.layout
+    try:
+        for damage in damages:
+            if _exists(damage.url):
+                filesystem, path = open_filesystem(damage.url)
+                filesystem.rm(path)
+            if damage.shard is None:
+                create_array(store.group, damage.array, layout.arrays()[damage.array], layout)
+        # Arrays are opened once in a store, and some have new metadata.
+        reopened = open_store(store.url, mode="r+")
+        shards = sorted({damage.shard for damage in damages if damage.shard is not None})
+        for shard in shards:
+            rows = layout.shard_rows(shard)
+            reopened.array("status")[rows.start : rows.stop] = int(Status.PENDING)
+    except STORAGE_ERRORS as error:
+        raise StoreError(f"can't repair {store.url}: {reason_of(error)}") from error
+    if not shards:
+        return np.empty(0, np.int64)
+    return np.concatenate([np.asarray(layout.shard_rows(shard), np.int64) for shard in shards])
+
+
+def _damaged_metadata(store: Store) -> Iterator[Damage]:
+    for name in store.layout.arrays():
+        try:
+            store.array(name)
+        except StoreError:
+            url = f"{store.url}/{name}/zarr.json"
+            yield Damage(url, name, None, None, "the array's metadata is lost or damaged")
+
+
+def _damages_of(store: Store, shard: int, names: list[str]) -> list[Damage]:
+    rows = store.layout.shard_rows(shard)
+    part = slice(rows.start, rows.stop)
+    try:
+        status = store.array("status")[part]
+    except DAMAGE as error:
+        return [_damage(store, "status", shard, reason_of(error))]
+    # Rows behind those that ``status`` is enlarged by are pending.
+    done = np.flatnonzero(status != Status.PENDING)
+    if not len(done):
+        return []
+    damages = []
+    for name in names:
+        try:
+            values = store.array(name)[part]
+        except DAMAGE as error:
+            damages.append(_damage(store, name, shard, reason_of(error)))
+            continue
+        if _is_lost(store, name, shard, values, status):
+            damages.append(_damage(store, name, shard, "the object is lost"))
+    unknown = set(np.unique(status).tolist()) - {int(code) for code in Status}
+    if unknown:
+        damages.append(_damage(store, "status", shard, f"holds codes {sorted(unknown)}"))
+    return damages
+
+
+def _is_lost(
+    store: Store, name: str, shard: int, values: NDArray[Any], status: NDArray[np.uint8]
+) -> bool:
+    """Whether what was read is what Zarr makes up for an object that isn't there."""
+    if store.layout.checksums:
+        filled = store.layout.arrays()[name].fill_value
+        # Only where it looks so is the storage asked.
+        is_filled = np.isnan(values) if filled != filled else values == filled
+        return bool(is_filled.all()) and not _exists(store.object_url(name, shard))
+    return name in ("spatial", "temporal") and bool(np.isnan(values[status == Status.OK]).any())
+
+
+def _damage(store: Store, name: str, shard: int, reason: str) -> Damage:
+    url = store.object_url(name, shard)
+    return Damage(url, name, shard, store.layout.shard_rows(shard), reason)
+
+
+def _exists(url: str) -> bool:
+    filesystem, path = open_filesystem(url)
+    return bool(with_retries(url, lambda: filesystem.exists(path)))

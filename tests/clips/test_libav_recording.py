@@ -1,0 +1,366 @@
+"""Whatever is sampled of a recording, its frames are those of reading it forward.
+
+The reference is PyAV reading every frame of the file, without plans, numbers or options.
+"""
+
+import random
+import re
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.clips.containers import demuxer_of
+from pipeline.clips.decode import ClipFrames, Reading, read_frames, read_views
+from pipeline.clips.libav_recording import LibavRecording
+from pipeline.clips.sampling import Sampling
+from pipeline.errors import DecodeError
+from pipeline.status import Status
+from tests.support.clips import REAL_CLIPS, turn_mp4, write_mp4
+from tests.support.recordings import (
+    DAMAGE,
+    KINDS,
+    N_FRAMES,
+    damaged,
+    forward_frames,
+    noisy_frames,
+    packets_of,
+    set_edits,
+    write_fragmented,
+    write_kind,
+    write_remuxed,
+)
+
+SEED = int(time.time())
+FPS = 25.0
+FRAMES = noisy_frames()
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("recordings")
+
+
+@pytest.fixture
+def seed():
+    print("seed", SEED)
+    return random.Random(SEED)
+
+
+def open_libav(data):
+    return LibavRecording(data, demuxer_of(data))
+
+
+def assert_reads_as_forward(data, seed):
+    expected, times = forward_frames(data)
+    recording = open_libav(data)
+    timeline = recording.timeline
+    assert timeline.n_frames == len(expected)
+    for size in {1, 2, 5, min(8, len(expected)), len(expected)}:
+        positions = sorted(seed.sample(range(len(expected)), min(size, len(expected))))
+        for position, frame in zip(positions, recording.frames_at(positions), strict=True):
+            assert np.array_equal(frame, expected[position]), (position, positions)
+    return timeline, times
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_at_any_positions_are_those_of_reading_forward(folder, name, seed):
+    timeline, _ = assert_reads_as_forward(write_kind(folder, name).read_bytes(), seed)
+    assert timeline.n_frames == N_FRAMES
+    assert timeline.is_constant
+    seconds = timeline.seconds(np.arange(N_FRAMES))
+    # GIF counts in 1/100 s, FLV and Matroska in 1/1000.
+    np.testing.assert_allclose(seconds, np.arange(N_FRAMES) / timeline.fps, atol=0.011)
+
+
+@pytest.mark.parametrize("path", REAL_CLIPS)
+def test_real_clips_are_read_as_forward(path, seed):
+    expected, _ = forward_frames(path.read_bytes())
+    positions = sorted(seed.sample(range(len(expected)), min(8, len(expected))))
+    recording = open_libav(path.read_bytes())
+    assert recording.timeline.n_frames == len(expected)
+    for position, frame in zip(positions, recording.frames_at(positions), strict=True):
+        assert np.array_equal(frame, expected[position]), position
+
+
+EDITS = {
+    "start hidden": [(7, 53)],
+    "end hidden": [(0, 59)],
+    "half hidden": [(0, 30)],
+    "both hidden": [(5, 31)],
+    "middle cut out": [(0, 20), (40, 20)],
+    "middle cut out beside key frames": [(0, 23), (31, 17)],
+    "a part twice": [(0, 20), (0, 20)],
+}
+"""Parts that are shown, each from a frame on for a number of frames."""
+
+
+@pytest.mark.parametrize("b_frames", ["0", "3"])
+@pytest.mark.parametrize("shown", EDITS.values(), ids=EDITS)
+def test_after_an_edit_list_there_is_what_a_player_shows(tmp_path, shown, b_frames, seed):
+    path = write_mp4(tmp_path / "clip.mp4", FRAMES, FPS, g="15", bf=b_frames)
+    whole, _ = forward_frames(path.read_bytes())
+    set_edits(path, *((start / FPS, n / FPS) for start, n in shown))
+    timeline, _ = assert_reads_as_forward(path.read_bytes(), seed)
+    numbers = [number for start, n in shown for number in range(start, start + n)]
+    assert timeline.n_frames == len(numbers)
+    frames = open_libav(path.read_bytes()).frames_at(range(len(numbers)))
+    for number, frame in zip(numbers, frames, strict=True):
+        assert np.array_equal(frame, whole[number]), number
+
+
+def test_a_fragmented_file(tmp_path, seed):
+    data = write_fragmented(tmp_path / "clip.mp4").read_bytes()
+    assert assert_reads_as_forward(data, seed)[0].n_frames == N_FRAMES
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_a_recording_without_a_duration(tmp_path, suffix, seed):
+    codec = {"codec": "libvpx"} if suffix == ".webm" else {"g": "20"}
+    whole = write_mp4(tmp_path / f"whole{suffix}", FRAMES, FPS, **codec)
+    live = write_remuxed(whole, tmp_path / f"live{suffix}", live="1")
+    with av.open(str(live)) as container:
+        assert container.duration is None
+    assert assert_reads_as_forward(live.read_bytes(), seed)[0].n_frames == N_FRAMES
+
+
+def test_a_camcorders_transport_stream(tmp_path, seed):
+    source = write_mp4(tmp_path / "clip.ts", FRAMES, FPS, g="12", bf="2")
+    path = write_remuxed(source, tmp_path / "clip.m2ts", format="mpegts", mpegts_m2ts_mode="1")
+    data = path.read_bytes()
+    assert data[4] == data[4 + 192] == 0x47
+    assert assert_reads_as_forward(data, seed)[0].n_frames == N_FRAMES
+
+
+@pytest.mark.parametrize("name", ["h264.ts", "hevc.ts", "mpeg2.ts"])
+def test_a_transport_stream_that_was_cut_out_of_a_longer_one(folder, name, seed):
+    data = write_kind(folder, name).read_bytes()
+    middle = len(data) // 3 // 188 * 188
+    assert_reads_as_forward(data[middle:], seed)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_an_open_group_of_pictures_at_the_start(tmp_path, codec, suffix, seed):
+    options = {
+        "libx264": {"g": "12", "bf": "3", "x264-params": "open-gop=1"},
+        "libx265": {"x265-params": "log-level=none:keyint=15:open-gop=1:bframes=4"},
+    }[codec]
+    whole = write_mp4(tmp_path / "whole.mkv", FRAMES, FPS, codec=codec, **options)
+    with av.open(str(whole)) as container:
+        packets = [p for p in container.demux(container.streams.video[0]) if p.size]
+        second = [number for number, p in enumerate(packets) if p.is_keyframe][1]
+    for start in (second, second - 4):
+        path = write_remuxed(
+            whole, tmp_path / f"cut{start}{suffix}", change=lambda n, _, s=start: n >= s
+        )
+        timeline, _ = assert_reads_as_forward(path.read_bytes(), seed)
+        assert 0 < timeline.n_frames < N_FRAMES
+
+
+def _with_times(offsets):
+    """Give packets the times of others, so far off by their number modulo 4."""
+
+    def change(number, packet):
+        packet.pts += 200 + 40 * offsets.get(number % 4, 0)
+
+    return change
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("offsets", [{0: 2, 2: -2}, {3: -1}], ids=["unordered", "double"])
+def test_times_that_are_no_order_are_not_planned_by(tmp_path, offsets, suffix, seed):
+    source = write_mp4(tmp_path / "a.mkv", FRAMES, FPS, codec="mpeg4", bf="0", g="10")
+    path = write_remuxed(source, tmp_path / f"b{suffix}", change=_with_times(offsets))
+    recording = open_libav(path.read_bytes())
+    assert recording._order is None
+    assert_reads_as_forward(path.read_bytes(), seed)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_negative_times(tmp_path, suffix, seed):
+    source = write_mp4(tmp_path / "a.mkv", FRAMES, FPS, codec="mpeg4", bf="0", g="10")
+
+    def earlier(_, packet):
+        packet.pts, packet.dts = packet.pts - 500, packet.dts - 500
+
+    path = write_remuxed(source, tmp_path / f"b{suffix}", change=earlier)
+    assert_reads_as_forward(path.read_bytes(), seed)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_times_of_a_variable_rate_are_the_containers(tmp_path, suffix, seed):
+    times = np.cumsum(np.random.default_rng(SEED).integers(8, 120, N_FRAMES))
+    path = write_mp4(tmp_path / f"a{suffix}", FRAMES, times=times.tolist(), g="20", bf="2")
+    timeline, told = assert_reads_as_forward(path.read_bytes(), seed)
+    assert not timeline.is_constant
+    seconds = timeline.seconds(np.arange(N_FRAMES))
+    np.testing.assert_allclose(seconds, np.array(told) - told[0], atol=1e-9)
+    np.testing.assert_allclose(seconds, (times - times[0]) / 1000, atol=1e-3)
+
+
+@pytest.mark.parametrize("degrees", [90])
+def test_turned_pictures(tmp_path, degrees, seed):
+    path = turn_mp4(write_mp4(tmp_path / "a.mp4", FRAMES, FPS, bf="2"))
+    assert_reads_as_forward(path.read_bytes(), seed)
+    assert next(open_libav(path.read_bytes()).frames_at([0])).shape == (96, 64, 3)
+
+
+def result(outcome):
+    """What is compared of an outcome: its frames' bytes, or its status and message."""
+    if isinstance(outcome, DecodeError):
+        return outcome.status, outcome.message
+    return outcome.frame_index.tolist(), outcome.frames.tobytes()
+
+
+DAMAGED_KINDS = [
+    *("b_frames.mp4", "no_b_frames.mov", "pyramid.mkv", "open_gop.mp4", "interlaced.mp4"),
+    *("hevc.mkv", "hevc_open_gop.mp4", "h264_b_frames.avi", "h264.ts", "mpeg2.mkv", "mpeg2.mpg"),
+    *("mpeg4.mp4", "mpeg4.avi", "mjpeg.mov", "vp9.webm", "wmv2.wmv", "av1.mkv"),
+]
+SAMPLINGS = [
+    Sampling("uniform", 8),
+    Sampling("uniform", 3),
+    Sampling("strided", 4, stride=4, position=0.0),
+    Sampling("uniform", N_FRAMES),
+]
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("name", DAMAGED_KINDS)
+def test_what_becomes_of_a_damaged_file_is_a_function_of_its_bytes(folder, name, how, seed):
+    path = write_kind(folder, name)
+    places = [n for n, (start, size, _) in enumerate(packets_of(path)) if start and size > 12]
+    for packet in seed.sample(places, min(3, len(places))):
+        data = damaged(path, packet, how, seed)
+        readings = [Reading(sampling) for sampling in SAMPLINGS]
+        together = [result(outcome) for outcome in read_views(data, readings)]
+        alone = [result(read_views(data, [reading])[0]) for reading in readings]
+        pairs = [result(outcome) for outcome in read_views(data, readings[1:3])]
+        assert together == alone
+        assert together[1:3] == pairs
+
+
+@pytest.mark.parametrize("how", ["zeros", "noise"])
+@pytest.mark.parametrize("name", ["b_frames.mp4", "no_b_frames.mov", "hevc.mp4", "mpeg4.avi"])
+def test_the_message_names_the_damaged_frame_and_one_behind_the_last_sample_is_not_the_clips(
+    folder, name, how, seed
+):
+    path = write_kind(folder, name)
+    whole, _ = forward_frames(path.read_bytes())
+    packets = packets_of(path)
+    times = sorted(time or 0 for *_, time in packets)
+    for packet in seed.sample(range(1, N_FRAMES), 4):
+        position = packet if name.endswith("avi") else times.index(packets[packet][2])
+        data = damaged(path, packet, how, seed)
+        with pytest.raises(DecodeError) as caught:
+            read_frames(data, Sampling("uniform", N_FRAMES))
+        assert caught.value.status is Status.TRUNCATED
+        named = re.match(r"frame (\d+) of 60 can't be decoded: ", caught.value.message)
+        # What isn't seen in the picture itself is seen in the next that refers to it.
+        assert named, caught.value.message
+        assert abs(int(named[1]) - position) <= 3, (position, caught.value.message)
+        # In the order of decoding, all before the packet is whole.
+        before = [n for n in range(N_FRAMES) if n < position - 4]
+        for frame, number in zip(open_libav(data).frames_at(before), before, strict=True):
+            assert np.array_equal(frame, whole[number])
+
+
+def test_damage_that_no_frame_needs_is_not_the_clips(tmp_path, seed):
+    path = write_mp4(tmp_path / "a.mp4", FRAMES, FPS, g="10", bf="0", sc_threshold="0")
+    whole, _ = forward_frames(path.read_bytes())
+    data = damaged(path, 25, "noise", seed)
+    # Frames of the group before, and of the next, which begins at frame 30.
+    wanted = [24, 30, 45]
+    frames = list(open_libav(data).frames_at(wanted))
+    assert all(np.array_equal(f, whole[n]) for f, n in zip(frames, wanted, strict=True))
+    with pytest.raises(DecodeError, match="frame 25 of 60"):
+        list(open_libav(data).frames_at([24, 28]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("b_frames.mp4", "bit"),
+        ("open_gop.mp4", "zeros"),
+        ("mpeg2.mpg", "noise"),
+        ("h264.ts", "tail"),
+    ],
+)
+def test_a_hundred_times_the_same(folder, name, how, seed):
+    path = write_kind(folder, name)
+    places = [n for n, (start, size, _) in enumerate(packets_of(path)) if start and size > 12]
+    data = damaged(path, seed.choice(places), how, seed)
+    first = result(read_views(data, [Reading(SAMPLINGS[0])])[0])
+    for _ in range(99):
+        assert result(read_views(data, [Reading(SAMPLINGS[0])])[0]) == first
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="no folder shared/cases beside the checkout")
+@pytest.mark.parametrize(
+    ("name", "n_frames"),
+    [
+        ("rot_n60_bad57.mp4", 60),
+        ("edit_hides_last_1_b.mp4", 59),
+        ("live.webm", 60),
+        ("m2ts.m2ts", 60),
+        ("vfr_5_then_60.mp4", 90),
+    ],
+)
+def test_cases_that_went_wrong(name, n_frames):
+    data = (CASES / name).read_bytes()
+    clip = read_frames(data, Sampling("uniform", 8, clock="time"))
+    assert clip.n_frames == n_frames
+    expected, _ = forward_frames(data) if "bad" not in name else (None, None)
+    if expected:
+        for index, frame in zip(clip.frame_index.tolist(), clip.frames, strict=True):
+            assert np.array_equal(frame, expected[index])
+    else:
+        for n_samples in (16, 60):
+            with pytest.raises(DecodeError, match="frame 57 of 60") as caught:
+                read_frames(data, Sampling("uniform", n_samples))
+            assert caught.value.status is Status.TRUNCATED
+    if "vfr" in name:
+        # Seven seconds: eight samples lie 7/8 s apart, to the length of a frame of the slow part.
+        np.testing.assert_allclose(np.diff(clip.frame_time), 7 / 8, atol=0.2)
+
+
+def test_a_picture_beyond_all_bounds_is_refused_by_its_size(folder):
+    data = bytearray(write_kind(folder, "vp8.webm").read_bytes())
+    # Width and height behind a key frame's start code (RFC 6386, 9.1).
+    place = data.index(b"\x9d\x01\x2a") + 3
+    data[place : place + 4] = b"\xff\x3f\xff\x3f"
+    with pytest.raises(DecodeError) as caught:
+        read_frames(bytes(data), Sampling("uniform", 1))
+    assert caught.value.status in (Status.UNREADABLE, Status.TRUNCATED)
+
+
+def test_more_packets_than_any_clip_has_are_refused(folder, monkeypatch):
+    monkeypatch.setattr("pipeline.clips.libav_recording.MAX_PACKETS", N_FRAMES - 1)
+    data = write_kind(folder, "b_frames.mp4").read_bytes()
+    with pytest.raises(DecodeError, match="more than 59 packets") as caught:
+        read_frames(data, Sampling("uniform", 1))
+    assert caught.value.status is Status.UNREADABLE
+
+
+def test_packets_that_are_not_kept_are_read_again(folder, monkeypatch, seed):
+    monkeypatch.setattr("pipeline.clips.libav_recording._KEPT_BYTES", 0)
+    for name in ("b_frames.mp4", "h264.ts"):
+        assert_reads_as_forward(write_kind(folder, name).read_bytes(), seed)
+
+
+def test_a_view_is_the_same_with_others_and_alone(folder):
+    data = write_kind(folder, "b_frames.mp4").read_bytes()
+    readings = [
+        Reading(Sampling("strided", 4, stride=3, position=p), None, start, end)
+        for p in (0.0, 0.5, 1.0)
+        for start, end in ((None, None), (0.4, 1.7))
+    ]
+    together = read_views(data, readings)
+    for outcome, reading in zip(together, readings, strict=True):
+        assert isinstance(outcome, ClipFrames)
+        assert result(outcome) == result(read_views(data, [reading])[0])

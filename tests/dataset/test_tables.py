@@ -1,0 +1,249 @@
+"""Tables of other programs: as manifests, and as what manifests are made of."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset.columns import SCHEMA
+from pipeline.dataset.layouts import build_manifest
+from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.row_groups import ROWS_READ_AT_ONCE
+from pipeline.errors import ManifestError
+
+ROWS = {
+    "video_id": ["a", "b", "c"],
+    "path": ["x/a.mp4", "b.mp4", "c.mp4"],
+    "label": ["0", "1", None],
+    "start_time": [1.0, None, 3.0],
+    "end_time": [11.0, None, 13.0],
+    "split": [None, None, None],
+}
+
+
+@pytest.fixture
+def clips(tmp_path):
+    (tmp_path / "clips" / "x").mkdir(parents=True)
+    for path in ROWS["path"]:
+        (tmp_path / "clips" / path).touch()
+    return tmp_path / "clips"
+
+
+@pytest.fixture
+def url(clips):
+    """A manifest as this package writes it."""
+    metadata = {"staa.manifest_version": "1", "staa.root": f"file://{clips}", "staa.layout": "list"}
+    table = pa.table(ROWS, schema=SCHEMA.with_metadata(metadata))
+    write_manifest(table, str(clips / "clips.parquet"))
+    return str(clips / "clips.parquet")
+
+
+def large_strings(table):
+    return table.cast(
+        pa.schema(
+            [
+                field.with_type(pa.large_string()) if field.type == pa.string() else field
+                for field in table.schema
+            ],
+            metadata=table.schema.metadata,
+        )
+    )
+
+
+def dictionaries(table):
+    for place, field in enumerate(table.schema):
+        if field.type == pa.string():
+            table = table.set_column(place, field.name, table[field.name].dictionary_encode())
+    return table
+
+
+OTHERS = {
+    "large strings": large_strings,
+    "dictionaries": dictionaries,
+    "views": lambda table: table.set_column(1, "path", table["path"].cast(pa.string_view())),
+    "another order": lambda table: table.select(list(reversed(table.column_names))),
+    "more columns": lambda table: table.append_column("fps", pa.array([25, 30, 24])),
+    "no empty columns": lambda table: table.drop_columns(["split"]),
+    "columns of null": lambda table: table.set_column(5, "split", pa.nulls(3)),
+    "whole numbers": lambda table: table.set_column(2, "label", pa.array([0, 1, None])),
+    "numbers with NaN": lambda table: table.set_column(2, "label", pa.array([0.0, 1.0, math.nan])),
+    "NaN": lambda table: table.set_column(3, "start_time", pa.array([1.0, math.nan, 3.0])),
+    "single precision": lambda table: table.set_column(
+        4, "end_time", pa.array([11.0, None, 13.0], pa.float32())
+    ),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_manifest_of_another_writer_is_the_same_manifest(
+    clips, url, change, in_pieces, monkeypatch
+):
+    if in_pieces:
+        monkeypatch.setattr("pipeline.dataset.row_groups.ROWS_READ_AT_ONCE", 1)
+    expected = read_manifest(url)
+    pq.write_table(change(pq.read_table(url)), str(clips / "other.parquet"))
+    other = read_manifest(str(clips / "other.parquet"))
+    assert other.digest == expected.digest
+    assert other.root == expected.root
+    assert other.rows(0, 3).equals(expected.rows(0, 3))
+    assert other.take(np.array([0, 2])).equals(expected.take(np.array([0, 2])))
+    assert other.distinct_labels() == expected.distinct_labels()
+
+
+def test_a_manifest_that_went_through_pandas_lies_beside_its_clips_or_is_refused(
+    clips, url, tmp_path
+):
+    frame = pd.read_parquet(url)
+    frame.to_parquet(clips / "pandas.parquet")
+    manifest = read_manifest(str(clips / "pandas.parquet"))
+    assert (manifest.root, manifest.digest) == (f"file://{clips}", read_manifest(url).digest)
+    frame.to_parquet(tmp_path / "away.parquet")
+    with pytest.raises(ManifestError, match=r"no staa.*root.*--layout table takes this"):
+        read_manifest(str(tmp_path / "away.parquet"))
+    table = build_manifest(
+        layout="table", clips=str(clips), annotations=str(tmp_path / "away.parquet")
+    )
+    assert table.select(SCHEMA.names).to_pydict() == ROWS
+
+
+WRONG = {
+    "no path": (lambda table: table.drop_columns(["path"]), "has no column path; its columns are"),
+    "bytes": (
+        lambda table: table.set_column(1, "path", pa.array([b"a", b"b", b"c"])),
+        "column path is of type binary, expected text",
+    ),
+    "text for times": (
+        lambda table: table.set_column(3, "start_time", pa.array(["1", "2", "3"])),
+        "column start_time is of type string, expected numbers of seconds",
+    ),
+    "no path in a row": (
+        lambda table: pa.table(
+            table.to_pydict() | {"path": ["a", None, "c"]}
+        ).replace_schema_metadata(table.schema.metadata),
+        "path of row 1 is null, expected text",
+    ),
+    "halves of labels": (
+        lambda table: table.set_column(2, "label", pa.array([0.0, 1.5, None])),
+        "label 1.5 in row 1: expected text or a whole number",
+    ),
+    "twice": (
+        lambda table: table.append_column("label", pa.array(["0", "1", "2"])),
+        "column label is there twice",
+    ),
+    "a list": (
+        lambda table: table.set_column(2, "label", pa.array([["0"], ["1"], []])),
+        "column label is of type list<.*>, expected text",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_the_difference_that_counts_is_told(url, change, message):
+    pq.write_table(change(pq.read_table(url)), url)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(url)
+
+
+def made_of(clips, path, **options):
+    return build_manifest(layout="table", clips=str(clips), annotations=str(path), **options)
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+def test_a_csv_is_a_manifest(clips, tmp_path, separator):
+    lines = ["clip_path,class,fold,id", '"x/a.mp4",cat,1,007', f"{clips}/b.mp4,dog,2,"]
+    path = tmp_path / "table.csv"
+    path.write_text("\ufeff" + "\n".join(line.replace(",", separator) for line in lines) + "\n")
+    table = made_of(clips, path)
+    assert table.to_pydict() == {
+        "video_id": ["a", "b"],
+        "path": ["x/a.mp4", "b.mp4"],
+        "label": ["cat", "dog"],
+        "start_time": [None, None],
+        "end_time": [None, None],
+        "split": [None, None],
+        "fold": ["1", "2"],
+        "id": ["007", None],
+    }
+
+
+def test_columns_of_other_names_are_named(clips, tmp_path):
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"v": ["b.mp4"], "label": [3], "kind": ["dog"], "t": [1]}), path)
+    table = made_of(clips, path, columns={"path": "v", "label": "kind", "start_time": "t"})
+    assert table.to_pylist() == [
+        {
+            "video_id": "b",
+            "path": "b.mp4",
+            "label": "dog",
+            "start_time": 1.0,
+            "end_time": None,
+            "split": None,
+            "label_of_table": 3,
+        }
+    ]
+    write_manifest(table, str(tmp_path / "m.parquet"))
+    assert read_manifest(str(tmp_path / "m.parquet")).rows(0, 1)["label"].to_pylist() == ["dog"]
+    assert made_of(clips, path, columns={"path": "v", "label": ""})["label"].null_count == 1
+
+
+def test_a_split_of_a_table_is_chosen(clips, tmp_path):
+    (tmp_path / "t.csv").write_text("path,split\na.mp4,train\nb.mp4,test\n")
+    assert made_of(clips, tmp_path / "t.csv", split="test")["path"].to_pylist() == ["b.mp4"]
+
+
+NO_TABLES = {
+    "no path": ("name,label\na,b\n", {}, "has no column that is known for paths; its columns are"),
+    "two paths": ("video,filename\na,b\n", {}, "video and filename may be the path; expected"),
+    "two labels": ("path,class,category\na,b,c\n", {}, "class and category may be the label"),
+    "no such column": ("path\na\n", {"path": "p"}, "has no column 'p'"),
+    "no such name": ("path\na\n", {"colour": "p"}, "'colour' is no column of a manifest"),
+    "no path in a row": ("path,label\na,b\n,c\n", {}, "column path is null in some rows"),
+    "ragged": ("path,label\na.mp4\n", {}, "no CSV with a header: .*Expected 2 columns"),
+    "empty": ("", {}, "no CSV with a header"),
+    "twice": ("path,path\na,b\n", {}, "column 'path' is there twice"),
+    "times": ("path,start_time\na,soon\n", {}, "start_time is no number of seconds"),
+    "outside": ("path\n../a.mp4\n", {}, "expected a path below the root"),
+    "no header": ("YoYo/a.avi,3\nYoYo/b.avi,4\n", {}, "its columns are YoYo/a.avi, 3; expected"),
+}
+
+
+@pytest.mark.parametrize(("text", "columns", "message"), NO_TABLES.values(), ids=NO_TABLES)
+def test_what_is_no_table_of_clips_is_told(clips, tmp_path, text, columns, message):
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(ManifestError, match=message) as caught:
+        made_of(clips, tmp_path / "table.csv", columns=columns)
+    assert "\n" not in str(caught.value)
+
+
+MEASURE = """
+import resource, sys
+from pipeline.dataset.manifest import read_manifest
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+manifest = read_manifest(sys.argv[1])
+manifest.distinct_labels()
+manifest.rows(manifest.n_rows - 10, manifest.n_rows)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_large_row_group_is_read_in_bounded_memory(clips):
+    """Rows of 200 bytes, so that all of them would take far more than a piece does."""
+    n_rows = 4 * ROWS_READ_AT_ONCE
+    paths = pa.array([f"{row:0190d}.mp4" for row in range(n_rows)])
+    table = pa.table({"video_id": paths, "path": paths})
+    metadata = {"staa.manifest_version": "1", "staa.root": f"file://{clips}", "staa.layout": "x"}
+    url = str(clips / "large.parquet")
+    pq.write_table(
+        table.replace_schema_metadata(metadata), url, row_group_size=n_rows, use_dictionary=False
+    )
+    assert pq.ParquetFile(url).num_row_groups == 1
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, url], check=True, capture_output=True, text=True
+    )
+    assert int(measured.stdout) * 1024 < table.nbytes / 2

@@ -1,0 +1,213 @@
+"""Relevance by a backward pass, against whole matrices and against what completeness asks."""
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.attribution import attention
+from pipeline.attribution.change import change, median_frame, token_change
+from pipeline.attribution.evidence import class_directions
+from pipeline.attribution.method import Method
+from pipeline.models.backward import frame_importance, gradient_relevance, held_gradient
+from tests.attribution.test_rollout import ROLLOUTS, Softmax
+from tests.models.test_contribution import kind_of
+from tests.models.test_evidence import NAMES, held, pair
+
+EACH = pytest.mark.parametrize("name", NAMES)
+
+
+@EACH
+def test_gradient_relevance_is_the_product_of_whole_matrices(name, tmp_path):
+    """(I + E_h[(dA A)+]) of every block, multiplied; dA by autograd, through everything."""
+    two = pair(name, tmp_path)
+    clips, classes = two.clips(2), torch.tensor([1, 3])
+    names = tuple(two.adapter.blocks())
+    softmax = Softmax()
+    softmax.patches = two.adapter.grid.height * two.adapter.grid.width
+    for block in names:
+        a, gradient = whole_gradient(two, clips, classes, block)
+        weights = (a * gradient).clamp(min=0).mean(1).double().numpy()
+        if block == "pooler":
+            softmax["pooler"] = [weights[:, :1]]
+            continue
+        identity = np.identity(weights.shape[-1])
+        matrix = 2 * weights + identity
+        n_copies = two.adapter.n_copies(block)
+        if n_copies > 1:
+            # The naive rollout averages CLS's rows of the frames, of which there is one.
+            own = weights[:, 0, 0].reshape(-1, n_copies).sum(1)
+            matrix[:, 0] = 2 * n_copies * weights[:, 0]
+            matrix[:, 0, 0] = np.repeat(2 * own + 1, n_copies)
+        softmax.setdefault(kind_of(name, block, names), []).append(matrix)
+    for kind in ("blocks", "pooler blocks"):
+        softmax.setdefault(kind, [])
+    naive = ROLLOUTS[name].naive(softmax, two.adapter.grid.n_times)
+    naive = naive / naive.sum((1, 2), keepdims=True)
+    relevance = gradient_relevance(two.adapter, clips, classes)
+    np.testing.assert_allclose(relevance, naive, atol=1e-5)
+    others = gradient_relevance(two.adapter, clips, torch.tensor([0, 2]))
+    # With mean pooling every token begins with the same relevance, which is most of it.
+    assert (relevance - others).abs().max() > 1e-3 * relevance.max()
+
+
+def whole_gradient(two, clips, classes, block):
+    """Softmax of one block and its derivative, with every other softmax as it is."""
+    paths = {module: path for path, module in two.adapter.model.named_modules()}
+    path = paths[two.adapter.blocks()[block].attention]
+    module = dict(two.eager.named_modules())[path]
+    with HeldOne(two.eager, module) as kept:
+        logits = two.eager(**{two.input_name: clips}).logits
+        logits = logits.reshape(len(clips), -1, logits.shape[-1]).mean(1)
+        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), kept["a"])
+    return kept["a"].detach(), gradient
+
+
+class HeldOne(ExitStack):
+    """A model whose one attention module keeps its softmax, which gradients are taken by."""
+
+    def __init__(self, model, module):
+        super().__init__()
+        self.model, self.module, self.kept = model, module, {}
+
+    def __enter__(self):
+        super().__enter__()
+        if hasattr(self.module, "attn_drop"):
+
+            def keep(_, inputs, output):
+                self.kept["a"] = output
+                return output
+
+            self.callback(self.module.attn_drop.register_forward_hook(keep).remove)
+            return self.kept
+
+        def keep(_, inputs, output):
+            self.kept["a"] = output[1]
+
+        self.model.set_attn_implementation("eager")
+        self.callback(self.module.register_forward_hook(keep).remove)
+        return self.kept
+
+
+@EACH
+def test_held_gradients_leave_the_logits_as_they_are_and_nothing_behind(name, tmp_path):
+    two = pair(name, tmp_path)
+    clips, classes = two.clips(2), torch.tensor([1, 3])
+    modules = list(two.adapter.model.modules())
+    before = [len(module._forward_hooks) for module in modules]
+    with torch.inference_mode():
+        logits = two.adapter.predict(clips)
+        held_gradient(two.adapter, clips, classes, from_median=False)
+        gradient_relevance(two.adapter, clips, classes)
+        assert torch.equal(two.adapter.predict(clips), logits)
+    assert [len(module._forward_hooks) for module in modules] == before
+    assert len(attention._SOFTMAX_HELD) == len(attention._TAPS) == 0
+
+
+@EACH
+def test_held_gradient_is_autograds_on_the_eager_model_with_held_rules(name, tmp_path):
+    """Softmaxes are leaves there, LayerNorms and activations are written out."""
+    two = pair(name, tmp_path)
+    clips, classes = two.clips(2), torch.tensor([1, 3])
+    paths = {module: path for path, module in two.adapter.model.named_modules()}
+    projection = dict(two.eager.named_modules())[paths[two.adapter.patch_projection]]
+    kept = {}
+
+    def leaf(module, inputs, output):
+        kept["z"] = output.detach().requires_grad_()
+        return kept["z"]
+
+    with held(two.eager, True):
+        handle = projection.register_forward_hook(leaf)
+        logits = two.eager(**{two.input_name: clips}).logits
+        logits = logits.reshape(len(clips), -1, logits.shape[-1]).mean(1)
+        u = class_directions(logits.detach(), classes)[1]
+        (gradient,) = torch.autograd.grad((logits * u).sum(), kept["z"])
+        handle.remove()
+    still = median_frame(clips).expand_as(clips)
+    with torch.no_grad():
+        tokens = {}
+
+        def keep(module, inputs, output):
+            tokens["z"] = output
+
+        handle = two.adapter.patch_projection.register_forward_hook(keep)
+        two.adapter.predict(still)
+        handle.remove()
+    for from_median in (False, True):
+        z = kept["z"].detach() - (tokens["z"] if from_median else 0)
+        product = (z * gradient).sum(1)  # (clips * T or clips, [T,] rows, columns)
+        expected = product.reshape(2, two.adapter.grid.n_times, -1)
+        got = held_gradient(two.adapter, clips, classes, from_median=from_median)
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
+    importance = frame_importance(two.adapter, clips, classes)
+    positive = expected.clamp(min=0).sum(-1)
+    torch.testing.assert_close(
+        importance, positive / positive.sum(1, keepdim=True), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("method", ["evidence", "staa-paper", "rollout"])
+def test_frame_importance_stands_beside_any_method(method, tmp_path):
+    two = pair("timesformer divided", tmp_path)
+    clips = two.clips(2)
+    with torch.inference_mode():
+        explanation = two.adapter.explain(
+            clips, Method(name=method, frame_importance="gradient"), torch.tensor([2, -1])
+        )
+        alone = two.adapter.explain(clips, Method(name=method), torch.tensor([2, -1]))
+    best = explanation.logits.argmax(-1)
+    assert explanation.target.tolist() == [2, int(best[1])]
+    expected = frame_importance(two.adapter, clips, explanation.target)
+    torch.testing.assert_close(explanation.frame_importance, expected)
+    assert torch.equal(explanation.attribution, alone.attribution)
+
+
+# Change
+
+
+@pytest.mark.parametrize("n_frames", [1, 4, 5])
+def test_the_median_frame_is_numpys(n_frames):
+    clips = torch.randn(2, n_frames, 3, 4, 5, generator=torch.Generator().manual_seed(n_frames))
+    expected = np.median(clips.numpy(), axis=1, keepdims=True)
+    np.testing.assert_allclose(median_frame(clips), expected, atol=1e-6)
+
+
+@EACH
+def test_change_is_between_the_tokens_of_the_clip_and_of_its_median_frame(name, tmp_path):
+    two = pair(name, tmp_path)
+    clips = two.clips(2)
+    projection, grid = two.adapter.patch_projection, two.adapter.grid
+    tokens = []
+    handle = projection.register_forward_hook(lambda _, inputs, output: tokens.append(output))
+    with torch.no_grad():
+        two.adapter.predict(clips)
+        two.adapter.predict(median_frame(clips).expand_as(clips))
+    handle.remove()
+    difference = tokens[0] - tokens[1]
+    if difference.ndim == 4:
+        difference = difference.reshape(2, grid.n_times, *difference.shape[1:]).transpose(1, 2)
+    got = token_change(clips, projection)
+    torch.testing.assert_close(got, difference.flatten(3), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(change(clips, projection), got.square().sum(1).sqrt())
+
+
+@EACH
+def test_change_weighted_evidence_is_evidence_times_change(name, tmp_path):
+    two = pair(name, tmp_path)
+    clips = two.clips(2)
+    with torch.inference_mode():
+        plain = two.adapter.explain(clips, Method(name="evidence", layers="all"))
+        weighted = two.adapter.explain(
+            clips, Method(name="evidence", layers="all", change_weighted=True)
+        )
+        expected = plain.total * change(clips, two.adapter.patch_projection)
+    expected = expected / expected.sum((1, 2), keepdim=True)
+    torch.testing.assert_close(weighted.total, expected, atol=1e-5, rtol=0)
+    assert torch.equal(weighted.signed, plain.signed)
+    still = clips[:, :1].expand_as(clips)
+    with torch.inference_mode():
+        of_still = two.adapter.explain(still, Method(name="evidence", change_weighted=True))
+    uniform = torch.full_like(of_still.total, 1 / of_still.total[0].numel())
+    torch.testing.assert_close(of_still.total, uniform)
