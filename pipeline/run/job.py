@@ -137,11 +137,11 @@ def carry_out(
     try:
         pending = pending_rows(open_store(plan.store_url))
         _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
-        seconds, bounded = 0.0, ""
+        seconds, bounded, broken_by = 0.0, "", ""
         if pending.n_rows:
             started_s = time.monotonic()
             with carrier(plan, pending) as carriage:
-                _in_passes(plan, pending, carriage.run_pass, limits, lease)
+                broken_by = _in_passes(plan, pending, carriage.run_pass, limits, lease)
                 bounded = carriage.what_bounded()
             seconds = time.monotonic() - started_s
         store = open_store(plan.store_url)
@@ -157,7 +157,8 @@ def carry_out(
             case Foreign():
                 raise StoreGoneError(f"{gone}; delete what was written there since") from error
         raise StorageError(str(error)) from error
-    summary = replace(summarise(status, seconds=seconds), bounded=bounded)
+    summary = summarise(status, seconds=seconds)
+    summary = replace(summary, bounded=bounded, broken_by=broken_by)
     counts = {code.label: count for code, count in summary.counts.items()}
     _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
     return summary
@@ -165,16 +166,20 @@ def carry_out(
 
 def _in_passes(
     plan: Plan, pending: PendingRows, run_pass: RunPass, limits: Limits, lease: Lease | None
-) -> None:
+) -> str:
     """Go on where a pass ended, or was broken off, by a storage that failed for example.
 
     Where a pass got nowhere, the next leaves out the shards that it failed on. If
     `Limits.max_stuck` in a row get nowhere, it isn't the shards.
+
+    Returns
+    -------
+    What broke the last pass off that was; empty if none was
     """
     config = plan.config
     shards_per_pass = max(1, limits.batches_per_pass * config.batch_size // config.rows_per_shard)
     shards, left_out = pending.shards, pending.shards[:0]
-    n_stuck = 0
+    n_stuck, broken_by = 0, ""
     while len(shards):
         try:
             run_pass(pending, shards[:shards_per_pass])
@@ -184,13 +189,15 @@ def _in_passes(
             if lease is not None:
                 lease.check()
             remaining = np.setdiff1d(left.shards, left_out)
+            broken_by = str(broken)
             faulty = broken.shards(config.rows_per_shard)
             n_left, n_shards = len(remaining), len(shards)
             _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, broken)
             n_stuck = n_stuck + 1 if n_left == n_shards else 0
             if n_stuck and (not len(faulty) or n_stuck == limits.max_stuck):
                 _LOGGER.debug("the pass got nowhere", exc_info=broken)
-                return
+                break
             if n_stuck:
                 left_out = np.union1d(left_out, faulty)
             pending, shards = left, np.setdiff1d(remaining, left_out)
+    return broken_by
