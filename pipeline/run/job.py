@@ -6,7 +6,7 @@ the last one ended or was broken off. At the end every row is accounted for.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -18,8 +18,8 @@ from pipeline.errors import ManifestError, StorageError, StoreError, StoreGoneEr
 from pipeline.logs import fields
 from pipeline.models.attributor import Attributor
 from pipeline.run.plan import Plan
-from pipeline.run.steps import Stages
-from pipeline.run.tally import Channel, Fault
+from pipeline.run.steps import Load, Stages, Write
+from pipeline.run.tally import Channel, Fault, Progress, Stage, shown_progress, what_bounds
 from pipeline.store.failures import write_failures
 from pipeline.store.lease import Lease
 from pipeline.store.opening import Absent, Foreign, find_store, open_store
@@ -63,21 +63,48 @@ class PassBrokenError(Exception):
         return np.unique(np.array(rows, np.int64) // rows_per_shard)
 
 
-RunPass = Callable[[PendingRows, NDArray[np.int64]], None]
-"""Computes the pending rows of some shards; raises `PassBrokenError`."""
+@dataclass(frozen=True)
+class Pass:
+    """Shards of a run that are to be computed in one go."""
+
+    plan: Plan
+    pending: PendingRows
+    shards: NDArray[np.int64]
+    lease: Lease | None
+
+    def batches(self, n_clips: int) -> list[range]:
+        """Cut the shards into rows that are loaded together: whole batches of one shard each."""
+        shards = map(self.plan.layout.shard_rows, self.shards.tolist())
+        return [
+            range(start, min(start + n_clips, rows.stop))
+            for rows in shards
+            for start in range(rows.start, rows.stop, n_clips)
+        ]
+
+    def load(self, stages: Stages, channel: Channel) -> Load:
+        """Make the step that loads."""
+        return Load(stages.load, self.pending, channel)
+
+    def write(self, stages: Stages, channel: Channel) -> Write:
+        """Make the step that writes."""
+        plan = self.plan
+        return Write(plan.store_url, plan.run, stages.write, self.pending, channel, self.lease)
 
 
 @dataclass(frozen=True)
 class Carriage:
     """What computes rows, and is ready to."""
 
-    run_pass: RunPass
-    what_bounded: Callable[[], str] = lambda: ""
-    """Says on one line how fast it was, and why not faster."""
+    run_pass: Callable[[Pass], None]
+    """Computes the pending rows of a pass; raises `PassBrokenError`."""
+    progress: Callable[[], Progress | None]
+    """Says how far the run is; None if that isn't known now."""
+    n_at_once: Callable[[], Mapping[Stage, float]]
+    """Says how many of each step go on at once."""
 
 
-Carrier = Callable[[Plan, PendingRows], AbstractContextManager[Carriage]]
-"""Makes everything ready that computes rows."""
+Carrier = Callable[[Plan, int], AbstractContextManager[Carriage]]
+"""Makes everything ready that computes rows, of a plan and for so many pending rows."""
 
 StagesOf = Callable[[Plan, str, Channel], Stages]
 """Gives the stages of a plan, on a device, that tell of themselves through a channel."""
@@ -140,9 +167,16 @@ def carry_out(
         seconds, bounded, broken_by = 0.0, "", ""
         if pending.n_rows:
             started_s = time.monotonic()
-            with carrier(plan, pending) as carriage:
-                broken_by = _in_passes(plan, pending, carriage.run_pass, limits, lease)
-                bounded = carriage.what_bounded()
+            with carrier(plan, pending.n_rows) as carriage:
+                with shown_progress(
+                    carriage.progress,
+                    n_rows=plan.layout.n_rows,
+                    n_done=plan.layout.n_rows - pending.n_rows,
+                    log_format=plan.config.log_format,
+                ):
+                    broken_by = _in_passes(plan, pending, carriage.run_pass, limits, lease)
+                if progress := carriage.progress():
+                    bounded = what_bounds(progress, carriage.n_at_once())
             seconds = time.monotonic() - started_s
         store = open_store(plan.store_url)
         status = read_status(store)
@@ -165,7 +199,11 @@ def carry_out(
 
 
 def _in_passes(
-    plan: Plan, pending: PendingRows, run_pass: RunPass, limits: Limits, lease: Lease | None
+    plan: Plan,
+    pending: PendingRows,
+    run_pass: Callable[[Pass], None],
+    limits: Limits,
+    lease: Lease | None,
 ) -> str:
     """Go on where a pass ended, or was broken off, by a storage that failed for example.
 
@@ -182,7 +220,7 @@ def _in_passes(
     n_stuck, broken_by = 0, ""
     while len(shards):
         try:
-            run_pass(pending, shards[:shards_per_pass])
+            run_pass(Pass(plan, pending, shards[:shards_per_pass], lease))
             shards, n_stuck = shards[shards_per_pass:], 0
         except PassBrokenError as broken:
             left = pending_rows(open_store(plan.store_url))
