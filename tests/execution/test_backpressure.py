@@ -20,15 +20,10 @@ from pipeline.run.config import AttributeConfig
 from pipeline.run.plan import plan_run
 from pipeline.run.resources import (
     FRAMES_SHARE,
-    MIN_TASKS,
-    TASK_BYTES,
     Machine,
-    check_columns,
-    clips_per_task,
 )
 from pipeline.run.steps import Stages
 from pipeline.store.opening import open_store
-from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
 from tests.benchmarks.orchestration import write_stand_in_manifest
 from tests.benchmarks.stand_ins import StandInAttributor, StandInLoader
@@ -40,47 +35,6 @@ HANG_S = 120
 N_ROWS = 160
 BATCH_SIZE = 4
 CLIP_BYTES = 8 * 224 * 224 * 3
-
-
-def config_of(**changes):
-    return AttributeConfig(manifest="m", model="m", out="o", **changes)
-
-
-def test_a_task_has_the_clips_that_give_its_bytes_in_whole_batches_and_equal_parts():
-    def clips(config, **changes):
-        usual = {"clip_bytes": CLIP_BYTES, "cpus": 8, "n_models": 1, "store_bytes": 10**10}
-        return clips_per_task(config, **(usual | changes))
-
-    # 32 MB are 26 clips, so 24 in whole batches; a shard is 10 x 24 + 16.
-    assert clips(config_of()) == 24
-    # 250 MB for 8 CPUs and 2 tasks at the model: 25 MB are 20 clips, so 16.
-    assert clips(config_of(), store_bytes=10**9) == 16
-    # 144 clips of 221 kB would be 32 MB; two tasks of 128 make a shard.
-    assert clips(config_of(), clip_bytes=8 * 96 * 96 * 3) == 128
-    # Never more than a shard, nor less than a batch.
-    assert clips(config_of(rows_per_shard=16)) == 16
-    assert clips(config_of(batch_size=64)) == 64
-
-
-@pytest.mark.parametrize("clip_bytes", [1, 50_000, CLIP_BYTES, 5_000_000])
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 32])
-@pytest.mark.parametrize("shard_batches", [1, 7, 32])
-@pytest.mark.parametrize("store_bytes", [10**9, 10**11])
-def test_tasks_are_whole_batches_of_a_shard_and_fit_the_store(
-    clip_bytes, batch_size, shard_batches, store_bytes
-):
-    config = config_of(batch_size=batch_size, rows_per_shard=batch_size * shard_batches)
-    try:
-        n_clips = clips_per_task(
-            config, clip_bytes=clip_bytes, cpus=4, n_models=2, store_bytes=store_bytes
-        )
-    except ConfigError:
-        assert MIN_TASKS * batch_size * clip_bytes > FRAMES_SHARE * store_bytes
-        return
-    assert n_clips % batch_size == 0
-    assert batch_size <= n_clips <= config.rows_per_shard
-    assert n_clips == batch_size or n_clips * clip_bytes <= TASK_BYTES
-    assert MIN_TASKS * n_clips * clip_bytes <= FRAMES_SHARE * store_bytes
 
 
 def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_made(tmp_path):
@@ -100,17 +54,6 @@ def test_frames_that_no_object_store_would_hold_are_refused_before_a_store_is_ma
     with pytest.raises(ConfigError, match=refused):
         plan_run(config, machine=Machine(cpus=2, gpus=0))
     assert not (tmp_path / "run").exists()
-
-
-def test_heads_that_no_object_store_would_hold_are_refused_with_what_would_fit():
-    # All layers and heads of ViViT-B.
-    layout = StoreLayout(10**6, 256, 32, 16, 14, 14, n_ranks=5, n_layers=12, n_heads=12)
-    assert 0.9e6 < layout.row_bytes < 1.1e6
-    given = {"row_bytes": layout.row_bytes, "n_models": 1}
-    with pytest.raises(ConfigError, match=r"rows_per_shard: 5 shards of 256 rows .* of 50 at most"):
-        check_columns(config_of(), store_bytes=10**9, **given)
-    check_columns(config_of(rows_per_shard=48), store_bytes=10**9, **given)
-    check_columns(config_of(), store_bytes=10**10, **given)
 
 
 @dataclass(frozen=True)

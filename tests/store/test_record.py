@@ -11,13 +11,10 @@ from hypothesis import strategies as st
 
 from pipeline.attribution.method import Method
 from pipeline.clips.views import ViewsConfig
-from pipeline.errors import RunMismatchError, StoreError
-from pipeline.store.opening import check_same_run, open_store
-from pipeline.store.record import SCHEMA_VERSION, ModelIdentity, RunRecord
+from pipeline.errors import StoreError
+from pipeline.store.record import SCHEMA_VERSION, RunRecord
 from pipeline.store.schema import StoreLayout
 from tests.support.records import identity_of, record_of
-from tests.support.stores import IDENTITY
-from tests.support.stores import LAYOUT as STORED
 
 LAYOUT = StoreLayout(
     n_rows=10, rows_per_shard=4, n_frames=8, n_times=8, height=8, width=8, n_ranks=5
@@ -212,36 +209,3 @@ def test_times_of_frames_are_an_array_of_stores_that_have_it():
         (LAYOUT.n_frames,),
         "float64",
     )
-
-
-def test_the_same_run_may_go_on(group, url):
-    check_same_run(open_store(url), IDENTITY)
-
-
-def test_another_run_is_told_every_difference_with_both_values(group, url):
-    other = identity_of(
-        STORED,
-        manifest="ffff",
-        model=ModelIdentity(weights="0000", config={"hidden_size": 768}),
-        method=Method(residual=True).resolved(12),
-    )
-    with pytest.raises(RunMismatchError) as caught:
-        check_same_run(open_store(url), other)
-    message = str(caught.value)
-    for difference in (
-        "manifest is '3f2a' there and 'ffff' here",
-        "model.weights is '9c1e' there and '0000' here",
-        "method.residual is False there and True here",
-    ):
-        assert difference in message
-    assert url in message
-    assert "layers" not in message
-    assert "model.config" not in message
-
-
-def test_a_longer_manifest_alone_is_told_how_to_be_taken_in(group):
-    with pytest.raises(RunMismatchError, match="--append takes in rows"):
-        check_same_run(group, identity_of(STORED, manifest="ffff"))
-    with pytest.raises(RunMismatchError) as caught:
-        check_same_run(group, identity_of(STORED, batch_size=2))
-    assert "--append" not in str(caught.value)

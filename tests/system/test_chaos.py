@@ -1,7 +1,8 @@
 """Processes of a run are killed at random moments: what must be computed again, and what is stored.
 
-A seed draws the moment: so many shards were committed, and a little later. Each kind of process
-gets some of the seeds; which one of its kind is killed is drawn, too.
+A seed draws the moment: so many shards were committed, and a little later; and which process of a
+kind is killed. Seeds are drawn from the date (UTC), so that each day tries other moments. A trial
+prints its seed, and ``STAA_CHAOS_SEED`` repeats it.
 """
 
 import os
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +35,6 @@ from tests.support.runs import (
     stored_columns,
     write_inputs,
 )
-
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 N_CLIPS = 96
@@ -90,7 +90,21 @@ VICTIMS = {
     "raylet": Victim("raylet/raylet", untold=N_WRITERS, ends_run=True),
     "driver": Victim("-m tests.support.noting_job", untold=N_WRITERS, ends_run=True),
 }
-SEEDS = range(20)
+N_TRIALS = 3
+"""Of each kind of process; the first of them doesn't count as slow."""
+TRIALS = [
+    pytest.param(kind, trial, marks=[pytest.mark.slow] if trial else [])
+    for trial in range(N_TRIALS)
+    for kind in VICTIMS
+]
+
+
+def seed_of(kind, trial):
+    """Seed of a trial: another one on each day, for each kind and for each of its trials."""
+    if given := os.environ.get("STAA_CHAOS_SEED"):
+        return int(given)
+    place = list(VICTIMS).index(kind) * N_TRIALS + trial
+    return datetime.now(UTC).date().toordinal() * len(TRIALS) + place
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +172,15 @@ class Trial:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_killed_process_costs_at_most_what_was_in_flight(seed, undisturbed, ray_folder, tmp_path):
+@pytest.mark.parametrize(("kind", "trial"), TRIALS)
+def test_a_killed_process_costs_at_most_what_was_in_flight(
+    kind, trial, undisturbed, ray_folder, tmp_path
+):
     inputs, expected = undisturbed
-    kind = list(VICTIMS)[seed % len(VICTIMS)]
-    victim = VICTIMS[kind]
+    victim, seed = VICTIMS[kind], seed_of(kind, trial)
     chance = random.Random(seed)
     n_committed, delay_s = chance.randint(0, victim.latest), chance.uniform(0, 0.1)
-    print(f"seed {seed}: a {kind} is killed {delay_s:.3f} s after {n_committed} shards")
+    print(f"STAA_CHAOS_SEED={seed}: a {kind} dies {delay_s:.3f} s after {n_committed} shards")
     trial = Trial(tmp_path / "run", tmp_path / "notes", ray_folder)
     trial.notes.mkdir()
 
@@ -327,6 +342,7 @@ def deadly_stages(what, death, plan, device, channel):
     return stages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "done"),
     [

@@ -32,10 +32,9 @@ from tests.support.runs import (
     write_inputs,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux alone has nurseries"),
-]
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="Linux alone has nurseries"
+)
 
 ROOT = Path(__file__).parents[2]
 ROWS_PER_SHARD = 4
@@ -218,6 +217,7 @@ def carry_out(config):
     write_shard(open_store(plan.store_url, mode="r+"), columns, np.arange(plan.layout.n_rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "reason"),
     [
@@ -236,6 +236,7 @@ def test_a_job_that_fails_says_why_and_with_which_exit_code(user, tmp_path, chan
     assert f"failed with exit code {code}" in failed.stdout
 
 
+@pytest.mark.slow
 def test_who_has_another_token_is_refused(user):
     refused = user.submit(RAY_AUTH_TOKEN="another")
     assert refused.returncode == 1, refused.stdout

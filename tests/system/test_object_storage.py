@@ -120,7 +120,6 @@ def assert_no_canary(s3_server, logs, *texts):
     assert not found
 
 
-@pytest.mark.slow
 def test_a_run_through_faults_gives_what_an_undisturbed_one_does(
     s3, s3_server, undisturbed, uploaded, ray_folder
 ):

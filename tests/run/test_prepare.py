@@ -1,0 +1,104 @@
+"""Preparing makes what a plan needs, and nothing else: the store, its new rows, rows to retry."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset.manifest import write_manifest
+from pipeline.run.config import OneCall
+from pipeline.run.plan import plan_run
+from pipeline.run.prepare import prepare
+from pipeline.status import Status
+from pipeline.store.opening import open_store
+from pipeline.store.pending import pending_rows, read_status
+from tests.support.runs import tree, write_inputs
+
+N_ROWS = 6
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("prepare"), N_ROWS)
+
+
+def prepared(config, **call):
+    plan = plan_run(config, OneCall(**call))
+    return plan, prepare(plan)
+
+
+@pytest.fixture
+def run(inputs, tmp_path):
+    """Configuration of a run whose rows have several statuses."""
+    config = inputs.config(tmp_path / "run")
+    plan, _ = prepared(config)
+    codes = [Status.OK, Status.TIMEOUT, Status.OK, Status.MISSING, Status.OK, Status.PENDING]
+    open_store(plan.store_url, mode="r+").array("status")[:] = codes
+    return config, plan.store_url, [int(code) for code in codes]
+
+
+def statuses(url):
+    return read_status(open_store(url)).tolist()
+
+
+def test_a_new_runs_store_says_what_the_plan_does_and_every_row_is_pending(inputs, tmp_path):
+    plan, retried = prepared(inputs.config(tmp_path / "run"))
+    store = open_store(plan.store_url)
+    assert store.record == plan.record
+    assert pending_rows(store).n_rows == N_ROWS
+    assert retried == {}
+
+
+def test_going_on_changes_nothing(run, tmp_path):
+    config, _, _ = run
+    before = tree(tmp_path / "run")
+    assert prepared(config)[1] == {}
+    assert tree(tmp_path / "run") == before
+
+
+def test_rows_to_retry_are_pending_and_counted_and_the_others_stay(run):
+    config, url, _ = run
+    assert prepared(config, retry_failed=("timeout",))[1] == {Status.TIMEOUT: 1}
+    assert statuses(url) == [1, 0, 1, int(Status.MISSING), 1, 0]
+    assert prepared(config, retry_failed=("timeout",))[1] == {}
+    assert prepared(config, retry_failed=("all",))[1] == {Status.MISSING: 1}
+
+
+def test_overwriting_begins_again_also_as_another_run(run, tmp_path):
+    config, url, _ = run
+    (tmp_path / "run" / "failures.parquet").write_bytes(b"of the former run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    other = config.model_copy(update={"batch_size": 4})
+    plan, _ = prepared(other, overwrite=True)
+    assert statuses(url) == [0] * N_ROWS
+    assert open_store(url).record == plan.record
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "attributions.zarr",
+        "notes.txt",
+    }
+
+
+def test_rows_that_were_added_are_pending_and_the_others_stay(run, inputs, tmp_path):
+    config, url, codes = run
+    table = pq.read_table(inputs.manifest)
+    first, path = table.slice(0, 1).to_pylist()[0], str(tmp_path / "longer.parquet")
+    more = [first | {"video_id": f"new{n}", "path": f"new{n}.mp4"} for n in range(3)]
+    rows = table.to_pylist() + more
+    write_manifest(type(table).from_pylist(rows, schema=table.schema), path)
+    longer = config.model_copy(update={"manifest": path})
+    plan, _ = prepared(longer, append=True)
+    assert statuses(url) == [*codes, 0, 0, 0]
+    assert open_store(url).record == plan.record
+    # The same command again, and a plain one, find nothing more to do.
+    before = tree(tmp_path / "run")
+    prepared(longer, append=True)
+    prepared(longer)
+    assert tree(tmp_path / "run").keys() == before.keys()
+    assert statuses(url) == [*codes, 0, 0, 0]
+
+
+def test_a_store_whose_creation_was_cut_off_is_made_again(inputs, tmp_path):
+    plan, _ = prepared(inputs.config(tmp_path / "run"))
+    group = open_store(plan.store_url, mode="r+").group
+    schema = group.attrs["schema"]
+    group.attrs.put({"schema": schema})
+    plan, _ = prepared(inputs.config(tmp_path / "run"))
+    assert open_store(plan.store_url).record == plan.record

@@ -1,0 +1,118 @@
+"""How many models run, and how many clips a task takes, on machines of many sizes."""
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.run.config import AttributeConfig
+from pipeline.run.plan import plan_run
+from pipeline.run.resources import (
+    FRAMES_SHARE,
+    MIN_TASKS,
+    TASK_BYTES,
+    Machine,
+    ModelPool,
+    check_columns,
+    check_models,
+    clips_per_task,
+    model_pool,
+)
+from pipeline.store.schema import StoreLayout
+from tests.support.runs import write_inputs
+
+
+def config_of(**changes):
+    return AttributeConfig(manifest="m", model="m", out="o", **changes)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "changes", "expected"),
+    [
+        (2, 0, {}, ("cpu", 1)),
+        (8, 0, {}, ("cpu", 4)),
+        (8, 0, {"cpus_per_model": 2}, ("cpu", 2)),
+        (3, 0, {"cpus_per_model": 2}, ("cpu", 1)),
+        (16, 4, {}, ("cuda", 4)),
+        (8, 8, {}, ("cuda", 7)),
+        (8, 8, {"cpus_per_model": 0.5}, ("cuda", 8)),
+        (16, 4, {"n_models": 2}, ("cuda", 2)),
+        (16, 4, {"device": "cpu"}, ("cpu", 8)),
+    ],
+)
+def test_models_take_the_gpus_or_half_of_the_cpus_and_leave_one(cpus, gpus, changes, expected):
+    assert model_pool(config_of(**changes), cpus=cpus, gpus=gpus) == ModelPool(*expected)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_models": 8}, {"n_models": 1, "cpus_per_model": 7.5}, {"cpus_per_model": 8}]
+)
+def test_models_that_leave_no_cpu_to_decode_are_refused_where_ray_would_wait(changes):
+    with pytest.raises(ConfigError, match=r"n_models: .* to decode with"):
+        model_pool(config_of(**changes), cpus=8, gpus=0)
+    # More may come.
+    assert model_pool(config_of(**changes), cpus=8, gpus=0, may_grow=True).n_models >= 1
+
+
+def test_a_model_is_not_to_be_compiled_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    check_models(config_of(), Machine(cpus=2, gpus=0))
+    with pytest.raises(ConfigError, match=r"compile_model: .* there is no no-such-compiler"):
+        check_models(config_of(compile_model=True), Machine(cpus=2, gpus=0))
+
+
+def test_too_many_models_are_refused_before_a_store_is_made(tmp_path):
+    inputs = write_inputs(tmp_path, 1)
+    config = inputs.config(tmp_path / "run", n_models=2)
+    with pytest.raises(ConfigError, match="leave none of 2 CPUs"):
+        plan_run(config, machine=Machine(cpus=2, gpus=0))
+    assert not (tmp_path / "run").exists()
+
+
+CLIP_BYTES = 8 * 224 * 224 * 3
+
+
+def test_a_task_has_the_clips_that_give_its_bytes_in_whole_batches_and_equal_parts():
+    def clips(config, **changes):
+        usual = {"clip_bytes": CLIP_BYTES, "cpus": 8, "n_models": 1, "store_bytes": 10**10}
+        return clips_per_task(config, **(usual | changes))
+
+    # 32 MB are 26 clips, so 24 in whole batches; a shard is 10 x 24 + 16.
+    assert clips(config_of()) == 24
+    # 250 MB for 8 CPUs and 2 tasks at the model: 25 MB are 20 clips, so 16.
+    assert clips(config_of(), store_bytes=10**9) == 16
+    # 144 clips of 221 kB would be 32 MB; two tasks of 128 make a shard.
+    assert clips(config_of(), clip_bytes=8 * 96 * 96 * 3) == 128
+    # Never more than a shard, nor less than a batch.
+    assert clips(config_of(rows_per_shard=16)) == 16
+    assert clips(config_of(batch_size=64)) == 64
+
+
+@pytest.mark.parametrize("clip_bytes", [1, 50_000, CLIP_BYTES, 5_000_000])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 32])
+@pytest.mark.parametrize("shard_batches", [1, 7, 32])
+@pytest.mark.parametrize("store_bytes", [10**9, 10**11])
+def test_tasks_are_whole_batches_of_a_shard_and_fit_the_store(
+    clip_bytes, batch_size, shard_batches, store_bytes
+):
+    config = config_of(batch_size=batch_size, rows_per_shard=batch_size * shard_batches)
+    try:
+        n_clips = clips_per_task(
+            config, clip_bytes=clip_bytes, cpus=4, n_models=2, store_bytes=store_bytes
+        )
+    except ConfigError:
+        assert MIN_TASKS * batch_size * clip_bytes > FRAMES_SHARE * store_bytes
+        return
+    assert n_clips % batch_size == 0
+    assert batch_size <= n_clips <= config.rows_per_shard
+    assert n_clips == batch_size or n_clips * clip_bytes <= TASK_BYTES
+    assert MIN_TASKS * n_clips * clip_bytes <= FRAMES_SHARE * store_bytes
+
+
+def test_heads_that_no_object_store_would_hold_are_refused_with_what_would_fit():
+    # All layers and heads of ViViT-B.
+    layout = StoreLayout(10**6, 256, 32, 16, 14, 14, n_ranks=5, n_layers=12, n_heads=12)
+    assert 0.9e6 < layout.row_bytes < 1.1e6
+    given = {"row_bytes": layout.row_bytes, "n_models": 1}
+    with pytest.raises(ConfigError, match=r"rows_per_shard: 5 shards of 256 rows .* of 50 at most"):
+        check_columns(config_of(), store_bytes=10**9, **given)
+    check_columns(config_of(rows_per_shard=48), store_bytes=10**9, **given)
+    check_columns(config_of(), store_bytes=10**10, **given)

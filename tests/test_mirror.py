@@ -1,0 +1,75 @@
+"""Each module has a test file of its name, in the folder of its room."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+
+ELSEWHERE = {
+    **{
+        f"pipeline/models/{name}.py": (
+            "models/test_families.py",
+            "one contract, held by each family",
+        )
+        for name in ("adapter", "pooler", "registry", "videomae", "videoprism", "vivit", "vjepa2")
+    },
+    "pipeline/models/device.py": ("run/test_resources.py", "a line; what follows from it is there"),
+    "pipeline/models/explain.py": ("models/test_evidence.py", "evidence needs whole models"),
+    "pipeline/attribution/evidence.py": ("models/test_evidence.py", "evidence needs whole models"),
+    "pipeline/clips/columns.py": ("clips/test_loader.py", "the name of a type"),
+    "pipeline/clips/containers.py": ("clips/test_broken_files.py", "held against cut files there"),
+    "pipeline/synthetic/config.py": (
+        "synthetic/test_dataset.py",
+        "the flags of its jobs",
+    ),
+    "analysis/page/clip_cards.py": (
+        "analysis/page/test_report.py",
+        "read on the page",
+    ),
+    "jobs/evaluate.py": ("evaluation/test_evaluate.py", "runs and ground truth take long to make"),
+    "jobs/synthesize.py": ("jobs/test_manifest.py", "the clips that it writes are listed there"),
+    "jobs/train.py": ("synthetic/test_training.py", "a model that was trained takes long to make"),
+    **{
+        f"pipeline/execution/{name}.py": (
+            "execution/test_passes.py",
+            "parts of one graph, on Ray alone",
+        )
+        for name in ("counter", "load_pending", "sink", "source", "stages")
+    },
+}
+"""Modules whose tests are in a file of another name, with the file and the reason."""
+
+
+def modules():
+    """Every module but for ``__init__``, whose tests would be those of what it imports."""
+    found = (
+        path
+        for package in ("pipeline", "analysis", "jobs")
+        for path in (ROOT / package).rglob("*.py")
+    )
+    return sorted(path.relative_to(ROOT).as_posix() for path in found if path.stem != "__init__")
+
+
+def mirror(module):
+    """Test file of a module: rooms of `pipeline` are folders of `tests` themselves."""
+    path = Path(module)
+    room = path.parent.as_posix().removeprefix("pipeline").removeprefix("/")
+    return (TESTS / room / f"test_{path.stem.strip('_')}.py").relative_to(TESTS).as_posix()
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_has_its_test_file(module):
+    if module in ELSEWHERE:
+        file, reason = ELSEWHERE[module]
+        assert reason
+        assert not (TESTS / mirror(module)).exists(), "it has its own by now: take it off the list"
+    else:
+        file = mirror(module)
+    text = (TESTS / file).read_text() if (TESTS / file).exists() else ""
+    assert "def test_" in text, f"tests/{file} has no test of {module}"
+
+
+def test_what_is_listed_exists():
+    assert set(ELSEWHERE) <= set(modules())
