@@ -30,6 +30,10 @@ from tests.support.families import FAMILIES, eager_reference
 from tests.support.runs import plain_columns, prepared, write_inputs
 
 EACH = pytest.mark.parametrize("name", FAMILIES)
+ONE_AND_THE_OTHERS_SLOW = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "vivit" else [pytest.mark.slow]) for name in FAMILIES],
+)
 WITH_ATTENTION_FUNCTION = [name for name in FAMILIES if not name.startswith("timesformer")]
 """TimeSformer looks none up; tests/attribution/test_attention.py holds its rows in bfloat16."""
 
@@ -446,7 +450,7 @@ def test_a_compiled_model_is_captured_as_well(name, tmp_path):
     compiled.model.compile()
     for seed in (1, 2):
         clips = clips_for(plain, 2, seed)
-        for method in ({}, {"name": "rollout"}):
+        for method in ({}, {"name": "rollout"}, {"name": "evidence"}, {"name": "contribution"}):
             expected, explanation = (explain(a, clips, **method) for a in (plain, compiled))
             torch.testing.assert_close(explanation.joint, expected.joint, atol=1e-5, rtol=0)
             torch.testing.assert_close(explanation.logits, expected.logits, atol=1e-4, rtol=0)
@@ -501,7 +505,10 @@ def test_a_compiled_models_gradients_go_through_the_pieces(name, tmp_path):
 
 @pytest.mark.slow
 @EACH
-@pytest.mark.parametrize("method", [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}])
+@pytest.mark.parametrize(
+    "method",
+    [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}, {"name": "evidence"}],
+)
 def test_a_compiled_model_is_not_compiled_again_for_batches_of_one_shape(name, method, tmp_path):
     adapter = load(FAMILIES[name].save(tmp_path))
     torch.compiler.reset()
@@ -595,8 +602,16 @@ def live_tensors():
     return len(tensors), sum(tensor.nbytes for tensor in tensors)
 
 
-@EACH
-@pytest.mark.parametrize("method", [{"layers": "all", "heads": "keep"}, {"name": "rollout"}])
+@ONE_AND_THE_OTHERS_SLOW
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"layers": "all", "heads": "keep"},
+        {"name": "rollout"},
+        {"name": "contribution"},
+        {"name": "evidence", "change_weighted": True, "frame_importance": "gradient"},
+    ],
+)
 def test_explaining_over_and_over_and_then_another_model_keeps_nothing(name, method, tmp_path):
     family = FAMILIES[name]
     folders = [family.save(tmp_path / str(seed), seed=seed) for seed in (3, 4)]
