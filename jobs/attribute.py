@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from pipeline.store.lease import Lease
     from pipeline.store.state import RunSummary
 
-if TYPE_CHECKING:
-    from pipeline.run.plan import Plan
-    from pipeline.status import Status
-    from pipeline.store.state import RunSummary
-
 
 @dataclass(frozen=True)
 class Place:
