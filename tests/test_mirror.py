@@ -27,7 +27,6 @@ ELSEWHERE = {
     "pipeline/clips/reachable.py": ("clips/test_fetch.py", "what is looked at is fetched"),
     "pipeline/dataset/columns.py": ("dataset/test_tables.py", "columns of others' tables"),
     "pipeline/attribution/relevance.py": ("models/test_backward.py", "needs whole models"),
-    "pipeline/run/steps.py": ("run/test_serial.py", "the steps of a serial run"),
     "jobs/verify.py": ("store/test_verify.py", "damage is made and named there"),
     "pipeline/synthetic/config.py": (
         "synthetic/test_dataset.py",
