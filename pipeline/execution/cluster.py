@@ -83,7 +83,10 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
 
 
 def _start(config: AttributeConfig) -> None:
-    """Start a Ray of the run's own, which this machine's user alone reaches.
+    """Start a Ray of the run's own, whose token is the user's alone.
+
+    Its session folder isn't: each of Ray's processes opens it to everybody, below `/tmp/ray` or
+    where ``RAY_TMPDIR`` says, which may name a folder that is the user's alone.
 
     Raises
     ------
@@ -92,10 +95,8 @@ def _start(config: AttributeConfig) -> None:
     """
     _keep_token_private()
     try:
-        context = ray.init(
+        ray.init(
             address="local",
-            # On this machine's loopback alone.
-            _node_ip_address="127.0.0.1",
             num_cpus=_local_cpus(config),
             object_store_memory=int(config.local_object_store),
             include_dashboard=False,
@@ -109,7 +110,6 @@ def _start(config: AttributeConfig) -> None:
             f"Ray can't be started on this machine: {reason} --serial computes without it"
         ) from error
     _keep_token_private()
-    Path(context.address_info["session_dir"]).chmod(0o700)
 
 
 def check_target(config: AttributeConfig) -> None:
