@@ -29,6 +29,9 @@ _KEPT_AS = torch.float16
 """How values in float32 are kept until g is known: a map moves by less than 1e-3, and all layers of
 a model take half of the memory."""
 
+_TOKENS_AT_ONCE = 128
+"""Tokens of a clip that go through an MLP and back at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Read:
@@ -364,14 +367,20 @@ def token_parts_stepped_back(
     if scores.value is None or block.project is None or block.mlp is None:
         raise ValueError("a step back takes the values, and a block with a projection and an MLP")
     n_heads, value = scores.query.shape[1], scores.value.float()
-    of_token, of_head = [], []
-    for of_direction in gradient / before.shape[1]:
-        with _differentiable(gradient):
-            m = behind.float().clone().requires_grad_()
-            final = block.mlp(m, frozen=frozen)
-            (g,) = torch.autograd.grad(final, m, of_direction[:, None].expand_as(final).clone())
-        of_token.append(g)
-        of_head.append(_by_head(g @ block.project.weight.float(), n_heads).transpose(1, 2))
+    of_token = [
+        # The MLP takes tokens one by one: some at a time, as its hidden ones are many.
+        torch.cat(
+            [
+                _through_mlp(block.mlp, some, of_direction, frozen=frozen)
+                for some in torch.split(behind, _TOKENS_AT_ONCE, dim=1)
+            ],
+            dim=1,
+        )
+        for of_direction in gradient / before.shape[1]
+    ]
+    of_head = [
+        _by_head(g @ block.project.weight.float(), n_heads).transpose(1, 2) for g in of_token
+    ]
     reached = scores.transposed_context(torch.cat(of_head, dim=-1)).chunk(len(gradient), dim=-1)
     skipped = [(before.float() * g).sum(-1)[:, None] for g in of_token]
     return torch.stack(
@@ -380,6 +389,15 @@ def token_parts_stepped_back(
             for r, skip in zip(reached, skipped, strict=True)
         ]
     )
+
+
+def _through_mlp(mlp: Mlp, m: Tensor, gradient: Tensor, *, frozen: bool) -> Tensor:
+    """Bring a derivative by each final token, (clips, width), to that by m, (clips, n, width)."""
+    with _differentiable(m):
+        m = m.float().clone().requires_grad_()
+        final = mlp(m, frozen=frozen)
+        (by_m,) = torch.autograd.grad(final, m, gradient[:, None].expand_as(final).clone())
+        return by_m
 
 
 def class_directions(logits: Tensor, classes: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Method(FrozenConfig):
     )
     """Layers that are read, `last`, `all`, or numbers, from the last if negative; an attentive
     pooler is one. STAA's attribution is the last one's, and the others are stored beside; evidence
-    is the sum over them."""
+    is the sum over them, and of `all` if nothing is said."""
     heads: Literal["mean", "keep"] = "mean"
     """Average the heads' attention, or also store an attribution of each head. Of divided attention
     those are the heads of the attention over space; that over time is averaged over its own."""
@@ -115,10 +115,13 @@ class Method(FrozenConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_name_for_each(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or given.get("name") not in _ALIASES:
+    def _names_stand_for_options(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not isinstance(name := given.get("name"), str):
             return given
-        return {**given, **_ALIASES[given["name"]]}
+        if name == "evidence":
+            # Of one layer it is worth less, and costs nearly as much.
+            return {"layers": "all", **given}
+        return {**given, **_ALIASES.get(name, {})}
 
     @model_validator(mode="after")
     def _only_what_the_method_knows(self) -> Self:

@@ -41,6 +41,18 @@ def test_what_means_nothing_to_a_method_is_refused_with_the_reason(method, key):
         Method.model_validate(method)
 
 
+def test_evidence_is_of_all_layers_if_nothing_is_said():
+    assert Method(name="evidence").layers == "all"
+    assert Method(name="evidence", layers="last").layers == "last"
+    assert Method().layers == "last"
+
+
+@pytest.mark.parametrize("name", [3, None, ["evidence"], "grad-cam"])
+def test_another_name_is_refused_with_those_there_are(name):
+    with pytest.raises(ValidationError, match="'rollout-contribution' or 'evidence'"):
+        Method.model_validate({"name": name})
+
+
 def test_frame_importance_is_of_a_class_whatever_it_stands_beside():
     method = Method(frame_importance="gradient", target="label")
     assert method.is_of_class

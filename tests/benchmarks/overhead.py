@@ -63,8 +63,8 @@ _METHODS = {
     "explain": Method(),
     "all_layers": Method(layers="all"),
     "rollout": Method(name="rollout"),
-    "evidence": Method(name="evidence", layers="all"),
-    "evidence_last": Method(name="evidence"),
+    "evidence": Method(name="evidence"),
+    "evidence_last": Method(name="evidence", layers="last"),
     "step_back": Method(name="evidence", step_back=True),
 }
 """Variants that explain, and how."""

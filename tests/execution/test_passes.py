@@ -35,7 +35,7 @@ def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one
         Method(layers="all", heads="keep"),
         Method(name="rollout"),
         Method(name="evidence", layers="all", heads="keep", target="label"),
-        Method(name="evidence", target="top2"),
+        Method(name="evidence", target="top2", layers="last"),
     ],
     ids=["all", "rollout", "evidence", "top2"],
 )

@@ -410,7 +410,7 @@ def test_maps_are_made_of_the_references_parts(name, size, tmp_path):
         np.testing.assert_allclose(got, share, atol=2e-4)
         np.testing.assert_allclose(got.sum((-1, -2)), 1, atol=1e-5)
     np.testing.assert_allclose(explanation.signed, stacked[1].sum((1, 2)), atol=1e-4)
-    last = explain(two.adapter, clips)
+    last = explain(two.adapter, clips, layers="last")
     torch.testing.assert_close(last.total, explanation.joint[:, -1], atol=1e-6, rtol=0)
     assert last.head_joint is None
 

@@ -446,7 +446,7 @@ def test_a_compiled_model_is_captured_as_well(name, tmp_path):
     compiled.model.compile()
     for seed in (1, 2):
         clips = clips_for(plain, 2, seed)
-        for method in ({}, {"name": "rollout"}):
+        for method in ({}, {"name": "rollout"}, {"name": "evidence"}, {"name": "contribution"}):
             expected, explanation = (explain(a, clips, **method) for a in (plain, compiled))
             torch.testing.assert_close(explanation.joint, expected.joint, atol=1e-5, rtol=0)
             torch.testing.assert_close(explanation.logits, expected.logits, atol=1e-4, rtol=0)
@@ -501,7 +501,10 @@ def test_a_compiled_models_gradients_go_through_the_pieces(name, tmp_path):
 
 @pytest.mark.slow
 @EACH
-@pytest.mark.parametrize("method", [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}])
+@pytest.mark.parametrize(
+    "method",
+    [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}, {"name": "evidence"}],
+)
 def test_a_compiled_model_is_not_compiled_again_for_batches_of_one_shape(name, method, tmp_path):
     adapter = load(FAMILIES[name].save(tmp_path))
     torch.compiler.reset()
@@ -596,7 +599,15 @@ def live_tensors():
 
 
 @EACH
-@pytest.mark.parametrize("method", [{"layers": "all", "heads": "keep"}, {"name": "rollout"}])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"layers": "all", "heads": "keep"},
+        {"name": "rollout"},
+        {"name": "contribution"},
+        {"name": "evidence", "change_weighted": True, "frame_importance": "gradient"},
+    ],
+)
 def test_explaining_over_and_over_and_then_another_model_keeps_nothing(name, method, tmp_path):
     family = FAMILIES[name]
     folders = [family.save(tmp_path / str(seed), seed=seed) for seed in (3, 4)]

@@ -10,8 +10,8 @@ import torch
 import pipeline.synthetic
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
-from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.models.attributor import normalise
+from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.synthetic.config import SynthesizeConfig, TrainConfig
 from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.training import (
@@ -91,7 +91,13 @@ def test_models_of_labels_alone_know_held_out_scenes_and_need_what_they_say(name
     """Rendered scenes of another seed than the card's clips: decoding is tested elsewhere."""
     task = name.replace("-", "_")
     config = TrainConfig(
-        out="none", held_out="none", task=task, seed=5, n_clips=24, distractors="acting", n_workers=1
+        out="none",
+        held_out="none",
+        task=task,
+        seed=5,
+        n_clips=24,
+        distractors="acting",
+        n_workers=1,
     )
     model = load_adapter(read_checkpoint(str(CHECKPOINTS / name)), device="cpu").model
     clips = collect_clips(render_clips(config), config)
