@@ -313,8 +313,11 @@ def copied(tensor):
 @EACH_SIZE
 @EACH_DERIVATIVE
 @pytest.mark.parametrize("step_back", [False, True])
-def test_final_tokens_parts_are_autograds_and_complete(size, derivative, step_back, tmp_path):
+def test_final_tokens_parts_are_autograds_and_complete(
+    size, derivative, step_back, tmp_path, monkeypatch
+):
     """VideoMAE: input x gradient of the final tokens, or attention x gradient and the skip."""
+    monkeypatch.setattr(evidence_module, "_TOKENS_AT_ONCE", 5)
     frozen = derivative == "frozen"
     two = pair("videomae", tmp_path, size)
     clips, block = two.clips(3), two.eager.videomae.encoder.layer[-1]
