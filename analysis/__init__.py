@@ -8,11 +8,16 @@ A run in a notebook::
     statistics = class_statistics(ds).compute()
     statistics.spatial_map.sel({"class": "archery"}).plot()
 
-- `open_run`: a run as a lazy dataset; `joint_attribution`: its A = S * T
+- `open_run`: a run as a lazy dataset, or several joined on their videos (`join_runs`);
+  `joint_attribution`: its A = S * T; `class_names`: names of its labels or predictions
 - `by_video`: a run of several views, as (video, view)
 - `focused_attribution`: A after `Threshold` and `Focus`, with the parameters recorded
 - `run_summary`: its rows by outcome
 - `class_statistics`: where and when the model looks, per class; `overall_statistics`: over all
+- `group_statistics`: the same, and quantiles of scores, by any columns together
+- `scores`: a table with some 30 numbers of each clip, beside the manifest's columns; `score_run`
+  makes it; `describe_scores` says what each is
+- `findings`: what of a run a person should look at, ranked
 - `save_statistics`, `open_statistics`: keep them beside the run
 - `write_report`: a page about the run, which opens from disk
 """
@@ -20,36 +25,75 @@ A run in a notebook::
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from analysis.runs import by_video, focused_attribution, joint_attribution, open_run
-from analysis.statistics import (
-    class_statistics,
-    open_statistics,
-    overall_statistics,
-    save_statistics,
-)
-from analysis.summary import run_summary
-from pipeline.attribution.focus import Focus, Threshold
-
 if TYPE_CHECKING:
+    from analysis.audit.audit import findings
     from analysis.page.report import write_report
+    from analysis.runs import (
+        by_video,
+        class_names,
+        focused_attribution,
+        for_netcdf,
+        join_runs,
+        joint_attribution,
+        open_run,
+    )
+    from analysis.score_table import describe_scores, score_run, scores
+    from analysis.statistics import (
+        class_statistics,
+        group_statistics,
+        open_statistics,
+        overall_statistics,
+        save_statistics,
+    )
+    from analysis.summary import run_summary
+    from pipeline.attribution.focus import Focus, Threshold
 
 __all__ = [
     "Focus",
     "Threshold",
     "by_video",
+    "class_names",
     "class_statistics",
+    "describe_scores",
+    "findings",
     "focused_attribution",
+    "for_netcdf",
+    "group_statistics",
+    "join_runs",
     "joint_attribution",
     "open_run",
     "open_statistics",
     "overall_statistics",
     "run_summary",
     "save_statistics",
+    "score_run",
+    "scores",
     "write_report",
 ]
 
-_ON_DEMAND = {"write_report": "analysis.page.report"}
-"""Names whose modules draw or decode: who opens a run waits neither for Matplotlib nor decord."""
+_ON_DEMAND = {
+    "findings": "analysis.audit.audit",
+    "write_report": "analysis.page.report",
+    "by_video": "analysis.runs",
+    "class_names": "analysis.runs",
+    "focused_attribution": "analysis.runs",
+    "for_netcdf": "analysis.runs",
+    "join_runs": "analysis.runs",
+    "joint_attribution": "analysis.runs",
+    "open_run": "analysis.runs",
+    "describe_scores": "analysis.score_table",
+    "score_run": "analysis.score_table",
+    "scores": "analysis.score_table",
+    "class_statistics": "analysis.statistics",
+    "group_statistics": "analysis.statistics",
+    "open_statistics": "analysis.statistics",
+    "overall_statistics": "analysis.statistics",
+    "save_statistics": "analysis.statistics",
+    "run_summary": "analysis.summary",
+    "Focus": "pipeline.attribution.focus",
+    "Threshold": "pipeline.attribution.focus",
+}
+"""Where each name is: who asks for one waits for its module alone, and `--help` for none."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,37 +1,60 @@
-"""Reduce a run to statistics of its classes: ``python -m jobs.aggregate --help``."""
+"""Reduce a run to scores and statistics: ``python -m jobs.aggregate --help``."""
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError, StoreError
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from analysis.score_table import ScoredRun
+
 
 class AggregateConfig(FrozenConfig):
-    """Reduce a run to statistics of its classes, and write a page about it, beside the run."""
+    """Reduce a run to scores of each clip and statistics of its classes, beside the run.
+
+    Also writes a page about it. One pass over the store makes all of it, on threads of this
+    machine, or on a cluster.
+    """
 
     run: CliPositionalArg[str]
     """Folder of the run, any fsspec URL."""
     by: Literal["label", "prediction"] | None = None
-    """Group by `label` or by `prediction`; by default by label in a run that has labels."""
+    """Group the table and the page by `label` or by `prediction`; by default by label in a run that
+    has labels. Statistics by both are kept."""
+    manifest: str | None = None
+    """Where the run's manifest is now; by default where it was when the run was made."""
     report: bool = True
     """Write the page, too."""
     clips_per_class: int = Field(default=2, ge=0)
     """Clips that the page shows of each class: correct and wrong ones in turn."""
+    dask: str | None = None
+    """Address of a Dask scheduler, `tcp://host:8786`; needs the extra `dask`."""
+    workers: int | None = Field(default=None, ge=1)
+    """Start a Dask cluster of so many processes on this machine; needs the extra `dask`."""
+    ray: bool = False
+    """Compute on the Ray cluster that `RAY_ADDRESS` names, or on one that is started here."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "AggregateConfig":
+        given = [name for name in ("dask", "workers", "ray") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} were given: expected one place to compute in")
+        return self
 
 
 def aggregate(config: AggregateConfig) -> int:
-    """Compute and keep the statistics, print them, and draw the page from them."""
-    from dask.diagnostics.progress import ProgressBar
-
-    from analysis import class_statistics, open_run, run_summary, save_statistics, write_report
+    """Score and sum, keep both, print the statistics, and draw the page from them."""
+    from analysis import open_run, run_summary, save_statistics, write_report
     from analysis.statistics import classes_with_lost_clips, default_grouping
 
     ds = open_run(config.run)
@@ -44,9 +67,15 @@ def aggregate(config: AggregateConfig) -> int:
     by = config.by or default_grouping(summary)
     if by == "label" and not summary["n_labelled"]:
         raise ConfigError(f"by: 'label', but no clip of {config.run} has one; try 'prediction'")
-    # Dask's bar has no types.
-    with ProgressBar(minimum=2.0):  # type: ignore[no-untyped-call]
-        statistics = class_statistics(ds, by).compute()
+    with _scheduler(config), writing("run", config.run):
+        scored = _score(config)
+    for note in scored.notes:
+        print(f"aggregate: warning: {note}", file=sys.stderr)
+    groupings: list[Literal["label", "prediction"]] = ["label", "prediction"]
+    if not summary["n_labelled"]:
+        groupings.remove("label")
+    of = {grouping: _statistics(ds, scored, grouping) for grouping in groupings}
+    statistics = of[by]
     if lost := classes_with_lost_clips(statistics):
         raise StoreError(
             f"{config.run}: ok clips of {', '.join(lost[:3])} have no attribution: the store has "
@@ -54,8 +83,10 @@ def aggregate(config: AggregateConfig) -> int:
             "again"
         )
     with writing("run", config.run):
-        url = save_statistics(statistics, config.run)
+        for one in of.values():
+            url = save_statistics(one, config.run)
     print(_table(statistics))
+    print(f"aggregate: scores of {summary['n_ok']} clips in {scored.url}")
     print(f"aggregate: {int(statistics['n_clips'].sum())} clips by {by}; statistics in {url}")
     if config.report:
         with writing("run", config.run):
@@ -66,14 +97,89 @@ def aggregate(config: AggregateConfig) -> int:
     return 0
 
 
+def _score(config: AggregateConfig) -> "ScoredRun":
+    from analysis.score_table import score_run
+    from pipeline.progress_bar import progress_bar
+
+    bars: list[Any] = []
+
+    def show(done: int, total: int) -> None:
+        if not bars:
+            bars.append(progress_bar(total=total, unit="blocks", desc="aggregate"))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        return score_run(config.run, manifest=config.manifest, progress=show)
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _statistics(
+    ds: "xr.Dataset", scored: "ScoredRun", by: Literal["label", "prediction"]
+) -> "xr.Dataset":
+    from analysis.score_table import STANDARD
+    from analysis.statistics import statistics_of_sums
+
+    place = [grouping.by for grouping in STANDARD].index((by,))
+    failed = next(i for i, grouping in enumerate(STANDARD) if grouping.rows == "failed")
+    sums = scored.totals.sums
+    return statistics_of_sums(ds, sums[place], sums[failed], scored.totals.coverage, by)
+
+
+_SCHEDULER_TIMEOUT = "30s"
+
+
+@contextmanager
+def _scheduler(config: AggregateConfig) -> Iterator[None]:
+    """Let Dask compute where the configuration says, while open."""
+    import dask
+
+    if config.ray:
+        import ray
+        from ray.util.dask import ray_dask_get
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, logging_level="error")
+        with dask.config.set(scheduler=ray_dask_get):
+            yield
+        return
+    if config.dask is None and config.workers is None:
+        yield
+        return
+    try:
+        import distributed
+    except ImportError as error:
+        raise ConfigError(
+            "dask, workers: no dask.distributed is installed: install the extra 'dask', for "
+            "example with pip install '.[dask]'"
+        ) from error
+    cluster: Any = distributed  # its functions have no types
+    where: Any = config.dask
+    if where is None:
+        where = cluster.LocalCluster(
+            n_workers=config.workers, threads_per_worker=1, dashboard_address=None
+        )
+    try:
+        client = cluster.Client(where, timeout=_SCHEDULER_TIMEOUT)
+    except OSError as error:
+        raise ConfigError(f"dask: no scheduler answers at {config.dask}: {error}") from error
+    try:
+        with client:
+            yield
+    finally:
+        if config.dask is None:
+            where.close()
+
+
 def _table(statistics: "xr.Dataset") -> str:
     """One line per class that has clips, be it failed ones; ``peak_time`` counts from 1."""
-    columns = statistics[["n_clips", "n_failed", "accuracy", "entropy"]]
+    columns = statistics[["n_clips", "n_failed", "accuracy", "entropy"]].drop_vars("class_index")
     peak = statistics["temporal_profile"].fillna(0).argmax("time") + 1
-    frame = columns.assign(peak_time=peak).to_dataframe()
+    frame = columns.assign(peak_time=peak.drop_vars("class_index")).to_dataframe()
     frame["peak_time"] = frame["peak_time"].astype(object).where(frame["n_clips"] > 0)
     shown = frame[frame["n_clips"] + frame["n_failed"] > 0].round({"accuracy": 3, "entropy": 3})
-    return str(shown.to_string(na_rep="-"))
+    return str(shown.rename(index=lambda name: printable(str(name))).to_string(na_rep="-"))
 
 
 if __name__ == "__main__":

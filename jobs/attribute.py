@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.cli import flags_carried_out, run_job
+from pipeline.errors import StorageError
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeConfig, AttributeJob
 
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     from pipeline.run.resources import Machine
     from pipeline.status import Status
     from pipeline.store.lease import Lease
-    from pipeline.store.state import RunSummary
-
-if TYPE_CHECKING:
-    from pipeline.run.plan import Plan
-    from pipeline.status import Status
     from pipeline.store.state import RunSummary
 
 
@@ -56,7 +52,11 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
         with flags_carried_out(job):
             retried = [prepare(plan) for plan in plans]
             runs = zip(plans, leases, retried, strict=True)
-            return max(_carry_out(*run, place) for run in runs)
+            # Each run is carried out, whatever becomes of the others.
+            summaries = [_carry_out(*run, place) for run in runs]
+            if unfinished := [summary for summary in summaries if summary.n_pending]:
+                raise StorageError("; ".join(map(_why_unfinished, unfinished)))
+    return max(map(_exit_code, configs, summaries))
 
 
 def chosen_place(job: AttributeJob) -> Place:
@@ -72,7 +72,7 @@ def chosen_place(job: AttributeJob) -> Place:
     return Place(machine_to_start, execute)
 
 
-def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: Place) -> int:
+def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: Place) -> RunSummary:
     from pipeline.store.run_folder import failures_url
 
     config = plan.config
@@ -88,11 +88,20 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
     summary = place.execute(plan, lease)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
+    if summary.bounded:
+        print(f"attribute: {summary.bounded}")
     if summary.n_failed:
         print(f"attribute: failures in {failures_url(config.out)}")
-    if summary.n_pending:
-        print(f"attribute: error: {summary.n_pending} rows are pending", file=sys.stderr)
-        return 1
+    return summary
+
+
+def _why_unfinished(summary: RunSummary) -> str:
+    why = f", since a pass was broken off: {summary.broken_by}" if summary.broken_by else ""
+    return f"{summary.n_pending} rows are pending{why}"
+
+
+def _exit_code(config: AttributeConfig, summary: RunSummary) -> int:
+    """Exit code of a run whose every row is accounted for; says it if too many failed."""
     if summary.failed_fraction > config.max_failed_fraction:
         print(
             f"attribute: error: {summary.failed_fraction:.1%} of the clips failed, more than "

@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import select
 import signal
 import sys
 import threading
@@ -13,12 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from jobs import hand_over_signals
 from jobs.last_word import tell_carried_out, with_last_word
+from jobs.settings import described, flag, merge, read_settings, with_suggestion
 from pipeline.credentials import without_credentials
 from pipeline.errors import (
     ConfigError,
@@ -29,7 +31,7 @@ from pipeline.errors import (
     reason_of,
 )
 from pipeline.run.config import FOR_ONE_CALL
-from pipeline.storage.files import read_bytes
+from pipeline.text import LINE_LENGTH, one_line
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -37,6 +39,8 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code after ctrl-C, as shells have it."""
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, which `kill`, `ray job stop` and Kubernetes send."""
+NOBODY_READS = 128 + signal.SIGPIPE
+"""Exit code where nobody reads any more what is printed, as shells have it."""
 BROKEN_OFF = 1
 """Exit code where a storage couldn't be reached, or the manifest didn't stay: a later command may
 succeed, and what was finished is kept."""
@@ -83,7 +87,20 @@ def _told(step: Callable[[], int], *, verb: str, keeps: bool) -> int:
     kept = "; what was finished is kept" if keeps else ""
     try:
         with _terminated_by_exception():
-            return step()
+            try:
+                exit_code = step()
+            except SystemExit:
+                # Behind the text of --help.
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+            return exit_code
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # As by `| head`: what else would be printed goes nowhere, and no word is lost about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
     except KeyboardInterrupt:
         _leave_unawaited()
         print(f"{verb}: interrupted{kept}", file=sys.stderr)
@@ -93,14 +110,13 @@ def _told(step: Callable[[], int], *, verb: str, keeps: bool) -> int:
         print(f"{verb}: terminated{kept}", file=sys.stderr)
         return TERMINATED
     except ManifestChangedError as error:
-        print(f"{verb}: error: {_one_line(error)}{kept}", file=sys.stderr)
+        _print_error(verb, error, kept)
         return BROKEN_OFF
     except StaaError as error:
-        print(f"{verb}: error: {_one_line(error)}", file=sys.stderr)
+        _print_error(verb, error)
         return BAD_INPUT
     except StorageError as error:
-        how = _how_to_go_on(error, keeps)
-        print(f"{verb}: error: {_one_line(error)}; {how}", file=sys.stderr)
+        _print_error(verb, error, f"; {_how_to_go_on(error, keeps)}")
         return BROKEN_OFF
 
 
@@ -137,18 +153,30 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
         source: CliSettingsSource[Any] = CliSettingsSource(Settings, cli_parse_args=flags)
         given = source()
     except SettingsError as error:
-        raise ConfigError(str(error).removeprefix("error parsing CLI: ")) from error
-    values = _read_yaml(known.config) if known.config is not None else {}
+        reason = str(error).removeprefix("error parsing CLI: ")
+        raise ConfigError(with_suggestion(reason, flags, config_class)) from error
+    except RecursionError as error:
+        raise ConfigError("a flag's value is nested too deeply") from error
+    values = read_settings(known.config) if known.config is not None else {}
     if kept := [name for name in FOR_ONE_CALL if name in values and name in Settings.model_fields]:
         raise ConfigError(
             f"config: {known.config} has {kept[0]}, which is for one call: give it as a flag, "
-            f"{_flag(kept[0])}"
+            f"{flag(kept[0])}"
         )
     try:
-        return config_class.model_validate(_merge(config_class, values, given))
+        return config_class.model_validate(merge(config_class, values, given))
     except ValidationError as error:
-        problems = "; ".join(_describe(dict(item)) for item in error.errors())
-        raise ConfigError(problems) from error
+        raise ConfigError(described(error, config_class)) from error
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader is gone."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError):
+        return False
 
 
 def _program(verb: str) -> str:
@@ -181,7 +209,7 @@ def flags_carried_out(config: BaseModel) -> Iterator[None]:
 
     Before, it does: nothing is computed yet that they would undo, and they may not be carried out.
     """
-    given = [_flag(name) for name in FOR_ONE_CALL if getattr(config, name, None)]
+    given = [flag(name) for name in FOR_ONE_CALL if getattr(config, name, None)]
     tell_carried_out(given)
     try:
         yield
@@ -235,53 +263,8 @@ def writing(key: str, url: str) -> Iterator[None]:
         raise ConfigError(f"{key}: can't write {url}: {reason_of(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
+def _print_error(verb: str, error: Exception, then: str = "") -> None:
     """Say it on one line, whatever reason a library gave, and with no credentials of a URL."""
-    return without_credentials(" ".join(str(error).splitlines()))
-
-
-def _read_yaml(url: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(read_bytes(url).decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {url} is not YAML: {reason_of(error)}") from error
-    # The last two: a protocol that fsspec doesn't know, or has no driver of.
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"config: can't read {url}: {reason_of(error)}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"config: {url} has {type(values).__name__} at its top, expected keys")
-    return values
-
-
-def _merge(
-    config_class: type[BaseModel], base: dict[str, Any], over: dict[str, Any]
-) -> dict[str, Any]:
-    """Values of both, those of ``over`` where both have one; key by key in a group of options.
-
-    A table whose keys are the user's own is one value: what the file has isn't mixed in.
-    """
-    nested = {
-        key: _merge(group, base[key], over[key])
-        for key, group in _groups(config_class).items()
-        if isinstance(base.get(key), dict) and isinstance(over.get(key), dict)
-    }
-    return base | over | nested
-
-
-def _groups(config_class: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    return {
-        key: field.annotation
-        for key, field in config_class.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    }
-
-
-def _flag(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
-
-
-def _describe(problem: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    reason = problem["msg"].removeprefix("Value error, ")
-    given = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
-    return f"{key}: {reason}{given}" if key else f"{reason}{given}"
+    start = f"{verb}: error: "
+    room = LINE_LENGTH - len(start) - len(then)
+    print(start + one_line(without_credentials(str(error)), at_most=room) + then, file=sys.stderr)

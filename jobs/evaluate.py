@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
@@ -11,6 +12,7 @@ from pipeline.store.run_folder import metrics_url
 
 if TYPE_CHECKING:
     from pipeline.evaluation.localisation import Lift
+    from pipeline.evaluation.scores import Score
 
 
 class EvaluateConfig(FrozenConfig):
@@ -18,21 +20,27 @@ class EvaluateConfig(FrozenConfig):
 
     Prints both for the run's attribution and for maps to compare it with; then for the attribution
     after dynamic threshold and attention focusing, with the share of patches that aren't 0 (kept)
-    and the entropy over the highest there can be.
+    and the entropy over the highest there can be; then where the order of patches and the mass lie,
+    and how concentrated the map is.
     """
 
     run: CliPositionalArg[str]
     """Folder of the run, any fsspec URL."""
     ground_truth: str
-    """The `ground_truth.zarr` of a synthetic dataset."""
+    """The `ground_truth.zarr` of a synthetic dataset, or of `jobs.ground_truth`."""
+    kind: str | None = None
+    """Which kind of it counts, as person or hand; by default the first."""
+    emd_clips: int = Field(default=1000, ge=0)
+    """Clips, evenly over the run, of which the earth mover's distance in space is computed."""
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Print the lift of each method, the effect of sharpening, and store the values per clip."""
-    from pipeline.evaluation.evaluate import evaluate_run
+    from pipeline.evaluation.evaluate import METHODS, evaluate_run
     from pipeline.store.ground_truth import open_ground_truth
 
-    evaluation = evaluate_run(config.run, open_ground_truth(config.ground_truth))
+    truth = open_ground_truth(config.ground_truth)
+    evaluation = evaluate_run(config.run, truth, kind=config.kind, n_transported=config.emd_clips)
     print(f"{'method':<28} {'on mask':>8} {'covered':>8} {'lift':>6}  (standard error)")
     for method, lift in evaluation.methods.items():
         print(f"{method:<28} {lift.share:>8.1%} {lift.covered:>8.1%} {_value(lift)}")
@@ -46,8 +54,21 @@ def evaluate(config: EvaluateConfig) -> int:
             f"{_value(effect.lift):<16}{effect.entropy:.3f}"
         )
     print()
+    print(f"{'mean (standard error)':<22}" + "".join(f"{name:>16}" for name in METHODS))
+    for metric, of_methods in evaluation.scores.items():
+        undefined = next(iter(of_methods.values())).n_undefined
+        print(
+            f"{metric.replace('_', ' '):<22}"
+            + "".join(f"{_mean(of_methods[name]):>16}" for name in METHODS)
+            + (f" {undefined:>4} n/a" if undefined else "")
+        )
+    print()
     print(f"evaluate: {evaluation.n_clips} clips; values per clip in {metrics_url(config.run)}")
     return 0
+
+
+def _mean(score: "Score") -> str:
+    return f"{score.mean:.3f} ({score.standard_error:.3f})"
 
 
 def _value(lift: "Lift") -> str:

@@ -1,13 +1,18 @@
 """List the clips of a dataset in a manifest: ``python -m jobs.manifest --help``."""
 
+import os
 import sys
-from typing import Annotated, Any, Literal
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def _by_column(value: Any) -> Any:
@@ -53,9 +58,13 @@ class ManifestConfig(FrozenConfig):
     """A table's columns by the manifest's, as `path=video,label=class`, where they have other names
     than these; with nothing behind `=` the manifest's is left empty."""
     strict: bool = False
-    """Exit with 1 where a row's file is missing, or a video is passed over for its suffix."""
+    """Exit with 1 where a row's file is missing, a video is passed over for its suffix, or a header
+    isn't ok."""
     segments: bool = False
     """Take each row for the part of its file from start_time to end_time, as in untrimmed sets."""
+    check: bool = False
+    """Open every file's header as well, and write beside the manifest a table of what each says:
+    `header ok`, or the reason."""
     append_to: str | None = None
     """Earlier manifest of the same clips, whose rows come first, as they are; clips that it doesn't
     have follow, for `jobs.attribute --append`. May be the file that is written."""
@@ -98,7 +107,43 @@ def manifest(config: ManifestConfig) -> int:
     found = compare(table, dataset)
     if found.is_remarkable:
         print(f"manifest: {printable(str(found))}")
-    return 1 if config.strict and (found.missing or found.n_unread_videos) else 0
+    n_bad = len(found.missing) + found.n_unread_videos
+    if config.check:
+        n_bad += _check(config, table, dataset.listing.root)
+    return 1 if config.strict and n_bad else 0
+
+
+def _check(config: ManifestConfig, table: "pa.Table", root: str) -> int:
+    """Open every clip's header, write what each says, and say how many can't be opened."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tqdm import tqdm
+
+    from pipeline.clips.check import check_headers
+    from pipeline.status import Status
+    from pipeline.storage.files import write_bytes
+    from pipeline.text import printable
+
+    url = f"{config.out.removesuffix('.parquet')}.checked.parquet"
+    paths = table["path"].to_pylist()
+    checked = check_headers(root, paths, n_workers=min(8, os.cpu_count() or 1))
+    headers = list(tqdm(checked, total=len(paths), unit="clip", disable=None, leave=False))
+    written = pa.BufferOutputStream()
+    columns = {
+        "row": pa.array(range(len(paths)), pa.int64()),
+        "path": table["path"],
+        "header": pa.array([str(header) for header in headers], pa.string()),
+        "n_frames": pa.array([header.n_frames for header in headers], pa.int64()),
+        "last_frame_s": pa.array([header.last_frame_s for header in headers], pa.float64()),
+    }
+    pq.write_table(pa.table(columns), written)
+    with writing("out", url):
+        write_bytes(url, memoryview(written.getvalue()))
+    bad = Counter(header.status.label for header in headers if header.status is not Status.OK)
+    told = ", ".join(f"{count:,} {label}" for label, count in bad.most_common())
+    n_ok = len(headers) - bad.total()
+    print(printable(f"manifest: {n_ok:,} headers ok{f', {told}' if told else ''}; see {url}"))
+    return bad.total()
 
 
 if __name__ == "__main__":

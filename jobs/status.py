@@ -10,6 +10,7 @@ from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
 from pipeline.base_config import FrozenConfig
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.store.state import RunState
@@ -53,11 +54,12 @@ def _text(state: "RunState") -> str:
         "shards": f"{state.n_shards_done} of {state.n_shards} done",
         "written": _when(state.last_written),
     }
-    text = [f"{key:<10}{value}" for key, value in lines.items()]
+    text = [printable(f"{key:<10}{value}") for key, value in lines.items()]
     for code, example in state.examples.items():
         text.append(f"  {code.label:<12} {summary.counts[code]:>8}  for example row {example.row}")
         # Ids and messages may hold the newlines of file names.
-        text.append("    " + " ".join(f"{example.video_id}: {example.message}".split()))
+        told = " ".join(f"{example.video_id}: {example.message}".split())
+        text.append(f"    {printable(told)}")
     return "\n".join(text)
 
 

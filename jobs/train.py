@@ -1,5 +1,6 @@
-"""Train the small TimeSformer on synthetic actions: ``python -m jobs.train --help``."""
+"""Train a small video transformer on synthetic scenes: ``python -m jobs.train --help``."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,31 +14,32 @@ from pipeline.synthetic.config import TrainConfig
 def run_training(config: TrainConfig) -> int:
     """Render the scenes, train, measure on the held-out clips, and write model and card."""
     from pipeline.dataset.manifest import read_manifest
+    from pipeline.synthetic.model_card import model_card
+    from pipeline.synthetic.small_models import IMAGE_SIZE, SIDE, small_model
     from pipeline.synthetic.training import (
-        CLASS_NAMES,
         collect_clips,
         held_out_accuracy,
-        model_card,
         render_clips,
         save,
-        small_timesformer,
         train,
     )
 
     held_out = read_manifest(config.held_out)
     labels = [label for label, _ in held_out.distinct_labels()]
-    foreign = [label for label in labels if label not in CLASS_NAMES]
+    foreign = [label for label in labels if label not in config.class_names]
     if foreign or not labels:
         raise ManifestError(
             f"held_out: {config.held_out} has labels {foreign[:3]}, expected those of synthetic "
-            f"clips: {', '.join(CLASS_NAMES)}"
+            f"clips: {', '.join(config.class_names)}"
         )
     with writing("out", config.out):
         Path(config.out).mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     rendered = progress_bar(render_clips(config), total=config.n_clips, unit="scene", desc="render")
     clips = collect_clips(rendered, config)
-    model = small_timesformer(config.n_frames, config.seed)
+    model = small_model(
+        config.architecture, config.n_frames, config.seed, config.class_names, config.n_layers
+    )
     for epoch in train(model, clips, config):
         seconds = time.monotonic() - started
         print(
@@ -45,9 +47,21 @@ def run_training(config: TrainConfig) -> int:
             f"{epoch.accuracy:.1%} right, {seconds:.0f} s",
             flush=True,
         )
+    seconds, cpu = time.monotonic() - started, os.times()
     save(model, config.out)
     accuracy = held_out_accuracy(model, held_out)
-    card = model_card(model, config, accuracy, held_out.n_rows, time.monotonic() - started)
+    card = model_card(
+        config,
+        model_class=type(model).__name__,
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        input_size=IMAGE_SIZE,
+        side=SIDE,
+        width=model.config.hidden_size,
+        accuracy=accuracy,
+        n_held_out=held_out.n_rows,
+        seconds=seconds,
+        cpu_seconds=cpu.user + cpu.system + cpu.children_user + cpu.children_system,
+    )
     (Path(config.out) / "README.md").write_text(card)
     print(f"train: {accuracy:.1%} of {held_out.n_rows} held-out clips are right; {config.out}")
     return 0

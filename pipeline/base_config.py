@@ -1,7 +1,9 @@
 """The base of every configuration: immutable, validated, and free of credentials."""
 
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
@@ -25,16 +27,44 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 """Time in seconds, which may be given as text with a unit."""
 
 
+_ROOT = re.compile(r"([\w+.-]+:)?/[/.]*")
+"""A file system's own root, in any of the ways to write it; of a storage, no bucket."""
+
+
+def _with_home(value: Any) -> Any:
+    """Put home's folder in place of ``~`` at a text's start, and behind ``name=`` in a list."""
+    if isinstance(value, dict):
+        return {key: _with_home(item) for key, item in value.items()}
+    if not isinstance(value, str) or "~" not in value:
+        return value
+    home = str(Path.home())
+    # A Path would take the slashes of a URL together, and refuse the home of an unknown user.
+    expanded = os.path.expanduser(value)  # noqa: PTH111
+    return re.sub(r"(?<==)~(?=/|,|$)", lambda _: home, expanded)
+
+
 class FrozenConfig(BaseModel):
     """Base of every configuration: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _home_is_a_folder(cls, values: Any) -> Any:
+        """Write out ``~``, which a shell leaves alone behind a flag's ``=`` and in files."""
+        if not isinstance(values, dict):
+            return values
+        return {key: _with_home(value) for key, value in values.items()}
 
     @model_validator(mode="after")
     def _texts_can_be_recorded(self) -> Self:
         for key, text in self._texts():
             if not text:
                 raise ValueError(f"{key}: is empty")
+            if key == "out" and _ROOT.fullmatch(text):
+                raise ValueError(
+                    f"out: {text[:40]} is the root of a file system; expected something below it"
+                )
             # What is in a configuration is recorded in the store, and shown in reports.
             if holds_credentials(text):
                 raise ValueError(

@@ -10,6 +10,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from pipeline.text import printable
+
 LogFormat = Literal["text", "json"]
 
 
@@ -36,7 +38,10 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback below it where there is one."""
         head = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}"
-        line = " ".join([head, *(f"{key}={value}" for key, value in _fields(record).items())])
+        # Names and reasons are others': they may hold what does something to a terminal.
+        line = printable(
+            " ".join([head, *(f"{key}={value}" for key, value in _fields(record).items())])
+        )
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

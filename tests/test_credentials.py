@@ -21,6 +21,9 @@ UNSIGNED = (
     "bucket/key=3/a b?c=1.mp4",
     "s3://bucket/user@host/a.mp4",
     "/home/me@work/a.mp4",
+    "a?key=5.mp4",
+    "s3://bucket/clips/a?token=6.webm",
+    "https://host.example/clips/a?key=5.mp4",
 )
 
 
@@ -30,6 +33,11 @@ def test_credentials_in_urls_are_found_and_blotted_out(url):
     told = without_credentials(f"can't read {url}: refused")
     assert SECRET not in told
     assert told.startswith("can't read https://")
+
+
+def test_a_path_without_a_protocol_has_no_query():
+    assert not holds_credentials("runs/a?key=5")
+    assert holds_credentials("clip.mp4?X-Amz-Signature=4b1dc0ffee")
 
 
 @pytest.mark.parametrize("url", UNSIGNED)

@@ -36,7 +36,7 @@ ELSEWHERE = {
             "execution/test_passes.py",
             "parts of one graph, on Ray alone",
         )
-        for name in ("counter", "load_pending", "sink", "source", "stages")
+        for name in ("graph", "sink", "source")
     },
 }
 """Modules whose tests are in a file of another name, with the file and the reason."""

@@ -62,7 +62,9 @@ def clip_views(
     """
     rows = sorted(rows)
     records = source.records(rows) if source else {}
-    chosen = ds[["video_id", "label", "prediction", "probability", "frame_index"]]
+    # Stores made before there were times of frames lack them.
+    optional = [name for name in ("frame_time", "clip_digest") if name in ds]
+    chosen = ds[["video_id", "label", "prediction", "probability", "frame_index", *optional]]
     chosen = chosen.assign(joint=joint_attribution(ds)).isel(clip=rows).compute()
     names = [str(name) for name in ds["class"].values]
     return {
@@ -86,7 +88,11 @@ def _clip_view(
     if source and record:
         try:
             frames = source.frames(
-                row, record["path"], clip["frame_index"].values, source.segment(record)
+                row,
+                record["path"],
+                clip["frame_index"].values,
+                source.segment(record),
+                clip["clip_digest"].values.tobytes() if "clip_digest" in clip else None,
             )
         except (DecodeError, OSError, ValueError) as error:
             note = str(error)
@@ -114,6 +120,7 @@ def _clip_image(clip: xr.Dataset, frames: NDArray[np.uint8], title: str) -> byte
         frames[::per_step],
         clip["joint"].values,
         frame_index=clip["frame_index"].values[::per_step],
+        frame_time=clip["frame_time"].values[::per_step] if "frame_time" in clip else None,
         title=title,
     )
     return figures.figure_png(figure)

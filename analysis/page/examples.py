@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pipeline.clips.decode import read_frames
-from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.fetch import digest_of, fetch_clip
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import Manifest, read_manifest
@@ -104,6 +104,7 @@ class ClipSource:
         path: str,
         frame_index: NDArray[np.integer],
         segment: tuple[float | None, float | None] = (None, None),
+        digest: bytes | None = None,
     ) -> NDArray[np.uint8]:
         """Read the frames of a clip as the model saw them.
 
@@ -119,6 +120,8 @@ class ClipSource:
             (frames,), the frames that the run stored for the clip.
         segment
             The part of the file that the clip is, from `segment`.
+        digest
+            Of the file's bytes as the run stored it; None where it stored none.
 
         Returns
         -------
@@ -131,10 +134,12 @@ class ClipSource:
         OSError
             When its storage fails.
         ValueError
-            When the file has changed, and other frames would be taken from it now.
+            When the file has changed.
         """
         view = self.views.of(row)
         data = fetch_clip(self.manifest.root, path)
+        if digest is not None and digest_of(data) != digest:
+            raise ValueError("the file has changed since the run: its bytes are others")
         clip = read_frames(data, view.sampling, None, *segment, decoder=self.decoder)
         if not np.array_equal(clip.frame_index, frame_index):
             raise ValueError("the file has changed since the run: its frames are others")

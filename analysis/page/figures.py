@@ -7,6 +7,7 @@ be held against each other. The colours are perceptually uniform and safe for co
 """
 
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -94,7 +95,12 @@ def temporal_profile_figure(
 
 
 def clip_figure(
-    frames: Pixels, attribution: Floats, *, frame_index: NDArray[np.integer], title: str = ""
+    frames: Pixels,
+    attribution: Floats,
+    *,
+    frame_index: NDArray[np.integer],
+    frame_time: NDArray[np.floating] | None = None,
+    title: str = "",
 ) -> Figure:
     """Draw a clip's frames under their attribution, with each frame's share of it as a bar below.
 
@@ -106,6 +112,8 @@ def clip_figure(
         (time, y, x), sums to 1; its grid covers the frame.
     frame_index
         (time,), the frames' numbers in the clip.
+    frame_time
+        (time,), when they are shown, s; None or NaN where that isn't known.
 
     Raises
     ------
@@ -118,6 +126,11 @@ def clip_figure(
             f"time steps: {n_times} frames, {len(attribution)} attributions and "
             f"{len(frame_index)} frame indices, expected the same number"
         )
+    times = np.full(n_times, np.nan) if frame_time is None else frame_time
+    labels = [
+        f"frame {index}" if np.isnan(time_s) else f"{time_s:.2f} s"
+        for index, time_s in zip(frame_index, times, strict=True)
+    ]
     n_rows = -(-n_times // _FRAMES_PER_ROW)
     n_columns = -(-n_times // n_rows)
     overlaid, shares = overlay(frames, attribution), times_uniform(attribution.sum(axis=(1, 2)))
@@ -131,7 +144,7 @@ def clip_figure(
         steps = slice(row * n_columns, min((row + 1) * n_columns, n_times))
         strip, bars = grid[2 * row, 0], grid[2 * row + 1, 0]
         _draw_frames(strip, overlaid[steps])
-        _draw_shares(bars, shares[steps], frame_index[steps], max(1.0, shares.max()))
+        _draw_shares(bars, shares[steps], labels[steps], max(1.0, shares.max()))
         strip.set_xlim(0, strip_width)
         bars.set_xlim(0, strip_width)
     top = float(times_uniform(attribution).max())
@@ -202,7 +215,7 @@ def _draw_frames(axes: Axes, frames: Pixels) -> None:
     axes.axis("off")
 
 
-def _draw_shares(axes: Axes, shares: Floats, frame_index: NDArray[np.integer], top: float) -> None:
+def _draw_shares(axes: Axes, shares: Floats, labels: Sequence[str], top: float) -> None:
     centres = np.arange(len(shares)) * (1 + _GAP) + 0.5
     axes.bar(centres, shares, width=1, color=_ACCENT, alpha=0.85)
     axes.axhline(1, color=_MUTED, ls="--", lw=1)
@@ -212,7 +225,7 @@ def _draw_shares(axes: Axes, shares: Floats, frame_index: NDArray[np.integer], t
         axes.text(centre, height, text, ha="center", va="bottom", fontsize=7, color=_INK)
     axes.set_ylim(0, 1.35 * top)
     axes.set_yticks([])
-    axes.set_xticks(centres, [f"frame {index}" for index in frame_index])
+    axes.set_xticks(centres, labels)
     _plain(axes)
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0)

@@ -16,9 +16,14 @@ from analysis.page.clip_cards import clip_views, failure_views
 from analysis.page.examples import ClipSource, choose_clips
 from analysis.page.folder import PageFolder, render_page
 from analysis.runs import open_run
-from analysis.statistics import class_statistics, default_grouping, overall_statistics
+from analysis.statistics import (
+    check_current,
+    class_statistics,
+    default_grouping,
+    overall_statistics,
+)
 from analysis.summary import run_summary
-from pipeline.errors import ManifestError, StoreError
+from pipeline.errors import ManifestError
 from pipeline.status import Status
 from pipeline.store.run_folder import in_run
 
@@ -62,13 +67,10 @@ def write_report(
     ds = open_run(run_url)
     summary = run_summary(ds)
     if statistics is None:
-        statistics = class_statistics(ds, default_grouping(summary))
-    elif statistics.attrs["identity"] != ds.attrs["identity"]:
-        raise StoreError(
-            f"the statistics are of run {statistics.attrs['identity']}, expected those of "
-            f"{run_url}, which is {ds.attrs['identity']}; `class_statistics` makes them anew"
-        )
-    statistics = statistics.compute()
+        statistics = class_statistics(ds, default_grouping(summary)).compute()
+    else:
+        statistics = statistics.compute()
+        check_current(statistics, ds)
     clips = ds[["status", "label", "prediction", "probability"]].compute()
     source, source_note = _clip_source(ds)
     folder = PageFolder(in_run(run_url, REPORT_NAME))

@@ -10,10 +10,11 @@ its process.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.recording import (
@@ -164,9 +165,15 @@ def _read_together(
     taken: list[list[NDArray[np.uint8]]] = [[] for _ in readings]
     positions = sorted(wanted)
     for position, frame in zip(positions, recording.frames_at(positions), strict=True):
+        # Crops of one frame share its resizing, which takes longer than they do.
+        resized: dict[Preprocessing, Image.Image] = {}
         for number in wanted[position]:
-            preprocessing = readings[number].preprocessing
-            fitted = preprocessing.resize_and_crop(frame[None])[0] if preprocessing else frame
+            fitted = frame
+            if (preprocessing := readings[number].preprocessing) is not None:
+                central = replace(preprocessing, crop_position=0.5)
+                if central not in resized:
+                    resized[central] = central.resize_frame(frame)
+                fitted = preprocessing.crop_resized(resized[central], frame.shape[:2])
             if taken[number] and fitted.shape != taken[number][0].shape:
                 raise DecodeError(
                     Status.UNREADABLE,

@@ -2,7 +2,7 @@
 
 decord2 is the maintained fork of decord with the same import name. It is kept because pipelines
 were trained on its frames, which on whole files are those of the default decoder, to a grey level
-or two where an other FFmpeg rounds otherwise. What differs is written down in `DIFFERENCES`.
+or two where another FFmpeg rounds differently. The README beside says where it departs from them.
 
 Frames are read forward, never sought: seeking gives other frames in open groups of pictures, in
 MPEG-1, MPEG-4 and WMV, and where an edit list hides the first ones. Frames that can't be decoded
@@ -24,14 +24,6 @@ from pipeline.status import Status
 
 # FFmpeg writes lines to stderr for every damaged clip; what matters of them is in the status.
 decord.logging.set_level(decord.logging.QUIET)
-
-DIFFERENCES = (
-    "an edit list that hides the end of a clip or cuts out its middle isn't followed",
-    "a thread reads ahead, and an error of a frame behind the last that is wanted may be told or "
-    "not; the frame that a message names may be another than the damaged one",
-    "MPEG transport streams are refused, and files without a duration can't be read",
-)
-"""Where decord departs from what a player shows, and from always giving the same."""
 
 _ERRORS = (
     decord.DECORDError,

@@ -13,6 +13,7 @@ one, which was read before, is still there.
 """
 
 import errno
+import hashlib
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,17 @@ from pipeline.errors import CredentialsError, DecodeError, StorageError
 from pipeline.status import Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
+
+DIGEST_BYTES = 16
+
+
+def digest_of(data: bytes) -> bytes:
+    """Digest of a clip's bytes, by which a file is known to be the one that was read before.
+
+    BLAKE2b of `DIGEST_BYTES`; a GB takes a second. It guards against files that change by accident.
+    """
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
 
 _last_read: dict[str, str] = {}
 """By root, the path of the clip that this process has read last."""

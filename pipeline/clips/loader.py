@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.clips.columns import Columns
 from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import DECODE, process_decoder
-from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.fetch import DIGEST_BYTES, digest_of, fetch_clip
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import Views
 from pipeline.errors import DecodeError
@@ -58,15 +58,18 @@ class ClipLoader:
         frames = np.zeros((n_clips, n_frames, *self.input_size, 3), np.uint8)
         frame_index = np.full((n_clips, n_frames), -1, np.int32)
         frame_time = np.full((n_clips, n_frames), np.nan)
+        clip_digest = np.zeros((n_clips, DIGEST_BYTES), np.uint8)
         status = np.full(n_clips, Status.OK, np.uint8)
         message = np.full(n_clips, "", object)
         decoder = process_decoder(self.decode, self.decode_memory_bytes)
         for same, fetched in _fetched_ahead(self.root, rows["path"], self.witness):
             readings = [self._reading(rows, clip) for clip in range(same.start, same.stop)]
             try:
+                data, digest = fetched.result()
+                clip_digest[same] = np.frombuffer(digest, np.uint8)
                 outcomes = decoder.decode_into(
                     frames[same],
-                    fetched.result(),
+                    data,
                     readings,
                     decoder=self.decoder,
                     timeout_s=self.decode_timeout_s,
@@ -88,6 +91,7 @@ class ClipLoader:
             "frames": frames,
             "frame_index": frame_index,
             "frame_time": frame_time,
+            "clip_digest": clip_digest,
             "status": status,
             "message": message,
         }
@@ -107,16 +111,21 @@ def _seconds(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
 
 
+def _fetch(root: str, path: str, witness: str | None) -> tuple[bytes, bytes]:
+    data = fetch_clip(root, path, witness)
+    return data, digest_of(data)
+
+
 def _fetched_ahead(
     root: str, paths: Iterable[str], witness: str | None
-) -> Iterator[tuple[slice, Future[bytes]]]:
-    """Fetch clips in order, each while the one before it is decoded: rows of a file, its bytes."""
+) -> Iterator[tuple[slice, Future[tuple[bytes, bytes]]]]:
+    """Fetch clips in order, each while the one before it is decoded: rows, bytes and digest."""
     with ThreadPoolExecutor(1) as pool:
-        current: list[tuple[slice, Future[bytes]]] = []
+        current: list[tuple[slice, Future[tuple[bytes, bytes]]]] = []
         start = 0
         for path, same in groupby(paths):
             stop = start + len(list(same))
-            ahead = [(slice(start, stop), pool.submit(fetch_clip, root, str(path), witness))]
+            ahead = [(slice(start, stop), pool.submit(_fetch, root, str(path), witness))]
             start = stop
             yield from current
             current = ahead

@@ -212,6 +212,20 @@ class Preprocessing:
             fitted[position] = np.asarray(picture.crop(box))
         return fitted
 
+    def resize_frame(self, frame: NDArray[np.uint8]) -> Image.Image:
+        """Resize one frame (H, W, 3), from which `crop_resized` takes any crop."""
+        height, width, _ = frame.shape
+        resized_height, resized_width = self.resized_size(height, width)
+        picture = Image.fromarray(frame)
+        if (resized_height, resized_width) == (height, width):
+            return picture
+        return picture.resize((resized_width, resized_height), Image.Resampling(self.resample))
+
+    def crop_resized(self, resized: Image.Image, frame_size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Crop what `resize_frame` made of a frame of (H, W) pixels: (h, w, 3), as by itself."""
+        cropped: NDArray[np.uint8] = np.asarray(resized.crop(self.crop_box(*frame_size)))
+        return cropped
+
 
 def _resize_target(params: Mapping[str, Any]) -> tuple[int | None, tuple[int, int] | None]:
     size = params.get("size")

@@ -18,10 +18,20 @@ from pipeline.attribution.focus import (
 )
 from pipeline.attribution.measures import normalised_entropy, share_kept
 from pipeline.errors import StoreError
-from pipeline.evaluation.localisation import Lift, lift, share_covered, share_on_mask
+from pipeline.evaluation.localisation import Lift, lift, relevance_mass
+from pipeline.evaluation.scores import (
+    COMPLEXITY,
+    LOCALISATION,
+    TRANSPORT,
+    Score,
+    complexities,
+    localisation,
+    score,
+    transported,
+)
 from pipeline.status import Status
 from pipeline.storage.zarr_store import zarr_location
-from pipeline.store.ground_truth import GroundTruth
+from pipeline.store.ground_truth import GroundTruth, Truth
 from pipeline.store.opening import open_store
 from pipeline.store.run_folder import metrics_url, store_url
 
@@ -29,6 +39,9 @@ _SCHEMA = {"name": "staa-metrics", "version": 1}
 
 METHODS = ("attribution", "uniform", "center_gaussian")
 """The run's attribution, and two maps that don't look at the clip."""
+
+N_TRANSPORTED = 1000
+"""Clips of which the earth mover's distance in space is computed: some milliseconds each."""
 
 
 _THRESHOLDS = (
@@ -69,6 +82,8 @@ class Evaluation:
     """By the names in `METHODS`."""
     variants: dict[str, Effect]
     """By `pipeline.attribution.focus.steps_name` of `VARIANTS`."""
+    scores: dict[str, dict[str, Score]]
+    """By metric, then by the names in `METHODS`."""
 
     @property
     def n_clips(self) -> int:
@@ -76,13 +91,23 @@ class Evaluation:
         return self.methods["attribution"].n_clips
 
 
-def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
+def evaluate_run(
+    run_url: str, truth: GroundTruth, *, kind: str | None = None, n_transported: int = N_TRANSPORTED
+) -> Evaluation:
     """Lift of a run's attributions, of maps to compare them with, and the effect of sharpening.
 
     Writes into ``metrics.zarr`` in the run's folder, float32, NaN where the clip has no attribution
-    or is pending: ``mask_covered`` and ``mask_share_<method>`` (clip), and ``variant_mask_share``,
-    ``variant_kept`` and ``variant_entropy`` (clip, variant). ``variant`` holds the variants' names,
-    and its attribute ``steps`` their parameters.
+    or is pending: ``mask_covered`` and ``mask_share_<method>`` (clip); ``variant_mask_share``,
+    ``variant_kept`` and ``variant_entropy`` (clip, variant); and the metrics of
+    `pipeline.evaluation.scores` (clip, method), NaN also where they are undefined. ``variant`` and
+    ``method`` hold names, and the attribute ``steps`` of the first the variants' parameters.
+
+    Parameters
+    ----------
+    kind
+        Which of the truth's kinds counts; by default the first.
+    n_transported
+        Clips, evenly over the run, of which the earth mover's distance in space is computed.
 
     Raises
     ------
@@ -102,6 +127,11 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
         name: np.full((layout.n_rows, len(VARIANTS)), np.nan)
         for name in ("variant_mask_share", "variant_kept", "variant_entropy")
     }
+    columns |= {
+        name: np.full((layout.n_rows, len(METHODS)), np.nan)
+        for name in (*LOCALISATION, *TRANSPORT, *COMPLEXITY)
+    }
+    sampled = _evenly(np.asarray(store.array("status")[:]) == Status.OK, n_transported)
     for shard in range(layout.n_shards):
         rows = layout.shard_rows(shard)
         part = slice(rows.start, rows.stop)
@@ -111,14 +141,9 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
         video_ids, frame_index = (
             store.array(name)[part][ok] for name in ("video_id", "frame_index")
         )
-        mask = np.stack(
-            [
-                truth.patches(str(video_id), frames, views.of(int(row)).preprocessing, grid)
-                for row, video_id, frames in zip(
-                    rows.start + ok, video_ids, frame_index, strict=True
-                )
-            ]
-        )
+        clips = rows.start + ok
+        seen = truth.of_rows(clips, video_ids, frame_index, views, grid, kind)
+        mask, known = seen.covered, seen.patches_known
         maps: dict[str, NDArray[np.floating]] = {
             name: np.broadcast_to(value, mask.shape) for name, value in constant.items()
         }
@@ -130,18 +155,27 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
                 f"{run_url}: ok clips in rows {rows.start} to {rows.stop - 1} have no attribution: "
                 "the store has lost objects"
             )
-        clips = rows.start + ok
-        columns["mask_covered"][clips] = share_covered(mask)
-        for method in METHODS:
-            columns[f"mask_share_{method}"][clips] = share_on_mask(maps[method], mask)
+        columns["mask_covered"][clips] = relevance_mass(np.ones_like(mask), mask, known)
+        chosen = np.flatnonzero(sampled[clips])
+        for index, method in enumerate(METHODS):
+            columns[f"mask_share_{method}"][clips] = relevance_mass(maps[method], mask, known)
+            for name, values in localisation(maps[method], seen).items():
+                columns[name][clips, index] = values
+            for name, values in complexities(maps[method]).items():
+                columns[name][clips, index] = values
+            if len(chosen):
+                of_chosen = Truth(mask[chosen], seen.known[chosen])
+                for name, values in transported(maps[method][chosen], of_chosen).items():
+                    columns[name][clips[chosen], index] = values
         for variant, steps in enumerate(VARIANTS):
             sharpened = apply_steps(maps["attribution"], steps)
-            columns["variant_mask_share"][clips, variant] = share_on_mask(sharpened, mask)
+            columns["variant_mask_share"][clips, variant] = relevance_mass(sharpened, mask, known)
             columns["variant_kept"][clips, variant] = share_kept(sharpened)
             columns["variant_entropy"][clips, variant] = normalised_entropy(sharpened)
     evaluated = np.isfinite(columns["mask_covered"])
     if not evaluated.any():
-        raise StoreError(f"{run_url}: no clip is ok, so there is nothing to evaluate")
+        reason = "no clip is ok" if not sampled.any() else "no clip that is ok has ground truth"
+        raise StoreError(f"{run_url}: {reason}, so there is nothing to evaluate")
     covered = columns["mask_covered"][evaluated]
     if not covered.any():
         raise StoreError(f"{run_url}: the model saw no action, so there is nothing to evaluate")
@@ -149,6 +183,8 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
         _write_metrics(metrics_url(run_url), columns, store.record.identity.model_dump(mode="json"))
     except OSError as error:
         raise StoreError(f"can't write metrics to {metrics_url(run_url)}: {error}") from error
+
+    rows_of = dict.fromkeys(TRANSPORT, evaluated & sampled)
     on_mask, kept, entropy = (
         columns[name][evaluated].T
         for name in ("variant_mask_share", "variant_kept", "variant_entropy")
@@ -163,7 +199,23 @@ def evaluate_run(run_url: str, truth: GroundTruth) -> Evaluation:
             )
             for variant, steps in enumerate(VARIANTS)
         },
+        {
+            name: {
+                method: score(columns[name][rows_of.get(name, evaluated), index])
+                for index, method in enumerate(METHODS)
+            }
+            for name in (*LOCALISATION, *TRANSPORT, *COMPLEXITY)
+        },
     )
+
+
+def _evenly(ok: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """Choose ``count`` of the ok rows, evenly over all of them: (rows,) bool."""
+    rows = np.flatnonzero(ok)
+    chosen: NDArray[np.bool_] = np.zeros(len(ok), np.bool_)
+    if count:
+        chosen[rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]] = True
+    return chosen
 
 
 def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: Any) -> None:
@@ -174,7 +226,7 @@ def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: 
             shape=values.shape,
             dtype="float32",
             fill_value=float("nan"),
-            dimension_names=("clip", "variant")[: values.ndim],
+            dimension_names=("clip", *_second_dimension(name))[: values.ndim],
         )
         array[:] = values
     names = [steps_name(steps) for steps in VARIANTS]
@@ -186,4 +238,12 @@ def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: 
         attributes={"steps": [[step.parameters for step in steps] for steps in VARIANTS]},
     )
     variant[:] = np.array(names, object)
+    method: Any = group.create_array(
+        "method", shape=(len(METHODS),), dtype="str", dimension_names=("method",)
+    )
+    method[:] = np.array(METHODS, object)
     group.update_attributes({"schema": _SCHEMA, "identity": identity})
+
+
+def _second_dimension(name: str) -> tuple[str, ...]:
+    return ("variant",) if name.startswith("variant_") else ("method",)

@@ -31,7 +31,7 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.exceptions import RayError
 
 from pipeline.execution.counter import ActorChannel
-from pipeline.run.resources import _MIN_WRITERS, FRAMES_SHARE, MIN_TASKS
+from pipeline.run.resources import FRAMES_SHARE, MIN_TASKS, n_writers
 
 _WATCH_S = 5.0
 """Between two looks at who is at work."""
@@ -79,7 +79,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         self._n_models = n_models
         self._channel, self._stall_s = channel, stall_s
         self._watched_at_s = time.monotonic()
-        self._n_writers = max(_MIN_WRITERS, n_models)
+        self._n_writers = n_writers(n_models)
         self._max_unwritten = 2 * n_models + tasks_per_shard * (self._n_writers + 1)
 
     def can_add_input(self, op: Any) -> bool:

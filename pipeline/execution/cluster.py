@@ -20,6 +20,7 @@ from pipeline.errors import ClusterError, ConfigError
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.resources import Machine, ModelPool, model_pool
+from pipeline.run.tally import Stage
 
 RAYLET_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """For each node's Ray, which ends workers that are idle for a second where there are more than
@@ -188,6 +189,13 @@ def check_alive() -> None:
     """
     if not any(node["Alive"] and node["Resources"].get("CPU") for node in ray.nodes()):
         raise ClusterError("no node of Ray is left that could work on the run")
+
+
+def steps_at_once(config: AttributeConfig, pool: ModelPool) -> dict[Stage, float]:
+    """How many of each step go on at once on the cluster as it is now."""
+    n_cpus = ray.cluster_resources().get("CPU", 1)
+    n_decoding = max(1.0, n_cpus - pool.n_models * config.cpus_per_model)
+    return {"decode": n_decoding, "explain": pool.n_models, "write": pool.n_writers}
 
 
 def _connect() -> None:

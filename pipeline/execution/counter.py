@@ -114,10 +114,15 @@ class ActorChannel(Channel):
 
 
 @contextmanager
-def tally_channel(
-    metrics: RunMetrics, *, rows_per_shard: int, n_pending: int
-) -> Iterator[ActorChannel]:
-    """While open, there is an actor that counts; gives the channel to it."""
+def tally_channel(run: str, *, rows_per_shard: int, n_pending: int) -> Iterator[ActorChannel]:
+    """While open, there is an actor that counts; gives the channel to it.
+
+    Parameters
+    ----------
+    run
+        Short name of the run, for its metrics.
+    """
+    metrics = RunMetrics(run)
     # Beside the driver: other nodes may be taken away while the run goes on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here}

@@ -6,9 +6,9 @@ the last one ended or was broken off. At the end every row is accounted for.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from pipeline.errors import ManifestError, StorageError, StoreError, StoreGoneEr
 from pipeline.logs import fields
 from pipeline.models.attributor import Attributor
 from pipeline.run.plan import Plan
-from pipeline.run.steps import Stages
-from pipeline.run.tally import Channel, Fault
+from pipeline.run.steps import Load, Stages, Write
+from pipeline.run.tally import Channel, Fault, Progress, Stage, shown_progress, what_bounds
 from pipeline.store.failures import write_failures
 from pipeline.store.lease import Lease
 from pipeline.store.opening import Absent, Foreign, find_store, open_store
@@ -63,11 +63,48 @@ class PassBrokenError(Exception):
         return np.unique(np.array(rows, np.int64) // rows_per_shard)
 
 
-RunPass = Callable[[PendingRows, NDArray[np.int64]], None]
-"""Computes the pending rows of some shards; raises `PassBrokenError`."""
+@dataclass(frozen=True)
+class Pass:
+    """Shards of a run that are to be computed in one go."""
 
-Carrier = Callable[[Plan, PendingRows], AbstractContextManager[RunPass]]
-"""Makes everything ready that computes rows, and gives what carries out a pass."""
+    plan: Plan
+    pending: PendingRows
+    shards: NDArray[np.int64]
+    lease: Lease | None
+
+    def batches(self, n_clips: int) -> list[range]:
+        """Cut the shards into rows that are loaded together: whole batches of one shard each."""
+        shards = map(self.plan.layout.shard_rows, self.shards.tolist())
+        return [
+            range(start, min(start + n_clips, rows.stop))
+            for rows in shards
+            for start in range(rows.start, rows.stop, n_clips)
+        ]
+
+    def load(self, stages: Stages, channel: Channel) -> Load:
+        """Make the step that loads."""
+        return Load(stages.load, self.pending, channel)
+
+    def write(self, stages: Stages, channel: Channel) -> Write:
+        """Make the step that writes."""
+        plan = self.plan
+        return Write(plan.store_url, plan.run, stages.write, self.pending, channel, self.lease)
+
+
+@dataclass(frozen=True)
+class Carriage:
+    """What computes rows, and is ready to."""
+
+    run_pass: Callable[[Pass], None]
+    """Computes the pending rows of a pass; raises `PassBrokenError`."""
+    progress: Callable[[], Progress | None]
+    """Says how far the run is; None if that isn't known now."""
+    n_at_once: Callable[[], Mapping[Stage, float]]
+    """Says how many of each step go on at once."""
+
+
+Carrier = Callable[[Plan, int], AbstractContextManager[Carriage]]
+"""Makes everything ready that computes rows, of a plan and for so many pending rows."""
 
 StagesOf = Callable[[Plan, str, Channel], Stages]
 """Gives the stages of a plan, on a device, that tell of themselves through a channel."""
@@ -127,11 +164,19 @@ def carry_out(
     try:
         pending = pending_rows(open_store(plan.store_url))
         _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
-        seconds = 0.0
+        seconds, bounded, broken_by = 0.0, "", ""
         if pending.n_rows:
             started_s = time.monotonic()
-            with carrier(plan, pending) as run_pass:
-                _in_passes(plan, pending, run_pass, limits, lease)
+            with carrier(plan, pending.n_rows) as carriage:
+                with shown_progress(
+                    carriage.progress,
+                    n_rows=plan.layout.n_rows,
+                    n_done=plan.layout.n_rows - pending.n_rows,
+                    log_format=plan.config.log_format,
+                ):
+                    broken_by = _in_passes(plan, pending, carriage.run_pass, limits, lease)
+                if progress := carriage.progress():
+                    bounded = what_bounds(progress, carriage.n_at_once())
             seconds = time.monotonic() - started_s
         store = open_store(plan.store_url)
         status = read_status(store)
@@ -147,39 +192,50 @@ def carry_out(
                 raise StoreGoneError(f"{gone}; delete what was written there since") from error
         raise StorageError(str(error)) from error
     summary = summarise(status, seconds=seconds)
+    summary = replace(summary, bounded=bounded, broken_by=broken_by)
     counts = {code.label: count for code, count in summary.counts.items()}
     _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
     return summary
 
 
 def _in_passes(
-    plan: Plan, pending: PendingRows, run_pass: RunPass, limits: Limits, lease: Lease | None
-) -> None:
+    plan: Plan,
+    pending: PendingRows,
+    run_pass: Callable[[Pass], None],
+    limits: Limits,
+    lease: Lease | None,
+) -> str:
     """Go on where a pass ended, or was broken off, by a storage that failed for example.
 
     Where a pass got nowhere, the next leaves out the shards that it failed on. If
     `Limits.max_stuck` in a row get nowhere, it isn't the shards.
+
+    Returns
+    -------
+    What broke the last pass off that was; empty if none was
     """
     config = plan.config
     shards_per_pass = max(1, limits.batches_per_pass * config.batch_size // config.rows_per_shard)
     shards, left_out = pending.shards, pending.shards[:0]
-    n_stuck = 0
+    n_stuck, broken_by = 0, ""
     while len(shards):
         try:
-            run_pass(pending, shards[:shards_per_pass])
+            run_pass(Pass(plan, pending, shards[:shards_per_pass], lease))
             shards, n_stuck = shards[shards_per_pass:], 0
         except PassBrokenError as broken:
             left = pending_rows(open_store(plan.store_url))
             if lease is not None:
                 lease.check()
             remaining = np.setdiff1d(left.shards, left_out)
+            broken_by = str(broken)
             faulty = broken.shards(config.rows_per_shard)
             n_left, n_shards = len(remaining), len(shards)
             _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, broken)
             n_stuck = n_stuck + 1 if n_left == n_shards else 0
             if n_stuck and (not len(faulty) or n_stuck == limits.max_stuck):
                 _LOGGER.debug("the pass got nowhere", exc_info=broken)
-                return
+                break
             if n_stuck:
                 left_out = np.union1d(left_out, faulty)
             pending, shards = left, np.setdiff1d(remaining, left_out)
+    return broken_by

@@ -150,7 +150,7 @@ def _record(
             n_layers=method.n_stored_layers(len(layers)),
             n_heads=checkpoint.n_heads if method.heads == "keep" else 0,
             checksums=True,
-            optional=("frame_time", *method.optional_arrays),
+            optional=("frame_time", "clip_digest", *method.optional_arrays),
         ),
         identity=RunIdentity(
             manifest=manifest.digest,

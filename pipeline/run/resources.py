@@ -18,6 +18,11 @@ MIN_TASKS = 3
 _MIN_WRITERS = 4
 
 
+def n_writers(n_models: int) -> int:
+    """Shards that are written at once, beside so many models."""
+    return max(_MIN_WRITERS, n_models)
+
+
 def clips_per_task(
     config: AttributeConfig, *, clip_bytes: int, cpus: float, n_models: int, store_bytes: int
 ) -> int:
@@ -71,7 +76,7 @@ def check_columns(
     ConfigError
         If they are more than another `FRAMES_SHARE` of the object store.
     """
-    n_shards = max(_MIN_WRITERS, n_models) + 1
+    n_shards = n_writers(n_models) + 1
     n_bytes = n_shards * config.rows_per_shard * row_bytes
     if n_bytes > store_bytes * FRAMES_SHARE:
         fitting = int(store_bytes * FRAMES_SHARE) // (n_shards * row_bytes)
@@ -124,6 +129,11 @@ class ModelPool:
     n_models: int
     may_grow: bool = False
     """Whether the cluster may get more than it has now."""
+
+    @property
+    def n_writers(self) -> int:
+        """Shards that are written at once."""
+        return n_writers(self.n_models)
 
 
 def model_pool(

@@ -6,27 +6,28 @@ Batches are those of a run on Ray, and so are the bits in the store.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError, StorageError
 from pipeline.models.compiler import check_compiler
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.job import (
+    Carriage,
     Limits,
+    Pass,
     PassBrokenError,
-    RunPass,
     StagesOf,
     carry_out,
     real_stages,
 )
 from pipeline.run.plan import Plan
-from pipeline.run.steps import Explain, Load, Write, concatenated, read_rows
-from pipeline.run.tally import LocalChannel, Tally, shown_progress
+from pipeline.run.steps import Explain, Stages, concatenated, read_rows
+from pipeline.run.tally import LocalChannel, Tally
 from pipeline.store.lease import Lease
-from pipeline.store.pending import PendingRows
 from pipeline.store.state import RunSummary
 
 
@@ -65,58 +66,41 @@ def execute_serially(
     StorageError, ManifestChangedError
         As `carry_out` says. Errors of the model or of this program are raised as they are.
     """
-    carrier = partial(_in_this_process, stages_of=stages_of, lease=lease)
+    carrier = partial(_in_this_process, stages_of=stages_of)
     return carry_out(plan, carrier, limits or Limits(), lease)
 
 
 @contextmanager
-def _in_this_process(
-    plan: Plan, pending: PendingRows, *, stages_of: StagesOf, lease: Lease | None
-) -> Iterator[RunPass]:
+def _in_this_process(plan: Plan, n_pending: int, *, stages_of: StagesOf) -> Iterator[Carriage]:
     tally = Tally(plan.config.rows_per_shard)
     channel = LocalChannel(tally)
     stages = stages_of(plan, _device(plan.config), channel)
     explain: Explain | None = None
 
-    def run_pass(pending: PendingRows, shards: NDArray[np.int64]) -> None:
+    def run_pass(work: Pass) -> None:
         nonlocal explain
         # The model is loaded once.
         explain = explain or Explain(stages, channel)
         try:
-            write = Write(plan.store_url, plan.run, stages.write, pending, channel, lease)
-            _compute(plan, Load(stages.load, pending, channel), explain, write, shards, channel)
+            _compute(work, stages, explain, channel)
         except (StorageError, OSError) as error:
             raise PassBrokenError(str(error), tally.end_pass()) from error
 
-    with shown_progress(
-        tally.progress,
-        n_rows=plan.layout.n_rows,
-        n_done=plan.layout.n_rows - pending.n_rows,
-        log_format=plan.config.log_format,
-    ):
-        yield run_pass
+    yield Carriage(run_pass, tally.progress, lambda: {"decode": 1, "explain": 1, "write": 1})
 
 
-def _compute(
-    plan: Plan,
-    load: Load,
-    explain: Explain,
-    write: Write,
-    shards: NDArray[np.int64],
-    channel: LocalChannel,
-) -> None:
+def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel) -> None:
     """Compute and write shards, one after the other."""
-    batch_size = plan.config.batch_size
-    for shard in shards.tolist():
-        shard_rows = plan.layout.shard_rows(shard)
-        batches = []
-        for start in range(shard_rows.start, shard_rows.stop, batch_size):
-            rows = range(start, min(start + batch_size, shard_rows.stop))
-            with channel.step("read", np.asarray(rows)):
-                table = read_rows(plan.manifest, rows, plan.views)
-            columns = {name: table[name].to_numpy() for name in table.column_names}
-            batches.append(explain(load(columns)))
-        write(concatenated(batches))
+    plan, load, write = work.plan, work.load(stages, channel), work.write(stages, channel)
+
+    def explained(rows: range) -> Columns:
+        with channel.step("read", np.asarray(rows)):
+            table = read_rows(plan.manifest, rows, plan.views)
+        return explain(load({name: table[name].to_numpy() for name in table.column_names}))
+
+    batches = work.batches(plan.config.batch_size)
+    for _, of_shard in groupby(batches, lambda rows: rows.start // plan.config.rows_per_shard):
+        write(concatenated([explained(rows) for rows in of_shard]))
 
 
 def _device(config: AttributeConfig) -> str:

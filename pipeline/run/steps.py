@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.clips.columns import Columns
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import ROWS_PER_GROUP, Manifest
+from pipeline.errors import StorageError, reason_of
 from pipeline.logs import fields
 from pipeline.run.tally import Channel, Commit
 from pipeline.status import Status
@@ -133,6 +134,8 @@ class Write:
             If the columns aren't exactly one shard, as `write_shard` says.
         LeaseLostError
             If the run is somebody else's by now; nothing is written then.
+        StorageError
+            If the storage refuses; names the object, or the store.
         """
         rows = columns["row"]
         columns = {name: values for name, values in columns.items() if name != "row"}
@@ -143,7 +146,11 @@ class Write:
             if self.lease is not None:
                 self.lease.check()
             store = _opened(self.store_url, self.opened)
-            written = self.write(store, columns, rows)
+            try:
+                written = self.write(store, columns, rows)
+            except OSError as error:
+                where = error.filename or self.store_url
+                raise StorageError(f"can't write {where}: {reason_of(error)}") from error
         seconds = time.perf_counter() - started_s
         # A task that finds its shard committed tells of it: who committed it may not have.
         new = self.pending.mask(rows)

@@ -82,6 +82,8 @@ class Progress:
     """Time that each step took, summed over all processes, s."""
     silent_s: float
     """Time since anyone who works on the run was heard."""
+    working_s: float = 0.0
+    """Time from the first clip that was decoded to the last word of anyone."""
 
 
 class Tally:
@@ -97,10 +99,14 @@ class Tally:
         self._seconds: Counter[Stage] = Counter()
         self._faults: list[Fault] = []
         self._heard_at_s = time.monotonic()
+        self._began_at_s: float | None = None
 
     def report(self, report: Report) -> None:
         """Take down what a process has done."""
         self._heard_at_s = time.monotonic()
+        if report.decoded and self._began_at_s is None:
+            # The time that its step has taken is part of the work.
+            self._began_at_s = self._heard_at_s - report.seconds.get("decode", 0.0)
         self._add(self._decoded, report.decoded)
         self._add(self._explained, report.explained)
         self._seconds.update(report.seconds)
@@ -143,6 +149,7 @@ class Tally:
             failed=committed - self._counts[Status.OK.label],
             seconds=dict(self._seconds),
             silent_s=time.monotonic() - self._heard_at_s,
+            working_s=self._heard_at_s - (self._began_at_s or self._heard_at_s),
         )
 
     def _add(self, rows_of_shard: defaultdict[int, set[int]], rows: Sequence[int]) -> None:
@@ -222,6 +229,31 @@ class LocalChannel(Channel):
     def fault(self, fault: Fault) -> None:
         """Tell what a step failed on."""
         self.tally.fault(fault)
+
+
+_WORDS: dict[Stage, str] = {"decode": "decoding", "explain": "the models", "write": "writing"}
+
+
+def what_bounds(progress: Progress, n_at_once: Mapping[Stage, float]) -> str:
+    """Say on one line how fast a run was, and which of its steps was the busiest.
+
+    Parameters
+    ----------
+    n_at_once
+        How many of a step can go on at once.
+    """
+    if not progress.working_s:
+        return ""
+    busy = {
+        stage: min(1.0, progress.seconds.get(stage, 0.0) / (progress.working_s * n))
+        for stage, n in n_at_once.items()
+    }
+    busiest = max(busy, key=lambda stage: busy[stage])
+    shares = ", ".join(f"{_WORDS[stage]} {share:.0%}" for stage, share in busy.items())
+    return (
+        f"{progress.committed / progress.working_s:.3g} clips/s, bounded by {_WORDS[busiest]} "
+        f"(busy: {shares})"
+    )
 
 
 @contextmanager

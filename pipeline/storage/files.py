@@ -125,7 +125,9 @@ def read_bytes(url: str, *, at_most: int | None = None) -> bytes:
     def read() -> bytes:
         if at_most is None:
             return bytes(filesystem.cat_file(path))
-        with filesystem.open(path, "rb") as file:
+        # A pipe that the shell has opened can't be sought in, as fsspec would.
+        is_local = isinstance(filesystem, LocalFileSystem)
+        with Path(path).open("rb") if is_local else filesystem.open(path, "rb") as file:
             data = bytes(file.read(at_most + 1))
         if len(data) > at_most:
             raise OSError(errno.EFBIG, f"has more than {at_most} bytes")

@@ -1,5 +1,6 @@
 """Zarr stores whose every access is tried again while it fails in a way that may pass."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 from tenacity import AsyncRetrying
@@ -89,6 +90,6 @@ def zarr_location(url: str) -> str | Store:
     """
     if url.startswith("file://") or "://" not in url:
         # fsspec's local filesystem makes no folders, zarr's own does.
-        return url.removeprefix("file://")
+        return os.path.expanduser(url.removeprefix("file://"))  # noqa: PTH111  of a text as it is
     open_filesystem(url)
     return RetryingStore(FsspecStore.from_url(url))

@@ -1,5 +1,16 @@
-"""Ground truth of a synthetic dataset, seen through a model's eyes: its frames, its patches."""
+"""Ground truth: which part of each patch matters, in one form that every metric reads.
 
+Two kinds of store are opened alike:
+
+- of `jobs.ground_truth`, on the grid of one run's model, row for row: ``covered`` (kind, clip,
+  time, y, x) float16, the share of each patch; ``known`` (kind, clip, time) bool, whether the truth
+  of a time step is known; ``kind`` (kind,), as ``person``, ``hand``, ``object``, ``action time``;
+  and ``video_id`` (clip,).
+- of `jobs.synthesize`, whatever the model: masks of pixels in every frame, and windows in time,
+  from which patches are computed.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,21 +19,134 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.views import Views
 from pipeline.errors import StoreError
 from pipeline.storage.zarr_store import zarr_location
 
+SCHEMA = {"name": "staa-ground-truth", "version": 1}
+ACTOR, RIVAL = "actor", "rival"
+"""Kinds of a synthetic dataset; the second has one in clips of two actors."""
+_ROWS_PER_CHUNK = 256
+
 
 @dataclass(frozen=True)
-class GroundTruth:
-    """Masks and windows of a dataset's clips, by ``video_id``."""
+class Truth:
+    """Ground truth of some rows of a run."""
 
-    masks: Any
-    """Zarr array (clip, frame, y, x) bool."""
+    covered: NDArray[np.float32]
+    """(rows, time, y, x): share of each patch that is covered, 0 to 1; 0 where it isn't known."""
+    known: NDArray[np.bool_]
+    """(rows, time)"""
+
+    @property
+    def patches_known(self) -> NDArray[np.bool_]:
+        """`known` for each patch: (rows, time, y, x)."""
+        return np.broadcast_to(self.known[:, :, None, None], self.covered.shape)
+
+
+@dataclass(frozen=True)
+class GridTruth:
+    """What `jobs.ground_truth` wrote for a run."""
+
+    url: str
+    kinds: tuple[str, ...]
+    covered: Any
+    """Zarr array (kind, clip, time, y, x)."""
+    known: Any
+    """Zarr array (kind, clip, time)."""
+    video_ids: NDArray[Any]
+
+    def of_rows(
+        self,
+        rows: NDArray[np.integer],
+        video_ids: NDArray[Any],
+        frame_index: NDArray[np.integer],
+        views: Views,
+        grid: tuple[int, int, int],
+        kind: str | None = None,
+    ) -> Truth:
+        """Read the truth of some rows; see `MaskTruth.of_rows`.
+
+        Raises
+        ------
+        StoreError
+            If it is of another grid or other clips, or has no such kind.
+        """
+        index = _index_of_kind(self.url, self.kinds, kind)
+        n_rows, *found = self.covered.shape[1:]
+        if tuple(found) != grid:
+            raise StoreError(
+                f"the ground truth at {self.url} is on a grid of {'x'.join(map(str, found))}, the "
+                f"run has {'x'.join(map(str, grid))}: it was made for another run"
+            )
+        for row, video_id in zip(rows.tolist(), video_ids, strict=True):
+            if row >= n_rows or str(self.video_ids[row]) != str(video_id):
+                there = repr(str(self.video_ids[row])) if row < n_rows else "no row"
+                raise StoreError(
+                    f"the ground truth at {self.url} has {there} where the run has "
+                    f"{str(video_id)!r}, in row {row}: it was made for another run"
+                )
+        start, stop = int(rows.min()), int(rows.max()) + 1
+        return Truth(
+            np.asarray(self.covered[index, start:stop])[rows - start].astype(np.float32),
+            np.asarray(self.known[index, start:stop])[rows - start],
+        )
+
+
+@dataclass(frozen=True)
+class MaskTruth:
+    """Masks and windows of a synthetic dataset's clips, by ``video_id``."""
+
+    masks: Mapping[str, Any]
+    """Zarr array (clip, frame, y, x) bool of each kind."""
     index_of: dict[str, int]
     windows: NDArray[np.float64]
-    """(clip, 2): start and end of the action, seconds from the clip's start."""
+    """(clip, 2): start and end of the time in which the class shows, seconds from the start."""
     fps: NDArray[np.float64]
     n_frames: NDArray[np.int32]
+    url: str = ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What has masks."""
+        return tuple(self.masks)
+
+    def of_rows(
+        self,
+        rows: NDArray[np.integer],
+        video_ids: NDArray[Any],
+        frame_index: NDArray[np.integer],
+        views: Views,
+        grid: tuple[int, int, int],
+        kind: str | None = None,
+    ) -> Truth:
+        """Compute the truth of some rows of a run.
+
+        Parameters
+        ----------
+        rows
+            (rows,): numbers of the run's rows.
+        video_ids
+            (rows,)
+        frame_index
+            (rows, frames): the frames that the model saw.
+        views
+            Of the run.
+        grid
+            Times, rows and columns of the model's patches.
+        kind
+            One of `kinds`; by default the first.
+
+        Raises
+        ------
+        StoreError
+            If a clip isn't there, or has no such frames, or there is no such kind.
+        """
+        covered = [
+            self.patches(str(video_id), frames, views.of(int(row)).preprocessing, grid, kind)
+            for row, video_id, frames in zip(rows, video_ids, frame_index, strict=True)
+        ]
+        return Truth(np.stack(covered), np.ones((len(covered), grid[0]), np.bool_))
 
     def patches(
         self,
@@ -30,8 +154,9 @@ class GroundTruth:
         frame_index: NDArray[np.integer],
         preprocessing: Preprocessing,
         grid: tuple[int, int, int],
+        kind: str | None = None,
     ) -> NDArray[np.float32]:
-        """Share of each patch that the actor covers while it acts.
+        """Share of each patch that the actor covers while its class shows.
 
         Parameters
         ----------
@@ -42,7 +167,7 @@ class GroundTruth:
 
         Returns
         -------
-        (times, rows, columns) float32, 0 to 1; 0 in frames outside the action's window
+        (times, rows, columns) float32, 0 to 1; 0 in frames outside the window
 
         Raises
         ------
@@ -58,22 +183,32 @@ class GroundTruth:
                 f"clip {video_id!r} of the run has frames {frame_index.min()} to "
                 f"{frame_index.max()}, its ground truth has {n_frames}: it is of other clips"
             )
-        masks = np.asarray(self.masks[clip])[frame_index]
-        pixels = preprocessing.resize_and_crop_mask(masks)
+        of_kind = self.masks[self.kinds[_index_of_kind(self.url, self.kinds, kind)]]
+        pixels = preprocessing.resize_and_crop_mask(np.asarray(of_kind[clip])[frame_index])
         time_s = frame_index / self.fps[clip]
         start_s, end_s = self.windows[clip]
         pixels[(time_s < start_s) | (time_s > end_s)] = 0
-        n_times, rows, columns = grid
-        n_seen, height, width = pixels.shape
-        blocks = pixels.reshape(
-            n_times, n_seen // n_times, rows, height // rows, columns, width // columns
-        )
-        result: NDArray[np.float32] = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-        return result
+        return share_of_patches(pixels, grid)
+
+
+GroundTruth = GridTruth | MaskTruth
+
+
+def share_of_patches(
+    pixels: NDArray[np.float32], grid: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """Mean of pixels (frames, height, width) over each patch and time step: (time, y, x)."""
+    n_times, rows, columns = grid
+    n_seen, height, width = pixels.shape
+    blocks = pixels.reshape(
+        n_times, n_seen // n_times, rows, height // rows, columns, width // columns
+    )
+    result: NDArray[np.float32] = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+    return result
 
 
 def open_ground_truth(url: str) -> GroundTruth:
-    """Open the ``ground_truth.zarr`` of a synthetic dataset.
+    """Open the ``ground_truth.zarr`` of `jobs.ground_truth`, or of a synthetic dataset.
 
     Raises
     ------
@@ -82,15 +217,96 @@ def open_ground_truth(url: str) -> GroundTruth:
     """
     try:
         group: Any = zarr.open_group(zarr_location(url), mode="r")
-        return GroundTruth(
-            masks=group["mask"],
+        if "covered" in group:
+            return GridTruth(
+                url=url,
+                kinds=tuple(str(kind) for kind in group["kind"][:]),
+                covered=group["covered"],
+                known=group["known"],
+                video_ids=group["video_id"][:],
+            )
+        masks = {ACTOR: group["mask"]}
+        if "rival_mask" in group:
+            masks[RIVAL] = group["rival_mask"]
+        return MaskTruth(
+            masks=masks,
             index_of={str(video_id): clip for clip, video_id in enumerate(group["video_id"][:])},
             windows=np.asarray(group["window"][:]),
             fps=np.asarray(group["fps"][:]),
             n_frames=np.asarray(group["n_frames"][:]),
+            url=url,
         )
     except KeyError as error:
         raise StoreError(f"no ground truth at {url}: it has no array {error}") from error
     # ImportError: fsspec has no driver of the protocol.
     except (OSError, ValueError, ImportError) as error:
         raise StoreError(f"no ground truth at {url}: {error}") from error
+
+
+def write_ground_truth(
+    url: str,
+    kinds: tuple[str, ...],
+    video_ids: NDArray[Any],
+    grid: tuple[int, int, int],
+    blocks: Iterable[tuple[NDArray[np.integer], str, Truth]],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write ground truth on a run's grid.
+
+    Parameters
+    ----------
+    video_ids
+        (clip,): of every row of the run.
+    blocks
+        Rows, kind and truth of them; what isn't given is not known.
+    attributes
+        Where it comes from.
+
+    Raises
+    ------
+    StoreError
+        If it can't be written.
+    """
+    try:
+        group: Any = zarr.create_group(zarr_location(url), overwrite=True)
+        n_rows = len(video_ids)
+        chunk = min(_ROWS_PER_CHUNK, max(n_rows, 1))
+        dims = ("kind", "clip", "time", "y", "x")
+        arrays = {
+            "covered": ((len(kinds), n_rows, *grid), "float16", 0.0),
+            "known": ((len(kinds), n_rows, grid[0]), "bool", False),
+        }
+        for name, (shape, dtype, fill_value) in arrays.items():
+            group.create_array(
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=(1, chunk, *shape[2:]),
+                fill_value=fill_value,
+                dimension_names=dims[: len(shape)],
+            )
+        for name, values in (("kind", list(kinds)), ("video_id", [str(v) for v in video_ids])):
+            array = group.create_array(
+                name,
+                shape=(len(values),),
+                dtype="str",
+                dimension_names=("kind" if name == "kind" else "clip",),
+            )
+            array[:] = np.array(values, object)
+        for rows, kind, truth in blocks:
+            index = kinds.index(kind)
+            group["covered"].oindex[index, rows] = truth.covered.astype(np.float16)
+            group["known"].oindex[index, rows] = truth.known
+        group.update_attributes({**attributes, "schema": SCHEMA})
+    except (OSError, ValueError, ImportError) as error:
+        raise StoreError(f"can't write ground truth to {url}: {error}") from error
+
+
+def _index_of_kind(url: str, kinds: tuple[str, ...], kind: str | None) -> int:
+    if kind is None:
+        return 0
+    if kind not in kinds:
+        raise StoreError(
+            f"the ground truth at {url} has no {kind!r}, expected one of {', '.join(kinds)}"
+        )
+    return kinds.index(kind)

@@ -12,8 +12,19 @@ LEASE_NAME = "lease.json"
 """Who is working on the run."""
 REPORT_NAME = "report"
 """Folder of the page."""
+SCORES_NAME = "scores.parquet"
+"""The table of scores of each clip."""
+MAPS_NAME = "spatial_maps.zarr"
+"""The map of each clip, summed over time."""
+FINDINGS_NAME = "findings.parquet"
+"""What `jobs.audit` has found."""
+FINDINGS_JSON_NAME = "findings.json"
+"""The same as JSON."""
 
-DERIVED_NAMES = (FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME)
+DERIVED_NAMES = (
+    *(FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME),
+    *(SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME),
+)
 """What jobs leave beside the store in a run's folder."""
 RUN_NAMES = (STORE_NAME, LEASE_NAME, *DERIVED_NAMES)
 """What in a run's folder is the run's, and goes with it."""
@@ -42,6 +53,26 @@ def statistics_url(run_url: str) -> str:
 def metrics_url(run_url: str) -> str:
     """Where the metrics are in a run's folder."""
     return in_run(run_url, METRICS_NAME)
+
+
+def scores_url(run_url: str) -> str:
+    """Where the table of scores is in a run's folder."""
+    return in_run(run_url, SCORES_NAME)
+
+
+def maps_url(run_url: str) -> str:
+    """Where the maps that are summed over time are in a run's folder."""
+    return in_run(run_url, MAPS_NAME)
+
+
+def findings_url(run_url: str) -> str:
+    """Where the findings are in a run's folder."""
+    return in_run(run_url, FINDINGS_NAME)
+
+
+def findings_json_url(run_url: str) -> str:
+    """Where the findings are in a run's folder, as JSON."""
+    return in_run(run_url, FINDINGS_JSON_NAME)
 
 
 def lease_url(run_url: str) -> str:

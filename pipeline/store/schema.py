@@ -7,6 +7,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import ConfigDict
 
+from pipeline.clips.fetch import DIGEST_BYTES
+
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -109,6 +111,13 @@ class StoreLayout:
                 "float64",
                 nan,
                 "when those frames are shown, in s from the file's first frame",
+            ),
+            "clip_digest": ArraySpec(
+                ("clip", "byte"),
+                (DIGEST_BYTES,),
+                "uint8",
+                0,
+                "BLAKE2b of the file's bytes; zeros where none could be read",
             ),
             "target": ArraySpec(("clip",), (), "int32", -1, "class that is explained"),
             "signed": ArraySpec(

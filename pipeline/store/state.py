@@ -30,6 +30,10 @@ class RunSummary:
     """Rows of each status that occurs."""
     seconds: float
     """Time spent on attributing, s; 0 where nothing was left to do."""
+    bounded: str = ""
+    """How fast that was, and what kept it from being faster; empty where it isn't known."""
+    broken_by: str = ""
+    """What broke the last pass off, of a run that has left rows pending."""
 
     @property
     def n_rows(self) -> int:

@@ -6,13 +6,24 @@ from pydantic import Field, model_validator
 
 from pipeline.base_config import FrozenConfig
 from pipeline.synthetic.scenes import Canvas
+from pipeline.synthetic.tasks import TaskName, class_names
 
 
 class SynthesizeConfig(FrozenConfig):
-    """Write a dataset of synthetic actions as video files, with its ground truth."""
+    """Write a dataset of synthetic scenes as video files, with its ground truth."""
 
     out: str
     """Folder of the dataset, on this machine."""
+    task: TaskName = "actions"
+    """What the class is, see `pipeline.synthetic.tasks`."""
+    n_actors: Literal[1, 2] = 1
+    """With 2, another actor of another class is beside the first, with a mask of its own."""
+    distractors: Literal["idle", "acting"] = "idle"
+    """`acting`: they do what actors do, so that what moves is no answer."""
+    colours: Literal["own", "shared"] = "own"
+    """`shared`: actors and distractors have colours of one distribution."""
+    textures: str | None = None
+    """Folder of clips on this machine whose middle frames are backgrounds, in place of noise."""
     n_clips: int = Field(default=80, ge=1)
     """Clips to write; the classes take turns."""
     seed: int = Field(default=0, ge=0)
@@ -48,6 +59,15 @@ class SynthesizeConfig(FrozenConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_class_shows(self) -> "SynthesizeConfig":
+        if self.task == "order" and (self.n_actors == 2 or self.colours == "shared"):
+            raise ValueError(
+                "task: order is of one actor whose colours are its class: give neither n_actors=2 "
+                "nor colours=shared"
+            )
+        return self
+
     @property
     def canvas(self) -> Canvas:
         """Size and rate of the video."""
@@ -55,12 +75,20 @@ class SynthesizeConfig(FrozenConfig):
 
 
 class TrainConfig(FrozenConfig):
-    """Train the small TimeSformer on synthetic actions."""
+    """Train a small video transformer on synthetic scenes."""
 
     out: str
     """Folder that the model, its processor and its card are written to."""
     held_out: str
     """Manifest of synthetic clips of another seed, to measure accuracy on."""
+    task: TaskName = "actions"
+    """What the class is, see `pipeline.synthetic.tasks`."""
+    architecture: Literal["timesformer", "vivit", "videomae"] = "timesformer"
+    """Family of the model."""
+    n_layers: int = Field(default=3, ge=1)
+    """Blocks of the model."""
+    distractors: Literal["idle", "acting"] = "idle"
+    """`acting`: they do what actors do, so that what moves is no answer."""
     n_frames: int = Field(default=8, ge=1)
     """Frames that the model sees of a clip, spread evenly over it."""
     n_clips: int = Field(default=12_000, ge=1)
@@ -71,11 +99,35 @@ class TrainConfig(FrozenConfig):
     """Scenes in a step, each of them forwards and backwards."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak of the one-cycle schedule."""
-    patch_weight: float = Field(default=1.0, ge=0)
-    """Weight of the auxiliary loss: each patch tells where the actor is and what it does."""
+    patch_weight: float | None = Field(default=None, ge=0)
+    """Weight of the auxiliary loss: each patch tells where the actor is and what it does. By
+    default 1 for actions, and 0 for what is learnt from labels alone."""
     seed: int = Field(default=1, ge=0)
     """Of the scenes, the weights and the order; the demo's clips are of seed 0."""
     n_workers: int | None = Field(default=None, ge=1)
     """Processes that render; by default one per CPU."""
     n_threads: int = Field(default=1, ge=1)
     """Threads that train."""
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> "TrainConfig":
+        if self.patch_loss_weight > 0 and self.architecture != "timesformer":
+            raise ValueError(
+                f"patch_weight: {self.patch_loss_weight:g}, expected 0 of "
+                f"architecture={self.architecture}: patches are told in a timesformer alone"
+            )
+        if self.architecture != "timesformer" and self.n_frames % 2:
+            raise ValueError(f"n_frames: {self.n_frames} is odd, and tubelets take two frames")
+        return self
+
+    @property
+    def patch_loss_weight(self) -> float:
+        """Weight of the auxiliary loss."""
+        if self.patch_weight is None:
+            return 1.0 if self.task == "actions" else 0.0
+        return self.patch_weight
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the task as annotations have them, in label order."""
+        return tuple(name.replace("_", " ") for name in class_names(self.task))

@@ -18,7 +18,9 @@ import zarr
 
 from pipeline.errors import ConfigError
 from pipeline.synthetic.config import SynthesizeConfig
-from pipeline.synthetic.scenes import ACTIONS, Scene, actor_mask, render_frame, sample_scene
+from pipeline.synthetic.scenes import Scene, actor_mask, render_frame, rival_mask
+from pipeline.synthetic.tasks import Style, class_names, rival_label, task_scene
+from pipeline.synthetic.textures import find_textures
 
 ANNOTATIONS_NAME = "annotations.csv"
 CLIPS_NAME = "clips"
@@ -36,11 +38,13 @@ class Clip:
     video_id: str
     start_s: int
     path: Path
+    rival: str | None = None
+    """Class of the second actor, where there is one."""
 
     def annotation(self, split: str) -> dict[str, Any]:
         """Row of Kinetics' annotation CSV."""
         return {
-            "label": self.scene.action.replace("_", " "),
+            "label": self.scene.label.replace("_", " "),
             "youtube_id": self.video_id,
             "time_start": self.start_s,
             "time_end": self.start_s + _KINETICS_CLIP_S,
@@ -62,7 +66,9 @@ def write_dataset(config: SynthesizeConfig) -> Iterator[Clip]:
     if find_spec("av") is None:
         raise ConfigError("synthetic clips need PyAV: pip install 'staa[evaluation]'")
     out = Path(config.out)
-    clips = [_clip(config, index) for index in range(config.n_clips)]
+    textures = () if config.textures is None else find_textures(config.textures)
+    style = Style(config.n_actors, config.distractors, config.colours, textures)
+    clips = [_clip(config, style, index) for index in range(config.n_clips)]
     _refuse_other_clips(out, clips)
     ground_truth = out / GROUND_TRUTH_NAME
     try:
@@ -100,16 +106,18 @@ def _write_clips(clips: list[Clip], ground_truth: Path, n_workers: int | None) -
         yield from pool.map(_write_clip, clips, range(n_clips), [ground_truth] * n_clips)
 
 
-def _clip(config: SynthesizeConfig, index: int) -> Clip:
-    action = ACTIONS[index % len(ACTIONS)]
-    scene = sample_scene(config.seed, index, action, config.canvas)
+def _clip(config: SynthesizeConfig, style: Style, index: int) -> Clip:
+    names = class_names(config.task)
+    label = names[index % len(names)]
+    scene = task_scene(config.task, config.seed, index, label, config.canvas, style)
     video_id = f"syn{config.seed:03d}{index:05d}"
     start_s = index * 7 % 60
     name = f"{video_id}_{start_s:06d}_{start_s + _KINETICS_CLIP_S:06d}.mp4"
     folder = Path(config.out) / CLIPS_NAME / config.split
     if config.layout == "class_folders":
-        folder /= action.replace("_", " ")
-    return Clip(scene, video_id, start_s, folder / name)
+        folder /= label.replace("_", " ")
+    rival = None if scene.rival is None else rival_label(scene, config.task)
+    return Clip(scene, video_id, start_s, folder / name, rival)
 
 
 def _create_ground_truth(path: Path, clips: list[Clip]) -> None:
@@ -117,21 +125,28 @@ def _create_ground_truth(path: Path, clips: list[Clip]) -> None:
     group = zarr.create_group(path, overwrite=True)
     n_frames = max(clip.scene.n_frames for clip in clips)
     masks = (len(clips), n_frames, canvas.height, canvas.width)
-    group.create_array(
-        "mask",
-        shape=masks,
-        chunks=(1, *masks[1:]),
-        dtype="bool",
-        dimension_names=("clip", "frame", "y", "x"),
-        attributes={"description": "pixels of the actor; False behind a clip's last frame"},
-    )
+    of_whom = {"mask": "the actor"}
+    if clips[0].scene.rival is not None:
+        of_whom["rival_mask"] = "the second actor, where the first isn't in front of it"
+    for name, actor in of_whom.items():
+        group.create_array(
+            name,
+            shape=masks,
+            chunks=(1, *masks[1:]),
+            dtype="bool",
+            dimension_names=("clip", "frame", "y", "x"),
+            attributes={"description": f"pixels of {actor}; False behind a clip's last frame"},
+        )
     columns: dict[str, tuple[list[Any], tuple[str, ...], str]] = {
         "video_id": ([clip.video_id for clip in clips], ("clip",), "str"),
         "action": ([clip.scene.action for clip in clips], ("clip",), "str"),
         "n_frames": ([clip.scene.n_frames for clip in clips], ("clip",), "int32"),
         "fps": ([canvas.fps for _ in clips], ("clip",), "float64"),
-        "window": ([clip.scene.window for clip in clips], ("clip", "edge"), "float64"),
+        "window": ([clip.scene.evidence_window for clip in clips], ("clip", "edge"), "float64"),
+        "label": ([clip.scene.label for clip in clips], ("clip",), "str"),
     }
+    if clips[0].rival is not None:
+        columns["rival_label"] = ([clip.rival for clip in clips], ("clip",), "str")
     for name, (values, dims, dtype) in columns.items():
         data = np.asarray(values, np.dtypes.StringDType() if dtype == "str" else dtype)
         array = group.create_array(name, shape=data.shape, dtype=dtype, dimension_names=dims)
@@ -141,10 +156,12 @@ def _create_ground_truth(path: Path, clips: list[Clip]) -> None:
 def _write_clip(clip: Clip, index: int, ground_truth: Path) -> Clip:
     scene = clip.scene
     _encode(clip)
-    masks: Any = zarr.open_group(ground_truth, mode="r+")["mask"]
-    padded = np.zeros(masks.shape[1:], np.bool_)
-    padded[: scene.n_frames] = [actor_mask(scene, frame) for frame in range(scene.n_frames)]
-    masks[index] = padded
+    group: Any = zarr.open_group(ground_truth, mode="r+")
+    drawn = {"mask": actor_mask} | ({} if scene.rival is None else {"rival_mask": rival_mask})
+    for name, mask in drawn.items():
+        padded = np.zeros(group[name].shape[1:], np.bool_)
+        padded[: scene.n_frames] = [mask(scene, frame) for frame in range(scene.n_frames)]
+        group[name][index] = padded
     return clip
 
 

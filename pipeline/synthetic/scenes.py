@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.synthetic.textures import texture
+
 ACTIONS = (
     "blink",
     "bounce",
@@ -109,7 +111,7 @@ class Distractor:
     """A shape that stands, drifts or swings for the whole clip, whatever the class."""
 
     kind: Literal["square", "triangle", "ring"]
-    motion: Literal["still", "drift", "swing", "turn"]
+    motion: Literal["still", "drift", "swing", "turn", "act"]
     x: float
     y: float
     radius: float
@@ -117,9 +119,15 @@ class Distractor:
     vx: float
     vy: float
     color: tuple[float, float, float]
+    double: Actor | None = None
+    """Whose action it performs if its motion is ``act``; the rest of it stays as it is."""
+    window: tuple[float, float] = (0.0, 1.0)
+    """Start and end of that action, s."""
 
     def pose(self, time_s: float, canvas: Canvas) -> Pose:
         """Pose at a time; what drifts off one side comes back on the other."""
+        if self.double is not None:
+            return self.double.pose(_progress(time_s, self.window))
         x, y, angle = self.x, self.y, self.angle
         if self.motion == "drift":
             margin = 2 * self.radius
@@ -151,17 +159,53 @@ class Scene:
     """Amplitude, cycles per second and phase (radians) of the brightness."""
     noise: float
     """Standard deviation of the pixel noise, in grey levels."""
+    rival: Actor | None = None
+    """A second actor, whose class is another one; it acts in the same window."""
+    cue: str | None = None
+    """The class, where it isn't the actor's action."""
+    evidence: tuple[float, float] | None = None
+    """Start and end of the time in which the class can be seen, s; by default the window."""
+    recoloured: tuple[tuple[float, float, tuple[float, float, float]], ...] = ()
+    """Start, end (s) and colour of what the actor shows in place of its own colour."""
+    texture: str | None = None
+    """File of the picture behind it all, of `pipeline.synthetic.textures`; by default noise."""
 
     @property
     def action(self) -> str:
-        """The class of the clip, one of `ACTIONS`."""
+        """What the actor does, one of `ACTIONS`."""
         return self.actor.action
+
+    @property
+    def label(self) -> str:
+        """The class of the clip."""
+        return self.action if self.cue is None else self.cue
+
+    @property
+    def evidence_window(self) -> tuple[float, float]:
+        """Start and end of the time in which the class can be seen, s."""
+        return self.window if self.evidence is None else self.evidence
 
     def actor_pose(self, frame: int) -> Pose:
         """Pose of the actor in a frame."""
-        start, end = self.window
-        progress = (frame / self.canvas.fps - start) / (end - start)
-        return self.actor.pose(min(max(progress, 0.0), 1.0))
+        return self.actor.pose(_progress(frame / self.canvas.fps, self.window))
+
+    def rival_pose(self, frame: int) -> Pose:
+        """Pose of the second actor in a frame."""
+        assert self.rival is not None
+        return self.rival.pose(_progress(frame / self.canvas.fps, self.window))
+
+    def actor_color(self, frame: int) -> tuple[float, float, float]:
+        """Colour of the actor in a frame, RGB from 0 to 255."""
+        time_s = frame / self.canvas.fps
+        for start, end, color in self.recoloured:
+            if start <= time_s < end:
+                return color
+        return self.actor.color
+
+
+def _progress(time_s: float, window: tuple[float, float]) -> float:
+    start, end = window
+    return min(max((time_s - start) / (end - start), 0.0), 1.0)
 
 
 def sample_scene(seed: int, index: int, action: str, canvas: Canvas | None = None) -> Scene:
@@ -186,7 +230,7 @@ def sample_scene(seed: int, index: int, action: str, canvas: Canvas | None = Non
         angle=rng.uniform(0, 2 * np.pi),
         extent=float(extent.get(action, unit * rng.uniform(72, 110))),
         phase=rng.uniform(0, 2 * np.pi),
-        color=_color(rng, hues=(-0.08, 0.15), saturations=(0.75, 1.0), values=(0.85, 1.0)),
+        color=draw_color(rng, hues=(-0.08, 0.15), saturations=(0.75, 1.0), values=(0.85, 1.0)),
     )
     return Scene(
         seed=seed,
@@ -211,7 +255,11 @@ def render_frame(scene: Scene, frame: int) -> NDArray[np.uint8]:
     """
     canvas = scene.canvas
     time_s = frame / canvas.fps
-    image = _background(scene.seed, scene.index, canvas.height, canvas.width)
+    size = canvas.height, canvas.width
+    if scene.texture is None:
+        image = _background(scene.seed, scene.index, *size)
+    else:
+        image = texture(scene.texture, canvas.height + _PAN_PX, canvas.width + _PAN_PX)
     cycles, phase_x, phase_y = scene.pan
     left = round(_PAN_PX * (1 + np.sin(2 * np.pi * cycles * time_s + phase_x)) / 2)
     top = round(_PAN_PX * (1 + np.sin(2 * np.pi * cycles * time_s + phase_y)) / 2)
@@ -219,10 +267,10 @@ def render_frame(scene: Scene, frame: int) -> NDArray[np.uint8]:
     for distractor in scene.distractors:
         pose = distractor.pose(time_s, canvas)
         box, coverage = _coverage(distractor.kind, pose, canvas)
-        _paint(image, box, coverage, np.asarray(distractor.color, np.float32))
-    pose = scene.actor_pose(frame)
-    box, coverage = _coverage("disc", pose, canvas)
-    _paint(image, box, coverage * pose.opacity, _two_tone(scene.actor.color, pose, box))
+        _paint(image, box, coverage * pose.opacity, np.asarray(distractor.color, np.float32))
+    if scene.rival is not None:
+        _paint_actor(image, scene.rival_pose(frame), scene.rival.color, canvas)
+    _paint_actor(image, scene.actor_pose(frame), scene.actor_color(frame), canvas)
     amplitude, rate, phase = scene.flicker
     image *= 1 + amplitude * np.sin(2 * np.pi * rate * time_s + phase)
     image += scene.noise * _noise(scene, frame)[:, :, None]
@@ -232,11 +280,27 @@ def render_frame(scene: Scene, frame: int) -> NDArray[np.uint8]:
 
 def actor_mask(scene: Scene, frame: int) -> NDArray[np.bool_]:
     """Where the actor is in a frame, also while it blinks: bool array of shape (height, width)."""
-    canvas = scene.canvas
+    return _disc_mask(scene.actor_pose(frame), scene.canvas)
+
+
+def rival_mask(scene: Scene, frame: int) -> NDArray[np.bool_]:
+    """Where the second actor is and the first isn't in front of it: bool array (height, width)."""
+    behind: NDArray[np.bool_] = _disc_mask(scene.rival_pose(frame), scene.canvas)
+    return behind & ~actor_mask(scene, frame)
+
+
+def _disc_mask(pose: Pose, canvas: Canvas) -> NDArray[np.bool_]:
     mask = np.zeros((canvas.height, canvas.width), np.bool_)
-    (rows, columns), coverage = _coverage("disc", scene.actor_pose(frame), canvas)
+    (rows, columns), coverage = _coverage("disc", pose, canvas)
     mask[rows, columns] = coverage >= 0.5
     return mask
+
+
+def _paint_actor(
+    image: Float32Array, pose: Pose, color: tuple[float, float, float], canvas: Canvas
+) -> None:
+    box, coverage = _coverage("disc", pose, canvas)
+    _paint(image, box, coverage * pose.opacity, _two_tone(color, pose, box))
 
 
 def _sample_distractor(rng: np.random.Generator, canvas: Canvas) -> Distractor:
@@ -257,17 +321,18 @@ def _sample_distractor(rng: np.random.Generator, canvas: Canvas) -> Distractor:
         angle=rng.uniform(0, 2 * np.pi),
         vx=unit * rng.uniform(-40, 40),
         vy=unit * rng.uniform(-40, 40),
-        color=_color(rng, hues=(0.25, 0.78), saturations=(0.4, 1.0), values=(0.4, 1.0)),
+        color=draw_color(rng, hues=(0.25, 0.78), saturations=(0.4, 1.0), values=(0.4, 1.0)),
     )
 
 
-def _color(
+def draw_color(
     rng: np.random.Generator,
     *,
     hues: tuple[float, float],
     saturations: tuple[float, float],
     values: tuple[float, float],
 ) -> tuple[float, float, float]:
+    """Draw a colour, RGB from 0 to 255; ranges of HSV from 0 to 1."""
     hue, saturation, value = rng.uniform(*hues), rng.uniform(*saturations), rng.uniform(*values)
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return 255 * red, 255 * green, 255 * blue
@@ -278,7 +343,7 @@ def _background(seed: int, index: int, height: int, width: int) -> Float32Array:
     """Texture of three octaves, larger than the canvas by the pan: float32 (h, w, 3)."""
     rng = np.random.default_rng([seed, index, 101])
     size = (width + _PAN_PX, height + _PAN_PX)
-    tint = np.asarray(_color(rng, hues=(0, 1), saturations=(0.0, 0.35), values=(0.4, 0.75)))
+    tint = np.asarray(draw_color(rng, hues=(0, 1), saturations=(0.0, 0.35), values=(0.4, 0.75)))
     texture = np.zeros((size[1], size[0], 3), np.float32)
     for cells, contrast in ((4, 28.0), (12, 18.0), (40, 12.0)):
         octave = rng.normal(0, contrast, (cells, cells)).astype(np.float32)

@@ -77,12 +77,15 @@ def write_run(
     manifest: str = "clips.parquet",
     digest: str = "0",
     layers: tuple[int, ...] = (11,),
+    **identity: Any,
 ) -> str:
     """Write a run's store, without the shards that are still pending; gives the run's URL."""
     method = {"name": "staa", "layers": "last", "heads": "mean", "residual": False}
     record = record_of(
         layout,
-        identity=identity_of(layout, manifest=digest, preprocessing=PREPROCESSING),
+        identity=identity_of(
+            layout, **{"manifest": digest, "preprocessing": PREPROCESSING, **identity}
+        ),
         config={"manifest": manifest, "model": "org/model", "out": str(url), "method": method},
         class_names=class_names,
         layers=layers,

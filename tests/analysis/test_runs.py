@@ -27,7 +27,7 @@ def test_a_run_opens_lazily_with_a_chunk_per_shard_and_without_warnings(tmp_path
     url = write_run(tmp_path / "run", layout, random_columns(layout))
     with warnings.catch_warnings(), dask.config.set(scheduler=refuse_to_compute):
         warnings.simplefilter("error")
-        ds = open_run(url)
+        ds = open_run(url, shards_per_chunk=1)
         joint = joint_attribution(ds)
     assert list(ds.data_vars) == list(layout.arrays())
     for name, spec in layout.arrays().items():
@@ -72,7 +72,7 @@ def test_layers_and_heads_are_labelled_and_multiply_to_their_joint_attribution(t
         if name.startswith(("layer_", "head_"))
     }
     url = write_run(tmp_path / "run", layout, random_columns(layout, **more), layers=(1, 3))
-    ds = open_run(url)
+    ds = open_run(url, shards_per_chunk=1)
     assert ds["layer"].values.tolist() == [1, 3]
     of_layer, of_head = (joint_attribution(ds, per=per) for per in ("layer", "head"))
     assert of_layer.dims == ("clip", "layer", "time", "y", "x")
@@ -102,7 +102,8 @@ STEPS = (Threshold(kind="otsu", per_frame=True), Focus(smoothing=0.5, temperatur
 
 def test_focused_attribution_is_lazy_and_a_chunk_per_shard(tmp_path):
     layout = small_layout(10, rows_per_shard=4)
-    ds = open_run(write_run(tmp_path / "run", layout, random_columns(layout)))
+    url = write_run(tmp_path / "run", layout, random_columns(layout))
+    ds = open_run(url, shards_per_chunk=1)
     with dask.config.set(scheduler=refuse_to_compute):
         focused = focused_attribution(ds, *STEPS)
     assert focused.dims == ("clip", "time", "y", "x")

@@ -19,10 +19,9 @@ from analysis import (
     overall_statistics,
     save_statistics,
 )
-from analysis.statistics import normalised_entropy
+from analysis.reduction import Block
 from pipeline.errors import StoreError
 from pipeline.status import Status
-from pipeline.store.run_folder import statistics_url
 from tests.analysis.stores import (
     CLASS_NAMES,
     random_columns,
@@ -103,9 +102,9 @@ def test_statistics_are_those_of_a_loop_over_clips(tmp_path_factory, by, run):
     statistics = class_statistics(open_run(url), by).compute()
     assert statistics["class"].values.tolist() == list(CLASS_NAMES)
     expected = _by_hand(columns, by)
-    assert set(statistics.data_vars) == set(expected)
+    assert set(statistics.data_vars) == {*expected, "coverage"}
     for name, values in expected.items():
-        np.testing.assert_allclose(statistics[name], values, rtol=1e-9, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(statistics[name], values, rtol=1e-5, atol=2e-7, err_msg=name)
 
 
 def test_a_class_without_clips_counts_0_and_is_nan_elsewhere(tmp_path):
@@ -115,7 +114,7 @@ def test_a_class_without_clips_counts_0_and_is_nan_elsewhere(tmp_path):
     empty = statistics.sel({"class": "cooking"})
     assert empty["n_clips"] == 0
     assert empty["n_failed"] == 0
-    for name in set(statistics.data_vars) - {"n_clips", "n_failed"}:
+    for name in set(statistics.data_vars) - {"n_clips", "n_failed", "coverage"}:
         assert np.isnan(empty[name]).all(), name
 
 
@@ -143,7 +142,7 @@ def test_a_selection_of_clips_has_statistics_too(tmp_path):
     ds = open_run(write_run(tmp_path / "run", layout, columns)).isel(clip=slice(3, 11))
     part = {name: column[3:11] for name, column in columns.items()}
     expected = _by_hand(part, "label")["spatial_map"]
-    np.testing.assert_allclose(class_statistics(ds)["spatial_map"], expected, rtol=1e-9)
+    np.testing.assert_allclose(class_statistics(ds)["spatial_map"], expected, rtol=1e-6)
 
 
 def test_nothing_is_computed_before_compute(tmp_path):
@@ -154,20 +153,20 @@ def test_nothing_is_computed_before_compute(tmp_path):
         assert all(dask.is_dask_collection(array.data) for array in statistics.values())
 
 
-def test_each_shard_is_read_once_and_reduced_where_it_is(tmp_path):
+def test_each_shard_is_read_and_reduced_in_one_task(tmp_path):
     layout = small_layout(20, rows_per_shard=2)
-    ds = open_run(write_run(tmp_path / "run", layout, random_columns(layout)))
-    products = Counter()
+    url = write_run(tmp_path / "run", layout, random_columns(layout))
+    results = Counter()
 
-    class CountProducts(Callback):
+    class CountResults(Callback):
         def _posttask(self, key, result, _dsk, _state, _worker):
-            # The product of S and T is the first task with data of a patch grid per clip.
-            if getattr(result, "shape", ())[1:] == (2, 3, 5):
-                products[result.shape[0]] += 1
+            results[type(result).__name__] += 1
+            # No task gives clips' maps: what a block reads stays in its task.
+            assert getattr(result, "shape", ())[1:] != (2, 3, 5)
 
-    with CountProducts():
-        class_statistics(ds).compute(scheduler="synchronous")
-    assert products == {2: layout.n_shards}
+    with CountResults():
+        class_statistics(open_run(url, shards_per_chunk=1)).compute(scheduler="synchronous")
+    assert results[Block.__name__] == layout.n_shards
 
 
 def test_half_precision_is_not_summed_in_half_precision(tmp_path):
@@ -180,14 +179,6 @@ def test_half_precision_is_not_summed_in_half_precision(tmp_path):
     assert float(statistics["spatial_map_std"][0].max()) < 1e-7
 
 
-def test_entropy_goes_from_0_to_1():
-    joint = np.zeros((2, 2, 3, 5), np.float32)
-    joint[0, 1, 2, 3] = 1
-    joint[1] = 1 / 30
-    entropy = normalised_entropy(xr.DataArray(joint, dims=("clip", "time", "y", "x")))
-    np.testing.assert_allclose(entropy, [0, 1], atol=1e-12)
-
-
 def test_overall_statistics_weigh_each_clip_alike(tmp_path):
     layout = small_layout(15)
     columns = random_columns(layout)
@@ -196,10 +187,10 @@ def test_overall_statistics_weigh_each_clip_alike(tmp_path):
     one_class = {**columns, "label": np.zeros(15, np.int32)}
     expected = _by_hand(one_class, "label")
     for name in ("spatial_map", "temporal_profile", "entropy", "probability"):
-        np.testing.assert_allclose(overall[name], expected[name][0], rtol=1e-9, err_msg=name)
+        np.testing.assert_allclose(overall[name], expected[name][0], rtol=1e-6, err_msg=name)
 
 
-def test_an_unknown_grouping_isrefuse_to_computed(tmp_path):
+def test_an_unknown_grouping_is_refused(tmp_path):
     layout = small_layout(4)
     ds = open_run(write_run(tmp_path / "run", layout, random_columns(layout)))
     with pytest.raises(ValueError, match="by: 'video_id' is not one of label, prediction"):
@@ -224,13 +215,13 @@ def test_saved_statistics_come_back_as_they_were(tmp_path, place):
     assert statistics.attrs["identity"] == opened.attrs["identity"]
 
 
-def test_statistics_that_were_cut_off_arerefuse_to_computed(tmp_path):
+def test_statistics_that_were_cut_off_are_refused(tmp_path):
     layout = small_layout(4)
     url = write_run(tmp_path / "run", layout, random_columns(layout))
     with pytest.raises(StoreError, match="no statistics at"):
         open_statistics(url)
     save_statistics(class_statistics(open_run(url)), url)
-    group = zarr.open_group(statistics_url(url), mode="r+")
+    group = zarr.open_group(f"{url}/statistics.zarr/by_label", mode="r+")
     attributes = dict(group.attrs)
     del attributes["identity"]
     group.attrs.put(attributes)

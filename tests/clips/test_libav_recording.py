@@ -202,8 +202,7 @@ def test_times_of_a_variable_rate_are_the_containers(tmp_path, suffix, seed):
     np.testing.assert_allclose(seconds, (times - times[0]) / 1000, atol=1e-3)
 
 
-@pytest.mark.parametrize("degrees", [90])
-def test_turned_pictures(tmp_path, degrees, seed):
+def test_turned_pictures(tmp_path, seed):
     path = turn_mp4(write_mp4(tmp_path / "a.mp4", FRAMES, FPS, bf="2"))
     assert_reads_as_forward(path.read_bytes(), seed)
     assert next(open_libav(path.read_bytes()).frames_at([0])).shape == (96, 64, 3)
@@ -364,3 +363,20 @@ def test_a_view_is_the_same_with_others_and_alone(folder):
     for outcome, reading in zip(together, readings, strict=True):
         assert isinstance(outcome, ClipFrames)
         assert result(outcome) == result(read_views(data, [reading])[0])
+
+
+@pytest.mark.parametrize("dropped", [5, 17, 22, 33])
+@pytest.mark.parametrize("name", ["open_gop.mkv", "pyramid.mkv", "b_frames.mp4"])
+def test_a_slip_at_which_a_strict_decoder_stops_is_read_as_players_do(
+    folder, tmp_path, name, dropped
+):
+    # What refers to the packet finds another in its place.
+    path = write_remuxed(
+        write_kind(folder, name), tmp_path / name, change=lambda n, _: n != dropped
+    )
+    expected, _ = forward_frames(path.read_bytes())
+    assert len(expected) == N_FRAMES - 1
+    recording = open_libav(path.read_bytes())
+    assert recording.timeline.n_frames == N_FRAMES - 1
+    for frame, wanted in zip(recording.frames_at(range(N_FRAMES - 1)), expected, strict=True):
+        assert np.array_equal(frame, wanted)

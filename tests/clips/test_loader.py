@@ -83,6 +83,7 @@ def test_columns_have_the_rows_order_and_the_promised_types(clips):
         "frames": (np.uint8, (3, 4, HEIGHT, WIDTH, 3)),
         "frame_index": (np.int32, (3, 4)),
         "frame_time": (np.float64, (3, 4)),
+        "clip_digest": (np.uint8, (3, 16)),
         "status": (np.uint8, (3,)),
         "message": (object, (3,)),
     }
@@ -204,3 +205,13 @@ def test_either_decoder_gives_the_frames(clips, decoder):
     columns = loader_of(clips, decoder=decoder)(rows_of("b.mp4", "a.mp4"))
     for frames, index in zip(columns["frames"], columns["frame_index"], strict=True):
         assert read_numbers(frames) == index.tolist()
+
+
+def test_a_file_is_known_by_its_digest(clips, tmp_path):
+    (tmp_path / "other.mp4").write_bytes((clips / "a.mp4").read_bytes())
+    columns = loader_of(clips)(rows_of("a.mp4", "b.mp4", "absent.mp4", "text.mp4"))
+    first, second, absent, unreadable = columns["clip_digest"]
+    copied = loader_of(tmp_path)(rows_of("other.mp4"))["clip_digest"][0]
+    assert first.tolist() == copied.tolist() != second.tolist()
+    assert not absent.any()
+    assert unreadable.any()

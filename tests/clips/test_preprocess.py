@@ -301,3 +301,14 @@ def test_crops_lie_along_the_longer_side(height, width, crop, corners):
     for position, corner in zip((0, 0.5, 1), corners, strict=True):
         cropping = Preprocessing(shortest_edge=100, crop=crop, crop_position=position)
         assert cropping.crop_box(height, width)[:2] == corner
+
+
+@pytest.mark.parametrize("size", [(96, 160), (160, 96), (64, 64), (30, 40)])
+@pytest.mark.parametrize("position", [0.0, 0.3, 1.0])
+def test_crops_of_a_frame_that_was_resized_once_are_those_of_each(size, position):
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    for shape in ({"shortest_edge": 48}, {"shortest_edge": None}, {"shortest_edge": 96}):
+        preprocessing = Preprocessing(crop=(48, 48), crop_position=position, **shape)
+        central = dataclasses.replace(preprocessing, crop_position=0.5)
+        cropped = preprocessing.crop_resized(central.resize_frame(frame), size)
+        assert np.array_equal(cropped, preprocessing.resize_and_crop(frame[None])[0])

@@ -166,9 +166,9 @@ def test_a_video_is_fetched_once_for_its_views(run, monkeypatch):
     plan, _ = run
     fetched = []
 
-    def counted(root, path):
+    def counted(root, path, witness):
         fetched.append(path)
-        return fetch_clip(root, path)
+        return fetch_clip(root, path, witness)
 
     monkeypatch.setattr(pipeline.clips.loader, "fetch_clip", counted)
     plain_columns(prepared(plan.config.model_copy(update={"batch_size": 4})))

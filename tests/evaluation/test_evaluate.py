@@ -11,15 +11,26 @@ from jobs.cli import run_job
 from jobs.evaluate import EvaluateConfig, evaluate
 from pipeline.attribution.focus import Threshold, apply_steps, joint_attribution, steps_name
 from pipeline.attribution.measures import normalised_entropy
+from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import Views, ViewsConfig
 from pipeline.errors import StoreError
 from pipeline.evaluation.evaluate import METHODS, VARIANTS, evaluate_run
+from pipeline.evaluation.scores import (
+    COMPLEXITY,
+    LOCALISATION,
+    TRANSPORT,
+    complexities,
+    localisation,
+    transported,
+)
 from pipeline.status import Status
-from pipeline.store.ground_truth import open_ground_truth
+from pipeline.store.ground_truth import Truth, open_ground_truth
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
 from tests.analysis.stores import PREPROCESSING, random_columns, small_layout, write_run
 
 N_CLIPS = 10
+VIEWS = Views.of_config(ViewsConfig(), Sampling("uniform", 4), PREPROCESSING)
 GRID = (2, 4, 4)
 LAYOUT = replace(small_layout(N_CLIPS), height=4, width=4)
 FAILED = {1: Status.MISSING, 2: Status.MODEL_ERROR, 8: Status.TOO_SHORT, 9: Status.EMPTY}
@@ -70,8 +81,10 @@ def test_every_ok_clip_is_held_against_its_own_ground_truth(dataset, tmp_path):
             on_mask.append((mask * joint[row]).sum())
     assert tuple(lifts) == METHODS
     assert lifts["attribution"].n_clips == len(covered) == 6
-    assert lifts["attribution"].share == pytest.approx(np.mean(on_mask))
-    assert lifts["attribution"].value == pytest.approx(np.mean(on_mask) / np.mean(covered))
+    # S in float16 sums to 1 within 1e-3; the share is of what is there.
+    lift = np.mean(on_mask) / np.mean(covered)
+    assert lifts["attribution"].share == pytest.approx(np.mean(on_mask), rel=1e-3)
+    assert lifts["attribution"].value == pytest.approx(lift, rel=1e-3)
     assert lifts["uniform"].value == pytest.approx(1, abs=1e-9)
     assert lifts["uniform"].standard_error == pytest.approx(0, abs=1e-9)
     stored = metrics_of(tmp_path / "run")
@@ -80,7 +93,7 @@ def test_every_ok_clip_is_held_against_its_own_ground_truth(dataset, tmp_path):
     assert metrics.attrs["identity"] == run.attrs["identity"]
     ok = [row for row in range(N_CLIPS) if row not in FAILED]
     np.testing.assert_allclose(stored["mask_covered"][:][ok], covered, rtol=1e-6)
-    np.testing.assert_allclose(stored["mask_share_attribution"][:][ok], on_mask, rtol=1e-6)
+    np.testing.assert_allclose(stored["mask_share_attribution"][:][ok], on_mask, rtol=1e-3)
 
 
 def test_metrics_are_rows_of_the_run_and_nan_where_a_clip_failed(dataset, tmp_path):
@@ -90,15 +103,24 @@ def test_metrics_are_rows_of_the_run_and_nan_where_a_clip_failed(dataset, tmp_pa
     assert stored.pop("variant")[:].tolist() == [steps_name(steps) for steps in VARIANTS]
     per_variant = {"variant_mask_share", "variant_kept", "variant_entropy"}
     per_clip = {"mask_covered", *(f"mask_share_{method}" for method in METHODS)}
-    assert set(stored) == per_clip | per_variant
+    per_method = {*LOCALISATION, *TRANSPORT, *COMPLEXITY}
+    assert stored.pop("method")[:].tolist() == list(METHODS)
+    assert set(stored) == per_clip | per_variant | per_method
+    sizes = {"variant": len(VARIANTS), "method": len(METHODS)}
     for name, array in stored.items():
-        n_dimensions = 2 if name in per_variant else 1
-        assert array.shape == (N_CLIPS, len(VARIANTS))[:n_dimensions]
+        dims = ("variant",) * (name in per_variant) + ("method",) * (name in per_method)
+        assert array.shape == (N_CLIPS, *(sizes[dim] for dim in dims))
         assert array.dtype == np.float32
-        assert array.metadata.dimension_names == ("clip", "variant")[:n_dimensions]
+        assert array.metadata.dimension_names == ("clip", *dims)
         values = array[:].reshape(N_CLIPS, -1)
-        assert np.flatnonzero(np.isnan(values).all(axis=1)).tolist() == sorted(FAILED)
-        assert np.isfinite(np.delete(values, sorted(FAILED), axis=0)).all()
+        empty = set(np.flatnonzero(np.isnan(values).all(axis=1)).tolist())
+        assert empty >= set(FAILED)
+        assert name in per_method or empty == set(FAILED)
+        # Of clips whose actor the model doesn't see, the order of patches has no answer.
+        measured = [row for row in range(N_CLIPS) if row not in FAILED]
+        if name in per_method:
+            measured = [row for row in measured if stored["mask_covered"][row] > 0.1]
+        assert np.isfinite(values[measured]).all()
 
 
 def test_variants_are_what_their_steps_make_of_the_attribution(dataset, tmp_path):
@@ -121,10 +143,10 @@ def test_variants_are_what_their_steps_make_of_the_attribution(dataset, tmp_path
         on_mask = [float((a * mask).sum()) for a, mask in zip(sharpened, masks, strict=True)]
         kept = [np.count_nonzero(a) / a.size for a in sharpened]
         entropy = [float(normalised_entropy(a)) for a in sharpened]
-        np.testing.assert_allclose(row_values["variant_mask_share"], on_mask, rtol=1e-5)
+        np.testing.assert_allclose(row_values["variant_mask_share"], on_mask, rtol=1e-3)
         np.testing.assert_allclose(row_values["variant_kept"], kept, rtol=1e-6)
         np.testing.assert_allclose(row_values["variant_entropy"], entropy, rtol=1e-5, atol=1e-7)
-        assert effect.lift.value == pytest.approx(np.mean(on_mask) / np.mean(masks), rel=1e-5)
+        assert effect.lift.value == pytest.approx(np.mean(on_mask) / np.mean(masks), rel=1e-3)
         assert effect.kept == pytest.approx(np.mean(kept))
         assert effect.entropy == pytest.approx(np.mean(entropy))
     stored_as_is = evaluation.variants["as stored"]
@@ -206,7 +228,7 @@ def test_the_job_prints_a_line_for_each_method_and_variant_and_where_the_values_
     run = write_run(tmp_path / "run", LAYOUT, columns_of(clips))
     argv = [run, "--ground-truth", url]
     assert run_job(EvaluateConfig, evaluate, verb="evaluate", argv=argv) == 0
-    methods, variants, last = capsys.readouterr().out.split("\n\n")
+    methods, variants, scores, last = capsys.readouterr().out.split("\n\n")
     evaluation = evaluate_run(run, open_ground_truth(url))
     lines = methods.splitlines()[1:]
     for line, (method, lift) in zip(lines, evaluation.methods.items(), strict=True):
@@ -222,7 +244,12 @@ def test_the_job_prints_a_line_for_each_method_and_variant_and_where_the_values_
             *(f"{effect.lift.value:.2f}", f"({effect.lift.standard_error:.2f})"),
             f"{effect.entropy:.3f}",
         ]
-    for table in (methods, variants):
+    lines = scores.splitlines()[1:]
+    for line, (metric, of_methods) in zip(lines, evaluation.scores.items(), strict=True):
+        assert line.startswith(metric.replace("_", " "))
+        for score in of_methods.values():
+            assert f"{score.mean:.3f} ({score.standard_error:.3f})" in line
+    for table in (methods, variants, scores):
         assert max(map(len, table.splitlines())) <= 80
     assert last == f"evaluate: 6 clips; values per clip in {run}/metrics.zarr\n"
 
@@ -287,3 +314,39 @@ def test_a_folder_in_which_no_metrics_can_be_written_is_one_line(capsys, dataset
     (tmp_path / "run" / "metrics.zarr").write_text("a file")
     message = refuse(capsys, run, f"--ground-truth={url}")
     assert f"can't write metrics to {run}/metrics.zarr" in message
+
+
+def test_order_and_transport_are_the_metrics_of_each_clip_and_a_sample(dataset, tmp_path):
+    url, clips = dataset
+    columns, truth = columns_of(clips, failed={}), open_ground_truth(url)
+    run = write_run(tmp_path / "run", LAYOUT, columns)
+    evaluation = evaluate_run(run, truth, n_transported=3)
+    stored = metrics_of(tmp_path / "run")
+    joint = joint_attribution(columns["spatial"], columns["temporal"])
+    seen = truth.of_rows(
+        np.arange(N_CLIPS), columns["video_id"], columns["frame_index"], VIEWS, GRID
+    )
+    expected = localisation(joint, seen) | complexities(joint)
+    method = METHODS.index("attribution")
+    for name, values in expected.items():
+        np.testing.assert_allclose(stored[name][:, method], values, rtol=1e-5, atol=1e-6)
+        score = evaluation.scores[name]["attribution"]
+        assert score.mean == pytest.approx(np.nanmean(values), rel=1e-5)
+        assert score.n_clips == np.isfinite(values).sum()
+        assert score.n_undefined == np.isnan(values).sum()
+    chosen = [0, 4, 9]
+    of_chosen = Truth(seen.covered[chosen], seen.known[chosen])
+    for name, values in transported(joint[chosen], of_chosen).items():
+        np.testing.assert_allclose(stored[name][:][chosen, method], values, rtol=1e-5)
+        others = np.delete(stored[name][:], chosen, axis=0)
+        assert np.isnan(others).all()
+        assert evaluation.scores[name]["uniform"].n_clips <= 3
+    uniform = evaluation.scores["auroc"]["uniform"]
+    assert uniform.mean == pytest.approx(0.5)
+
+
+def test_a_kind_that_is_not_there_is_one_line(capsys, dataset, tmp_path):
+    url, clips = dataset
+    run = write_run(tmp_path / "run", LAYOUT, columns_of(clips))
+    message = refuse(capsys, run, f"--ground-truth={url}", "--kind=hand")
+    assert "has no 'hand', expected one of actor" in message

@@ -7,10 +7,8 @@ import pytest
 import ray
 
 from pipeline.execution.counter import tally_channel
-from pipeline.execution.metrics import RunMetrics
 from pipeline.run.tally import Commit, Fault
 
-METRICS = RunMetrics("test")
 HANG_S = 60
 """Only a guard: reports take a second or two."""
 
@@ -32,7 +30,7 @@ def work(channel):
 
 
 def test_a_worker_tells_as_values_what_it_did_and_what_it_failed_on(local_ray):
-    with tally_channel(METRICS, rows_per_shard=4, n_pending=8) as channel:
+    with tally_channel("test", rows_per_shard=4, n_pending=8) as channel:
         with pytest.raises(ValueError, match="no such"):
             ray.get(work.remote(channel))
         wait_for(lambda: channel.progress().decoded == 2)
@@ -44,7 +42,7 @@ def test_a_worker_tells_as_values_what_it_did_and_what_it_failed_on(local_ray):
 
 
 def test_who_is_at_work_is_heard_though_there_is_nothing_to_report(local_ray):
-    with tally_channel(METRICS, rows_per_shard=4, n_pending=8) as channel:
+    with tally_channel("test", rows_per_shard=4, n_pending=8) as channel:
         channel.progress()  # The actor is there.
         time.sleep(1)
         before = channel.progress().silent_s
@@ -54,7 +52,7 @@ def test_who_is_at_work_is_heard_though_there_is_nothing_to_report(local_ray):
 
 
 def test_that_the_actor_is_lost_fails_nobody(local_ray):
-    with tally_channel(METRICS, rows_per_shard=4, n_pending=8) as channel:
+    with tally_channel("test", rows_per_shard=4, n_pending=8) as channel:
         ray.kill(channel.actor)
         channel.commit(Commit(0, {"ok": 4}, 100))
         channel.fault(Fault("write", "no space", (0, 3)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StorageError, StoreGoneError
-from pipeline.run.job import Limits, PassBrokenError, carry_out, real_stages
+from pipeline.run.job import Carriage, Limits, PassBrokenError, carry_out, real_stages
 from pipeline.run.serial import execute_serially
 from pipeline.run.tally import Fault, LocalChannel, Tally
 from pipeline.status import Status
@@ -44,10 +44,11 @@ class Passes:
         self.shards = []
 
     @contextmanager
-    def __call__(self, plan, pending):
-        yield self.run_pass
+    def __call__(self, plan, n_pending):
+        yield Carriage(self.run_pass, lambda: None, dict)
 
-    def run_pass(self, pending, shards):
+    def run_pass(self, work):
+        shards = work.shards
         self.shards.append(shards.tolist())
         n_done, error = self.breaks.pop(0) if self.breaks else (len(shards), None)
         status = open_store(self.plan.store_url, mode="r+").array("status")

@@ -1,5 +1,6 @@
 """A run without a cluster: the bits of a plain loop and of Ray's, and no Ray at all."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -186,3 +187,34 @@ def test_a_gpu_that_is_not_there_is_refused(inputs, tmp_path):
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="device: 'cuda'"):
         check_serial(inputs.config(tmp_path / "run", device="cuda"))
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """Writes shards until a disk is full."""
+
+    write: object
+
+    def __call__(self, store, columns, rows):
+        if rows[0] >= 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.write(store, columns, rows)
+
+
+def test_a_full_disk_ends_the_run_with_one_line_that_names_the_store(inputs, tmp_path, capsys):
+    out = tmp_path / "run"
+
+    def stages_of(*arguments):
+        stages = real_stages(*arguments)
+        return replace(stages, write=FullDisk(stages.write))
+
+    full = partial(execute_serially, stages_of=stages_of)
+    assert run_attribute(inputs.flags(out), full) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.splitlines()[-1] == (
+        "attribute: error: 6 rows are pending, since a pass was broken off: rows 12 to 13: can't "
+        f"write {out}/attributions.zarr: No space left on device; what was finished is kept, and "
+        "the same command goes on"
+    )
+    assert "Traceback" not in stderr
+    assert pending_shards(out) == [2, 3]

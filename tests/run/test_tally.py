@@ -17,6 +17,7 @@ from pipeline.run.tally import (
     Report,
     Tally,
     shown_progress,
+    what_bounds,
 )
 
 ROWS_PER_SHARD, N_ROWS = 4, 14
@@ -161,3 +162,24 @@ def test_who_watches_hears_how_long_nothing_was_heard():
     assert heard[-1].silent_s >= 0.1
     tally.report(Report())
     assert tally.progress().silent_s < heard[-1].silent_s
+
+
+def test_the_end_says_the_rate_and_the_busiest_step():
+    progress = Progress(
+        decoded=80, explained=80, committed=80, failed=0, silent_s=0, working_s=40,
+        seconds={"read": 500, "decode": 76, "explain": 20, "write": 8},
+    )  # fmt: skip
+    said = "2 clips/s, bounded by decoding (busy: decoding 95%, the models 50%, writing 5%)"
+    assert what_bounds(progress, {"decode": 2, "explain": 1, "write": 4}) == said
+    assert "bounded by the models" in what_bounds(progress, {"decode": 8, "explain": 1, "write": 4})
+    assert what_bounds(Tally(4).progress(), {"decode": 1}) == ""
+
+
+def test_work_begins_with_the_step_that_decodes_the_first_clip():
+    tally = Tally(4)
+    channel = LocalChannel(tally)
+    made_s = time.monotonic()
+    time.sleep(0.2)
+    with channel.step("decode", np.arange(4)):
+        time.sleep(0.05)
+    assert 0.05 <= tally.progress().working_s <= time.monotonic() - made_s - 0.2

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from pipeline.errors import CredentialsError, StorageError
+from pipeline.errors import ConfigError, CredentialsError, StorageError
 from pipeline.storage.retries import (
     PATIENCE_VARIABLE,
     is_transient,
@@ -107,6 +107,7 @@ def test_patience_is_a_number_of_the_environment(monkeypatch):
     assert patience_s() == 60
     monkeypatch.setenv(PATIENCE_VARIABLE, "2.5")
     assert patience_s() == 2.5
-    monkeypatch.setenv(PATIENCE_VARIABLE, "long")
-    with pytest.raises(ValueError, match="long"):
-        patience_s()
+    for text in ("long", "nan", "-1", "", "x" * 1000):
+        monkeypatch.setenv(PATIENCE_VARIABLE, text)
+        with pytest.raises(ConfigError, match=f"{PATIENCE_VARIABLE}: '{text[:9]}.*seconds"):
+            patience_s()

@@ -9,10 +9,16 @@ from hypothesis import strategies as st
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import StoreError
-from pipeline.store.ground_truth import GroundTruth, open_ground_truth
+from pipeline.store.ground_truth import (
+    GridTruth,
+    MaskTruth,
+    Truth,
+    open_ground_truth,
+    write_ground_truth,
+)
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
-from pipeline.synthetic.scenes import actor_mask
+from pipeline.synthetic.scenes import actor_mask, rival_mask
 from tests.analysis.stores import random_columns, small_layout, write_run
 
 quick = settings(deadline=None, max_examples=40)
@@ -21,8 +27,8 @@ ALWAYS = (-1.0, 1e6)
 
 def truth_of(masks, window=ALWAYS, fps=10.0, n_frames=None):
     """Ground truth of one clip, ``clip0``."""
-    return GroundTruth(
-        masks=masks[None],
+    return MaskTruth(
+        masks={"actor": masks[None]},
         index_of={"clip0": 0},
         windows=np.array([window], float),
         fps=np.array([fps]),
@@ -158,3 +164,83 @@ def test_a_store_that_is_no_ground_truth_is_named(tmp_path):
     for url in (*map(str, places), "gopher://host/truth.zarr", "memory://none/truth.zarr"):
         with pytest.raises(StoreError, match=f"no ground truth at {url}"):
             open_ground_truth(url)
+
+
+GRID = (2, 3, 5)
+KINDS = ("person", "hand")
+
+
+def written(url, n_rows=6, seed=0):
+    rng = np.random.default_rng(seed)
+    video_ids = np.array([f"clip{row}" for row in range(n_rows)], object)
+    covered = rng.random((2, n_rows, *GRID)).astype(np.float16).astype(np.float32)
+    known = rng.random((2, n_rows, 2)) < 0.5
+    rows = np.array([4, 1, 2])
+    blocks = [
+        (rows, kind, Truth(covered[index, rows], known[index, rows]))
+        for index, kind in enumerate(KINDS)
+    ]
+    write_ground_truth(url, KINDS, video_ids, GRID, blocks, {"annotations": "boxes.csv"})
+    return rows, covered, known
+
+
+def read(truth, rows, kind=None, grid=GRID, names=None):
+    names = [f"clip{row}" for row in rows] if names is None else names
+    return truth.of_rows(np.array(rows), np.array(names, object), np.empty(0), None, grid, kind)
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_what_is_written_on_a_grid_is_read_by_row_and_kind(tmp_path, prefix):
+    url = f"{prefix}{tmp_path}/truth.zarr"
+    rows, covered, known = written(url)
+    truth = open_ground_truth(url)
+    assert isinstance(truth, GridTruth)
+    assert truth.kinds == KINDS
+    for index, kind in enumerate(KINDS):
+        for some in ([2, 4], [4, 1], [1]):
+            found = read(truth, some, kind)
+            np.testing.assert_array_equal(found.covered, covered[index, some])
+            np.testing.assert_array_equal(found.known, known[index, some])
+            assert found.covered.dtype == np.float32
+            np.testing.assert_array_equal(
+                found.patches_known[..., 1, 2], known[index, some], strict=True
+            )
+    np.testing.assert_array_equal(read(truth, [1]).covered, covered[0, [1]])
+    untold = [row for row in range(6) if row not in rows]
+    assert not read(truth, untold, "hand").known.any()
+    group = zarr.open_group(url, mode="r")
+    assert group["covered"].metadata.dimension_names == ("kind", "clip", "time", "y", "x")
+    assert group.attrs["annotations"] == "boxes.csv"
+
+
+def test_the_truth_of_another_run_is_refused(tmp_path):
+    url = f"{tmp_path}/truth.zarr"
+    written(url)
+    truth = open_ground_truth(url)
+    with pytest.raises(StoreError, match="a grid of 2x3x5, the run has 2x4x4"):
+        read(truth, [1], grid=(2, 4, 4))
+    with pytest.raises(StoreError, match="has 'clip1' where the run has 'other', in row 1"):
+        read(truth, [1], names=["other"])
+    with pytest.raises(StoreError, match="no row where the run has 'clip9', in row 9"):
+        read(truth, [9])
+    with pytest.raises(StoreError, match="has no 'object', expected one of person, hand"):
+        read(truth, [1], "object")
+
+
+def test_the_second_actor_is_a_kind_of_its_own(tmp_path):
+    config = SynthesizeConfig(
+        **{"out": str(tmp_path), "n_clips": 3, "width": 96, "height": 64, "fps": 8},
+        **{"min_duration_s": 1, "max_duration_s": 2, "n_workers": 1, "n_actors": 2},
+    )
+    clips = list(write_dataset(config))
+    truth = open_ground_truth(str(tmp_path / "ground_truth.zarr"))
+    assert truth.kinds == ("actor", "rival")
+    preprocessing = Preprocessing(shortest_edge=64, crop=(64, 64))
+    for clip in clips:
+        first = round(clip.scene.window[0] * 8) + 1
+        for kind, mask in (("actor", actor_mask), ("rival", rival_mask)):
+            patches = truth.patches(
+                clip.video_id, np.array([first]), preprocessing, (1, 64, 64), kind
+            )
+            np.testing.assert_array_equal(patches[0], mask(clip.scene, first)[:, 16:80])
+            assert patches.any()

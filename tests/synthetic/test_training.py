@@ -13,14 +13,13 @@ from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.synthetic.config import SynthesizeConfig, TrainConfig
 from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.scenes import ACTIONS, sample_scene
+from pipeline.synthetic.small_models import IMAGE_SIZE, small_model
 from pipeline.synthetic.training import (
     CLASS_NAMES,
-    IMAGE_SIZE,
     collect_clips,
     held_out_accuracy,
     mirrored,
     render_clips,
-    small_timesformer,
     train,
     with_reverse,
 )
@@ -104,7 +103,7 @@ def test_turning_leaves_the_other_labels_and_its_arguments_alone():
 
 
 def test_the_untrained_model_attends_unevenly_and_prefers_no_class():
-    model = small_timesformer(8, seed=0).eval()
+    model = small_model("timesformer", 8, 0, CLASS_NAMES).eval()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, 8, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
     with torch.inference_mode():
@@ -128,7 +127,7 @@ def test_a_few_clips_are_learnt_the_same_way_every_time(tmp_path):
     assert [ACTIONS[label] for label in clips.labels[:10]] == list(ACTIONS)
     losses = []
     for _ in range(2):
-        model = small_timesformer(8, config.seed)
+        model = small_model("timesformer", 8, config.seed, CLASS_NAMES)
         losses.append([epoch.loss for epoch in train(model, clips, config)])
     assert losses[0] == losses[1]
     assert losses[0][0] == pytest.approx(np.log(10), abs=0.1)
@@ -202,7 +201,7 @@ def test_a_clip_that_can_not_be_decoded_counts_as_wrong(tmp_path):
     (tmp_path / "a.mp4").write_text("not a video")
     listing = tmp_path / "clips.txt"
     manifest = str(tmp_path / "clips.parquet")
-    model = small_timesformer(8, seed=0)
+    model = small_model("timesformer", 8, 0, CLASS_NAMES)
     for name in CLASS_NAMES:
         listing.write_text(f"a.mp4\t{name}")
         table = build_manifest(layout="list", clips=str(tmp_path), annotations=str(listing))

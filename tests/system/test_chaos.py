@@ -374,4 +374,6 @@ def test_a_process_that_dies_each_time_ends_the_run(finished_run, tmp_path, caps
     )
     # The last shard is a short one.
     n_pending = sum(2 if shard == 3 else 4 for shard in left)
-    assert f"attribute: error: {n_pending} rows are pending\n" in said
+    last = said.splitlines()[-1]
+    assert last.startswith(f"attribute: error: {n_pending} rows are pending, since a pass was")
+    assert last.endswith("; what was finished is kept, and the same command goes on")

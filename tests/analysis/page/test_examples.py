@@ -92,6 +92,8 @@ def test_a_clip_that_has_changed_is_told(run):
     source = ClipSource.of_run(run)
     with pytest.raises(ValueError, match="the file has changed"):
         source.frames(0, "one.mp4", np.array([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match="has changed since the run: its bytes are others"):
+        source.frames(0, "one.mp4", run["frame_index"].values[0], digest=bytes(16))
     with pytest.raises(DecodeError) as caught:
         source.frames(0, "gone.mp4", run["frame_index"].values[0])
     assert caught.value.status == Status.MISSING

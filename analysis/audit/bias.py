@@ -1,0 +1,406 @@
+"""Classes, or a whole dataset, in which the model looks at the wrong place or time.
+
+Each class is held against the other classes of the same run, not against uniform attention: what
+all classes share comes of the model, and is no sign of a shortcut of one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from analysis.audit.evidence import Evidence, seed_of
+from analysis.audit.finding import Finding, Kind, Place
+from analysis.audit.settings import AuditSettings
+from analysis.audit.significance import (
+    adjusted,
+    bootstrap_interval,
+    mean_difference,
+    mean_of,
+    mean_ratio,
+    rank_tests,
+)
+from analysis.clip_scores import border_width
+
+
+@dataclass(frozen=True)
+class ScoreTest:
+    """A score in which a class may lie above all others."""
+
+    kind: Kind
+    score: str
+    least_auc: float
+    """Least probability that a clip of the class lies above one of the others."""
+    unusual: Callable[[NDArray[np.float64], NDArray[np.float64], int], bool]
+    """Whether the values of the class, those of the others, and the number of time steps make it
+    worth a look, however significant it is."""
+    seen: str
+    check: str
+    place: Callable[[int], Place]
+
+
+def _at_first(n_times: int) -> Place:
+    return Place(time=(0, 1))
+
+
+def _at_last(n_times: int) -> Place:
+    return Place(time=(n_times - 1, n_times))
+
+
+def _anywhere(n_times: int) -> Place:
+    return Place()
+
+
+def _half_more(inside: NDArray[np.float64], outside: NDArray[np.float64], n_times: int) -> bool:
+    return bool(inside.mean() >= max(1.5 * outside.mean(), 1.5 / n_times))
+
+
+def _a_quarter_more(
+    inside: NDArray[np.float64], outside: NDArray[np.float64], n_times: int
+) -> bool:
+    return bool(inside.mean() >= 1.25 * outside.mean() and inside.mean() >= 0.5)
+
+
+def _much_stiller(inside: NDArray[np.float64], outside: NDArray[np.float64], n_times: int) -> bool:
+    # Cosines of neighbouring maps bunch below 1: what is left to 1 tells.
+    return bool(n_times > 1 and 1 - np.median(inside) <= 0.5 * (1 - np.median(outside)))
+
+
+SCORE_TESTS = (
+    ScoreTest(
+        "first_last_frames",
+        "first_frame_mass",
+        0.75,
+        _half_more,
+        "In {subject} the first time step gets {inside:.0%} of the attention, in other classes "
+        "{outside:.0%}.",
+        "Look at the first frames of these clips for a flash, a title or a cut that gives the "
+        "class away.",
+        _at_first,
+    ),
+    ScoreTest(
+        "first_last_frames",
+        "last_frame_mass",
+        0.75,
+        _half_more,
+        "In {subject} the last time step gets {inside:.0%} of the attention, in other classes "
+        "{outside:.0%}.",
+        "Look at the last frames of these clips for an end card or a cut that gives the class "
+        "away.",
+        _at_last,
+    ),
+    ScoreTest(
+        "static",
+        "stillness",
+        0.8,
+        _much_stiller,
+        "In {subject} the map stays in place over time: its cosine with the clip's mean map is "
+        "{inside:.3f}, in other classes {outside:.3f}.",
+        "Check whether one frame is enough for this class: a background or an object may give it "
+        "away.",
+        _anywhere,
+    ),
+    ScoreTest(
+        "centre_only",
+        "center_mass",
+        0.8,
+        _a_quarter_more,
+        "In {subject} the middle of the frame gets {inside:.0%} of the attention, in other "
+        "classes {outside:.0%}.",
+        "Check whether what matters is always filmed in the middle, and what happens to clips in "
+        "which it isn't.",
+        _anywhere,
+    ),
+)
+
+
+def class_biases(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find classes that stand out in one of `SCORE_TESTS`."""
+    groups, n_classes = evidence.groups, len(evidence.class_names)
+    size = np.bincount(groups[groups >= 0], minlength=n_classes)
+    tests = [test for test in SCORE_TESTS if np.isfinite(evidence.score(test.score)).all()]
+    results = [rank_tests(evidence.score(test.score), groups, n_classes) for test in tests]
+    found: list[Finding] = []
+    for kind in dict.fromkeys(test.kind for test in tests):
+        chosen = [position for position, test in enumerate(tests) if test.kind == kind]
+        p = np.array([np.where(size >= settings.min_clips, results[i][1], np.nan) for i in chosen])
+        q = adjusted(p)
+        for at, position in enumerate(chosen):
+            test, (auc, _) = tests[position], results[position]
+            values = evidence.score(test.score)
+            for index in np.flatnonzero((q[at] <= settings.q) & (auc >= test.least_auc)):
+                inside, outside = values[groups == index], values[groups != index]
+                if not test.unusual(inside, outside, evidence.grid[0]):
+                    continue
+                found.append(
+                    _class_finding(
+                        evidence, test, int(index), (p[at][index], q[at][index], auc[index])
+                    )
+                )
+    return found
+
+
+def _class_finding(
+    evidence: Evidence, test: ScoreTest, index: int, tested: tuple[float, float, float]
+) -> Finding:
+    values, member = evidence.score(test.score), evidence.groups == index
+    inside, outside = values[member], values[~member]
+    name = evidence.class_names[index]
+    seed = seed_of(test.kind, test.score, name)
+    low, high = bootstrap_interval(mean_difference, inside, outside, seed=seed)
+    rows = np.flatnonzero(member)
+    p, q, auc = tested
+    return Finding(
+        kind=test.kind,
+        scope="class",
+        subject=(name,),
+        seen=test.seen.format(
+            subject=repr(name), inside=float(inside.mean()), outside=float(outside.mean())
+        ),
+        check=test.check,
+        effect=float(inside.mean() - outside.mean()),
+        effect_name=f"mean {test.score} less that of other classes",
+        low=low,
+        high=high,
+        p=float(p),
+        q=float(q),
+        n=int(member.sum()),
+        strength=float(2 * auc - 1),
+        examples=evidence.examples(rows[np.argsort(-inside, kind="stable")]),
+        method=evidence.method,
+        class_specific=evidence.class_specific,
+        place=test.place(evidence.grid[0]),
+    )
+
+
+def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find classes of whose clips many share an excess in one patch near the frame's border.
+
+    Each patch of the outer ring, wider by one than a map's border, is tested in each class against
+    the same patch in other classes; a class's p is the least of its patches', times their number.
+    """
+    groups, n_classes = evidence.groups, len(evidence.class_names)
+    size = np.bincount(groups[groups >= 0], minlength=n_classes)
+    cells = ring(evidence.grid, extra=1)
+    auc, p = (
+        np.stack(tables)
+        for tables in zip(
+            *(rank_tests(evidence.maps[:, cell], groups, n_classes) for cell in cells), strict=True
+        )
+    )
+    p = np.where(size >= settings.min_clips, p, np.nan)
+    least = np.minimum(np.nanmin(np.where(np.isnan(p), np.inf, p), axis=0) * len(cells), 1)
+    q = adjusted(np.where(size >= settings.min_clips, least, np.nan))
+    found = []
+    for index in np.flatnonzero(q <= settings.q):
+        # Of the patches that are as sure, the one with the highest share.
+        member = groups == index
+        shares = np.array([evidence.maps[member, cell].mean() for cell in cells])
+        sure = p[:, index] * len(cells) <= settings.q
+        best = int(np.argmax(np.where(sure, shares, -1)))
+        cell = int(cells[best])
+        inside = evidence.maps[member, cell].astype(np.float64)
+        outside = evidence.maps[~member, cell].astype(np.float64)
+        ratio = inside.mean() / max(outside.mean(), 1e-12)
+        recurs = float((inside > np.quantile(outside, 0.9)).mean())
+        if ratio < settings.least_logo_ratio or recurs < 0.5:
+            continue
+        name = evidence.class_names[int(index)]
+        low, high = bootstrap_interval(mean_ratio, inside, outside, seed=seed_of("logo", name))
+        y, x = divmod(cell, evidence.grid[2])
+        rows = np.flatnonzero(member)
+        found.append(
+            Finding(
+                kind="logo",
+                scope="class",
+                subject=(name,),
+                seen=f"In {name!r} the patch in row {y + 1}, column {x + 1} "
+                f"({where_in_words(y, x, evidence.grid)}) gets {ratio:.1f} times the attention "
+                f"that it gets in other classes, in {recurs:.0%} of the clips more than in nine "
+                "of ten others.",
+                check="Look at that place in these clips for a logo, a caption or a border that "
+                "other classes don't have.",
+                effect=float(ratio),
+                effect_name="share of the patch over its share in other classes",
+                low=low,
+                high=high,
+                p=float(least[index]),
+                q=float(q[index]),
+                n=int(member.sum()),
+                strength=float(2 * auc[best, index] - 1),
+                examples=evidence.examples(rows[np.argsort(-inside, kind="stable")]),
+                method=evidence.method,
+                class_specific=evidence.class_specific,
+                place=_around(y, x, evidence.grid),
+            )
+        )
+    return found
+
+
+def ring(grid: tuple[int, int, int], *, extra: int = 0) -> NDArray[np.int64]:
+    """Patches (of y * x) in the outer ring of a frame."""
+    _, height, width = grid
+    rows, columns = border_width(height) + extra, border_width(width) + extra
+    y, x = np.mgrid[:height, :width]
+    inner = (y >= rows) & (y < height - rows) & (x >= columns) & (x < width - columns)
+    return np.flatnonzero(~inner)
+
+
+def where_in_words(y: int, x: int, grid: tuple[int, int, int]) -> str:
+    """Say where in the frame a patch is: ``top left``, ``middle``."""
+    _, height, width = grid
+    vertical = ("top", "", "bottom")[min(3 * y // height, 2)]
+    horizontal = ("left", "", "right")[min(3 * x // width, 2)]
+    return " ".join(part for part in (vertical, horizontal) if part) or "middle"
+
+
+def _around(y: int, x: int, grid: tuple[int, int, int]) -> Place:
+    """Give the patch and its neighbours."""
+    _, height, width = grid
+    return Place(
+        y=(max(y - 1, 0), min(y + 2, height)),
+        x=(max(x - 1, 0), min(x + 2, width)),
+    )
+
+
+def attention_sinks(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find patches that get much the same large share whatever the clip shows.
+
+    A sink is among a clip's highest twentieth of patches in at least four fifths of all clips, and
+    its share varies little. The test is against a patch that is there by chance, in one of twenty.
+    """
+    _, _, width = evidence.grid
+    n, n_patches = evidence.maps.shape
+    if n < settings.min_clips or n_patches < 20:
+        return []
+    highest = max(1, n_patches // 20)
+    threshold = np.partition(evidence.maps, n_patches - highest, axis=1)[:, -highest]
+    among = (evidence.maps >= threshold[:, None]).sum(axis=0)
+    p = stats.binom.sf(among - 1, n, highest / n_patches)
+    q = adjusted(p)
+    found = []
+    for cell in np.flatnonzero((q <= settings.q) & (among >= 0.8 * n)):
+        shares = evidence.maps[:, cell].astype(np.float64)
+        times = shares.mean() * n_patches
+        varies = shares.std() / shares.mean()
+        if times < 3 or varies > 0.5:
+            continue
+        y, x = divmod(int(cell), width)
+        seed = seed_of("attention_sink", y, x)
+        low, high = bootstrap_interval(lambda v: mean_of(v) * n_patches, shares, seed=seed)
+        found.append(
+            Finding(
+                kind="attention_sink",
+                scope="dataset",
+                subject=(f"row {y + 1}, column {x + 1}",),
+                seen=f"The patch in row {y + 1}, column {x + 1} "
+                f"({where_in_words(y, x, evidence.grid)}) gets {times:.1f} times an even share "
+                f"in {among[cell] / n:.0%} of all clips, whatever they show.",
+                check="Take it for a habit of the model and not for something in the clips: "
+                "compare maps with the dataset's mean, not with zero.",
+                effect=float(times),
+                effect_name="share of the patch over an even share",
+                low=low,
+                high=high,
+                p=float(p[cell]),
+                q=float(q[cell]),
+                n=n,
+                strength=float(among[cell] / n * (1 - varies)),
+                examples=evidence.examples(np.argsort(-shares, kind="stable")),
+                method=evidence.method,
+                class_specific=evidence.class_specific,
+                place=Place(y=(y, y + 1), x=(x, x + 1)),
+            )
+        )
+    return found
+
+
+def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find classes whose attention misses what `ground_truth.zarr` marks, where it was measured.
+
+    Held against the other classes, as the share on the mask over what it covers (lift).
+    """
+    if "lift" not in evidence.table:
+        return []
+    lift = evidence.score("lift")
+    measured = np.isfinite(lift)
+    groups, n_classes = np.where(measured, evidence.groups, -1)[measured], len(evidence.class_names)
+    lift = lift[measured]
+    if len(lift) < settings.min_clips:
+        return []
+    size = np.bincount(groups[groups >= 0], minlength=n_classes)
+    auc, p = rank_tests(-lift, groups, n_classes)
+    p = np.where(size >= settings.min_clips, p, np.nan)
+    q = adjusted(p)
+    found = []
+    for index in np.flatnonzero((q <= settings.q) & (auc >= 0.75)):
+        inside, outside = lift[groups == index], lift[groups != index]
+        # A class that is looked at well enough isn't one to look into, however well others are.
+        if inside.mean() > 0.5 * outside.mean() and inside.mean() > 1:
+            continue
+        name = evidence.class_names[int(index)]
+        seed = seed_of("off_object", name)
+        low, high = bootstrap_interval(mean_ratio, inside, outside, seed=seed)
+        rows = np.flatnonzero(measured)[groups == index]
+        found.append(
+            Finding(
+                kind="off_object",
+                scope="class",
+                subject=(name,),
+                seen=f"In {name!r} the marked object or person gets {inside.mean():.1f} times an "
+                f"even share of the attention, in other classes {outside.mean():.1f} times.",
+                check="Look at what the model attends to instead in these clips.",
+                effect=float(inside.mean() / max(outside.mean(), 1e-12)),
+                effect_name="lift over the marked region, over that of other classes",
+                low=low,
+                high=high,
+                p=float(p[index]),
+                q=float(q[index]),
+                n=len(inside),
+                strength=float(2 * auc[index] - 1),
+                examples=evidence.examples(rows[np.argsort(inside, kind="stable")]),
+                method=evidence.method,
+                class_specific=evidence.class_specific,
+            )
+        )
+    return found
+
+
+def centred_dataset(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find out whether nearly all maps are a blob in the middle, whatever the class."""
+    centred = evidence.score("center_agreement")
+    n_patches = evidence.grid[1] * evidence.grid[2]
+    uniform = np.sqrt(np.maximum(evidence.maps, 0) / n_patches).sum(axis=1)
+    n = len(centred)
+    if n < settings.min_clips:
+        return []
+    nearer = int((centred > uniform).sum())
+    # Sign test: a map that knows nothing is as often nearer to the one as to the other.
+    p = float(special.bdtrc(nearer - 1, n, 0.5)) if nearer else 1.0
+    if p > settings.q or centred.mean() < 0.95 or nearer < 0.9 * n:
+        return []
+    low, high = bootstrap_interval(mean_of, centred, seed=seed_of("centre_only"))
+    return [
+        Finding(
+            kind="centre_only",
+            scope="dataset",
+            subject=(),
+            seen=f"Nearly every map is a blob in the middle: agreement with a centred Gaussian is "
+            f"{centred.mean():.2f} on average.",
+            check="Check whether the maps say anything of single clips, for example by their lift "
+            "over a centred Gaussian.",
+            effect=float(centred.mean()),
+            effect_name="mean agreement with a centred Gaussian",
+            low=low,
+            high=high,
+            p=p,
+            q=p,
+            n=n,
+            strength=float(max(0.0, 2 * centred.mean() - 1)),
+            examples=evidence.examples(np.argsort(-centred, kind="stable")),
+            method=evidence.method,
+            class_specific=evidence.class_specific,
+        )
+    ]

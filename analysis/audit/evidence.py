@@ -1,0 +1,189 @@
+"""What an audit looks at: a run's scores, maps and answers, a row for each video and label."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+
+from analysis.audit.finding import Example
+from analysis.clip_scores import SCORES
+from analysis.reduction import row_hash
+from analysis.runs import open_run, record_of
+from analysis.score_table import score_run, scores
+from pipeline.errors import StoreError
+from pipeline.storage.zarr_store import zarr_location
+from pipeline.store.run_folder import maps_url
+
+Float32Array = NDArray[np.float32]
+
+VECTOR_NAMES = ("pooled",)
+"""Arrays of a run that hold one vector a clip of the model's own, (clip, channel)."""
+
+_AVERAGED = (
+    *SCORES,
+    *("probability", "label_probability", "margin"),
+    *("class_agreement", "dataset_agreement", "lift"),
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One row for each video and label: clips and views of a video aren't independent.
+
+    Numbers and maps of several clips of a video are averaged, so that tests and intervals that
+    take rows for independent are those clustered by video.
+    """
+
+    table: pd.DataFrame
+    """(n) rows: scores, ``row``, ``video_id``, ``path``, ``split``, ``label_index``,
+    ``prediction_index``."""
+    maps: Float32Array
+    """(n, y * x) sum of A over time; sums to 1."""
+    when: Float32Array
+    """(n, time) T; sums to 1."""
+    vectors: Float32Array | None
+    """(n, channels) the model's own pooled vector, where the run has stored it."""
+    grid: tuple[int, int, int]
+    """Time steps, rows and columns of patches."""
+    class_names: Sequence[str]
+    method: str
+    class_specific: bool
+
+    @property
+    def label(self) -> NDArray[np.int64]:
+        """(n,) class index, -1 where unknown."""
+        return self.table["label_index"].to_numpy(np.int64)
+
+    @property
+    def prediction(self) -> NDArray[np.int64]:
+        """(n,) class index."""
+        return self.table["prediction_index"].to_numpy(np.int64)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """(n,) class that a row counts for: its label, or the prediction if no row has a label."""
+        return self.label if (self.label >= 0).any() else self.prediction
+
+    def score(self, name: str) -> NDArray[np.float64]:
+        """(n,) a score by name."""
+        return self.table[name].to_numpy(np.float64)
+
+    def examples(self, rows: NDArray[np.integer], most: int = 5) -> tuple[Example, ...]:
+        """Take the first rows as examples."""
+        chosen = self.table.iloc[rows[:most]]
+        return tuple(
+            Example(int(row), str(video), None if pd.isna(path) else str(path))
+            for row, video, path in zip(
+                chosen["row"], chosen["video_id"], chosen["path"], strict=True
+            )
+        )
+
+
+def seed_of(*names: Any) -> int:
+    """Give a seed that depends on names alone, so that an audit gives the same again."""
+    return zlib.crc32("\0".join(map(str, names)).encode())
+
+
+def read_evidence(run_url: str) -> Evidence:
+    """Read what an audit looks at; scores the run first where that hasn't been done.
+
+    Raises
+    ------
+    StoreError
+        When there is no run, or no clip of it is ok.
+    """
+    ds = open_run(run_url)
+    table = scores(run_url)
+    status = ds["status"].values
+    group = _open_maps(run_url)
+    if group is None or group.attrs.get("coverage") != str(
+        row_hash(np.arange(len(status)), status)
+    ):
+        score_run(run_url)
+        group = _open_maps(run_url)
+    assert group is not None
+    ok = np.flatnonzero((table["status"] == "ok").to_numpy())
+    if not len(ok):
+        raise StoreError(f"{run_url}: no clip is ok, so there is nothing to audit")
+    spatial_map: Any = group["spatial_map"]
+    maps = spatial_map[:].reshape(len(table), -1).astype(np.float32)[ok]
+    when = ds["temporal"].values.astype(np.float32)[ok]
+    if not (np.isfinite(maps).all() and np.isfinite(when).all()):
+        raise StoreError(
+            f"{run_url}: ok clips have no attribution: the store has lost objects. Delete the "
+            "status of their shards (status/c/N) and run jobs.attribute again"
+        )
+    stored = next((name for name in VECTOR_NAMES if name in ds), None)
+    vectors = None if stored is None else ds[stored].values.astype(np.float32)[ok]
+    record = record_of(ds)
+    name = record.identity.method.name
+    _, n_times, height, width = ds["spatial"].shape
+    return per_video(
+        Evidence(
+            table=table.iloc[ok].reset_index(),
+            maps=maps,
+            when=when,
+            vectors=vectors,
+            grid=(n_times, height, width),
+            class_names=list(record.class_names),
+            method=name,
+            class_specific="evidence" in name,
+        )
+    )
+
+
+def per_video(evidence: Evidence) -> Evidence:
+    """Average the clips of each video and label; the first of them stands for them all."""
+    table = evidence.table
+    codes, first = _groups(table)
+    if len(first) == len(table):
+        return evidence
+    size = np.bincount(codes).astype(np.float32)
+
+    def mean(values: Float32Array) -> Float32Array:
+        total = np.zeros((len(size), *values.shape[1:]), np.float64)
+        np.add.at(total, codes, values)
+        average: Float32Array = (total / size[:, None]).astype(np.float32)
+        return average
+
+    averaged = table.iloc[first].reset_index(drop=True)
+    columns = [name for name in _AVERAGED if name in table]
+    means = table[columns].astype(np.float64).groupby(codes).mean()
+    averaged[columns] = means.to_numpy()
+    # The answer of several views is that of the surest.
+    surest = table["probability"].groupby(codes).idxmax().to_numpy()
+    for name in ("prediction", "prediction_index", "correct"):
+        if name in table:
+            averaged[name] = table[name].to_numpy()[surest]
+    return Evidence(
+        table=averaged,
+        maps=mean(evidence.maps),
+        when=mean(evidence.when),
+        vectors=None if evidence.vectors is None else mean(evidence.vectors),
+        grid=evidence.grid,
+        class_names=evidence.class_names,
+        method=evidence.method,
+        class_specific=evidence.class_specific,
+    )
+
+
+def _groups(table: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group of each row, and the first row of each group, in their order."""
+    video, _ = pd.factorize(table["video_id"].to_numpy(object))
+    pair = video.astype(np.int64) * (int(table["label_index"].max()) + 2)
+    codes, values = pd.factorize(pair + table["label_index"].to_numpy(np.int64) + 1)
+    _, first = np.unique(codes, return_index=True)
+    assert len(values) == len(first)
+    return codes.astype(np.int64), first
+
+
+def _open_maps(run_url: str) -> zarr.Group | None:
+    try:
+        return zarr.open_group(zarr_location(maps_url(run_url)), mode="r")
+    except (OSError, ValueError, zarr.errors.BaseZarrError):
+        return None

@@ -1,0 +1,150 @@
+"""A finding: what was seen, how sure that is, which clips show it, and what to check."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+Kind = Literal[
+    "logo",
+    "static",
+    "first_last_frames",
+    "centre_only",
+    "unlike_class",
+    "strategies",
+    "other_when_wrong",
+    "label_suspect",
+    "near_duplicate",
+    "off_object",
+    "attention_sink",
+    "drift",
+]
+Scope = Literal["dataset", "class", "pair", "clip"]
+ProofState = Literal["confirmed", "not confirmed", "not tried", "not applicable"]
+
+WITHOUT_PROOF: tuple[Kind, ...] = (
+    *("unlike_class", "strategies", "other_when_wrong", "near_duplicate", "off_object", "drift"),
+)
+"""Kinds that no intervention on a clip's frames can prove."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Patches and time steps that a finding names: half-open ranges; None for all of them."""
+
+    time: tuple[int, int] | None = None
+    y: tuple[int, int] | None = None
+    x: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip that shows a finding."""
+
+    row: int
+    """Row of the run."""
+    video_id: str
+    path: str | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What became of the answer when what was found was taken away, by `jobs.audit --verify`."""
+
+    state: ProofState = "not tried"
+    change: float | None = None
+    """Mean change of the class's probability."""
+    low: float | None = None
+    """Lower end of the 95 % interval of the change less that of a random region."""
+    high: float | None = None
+    random_change: float | None = None
+    """Mean change when a random region of the same size was taken away."""
+    n_clips: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found."""
+
+    kind: Kind
+    scope: Scope
+    subject: tuple[str, ...]
+    """The class, the pair of classes, or the video ids that it is about; empty for the dataset."""
+    seen: str
+    """What was seen, in one sentence."""
+    check: str
+    """What to check, in one sentence."""
+    effect: float
+    effect_name: str
+    """What the effect is a number of."""
+    low: float
+    """Lower end of the effect's 95 % interval, by a bootstrap of videos; NaN for single clips."""
+    high: float
+    p: float
+    q: float
+    """Benjamini-Hochberg over all tests of the kind: the share of false ones among findings that
+    are accepted up to this one."""
+    n: int
+    """Videos that the effect is of."""
+    strength: float
+    """0 to 1, to rank findings of all kinds by."""
+    examples: tuple[Example, ...]
+    method: str
+    """Name of the attribution that it stands on."""
+    class_specific: bool
+    """Whether that attribution says what speaks for a class, or only where the model looks."""
+    place: Place = Place()
+    proof: Proof = Proof()
+
+    @property
+    def key(self) -> str:
+        """Name of the finding, the same whenever it is found again."""
+        return ":".join((self.kind, *self.subject))
+
+    def with_proof(self, proof: Proof) -> "Finding":
+        """Give the finding with what an intervention has shown."""
+        return replace(self, proof=proof)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values, as JSON holds them."""
+        return {"key": self.key, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Finding":
+        """Read what `to_json` gave."""
+        own = {name: value for name, value in values.items() if name != "key"}
+        place = {name: tuple(v) if v else None for name, v in own["place"].items()}
+        return cls(
+            **{
+                **own,
+                "subject": tuple(own["subject"]),
+                "examples": tuple(Example(**example) for example in own["examples"]),
+                "place": Place(**place),
+                "proof": Proof(**own["proof"]),
+            }
+        )
+
+
+def ranked(findings: Sequence[Finding]) -> list[Finding]:
+    """Order findings: what was confirmed first, what was refuted last, then by strength."""
+    order = {"confirmed": 0, "not tried": 1, "not applicable": 1, "not confirmed": 2}
+    return sorted(findings, key=lambda f: (order[f.proof.state], -f.strength, f.q, f.key))
+
+
+def as_table(findings: Sequence[Finding]) -> pd.DataFrame:
+    """Make a table of findings, a row each: nested parts are columns of their own."""
+    rows = []
+    for finding in findings:
+        plain = finding.to_json()
+        place, proof = plain.pop("place"), plain.pop("proof")
+        plain["subject"] = list(finding.subject)
+        plain |= {f"place_{name}": list(at) if at else None for name, at in place.items()}
+        plain |= {f"proof_{name}": value for name, value in proof.items()}
+        rows.append(plain)
+    return pd.DataFrame(rows, columns=None if rows else ["key", "kind", "scope", "seen", "check"])
+
+
+def kinds() -> tuple[Kind, ...]:
+    """Give every kind of finding."""
+    return get_args(Kind)

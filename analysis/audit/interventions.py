@@ -1,0 +1,217 @@
+"""Proof by intervention, as tables: what to do to which clips, and what came of it.
+
+A plan is a table of interventions, a row each; whoever has the model carries them out
+(`pipeline.evaluation`) and gives back the same rows with one more column, ``probability``: that of
+the class in ``target`` for the changed clip. The unchanged clip is a row, too (``arm`` is
+``none``), so that outcomes need no second table. Nothing here loads a model.
+
+Columns of a plan:
+
+=============  ====================================================================================
+``finding``    key of the finding
+``row``        row of the run: the clip
+``video_id``   the clip's video, by which intervals are clustered
+``target``     class index whose probability is to be measured
+``arm``        ``none``, ``named`` (what the finding names) or ``random`` (of the same size)
+``action``     ``keep``, ``replace`` (region or frames by ``fill``), ``freeze`` (all frames are the
+               middle one) or ``shuffle`` (frames in the order of ``seed``)
+``fill``       ``blur``, ``median_frame`` or ``mean_colour`` for ``replace``, else empty
+``t0`` ``t1``  time steps of the model, half-open
+``y0`` ``y1``  rows of patches, half-open
+``x0`` ``x1``  columns of patches, half-open
+``seed``       of ``shuffle``
+=============  ====================================================================================
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.audit.evidence import Evidence, seed_of
+from analysis.audit.finding import Finding, Place, Proof
+from analysis.audit.significance import bootstrap_interval, mean_of
+from pipeline.errors import StoreError
+
+FILLS = ("blur", "median_frame", "mean_colour")
+"""What a region is replaced by: three, since each leaves something that a model may see."""
+
+COLUMNS = (
+    *("finding", "row", "video_id", "target", "arm", "action", "fill"),
+    *("t0", "t1", "y0", "y1", "x0", "x1", "seed"),
+)
+OUTCOME = "probability"
+"""Column that the outcome has beside those of the plan."""
+
+_LEAST_CHANGE = 0.02
+"""A mean drop of probability, beyond that of a random region, below which nothing is confirmed."""
+
+
+@dataclass(frozen=True)
+class _Action:
+    arm: str
+    action: str
+    fill: str
+    place: Place
+    seed: int = 0
+
+
+def plan_interventions(
+    findings: Sequence[Finding], evidence: Evidence, *, clips_per_finding: int = 20
+) -> pd.DataFrame:
+    """Plan how each finding that can be proved is tried on the model.
+
+    Findings of a region or of time steps: these are replaced, and beside that a random region of
+    the same size, disjoint from it where there is room; the clips are those of the class with most
+    attention there. Static ones: all frames are frozen to one, against shuffled; a class that needs
+    no movement loses nothing. Findings whose proof is not applicable are left out, and so are label
+    suspects, which a second model is asked about.
+
+    Returns
+    -------
+    DataFrame with the columns of the module's first lines
+    """
+    rows: list[dict[str, object]] = []
+    for finding in findings:
+        if finding.proof.state == "not applicable" or finding.scope != "class":
+            continue
+        index = list(evidence.class_names).index(finding.subject[0])
+        member = np.flatnonzero(evidence.groups == index)
+        chosen = member[np.argsort(-_share(evidence, member, finding.place), kind="stable")]
+        for row in chosen[:clips_per_finding]:
+            clip = evidence.table.iloc[int(row)]
+            rng = np.random.default_rng(seed_of(finding.key, clip["video_id"]))
+            for action in _actions(finding, evidence.grid, rng):
+                t0, t1, y0, y1, x0, x1 = _bounds(action.place, evidence.grid)
+                rows.append(
+                    {
+                        "finding": finding.key,
+                        "row": int(clip["row"]),
+                        "video_id": str(clip["video_id"]),
+                        "target": index,
+                        "arm": action.arm,
+                        "action": action.action,
+                        "fill": action.fill,
+                        **{"t0": t0, "t1": t1, "y0": y0, "y1": y1, "x0": x0, "x1": x1},
+                        "seed": action.seed,
+                    }
+                )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def prove(findings: Sequence[Finding], outcomes: pd.DataFrame) -> list[Finding]:
+    """Put what came of interventions into the findings.
+
+    A finding is confirmed if the class's probability drops by more when what it names is taken
+    away than when a random region of the same size is: by 0.02 or more in the mean over fills and
+    clips, with a 95 % interval above 0 (bootstrap over videos). A static finding is confirmed if
+    freezing the frames costs less than 0.02 more than nothing, or less than shuffling does.
+
+    Parameters
+    ----------
+    outcomes
+        A plan with the column ``probability``; rows of findings that aren't among these are
+        ignored.
+
+    Raises
+    ------
+    StoreError
+        When a column is missing, or a finding's clips lack the unchanged clip or an arm.
+    """
+    if absent := [name for name in (*COLUMNS, OUTCOME) if name not in outcomes]:
+        raise StoreError(f"outcomes of interventions have no column {absent[0]!r}")
+    tried = {str(key): part for key, part in outcomes.groupby("finding")}
+    return [
+        finding.with_proof(_proof(finding, tried[finding.key])) if finding.key in tried else finding
+        for finding in findings
+    ]
+
+
+def _proof(finding: Finding, outcomes: pd.DataFrame) -> Proof:
+    means = outcomes.groupby(["video_id", "arm"])[OUTCOME].mean().unstack("arm")
+    wanted = ["none", "named", "random"]
+    if set(wanted) - set(means.columns) or means[wanted].isna().any(axis=None):
+        raise StoreError(
+            f"outcomes of {finding.key}: expected each clip unchanged, changed as named, and "
+            "changed at random"
+        )
+    named = (means["named"] - means["none"]).to_numpy(np.float64)
+    random = (means["random"] - means["none"]).to_numpy(np.float64)
+    beyond = named - random
+    low, high = bootstrap_interval(mean_of, beyond, seed=seed_of("proof", finding.key))
+    if finding.kind == "static":
+        # Freezing is the named one: a class that needs no movement doesn't mind.
+        holds = named.mean() > -_LEAST_CHANGE or (low > 0 and named.mean() > 0.5 * random.mean())
+    else:
+        holds = high < 0 and beyond.mean() <= -_LEAST_CHANGE
+    return Proof(
+        state="confirmed" if holds else "not confirmed",
+        change=float(named.mean()),
+        low=low,
+        high=high,
+        random_change=float(random.mean()),
+        n_clips=len(means),
+    )
+
+
+def _actions(
+    finding: Finding, grid: tuple[int, int, int], rng: np.random.Generator
+) -> list[_Action]:
+    actions = [_Action("none", "keep", "", Place())]
+    if finding.kind == "static":
+        seed = int(rng.integers(2**31))
+        return [
+            *actions,
+            _Action("named", "freeze", "", Place()),
+            _Action("random", "shuffle", "", Place(), seed),
+        ]
+    place = finding.place
+    if finding.kind == "centre_only":
+        # What the finding claims is that the rest doesn't matter.
+        _, height, width = grid
+        place = Place(y=(height // 4, height - height // 4), x=(width // 4, width - width // 4))
+    for fill in FILLS:
+        actions.append(_Action("named", "replace", fill, place))
+        actions.append(_Action("random", "replace", fill, random_place(place, grid, rng)))
+    return actions
+
+
+def random_place(place: Place, grid: tuple[int, int, int], rng: np.random.Generator) -> Place:
+    """Draw a place of the same size elsewhere: without overlap where there is room for that."""
+    moved: dict[str, tuple[int, int] | None] = {}
+    given = {"time": place.time, "y": place.y, "x": place.x}
+    sizes = dict(zip(given, grid, strict=True))
+    bounded = [name for name, bounds in given.items() if bounds is not None]
+    for _ in range(64):
+        for name, bounds in given.items():
+            if bounds is None:
+                moved[name] = None
+                continue
+            length = bounds[1] - bounds[0]
+            start = int(rng.integers(0, sizes[name] - length + 1))
+            moved[name] = (start, start + length)
+        if any(_disjoint(moved[name], given[name]) for name in bounded):
+            break
+    return Place(**moved)
+
+
+def _disjoint(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
+    return one is not None and other is not None and (one[1] <= other[0] or other[1] <= one[0])
+
+
+def _bounds(place: Place, grid: tuple[int, int, int]) -> tuple[int, ...]:
+    n_times, height, width = grid
+    pairs = (place.time or (0, n_times), place.y or (0, height), place.x or (0, width))
+    return tuple(bound for pair in pairs for bound in pair)
+
+
+def _share(evidence: Evidence, rows: NDArray[np.integer], place: Place) -> NDArray[np.float64]:
+    """Attention that clips give to a place, for the order in which they are tried."""
+    t0, t1, y0, y1, x0, x1 = _bounds(place, evidence.grid)
+    _, height, width = evidence.grid
+    maps = evidence.maps[rows].reshape(-1, height, width)[:, y0:y1, x0:x1]
+    where: NDArray[np.float64] = maps.sum(axis=(1, 2)).astype(np.float64)
+    when: NDArray[np.float64] = evidence.when[rows, t0:t1].sum(axis=1).astype(np.float64)
+    return where * when

@@ -1,0 +1,74 @@
+"""Nearest neighbours of every clip: exact, in blocks, in memory that doesn't grow with pairs."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ROWS_AT_ONCE = 1024
+_COLUMNS_AT_ONCE = 16384
+"""Of a block of distances: 64 MB in single precision."""
+
+
+def nearest(
+    vectors: NDArray[np.float32], group: NDArray[np.integer], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the k nearest rows of each row that are of another group.
+
+    Candidates come from products in single precision, in which distances near 0 lose their digits;
+    those of the 2 k best are then computed again from the differences.
+
+    Parameters
+    ----------
+    vectors
+        (n, d).
+    group
+        (n,) rows of one group aren't neighbours of each other.
+
+    Returns
+    -------
+    (n, k) rows, and (n, k) Euclidean distances, ascending; a row of too few others has -1 and
+    infinity at the end
+    """
+    n = len(vectors)
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    rows = np.full((n, k), -1, np.int64)
+    distances = np.full((n, k), np.inf)
+    kept = min(2 * k, n)
+    for start in range(0, n, _ROWS_AT_ONCE):
+        block = slice(start, min(start + _ROWS_AT_ONCE, n))
+        best = np.full((block.stop - start, kept), np.inf, np.float32)
+        at = np.full(best.shape, -1, np.int64)
+        for left in range(0, n, _COLUMNS_AT_ONCE):
+            part = slice(left, min(left + _COLUMNS_AT_ONCE, n))
+            square = squares[part] - 2 * (vectors[block] @ vectors[part].T)
+            square += squares[block, None]
+            square[group[block, None] == group[part]] = np.inf
+            few = min(kept, square.shape[1])
+            chosen = np.argpartition(square, few - 1, axis=1)[:, :few]
+            both = np.concatenate([best, np.take_along_axis(square, chosen, 1)], axis=1)
+            who = np.concatenate([at, chosen + left], axis=1)
+            order = np.argpartition(both, kept - 1, axis=1)[:, :kept]
+            best = np.take_along_axis(both, order, 1)
+            at = np.take_along_axis(who, order, 1)
+        difference = vectors[block, None].astype(np.float64) - vectors[np.maximum(at, 0)]
+        exact = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
+        exact[~np.isfinite(best)] = np.inf
+        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
+        found = np.take_along_axis(exact, order, 1)
+        width = found.shape[1]
+        distances[block, :width] = found
+        rows[block, :width] = np.where(np.isfinite(found), np.take_along_axis(at, order, 1), -1)
+    return rows, distances
+
+
+def two_nn_dimension(distances: NDArray[np.float64]) -> float:
+    """Intrinsic dimension from the first two neighbours' distances (Facco et al. 2017).
+
+    r_2 / r_1 is Pareto distributed with the dimension as its exponent; the median of its logarithm
+    gives it, so that pairs of duplicates don't count.
+    """
+    first, second = distances[:, 0], distances[:, 1]
+    usable = (first > 0) & np.isfinite(second)
+    if not usable.any():
+        return 1.0
+    median = float(np.median(np.log(second[usable] / first[usable])))
+    return float(np.clip(np.log(2) / max(median, 1e-6), 1.0, 100.0))

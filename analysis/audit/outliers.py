@@ -1,0 +1,260 @@
+"""Single clips: unlike their class, with a suspect label, or near duplicates of others.
+
+Clips are compared in square-root space (Hellinger): each clip is a vector of sqrt(spatial map) and
+sqrt(T), less the mean of all clips, of length 1.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.audit.evidence import Evidence
+from analysis.audit.finding import Finding
+from analysis.audit.neighbours import nearest, two_nn_dimension
+from analysis.audit.settings import AuditSettings
+from analysis.audit.significance import adjusted
+
+Float64Array = NDArray[np.float64]
+
+
+def directions(evidence: Evidence) -> Float64Array:
+    """Say where each clip's attention differs from the mean of all: (n, d), of length 1, or 0."""
+    vectors = hellinger(evidence)
+    vectors -= vectors.mean(axis=0)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Float64Array = vectors / np.where(length > 1e-6, length, np.inf)
+    return unit
+
+
+def hellinger(evidence: Evidence) -> Float64Array:
+    """Give square roots of the spatial map and of T, (n, y * x + time).
+
+    Their Euclidean distance is that of Hellinger, but for a factor, of both together.
+    """
+    maps = np.maximum(evidence.maps.astype(np.float64), 0)
+    when = np.maximum(evidence.when.astype(np.float64), 0)
+    roots: Float64Array = np.sqrt(np.concatenate([maps, when], axis=1))
+    return roots
+
+
+class ClassProducts:
+    """How much each clip goes with each class, and how much it would by chance."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        vectors = directions(evidence)
+        self._groups = evidence.groups
+        n_classes = len(evidence.class_names)
+        member = self._groups >= 0
+        self.size = np.bincount(self._groups[member], minlength=n_classes)
+        sums = np.zeros((n_classes, vectors.shape[1]))
+        np.add.at(sums, self._groups[member], vectors[member])
+        self._products = vectors @ sums.T
+        self._itself = np.einsum("nd,nd->n", vectors, vectors)
+        covariance = vectors.T @ vectors / max(len(vectors), 1)
+        # Variance of a clip's product with one clip that is drawn from all.
+        self.spread = np.einsum("nd,de,ne->n", vectors, covariance, vectors)
+
+    def own(self, rows: NDArray[np.integer]) -> Float64Array:
+        """Mean product with the other clips of each row's class."""
+        groups = self._groups[rows]
+        mean: Float64Array = (self._products[rows, groups] - self._itself[rows]) / np.maximum(
+            self.size[groups] - 1, 1
+        )
+        return mean
+
+    def other(self, rows: NDArray[np.integer], index: int) -> Float64Array:
+        """Mean product of rows with the clips of a class that they aren't in."""
+        mean: Float64Array = self._products[rows, index] / max(int(self.size[index]), 1)
+        return mean
+
+
+def _beyond_class(value: float, members: Float64Array) -> float:
+    """One-sided p that a value is above those of a class's other clips, by Student's t."""
+    n = len(members)
+    deviation = float(members.std(ddof=1)) * np.sqrt(1 + 1 / n)
+    if deviation <= 0:
+        return 0.0 if value > members.mean() else 1.0
+    return float(stats.t.sf((value - members.mean()) / deviation, n - 1))
+
+
+def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find clips that attend against their class.
+
+    Two tests have to agree, and the larger p counts. A clip goes with its class less than one that
+    is drawn from all would: its mean product with n - 1 others then has mean 0 and variance
+    v' S v / (n - 1). And less than the class's other clips do: theirs are taken as normal.
+    """
+    groups = evidence.groups
+    products = ClassProducts(evidence)
+    tested = np.flatnonzero((groups >= 0) & (products.size[groups] >= settings.min_clips))
+    if not len(tested):
+        return []
+    own = products.own(tested)
+    size = products.size[groups[tested]]
+    deviation = np.sqrt(products.spread[tested] / (size - 1))
+    z = np.where(deviation > 0, own / np.where(deviation > 0, deviation, 1), 0.0)
+    p = np.asarray(stats.t.cdf(z, size - 2), np.float64)
+    for index in np.unique(groups[tested]).tolist():
+        members = np.flatnonzero(groups[tested] == index)
+        for one in members[p[members] <= settings.q].tolist():
+            p[one] = max(p[one], _beyond_class(-own[one], -own[members[members != one]]))
+    q = adjusted(p)
+    found = []
+    for at in np.flatnonzero(q <= settings.q).tolist():
+        row, name = int(tested[at]), evidence.class_names[int(groups[tested[at]])]
+        (example,) = evidence.examples(np.array([row]))
+        found.append(
+            Finding(
+                kind="unlike_class",
+                scope="clip",
+                subject=(example.video_id, name),
+                seen=f"In {example.video_id} the model attends to other places or times than in "
+                f"the other {size[at] - 1} clips of {name!r}: {-z[at]:.1f} standard errors below "
+                "what chance gives.",
+                check="Look at the clip: it may be of another kind than its class, or show "
+                "something that the model mistakes.",
+                effect=float(own[at]),
+                effect_name="mean cosine with the other clips of its class",
+                low=float("nan"),
+                high=float("nan"),
+                p=float(p[at]),
+                q=float(q[at]),
+                n=int(size[at]),
+                strength=float(np.clip(-own[at], 0, 1)),
+                examples=(example,),
+                method=evidence.method,
+                class_specific=evidence.class_specific,
+            )
+        )
+    return found
+
+
+def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find labels that the prediction and the attention both speak against.
+
+    Candidates are those of confident learning (Northcutt et al. 2019): the predicted class isn't
+    the label, and is as probable as it is in the mean over clips that are labelled so. Of these the
+    ones count whose attention goes with the predicted class more than with the label's: more than
+    clips drawn at random would give, and more than it does in the other clips of that label. The
+    larger p of both counts.
+    """
+    label, prediction = evidence.label, evidence.prediction
+    if not (label >= 0).any():
+        return []
+    products = ClassProducts(evidence)
+    size = products.size
+    known = label >= 0
+    of_label = np.nan_to_num(evidence.score("label_probability"))
+    total = np.bincount(label[known], weights=of_label[known], minlength=len(size))
+    usual = total / np.maximum(size, 1)
+    probability = evidence.score("probability")
+    enough = np.minimum(size[label], size[prediction]) >= settings.min_clips
+    sure = probability >= np.maximum(usual[prediction], 0.5)
+    rows = np.flatnonzero(known & (label != prediction) & enough & sure)
+    p = np.ones(len(rows))
+    for at, row in enumerate(rows.tolist()):
+        own, other = int(label[row]), int(prediction[row])
+        members = np.flatnonzero(label == own)
+        gains = products.other(members, other) - products.own(members)
+        gain = float(gains[members == row][0])
+        variance = float(products.spread[row] * (1 / (size[own] - 1) + 1 / size[other]))
+        freedom = int(min(size[own] - 1, size[other])) - 1
+        by_chance = float(stats.t.sf(gain / variance**0.5, freedom)) if variance > 0 else 1.0
+        p[at] = max(by_chance, _beyond_class(gain, gains[members != row]))
+    q = adjusted(p)
+    found = []
+    for at in np.flatnonzero(q <= settings.q).tolist():
+        row = int(rows[at])
+        labelled, predicted = (evidence.class_names[int(i)] for i in (label[row], prediction[row]))
+        (example,) = evidence.examples(np.array([row]))
+        surplus = float(probability[row] - of_label[row])
+        found.append(
+            Finding(
+                kind="label_suspect",
+                scope="clip",
+                subject=(example.video_id, labelled, predicted),
+                seen=f"{example.video_id} is labelled {labelled!r}, but the model says "
+                f"{predicted!r} ({probability[row]:.0%}) and attends as it does in that class.",
+                check=f"Look at the clip and decide whether its label should be {predicted!r}.",
+                effect=surplus,
+                effect_name="probability of the predicted class less that of the label",
+                low=float("nan"),
+                high=float("nan"),
+                p=float(p[at]),
+                q=float(q[at]),
+                n=1,
+                strength=float(np.clip(surplus, 0, 1)),
+                examples=(example,),
+                method=evidence.method,
+                class_specific=evidence.class_specific,
+            )
+        )
+    return found
+
+
+def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find pairs of videos that are far nearer to each other than to the rest.
+
+    By the model's pooled vectors where they are stored, else by the maps. Among points of a
+    locally even density in d dimensions, (r_1 / r_k)^d of a point's distances to its first and
+    k-th neighbour is the least of k - 1 uniform numbers; d is estimated from all clips (Facco et
+    al. 2017). Clips of one video are no pair.
+    """
+    n, k = len(evidence.table), settings.duplicate_neighbours
+    if n < 3 * k:
+        return []
+    vectors = hellinger(evidence) if evidence.vectors is None else _unit(evidence.vectors)
+    _, video = np.unique(evidence.table["video_id"].to_numpy(object), return_inverse=True)
+    rows, distances = nearest(vectors.astype(np.float32), video, k)
+    dimension = two_nn_dimension(distances)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(distances[:, -1] > 0, distances[:, 0] / distances[:, -1], 1.0)
+        p = -np.expm1((k - 1) * np.log1p(-np.minimum(ratio**dimension, 1 - 1e-16)))
+    q = adjusted(p)
+    split = evidence.table["split"].to_numpy(object)
+    basis = "maps" if evidence.vectors is None else "pooled vectors"
+    pairs: dict[tuple[int, int], int] = {}
+    for at in np.flatnonzero((q <= settings.q) & (ratio <= settings.duplicate_ratio)).tolist():
+        other = int(rows[at, 0])
+        pair = (min(at, other), max(at, other))
+        if pair not in pairs or p[at] > p[pairs[pair]]:  # the less sure of both directions
+            pairs[pair] = at
+    found = []
+    for (first, second), at in pairs.items():
+        across = (
+            isinstance(split[first], str)
+            and isinstance(split[second], str)
+            and (split[first] != split[second])
+        )
+        examples = evidence.examples(np.array([first, second]))
+        where = f", one in {split[first]!r} and one in {split[second]!r}" if across else ""
+        found.append(
+            Finding(
+                kind="near_duplicate",
+                scope="clip",
+                subject=tuple(example.video_id for example in examples),
+                seen=f"{examples[0].video_id} and {examples[1].video_id} are near duplicates by "
+                f"their {basis}{where}: {1 / max(ratio[at], 1e-6):.0f} times nearer to each other "
+                f"than to the {k}th neighbour.",
+                check="Compare the two clips, and keep both out of different splits if they show "
+                "the same footage.",
+                effect=float(ratio[at]),
+                effect_name=f"distance over that to the {k}th neighbour",
+                low=float("nan"),
+                high=float("nan"),
+                p=float(p[at]),
+                q=float(q[at]),
+                n=2,
+                strength=float((1 - ratio[at]) * (1.0 if across else 0.7)),
+                examples=examples,
+                method=evidence.method,
+                class_specific=evidence.class_specific,
+            )
+        )
+    return found
+
+
+def _unit(vectors: NDArray[np.floating]) -> Float64Array:
+    values = vectors.astype(np.float64)
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return values / np.where(length > 0, length, 1)

@@ -1,0 +1,88 @@
+"""Other attention when wrong: within a class, clips that were misclassified against the rest."""
+
+import numpy as np
+
+from analysis.audit.evidence import Evidence, seed_of
+from analysis.audit.finding import Finding
+from analysis.audit.settings import AuditSettings
+from analysis.audit.significance import adjusted, bootstrap_interval, mean_difference, rank_tests
+from analysis.clip_scores import SCORES
+
+COMPARED = {
+    "entropy": "spread over the clip",
+    "border_mass": "the frame's border",
+    "center_mass": "the middle of the frame",
+    "first_frame_mass": "the first time step",
+    "last_frame_mass": "the last time step",
+    "movement": "places that change over time",
+    "dataset_agreement": "what all clips have in common",
+    "class_agreement": "what the class's clips have in common",
+}
+"""Scores that are compared, and what a clip with more of one attends to."""
+
+
+def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
+    """Find classes whose misclassified clips attend to something else than the others.
+
+    A class is tested in eight scores, either way; its p is the least one, times their number.
+    """
+    label, prediction = evidence.label, evidence.prediction
+    names = [name for name in COMPARED if name in evidence.table]
+    found, p_values, best = [], [], []
+    classes = []
+    for index in np.unique(label[label >= 0]):
+        rows = np.flatnonzero(label == index)
+        wrong = prediction[rows] != index
+        if min(wrong.sum(), (~wrong).sum()) < settings.min_clips:
+            continue
+        tested = []
+        for name in names:
+            values = evidence.score(name)[rows]
+            if not np.isfinite(values).all():
+                continue
+            auc, p_more = rank_tests(values, wrong.astype(np.int64), 2)
+            tested.append((2 * min(p_more[1], p_more[0]), name, auc[1]))
+        if not tested:
+            continue
+        least, name, auc_of = min(tested)
+        classes.append(int(index))
+        p_values.append(min(least * len(tested), 1.0))
+        best.append((name, auc_of))
+    q = adjusted(np.array(p_values, np.float64))
+    for at, index in enumerate(classes):
+        name, auc_of = best[at]
+        if not q[at] <= settings.q or abs(2 * auc_of - 1) < 0.3:
+            continue
+        rows = np.flatnonzero(label == index)
+        wrong = prediction[rows] != index
+        values = evidence.score(name)[rows]
+        class_name = evidence.class_names[index]
+        seed = seed_of("other_when_wrong", class_name, name)
+        low, high = bootstrap_interval(mean_difference, values[wrong], values[~wrong], seed=seed)
+        more = auc_of > 0.5
+        order = np.argsort(-values[wrong] if more else values[wrong], kind="stable")
+        found.append(
+            Finding(
+                kind="other_when_wrong",
+                scope="class",
+                subject=(class_name,),
+                seen=f"In {class_name!r} the {int(wrong.sum())} clips that are got wrong attend "
+                f"{'more' if more else 'less'} to {COMPARED[name]} than those that are got "
+                f"right ({name} {values[wrong].mean():.2f} against {values[~wrong].mean():.2f}).",
+                check="Compare wrong and right clips of this class: what the model misses or is "
+                "drawn to may be what they need.",
+                effect=float(values[wrong].mean() - values[~wrong].mean()),
+                effect_name=f"mean {name} of wrong clips less that of right ones",
+                low=low,
+                high=high,
+                p=float(p_values[at]),
+                q=float(q[at]),
+                n=len(rows),
+                strength=float(abs(2 * auc_of - 1)),
+                examples=evidence.examples(rows[wrong][order]),
+                method=evidence.method,
+                class_specific=evidence.class_specific,
+            )
+        )
+    assert set(names) <= {*SCORES, "dataset_agreement", "class_agreement"}
+    return found

@@ -1,0 +1,323 @@
+"""Numbers that describe each clip's attribution: pure functions on arrays of a block of clips.
+
+All scores lie in [0, 1], so that histograms of fixed bins fit them. A clip's numbers depend on that
+clip alone, to the last bit: sums run along rows, and what goes through a matrix product is a sum of
+whole multiples of one power of two, which is exact in float64 in any order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.attribution.baselines import center_gaussian
+
+Float64Array = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+
+_CLIPS_AT_ONCE = 128
+"""Clips whose maps fit into a core's cache together at 8 x 14 x 14."""
+
+_QUANTUM = 2.0**-32
+"""Maps are rounded to whole multiples of it; half of that is 1e-8 of a patch's share of 1 %."""
+
+SCORES = {
+    "entropy": "H(A) over its maximum: 0 for one patch of one time step, 1 for uniform",
+    "spatial_entropy": "the same of the spatial map, the sum of A over time",
+    "temporal_entropy": "the same of T",
+    "gini": "Gini coefficient of the spatial map: 0 for uniform, near 1 for one patch",
+    "top5_mass": "share of the spatial map in its largest 5 % of patches",
+    "top10_mass": "share of the spatial map in its largest 10 % of patches",
+    "top25_mass": "share of the spatial map in its largest 25 % of patches",
+    "temporal_gini": "Gini coefficient of T over the highest that it can have",
+    "peak_mass": "share of the time step that has most",
+    "center_y": "centre of mass of the spatial map: 0 at the top, 1 at the bottom",
+    "center_x": "centre of mass of the spatial map: 0 at the left, 1 at the right",
+    "center_time": "centre of mass of T: 0 at the start, 1 at the end",
+    "spread": "root mean square distance from the centre of mass, over the longest there can be",
+    "temporal_spread": "standard deviation of time under T, over the highest that it can be",
+    "border_mass": "share of the spatial map in the frame's outer ring",
+    "top_left_mass": "share of the spatial map in the corner of a quarter of each side",
+    "top_right_mass": "share of the spatial map in the corner of a quarter of each side",
+    "bottom_left_mass": "share of the spatial map in the corner of a quarter of each side",
+    "bottom_right_mass": "share of the spatial map in the corner of a quarter of each side",
+    "center_mass": "share of the spatial map in the middle half of each side",
+    "first_frame_mass": "share of the first time step",
+    "last_frame_mass": "share of the last time step",
+    "movement": "mean total variation distance between the maps of neighbouring time steps",
+    "stillness": "mean under T of each time step's cosine with the spatial map: 1 for a still one",
+    "center_agreement": "Bhattacharyya coefficient of the spatial map and a centred Gaussian",
+}
+"""What each score of an attribution says, by its name."""
+
+PEAKS = {
+    "peak_time": "time step that has most of T, from 0",
+    "peak_y": "row of patches of the spatial map's peak, from 0",
+    "peak_x": "column of patches of the spatial map's peak, from 0",
+}
+"""Places of the largest value, integers, -1 where there is no attribution."""
+
+
+@dataclass(frozen=True)
+class MapScores:
+    """What `map_scores` gives for a block of clips."""
+
+    scores: dict[str, Float64Array]
+    """(clips,) each, by the names of `SCORES`; NaN for a clip without an attribution."""
+    peaks: dict[str, NDArray[np.int32]]
+    """(clips,) each, by the names of `PEAKS`."""
+    spatial_map: Float64Array
+    """(clips, y * x): sum of A over time, in whole multiples of 2^-32."""
+    temporal: Float64Array
+    """(clips, time): T."""
+
+
+def map_scores(spatial: NDArray[Any], temporal: NDArray[Any]) -> MapScores:
+    """Score each clip of a block.
+
+    Parameters
+    ----------
+    spatial
+        (clips, time, y, x) float, S: sums to 1 over (y, x) but for rounding. NaN where a clip has
+        no attribution.
+    temporal
+        (clips, time) float, T: sums to 1. A = S * T.
+
+    Returns
+    -------
+    MapScores; of a map of one patch, or of one time step, entropies and Gini coefficients are 0
+    """
+    n_clips, n_times, height, width = spatial.shape
+    scores = {name: np.empty(n_clips) for name in SCORES}
+    peaks = {name: np.empty(n_clips, np.int32) for name in PEAKS}
+    spatial_map = np.empty((n_clips, height * width))
+    when = temporal.astype(np.float64)
+    flat = spatial.reshape(n_clips, n_times, height * width)
+    for part in _parts(n_clips):
+        values, whole = _as_float32(flat[part])
+        whole &= np.isfinite(when[part]).all(axis=1)
+        shares = when[part]
+        if not whole.all():
+            shares = np.where(whole[:, None], shares, 1 / n_times)
+        moments = _moments(values, shares)
+        described = {
+            **_of_time(shares),
+            **_of_map(moments.spatial_map, height, width),
+            "entropy": moments.entropy,
+            "movement": moments.movement,
+            "stillness": moments.stillness,
+        }
+        where = moments.spatial_map.argmax(axis=1)
+        at = {"peak_time": shares.argmax(axis=1), "peak_y": where // width, "peak_x": where % width}
+        spatial_map[part] = moments.spatial_map
+        for name in SCORES:
+            scores[name][part] = described[name]
+        for name in PEAKS:
+            peaks[name][part] = at[name]
+        if not whole.all():
+            lost = np.flatnonzero(~whole) + part.start
+            spatial_map[lost] = np.nan
+            for name in SCORES:
+                scores[name][lost] = np.nan
+            for name in PEAKS:
+                peaks[name][lost] = -1
+    return MapScores(scores, peaks, spatial_map, when)
+
+
+def gini(shares: Float64Array) -> Float64Array:
+    """Gini coefficient of each row (..., n) of shares that sum to 1: (...) from 0 to (n - 1) / n.
+
+    G = sum_i (2 i - n - 1) v_i / n with v ascending and i from 1 (Damgaard & Weiner 2000).
+    """
+    n = shares.shape[-1]
+    weights = (2 * np.arange(1, n + 1) - n - 1) / n
+    coefficient: Float64Array = (np.sort(shares, axis=-1) * weights).sum(axis=-1)
+    return np.maximum(coefficient, 0)
+
+
+def agreement(maps: NDArray[np.floating], others: NDArray[np.floating]) -> Float64Array:
+    """Bhattacharyya coefficient of distributions, sum sqrt(p q): (..., n) to (...) in [0, 1].
+
+    1 where both are the same, 0 where they share no patch; defined for uniform ones, too.
+    """
+    product = np.asarray(maps * others, np.float64)
+    np.maximum(product, 0, out=product)
+    np.sqrt(product, out=product)
+    coefficient: Float64Array = product.sum(axis=-1)
+    return np.minimum(coefficient, 1)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    spatial_map: Float64Array
+    entropy: Float64Array
+    movement: Float64Array
+    stillness: Float64Array
+
+
+def _parts(n_clips: int) -> Iterator[slice]:
+    for start in range(0, n_clips, _CLIPS_AT_ONCE):
+        yield slice(start, min(start + _CLIPS_AT_ONCE, n_clips))
+
+
+def _as_float32(spatial: NDArray[Any]) -> tuple[Float32Array, NDArray[np.bool_]]:
+    """Values of a block, and whether each clip has an attribution; 0 where it hasn't.
+
+    NumPy converts half precision value by value. Its bits moved into those of single precision
+    need the exponent's bias alone, a multiplication by 2^112, which is exact, subnormals included.
+    """
+    whole: NDArray[np.bool_]
+    if spatial.dtype != np.float16:
+        values = spatial.astype(np.float32)
+        whole = np.asarray(np.isfinite(values).all(axis=(1, 2)))
+    else:
+        bits = np.ascontiguousarray(spatial).view(np.uint16)
+        # Infinity and NaN, and what has a sign.
+        whole = bits.reshape(len(bits), -1).max(axis=1) < 0x7C00
+        values = (bits.astype(np.uint32) << 13).view(np.float32)
+        values *= np.float32(2.0**112)
+    if not whole.all():
+        values[~whole] = 1 / values.shape[-1]
+    return values, whole
+
+
+def _moments(values: Float32Array, when: Float64Array) -> _Moments:
+    """All that needs the maps of single time steps: (clips, time, patches) and (clips, time)."""
+    # Sums by einsum: row by row, in single precision, in a quarter of the time that `sum` takes.
+    n_clips, n_times, n_patches = values.shape
+    size = n_times * n_patches
+    weights = when.astype(np.float32)
+    per_frame = np.einsum("ntp->nt", values).astype(np.float64)
+    # v log v goes to 0 with v; the smallest half precision is 6e-8.
+    logarithm = np.maximum(values, np.float32(1e-12))
+    np.log(logarithm, out=logarithm)
+    logs = np.einsum("ntp,ntp->nt", values, logarithm).astype(np.float64)
+    total = (when * per_frame).sum(axis=-1)
+    inner = when * (per_frame * np.log(np.maximum(when, 1e-300)) + logs)
+    nats = np.log(total) - inner.sum(axis=-1) / total
+    entropy = np.clip(nats / np.log(size), 0, 1) if size > 1 else np.zeros(n_clips)
+    movement = np.zeros(n_clips)
+    if n_times > 1:
+        change = values[:, 1:] - values[:, :-1]
+        np.abs(change, out=change)
+        distance = np.einsum("ntp->nt", change).astype(np.float64)
+        movement = np.minimum(distance.sum(axis=-1) / (2 * (n_times - 1)), 1)
+    mean = np.einsum("nt,ntp->np", weights, values)
+    squares = np.einsum("ntp,ntp->nt", values, values).astype(np.float64)
+    product = np.einsum("np,ntp->nt", mean, values).astype(np.float64)
+    length = np.einsum("np,np->n", mean, mean).astype(np.float64)
+    cosine = product / np.sqrt(np.maximum(squares * length[:, None], 1e-30))
+    stillness = np.clip((when * cosine).sum(axis=-1) / when.sum(axis=-1), 0, 1)
+    where = np.rint(mean.astype(np.float64) / _QUANTUM) * _QUANTUM
+    return _Moments(where, entropy, movement, stillness)
+
+
+def _entropy(shares: Float64Array) -> Float64Array:
+    """Entropy of rows over its maximum, (clips, n) to (clips,); 0 where n is 1."""
+    n = shares.shape[-1]
+    if n == 1:
+        return np.zeros(len(shares))
+    total = shares.sum(axis=-1)
+    # Single precision tells entropies apart to 1e-6, in half of the time.
+    single = shares.astype(np.float32)
+    logarithm = np.maximum(single, np.float32(1e-30))
+    np.log(logarithm, out=logarithm)
+    logs = np.einsum("np,np->n", single, logarithm).astype(np.float64)
+    entropy: Float64Array = (np.log(total) - logs / total) / np.log(n)
+    return np.clip(entropy, 0, 1)
+
+
+def _of_time(when: Float64Array) -> dict[str, Float64Array]:
+    n_times = when.shape[1]
+    total = when.sum(axis=-1)
+    shares = when / total[:, None]
+    position = (np.arange(n_times) + 0.5) / n_times
+    center = (shares * position).sum(axis=-1)
+    variance = (shares * position**2).sum(axis=-1) - center**2
+    most = (n_times - 1) / n_times
+    return {
+        "temporal_entropy": _entropy(shares),
+        "temporal_gini": gini(shares) / (most or 1),
+        "peak_mass": shares.max(axis=-1),
+        "center_time": center,
+        # Half on the first and half on the last time step.
+        "temporal_spread": np.sqrt(np.maximum(variance, 0)) / (most / 2 or 1),
+        "first_frame_mass": shares[:, 0],
+        "last_frame_mass": shares[:, -1],
+    }
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """Weights of patches, whole numbers, (patches, columns)."""
+
+    weights: Float64Array
+    names: tuple[str, ...]
+    gaussian: Float64Array
+    """(patches,) the centred Gaussian of one frame."""
+
+
+def border_width(side: int) -> int:
+    """Patches that the outer ring of a frame is wide, of a side of ``side`` patches."""
+    return max(1, round(side / 14))
+
+
+@lru_cache(maxsize=8)
+def _regions(height: int, width: int) -> _Regions:
+    y, x = np.mgrid[:height, :width]
+    rows, columns = border_width(height), border_width(width)
+    inner = (y >= rows) & (y < height - rows) & (x >= columns) & (x < width - columns)
+    top, left = y < -(-height // 4), x < -(-width // 4)
+    bottom, right = y >= height + (-height // 4), x >= width + (-width // 4)
+    center_y = np.abs(2 * y + 1 - height) <= height / 2
+    center_x = np.abs(2 * x + 1 - width) <= width / 2
+    columns_by_name = {
+        "total": np.ones((height, width)),
+        "y": 2 * y + 1,
+        "x": 2 * x + 1,
+        "yy": (2 * y + 1) ** 2,
+        "xx": (2 * x + 1) ** 2,
+        "border_mass": ~inner,
+        "top_left_mass": top & left,
+        "top_right_mass": top & right,
+        "bottom_left_mass": bottom & left,
+        "bottom_right_mass": bottom & right,
+        "center_mass": center_y & center_x,
+    }
+    weights = np.stack([c.ravel().astype(np.float64) for c in columns_by_name.values()], axis=1)
+    gaussian = center_gaussian(1, height, width)[0].ravel()
+    return _Regions(weights, tuple(columns_by_name), gaussian)
+
+
+def _of_map(where: Float64Array, height: int, width: int) -> dict[str, Float64Array]:
+    regions = _regions(height, width)
+    # Exact, and so the same in any order of adding: see the module's first lines.
+    of = dict(zip(regions.names, (where @ regions.weights).T, strict=True))
+    total = of["total"]
+    shares = where / total[:, None]
+    center_y, center_x = of["y"] / total, of["x"] / total
+    variance_y = (of["yy"] / total - center_y**2) / (2 * height) ** 2
+    variance_x = (of["xx"] / total - center_x**2) / (2 * width) ** 2
+    longest = 0.5 * np.hypot((height - 1) / height, (width - 1) / width) or 1.0
+    ordered = np.sort(shares, axis=-1)[:, ::-1]
+    n = height * width
+    masses = {
+        f"top{percent}_mass": ordered[:, : max(1, round(n * percent / 100))].sum(axis=-1)
+        for percent in (5, 10, 25)
+    }
+    weights = (n + 1 - 2 * np.arange(1, n + 1)) / n
+    named = [name for name in regions.names if name.endswith("_mass")]
+    described = {
+        "spatial_entropy": _entropy(shares),
+        "gini": np.maximum((ordered * weights).sum(axis=-1), 0),
+        **masses,
+        "center_y": center_y / (2 * height),
+        "center_x": center_x / (2 * width),
+        "spread": np.sqrt(np.maximum(variance_y + variance_x, 0)) / longest,
+        **{name: of[name] / total for name in named},
+        "center_agreement": agreement(shares, regions.gaussian),
+    }
+    return {name: np.minimum(values, 1) for name, values in described.items()}

@@ -1,0 +1,222 @@
+"""Sums, squares and histograms of numbers by group: small tables that are updated and merged.
+
+Groups are the combinations of key columns that occur, so that no table of all pairs of classes is
+made. What is added up is taken from a fixed origin, near which the numbers lie, so that a variance
+keeps its digits. Merging is a sum of tables: in one order of merges the result has the same bits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+Float64Array = NDArray[np.float64]
+
+N_BINS = 64
+"""Equal bins of the histograms on [0, 1]; a quantile is found to half of one."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a block that are ready to be summed, by as many groupings as there are."""
+
+    origin: Float64Array
+    """(columns,) what is taken off the values before they are summed."""
+    values: Float64Array
+    """(rows, columns) value - origin; 0 where an optional value is absent."""
+    squares: Float64Array
+    """(rows, columns)."""
+    absent: NDArray[np.bool_]
+    """(rows, columns that have a histogram) where an optional value is absent."""
+    bins: NDArray[np.int64]
+    """(rows, columns that have a histogram) bin of each value; -1 for NaN."""
+
+    @classmethod
+    def of(
+        cls,
+        values: Float64Array,
+        origin: Float64Array,
+        *,
+        n_histograms: int = 0,
+        optional: slice = slice(0),
+    ) -> "Rows":
+        """Take values (rows, columns), which are overwritten.
+
+        Parameters
+        ----------
+        origin
+            (columns,) a number near the values of each column.
+        n_histograms
+            Leading columns, within [0, 1], that may get a histogram.
+        optional
+            Those of the leading columns in which NaN means that a row has no such value.
+        """
+        leading = values[:, :n_histograms]
+        unknown = np.isnan(leading)
+        absent = np.zeros_like(unknown)
+        absent[:, optional] = unknown[:, optional]
+        bins = np.clip(np.nan_to_num(leading) * N_BINS, 0, N_BINS - 1).astype(np.int64)
+        bins[unknown] = -1
+        values -= origin
+        leading[absent] = 0
+        return cls(origin, values, np.square(values), absent, bins)
+
+    @classmethod
+    def counted(cls, n_rows: int) -> "Rows":
+        """Rows of which nothing is known but that they are there."""
+        return cls.of(np.zeros((n_rows, 0)), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums of blocks of rows by group.
+
+    A value that is NaN leaves its group's sum NaN, but in optional columns, where it isn't counted.
+    """
+
+    keys: pd.MultiIndex
+    """The groups that occur, sorted; a level for each key column."""
+    n: NDArray[np.int64]
+    """(groups,) rows."""
+    absent: NDArray[np.int64]
+    """(groups, leading columns) optional values that aren't counted."""
+    total: Float64Array
+    """(groups, columns) sum of value - origin."""
+    squares: Float64Array
+    """(groups, columns) sum of (value - origin)^2."""
+    origin: Float64Array
+    """(columns,)."""
+    histogram: NDArray[np.int32]
+    """(groups, leading columns, bins); no columns where none were asked for."""
+
+    @classmethod
+    def of(
+        cls, keys: Mapping[str, NDArray[Any]], rows: Rows, *, histograms: bool = False
+    ) -> "Sums":
+        """Sum one block by key columns, (rows,) each by name."""
+        n_rows = len(rows.values)
+        codes, groups = _factorise(keys)
+        n_groups = len(groups)
+        members = sparse.csr_array(
+            (np.ones(n_rows), (codes, np.arange(n_rows))), shape=(n_groups, n_rows)
+        )
+        n_bins = rows.bins.shape[1] if histograms else 0
+        return cls(
+            keys=groups,
+            n=np.bincount(codes, minlength=n_groups).astype(np.int64),
+            absent=(members @ rows.absent.astype(np.float64)).astype(np.int64),
+            total=members @ rows.values,
+            squares=members @ rows.squares,
+            origin=rows.origin,
+            histogram=_histogram(rows.bins[:, :n_bins], codes, n_groups),
+        )
+
+    @classmethod
+    def merged(cls, parts: Sequence["Sums"]) -> "Sums":
+        """Add up one part or more, from the first to the last, in one table that is made once."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        keys = first.keys
+        if not all(keys.equals(part.keys) for part in parts[1:]):
+            keys = _union([part.keys for part in parts])
+        tables: dict[str, Any] = {}
+        for name in _TABLES:
+            of_first = getattr(first, name)
+            tables[name] = np.zeros((len(keys), *of_first.shape[1:]), of_first.dtype)
+        for part in parts:
+            at = slice(None) if keys.equals(part.keys) else keys.get_indexer(part.keys)
+            for name, table in tables.items():
+                table[at] += getattr(part, name)
+        return cls(keys=keys, origin=first.origin, **tables)
+
+    @property
+    def count(self) -> NDArray[np.int64]:
+        """(groups, columns) values that are summed."""
+        count = np.repeat(self.n[:, None], self.total.shape[1], axis=1)
+        count[:, : self.absent.shape[1]] -= self.absent
+        return count
+
+    @property
+    def mean(self) -> Float64Array:
+        """(groups, columns); NaN where nothing was counted."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.origin + self.total / self.count
+
+    @property
+    def deviation(self) -> Float64Array:
+        """(groups, columns) standard deviation of the population; NaN where nothing was counted."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            variance = (self.squares - self.total**2 / self.count) / self.count
+        return np.sqrt(np.maximum(variance, 0))
+
+    def quantile(self, share: float) -> Float64Array:
+        """Quantile of the leading columns, from their histograms, linear within a bin.
+
+        The value is within a bin's width of a number below and above which at least the shares
+        lie that a quantile has; the same however the rows were split into blocks.
+
+        Returns
+        -------
+        (groups, leading columns); NaN where nothing was counted
+        """
+        cumulative = self.histogram.cumsum(axis=-1, dtype=np.int64)
+        wanted = share * cumulative[..., -1:]
+        position = np.minimum((cumulative < wanted).sum(axis=-1), N_BINS - 1)
+        inside = np.take_along_axis(self.histogram, position[..., None], -1)[..., 0]
+        below = np.take_along_axis(cumulative, position[..., None], -1)[..., 0] - inside
+        with np.errstate(invalid="ignore", divide="ignore"):
+            quantile: Float64Array = (position + (wanted[..., 0] - below) / inside) / N_BINS
+        return np.where(cumulative[..., -1] > 0, quantile, np.nan)
+
+    def select(self, keys: pd.MultiIndex) -> "Sums":
+        """Tables of the given groups in their order; zeros for those that don't occur."""
+        at = self.keys.get_indexer(keys)
+        tables = {}
+        for name in _TABLES:
+            table = getattr(self, name)
+            tables[name] = np.zeros((len(keys), *table.shape[1:]), table.dtype)
+            tables[name][at >= 0] = table[at[at >= 0]]
+        return Sums(keys=keys, origin=self.origin, **tables)
+
+
+_TABLES = ("n", "absent", "total", "squares", "histogram")
+
+
+def _union(indices: Sequence[pd.MultiIndex]) -> pd.MultiIndex:
+    """Give the groups that occur in any, sorted."""
+    if indices[0].nlevels == 1:
+        levels = [index.get_level_values(0).to_numpy() for index in indices]
+        return pd.MultiIndex.from_arrays(
+            [np.unique(np.concatenate(levels))], names=indices[0].names
+        )
+    together = indices[0].append(list(indices[1:]))
+    union: pd.MultiIndex = together.unique().sort_values()
+    return union
+
+
+def _factorise(keys: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.int64], pd.MultiIndex]:
+    """Group of each row, and the groups that occur, sorted."""
+    codes, levels, size = np.zeros(len(next(iter(keys.values()))), np.int64), [], 1
+    for column in keys.values():
+        level, code = np.unique(column, return_inverse=True)
+        codes = codes * max(len(level), 1) + code
+        size *= max(len(level), 1)
+        levels.append(level)
+    occurring, groups = np.unique(codes, return_inverse=True)
+    positions = np.unravel_index(occurring, [max(len(level), 1) for level in levels])
+    arrays = [level[at] for level, at in zip(levels, positions, strict=True)]
+    return groups.astype(np.int64), pd.MultiIndex.from_arrays(arrays, names=list(keys))
+
+
+def _histogram(
+    bins: NDArray[np.int64], codes: NDArray[np.int64], n_groups: int
+) -> NDArray[np.int32]:
+    n_columns = bins.shape[1]
+    flat = (codes[:, None] * n_columns + np.arange(n_columns)) * N_BINS + bins
+    counts = np.bincount(flat[bins >= 0], minlength=n_groups * n_columns * N_BINS)
+    return counts.astype(np.int32).reshape(n_groups, n_columns, N_BINS)

@@ -1,0 +1,72 @@
+"""Opening a recording with libavformat: a named demuxer, the bytes that are given, and no more."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import av
+
+from pipeline.errors import DecodeError
+from pipeline.status import Status
+
+# Lines for every damaged clip; what matters of them is in the status.
+av.logging.set_level(None)
+
+MAX_PIXELS = 8192 * 8192
+"""Pixels of a picture: twice those of 8K video. A larger one would take the memory of a machine."""
+
+
+def open_stream(data: bytes, demuxer: str) -> tuple[Any, Any]:
+    """Open a recording by its demuxer: the container, and the video stream in it."""
+    try:
+        container: Any = av.open(
+            io.BytesIO(data),
+            format=demuxer,
+            options={"protocol_whitelist": "", "max_pixels": str(MAX_PIXELS)},
+            io_open=_refuse,
+            metadata_errors="replace",
+            buffer_size=1 << 18,
+        )
+    except (av.FFmpegError, ValueError) as error:
+        raise DecodeError(Status.UNREADABLE, f"can't be opened: {reason_of(error)}") from error
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        raise DecodeError(Status.UNREADABLE, "can't be opened: there is no video in the file")
+    context = stream.codec_context
+    if context is None:
+        raise DecodeError(Status.UNREADABLE, "can't be opened: no decoder for its video is known")
+    if context.width * context.height > MAX_PIXELS:
+        raise DecodeError(
+            Status.UNREADABLE,
+            f"pictures of {context.width}x{context.height} pixels are more than {MAX_PIXELS}",
+        )
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
+    return container, stream
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:
+    """Open nothing: a recording is the bytes that were given."""
+    raise PermissionError("a recording may open nothing")
+
+
+def demuxed(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream that have bytes, in the order of decoding."""
+    number = 0
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+                number += 1
+    except (av.FFmpegError, ValueError) as error:
+        raise DecodeError(
+            Status.TRUNCATED, f"the file can't be read behind packet {number}: {reason_of(error)}"
+        ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Say why libav failed in its own words, without names and numbers that change."""
+    if isinstance(error, av.FFmpegError):
+        return str(error.strerror)
+    return type(error).__name__

@@ -1,0 +1,1 @@
+"""Methods that explain a video model: each one function, and a line in `explainer.METHODS`."""

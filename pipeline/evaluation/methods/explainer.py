@@ -1,0 +1,106 @@
+"""The registry of methods: what each is called, what it needs, and what it costs.
+
+A method is one function ``(model, pixel_values, target) -> (clips, T, P)`` and one line here.
+``pixel_values`` are (clips, frames, 3, height, width), normalised, on the model's device;
+``target`` is (clips,) int64. Higher is more important; a map may be signed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.evaluation.methods import (
+    attention,
+    class_activation,
+    evidence,
+    fovex,
+    gradients,
+    model_free,
+    perturbations,
+)
+
+Explain = Callable[[Any, Tensor, Tensor], Tensor]
+"""The model is a `pipeline.evaluation.perturbation.Classifier`, or an `Adapter` where attention or
+tokens are read."""
+Needs = Literal["nothing", "attention", "gradients", "forward passes"]
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A method and what is known of it."""
+
+    explain: Explain
+    needs: Needs
+    is_class_specific: bool
+    """Whether the map is of the class that was asked for; the others are the same for all."""
+
+
+def _of(explain: Explain, needs: Needs, *, is_class_specific: bool = False) -> Explainer:
+    return Explainer(explain, needs, is_class_specific)
+
+
+METHODS: dict[str, Explainer] = {
+    "random": _of(model_free.random_map, "nothing"),
+    "uniform": _of(model_free.uniform_map, "nothing"),
+    "centre": _of(model_free.center_map, "nothing"),
+    "frame difference": _of(model_free.frame_difference, "nothing"),
+    "median difference": _of(model_free.median_difference, "nothing"),
+    "published attention": _of(attention.published_attention, "attention"),
+    "staa": _of(attention.staa, "attention"),
+    "staa, first layer": _of(attention.first_layer, "attention"),
+    "staa, all layers": _of(attention.all_layers, "attention"),
+    "staa, space": _of(attention.space, "attention"),
+    "rollout": _of(attention.rollout, "attention"),
+    "contribution": _of(attention.contribution, "attention"),
+    "contribution rollout": _of(attention.rollout_contribution, "attention"),
+    "evidence": _of(evidence.evidence, "attention", is_class_specific=True),
+    "signed evidence": _of(evidence.signed_evidence, "attention", is_class_specific=True),
+    "change-weighted evidence": _of(evidence.changed_evidence, "attention", is_class_specific=True),
+    "Chefer": _of(evidence.chefer, "gradients", is_class_specific=True),
+    "LibraGrad": _of(evidence.libra_grad, "gradients", is_class_specific=True),
+    "Grad-CAM": _of(class_activation.grad_cam, "gradients", is_class_specific=True),
+    "Grad-CAM++": _of(class_activation.grad_cam_plus_plus, "gradients", is_class_specific=True),
+    "HiResCAM": _of(class_activation.hi_res_cam, "gradients", is_class_specific=True),
+    "LayerCAM": _of(class_activation.layer_cam, "gradients", is_class_specific=True),
+    "Input x Gradient": _of(gradients.input_x_gradient, "gradients", is_class_specific=True),
+    "Integrated Gradients": _of(
+        gradients.integrated_gradients, "gradients", is_class_specific=True
+    ),
+    "SmoothGrad": _of(gradients.smooth_grad, "gradients", is_class_specific=True),
+    "FovEx": _of(fovex.fovex, "gradients", is_class_specific=True),
+    "occlusion": _of(perturbations.occlusion, "forward passes", is_class_specific=True),
+    "RISE": _of(perturbations.rise, "forward passes", is_class_specific=True),
+    "LIME": _of(perturbations.lime, "forward passes", is_class_specific=True),
+    "KernelSHAP": _of(perturbations.kernel_shap, "forward passes", is_class_specific=True),
+}
+"""By the name that tables show."""
+
+
+def explain(name: str, model: Any, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Run a method on a batch, and check what it gives.
+
+    Returns
+    -------
+    (clips, T, P) float32 on the CPU
+
+    Raises
+    ------
+    ConfigError
+        If there is no such method.
+    ValueError
+        If what it gives has another shape, or NaN.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"method: {name!r} is not one of {', '.join(METHODS)}")
+    grid = model.grid
+    expected = (len(pixel_values), grid.n_times, grid.height * grid.width)
+    result = METHODS[name].explain(model, pixel_values, target).detach().float().cpu()
+    if tuple(result.shape) != expected or not torch.isfinite(result).all():
+        raise ValueError(
+            f"method {name!r} gave {tuple(result.shape)}, expected finite values {expected}"
+        )
+    return result

@@ -1,0 +1,204 @@
+"""EXACT's scenarios (Clark et al. 2024, arXiv 2405.12261) carried to time: clips with known truth.
+
+A clip is a pattern P and a background B, grey, of which the pattern alone holds the class:
+
+- ``linear``: x = a P + (1 - a) B, the class's tetromino at a fixed place. P and B are divided by
+  the Frobenius norm of the whole dataset's, per clip.
+- ``multiplicative``: x = (1 - a P) B, the pattern dims the background; (1 - a P) and B divided so.
+- ``moving``: linear, with place and quarter-turn at random; the class is the shape.
+- ``motion``: linear, one shape that moves; the class is its direction, the truth the swept tube.
+- ``order``: linear, T and then L against L and then T; each frame shows either.
+- ``flash``: a square whose brightness in one frame is the class's sign, beside a brightness of the
+  whole clip that another frame shows: the other frame has nothing of the class, and has to be
+  subtracted to see it. It is a *suppressor*, and not part of the truth.
+
+The background is ``white`` (normal, deviation 0.5) or ``correlated`` (smoothed by 10 pixels).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+Scenario = Literal["linear", "multiplicative", "moving", "motion", "order", "flash"]
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+Background = Literal["white", "correlated"]
+
+SIDE = 64
+"""Pixels."""
+N_TIMES = 8
+SHAPES = {"t": ((1, 0), (1, 1), (1, 0)), "l": ((1, 0), (1, 0), (1, 1))}
+_CELL = 8
+"""Pixels of a tetromino's cell."""
+_SMOOTHING = {"pattern": 1.5, "white": 0.0, "correlated": 10.0}
+_DEVIATION = 0.5
+_CLASSES: dict[Scenario, tuple[str, ...]] = {
+    "linear": ("t", "l"),
+    "multiplicative": ("t", "l"),
+    "moving": ("t", "l"),
+    "motion": ("left", "right", "up", "down"),
+    "order": ("t then l", "l then t"),
+    "flash": ("bright", "dark"),
+}
+_DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+_FLASH_FRAME, _SUPPRESSOR_FRAME = 5, 2
+_FLASH = slice(24, 40)
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ExactClips:
+    """Clips of a scenario."""
+
+    pixels: Float32Array
+    """(clips, T, 64, 64), -1 to 1: all scaled by one factor."""
+    labels: NDArray[np.int64]
+    """(clips,): position in `class_names`."""
+    truth: NDArray[np.bool_]
+    """(clips, T, 64, 64): pixels in which the class shows."""
+
+
+def class_names(scenario: Scenario) -> tuple[str, ...]:
+    """Classes of a scenario, in label order."""
+    return _CLASSES[scenario]
+
+
+def exact_clips(
+    scenario: Scenario,
+    n_clips: int,
+    seed: int,
+    *,
+    alpha: float = 0.3,
+    background: Background = "white",
+) -> ExactClips:
+    """Draw clips; the classes take turns.
+
+    Parameters
+    ----------
+    alpha
+        Weight of the pattern, 0 to 1.
+    """
+    if scenario not in SCENARIOS:
+        raise ValueError(f"scenario: {scenario!r} is not one of {', '.join(SCENARIOS)}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: {alpha} is not between 0 and 1")
+    rng = np.random.default_rng([seed, SCENARIOS.index(scenario), 401])
+    labels = np.arange(n_clips) % len(class_names(scenario))
+    drawn = [_DRAW[scenario](class_names(scenario)[label], rng) for label in labels]
+    patterns = np.stack([pattern for pattern, _ in drawn])
+    truth = np.stack([shown for _, shown in drawn])
+    noise = _background(n_clips, background, rng)
+    if scenario == "multiplicative":
+        pixels = _scaled(1 - alpha * patterns) * _scaled(noise)
+    else:
+        pixels = alpha * _scaled(patterns) + (1 - alpha) * _scaled(noise)
+    pixels /= np.abs(pixels).max()
+    return ExactClips(pixels.astype(np.float32), labels, truth)
+
+
+def as_frames(pixels: Float32Array) -> NDArray[np.uint8]:
+    """Grey clips, -1 to 1, as a model takes frames: (clips, T, 64, 64, 3) uint8."""
+    grey = np.round((pixels + 1) * 127.5).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide by the Frobenius norm of the whole dataset, as the mean norm of a clip."""
+    norm = np.sqrt((values**2).sum() / len(values))
+    return np.asarray(values / norm)
+
+
+def _background(
+    n_clips: int, background: Background, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    noise = rng.normal(0, _DEVIATION, (n_clips, N_TIMES, SIDE, SIDE))
+    sigma = _SMOOTHING[background]
+    return gaussian_filter(noise, (0, 0, sigma, sigma)) if sigma else noise
+
+
+def _shape(name: str, turns: int = 0) -> NDArray[np.float64]:
+    return np.kron(np.rot90(np.array(SHAPES[name], float), turns), np.ones((_CELL, _CELL)))
+
+
+def _painted(shape: NDArray[np.float64], top: int, left: int) -> NDArray[np.float64]:
+    frame = np.zeros((SIDE, SIDE))
+    frame[top : top + shape.shape[0], left : left + shape.shape[1]] = shape
+    return frame
+
+
+Drawn = tuple[NDArray[np.float64], NDArray[np.bool_]]
+
+
+def _smoothed(frames: NDArray[np.float64]) -> Drawn:
+    sigma = _SMOOTHING["pattern"]
+    smooth = gaussian_filter(frames, (0, sigma, sigma))
+    # What smoothing carries beyond the edge by a hundredth shows no class.
+    return smooth, smooth > 0.01
+
+
+def _linear(label: str, rng: np.random.Generator) -> Drawn:
+    # The two shapes lie apart, as in the paper: which place is bright is the class, too.
+    place = (8, 8) if label == "t" else (32, 40)
+    return _smoothed(np.repeat(_painted(_shape(label), *place)[None], N_TIMES, axis=0))
+
+
+def _moving(label: str, rng: np.random.Generator) -> Drawn:
+    shape = _shape(label, int(rng.integers(4)))
+    top, left = (int(rng.integers(SIDE - size + 1)) for size in shape.shape)
+    return _smoothed(np.repeat(_painted(shape, top, left)[None], N_TIMES, axis=0))
+
+
+def _motion(label: str, rng: np.random.Generator) -> Drawn:
+    shape = _shape("t", int(rng.integers(4)))
+    step = 4
+    reach = step * (N_TIMES - 1)
+    vertical, horizontal = _DIRECTIONS[label]
+    room = [
+        SIDE - size - reach * abs(way)
+        for size, way in zip(shape.shape, (vertical, horizontal), strict=True)
+    ]
+    corner = [int(rng.integers(space + 1)) for space in room]
+    # A move to the left or up starts where one to the right or down would end.
+    start = [at + reach * (way < 0) for at, way in zip(corner, (vertical, horizontal), strict=True)]
+    frames = np.stack(
+        [
+            _painted(shape, start[0] + step * t * vertical, start[1] + step * t * horizontal)
+            for t in range(N_TIMES)
+        ]
+    )
+    smooth, shown = _smoothed(frames)
+    return smooth, np.broadcast_to(shown.any(axis=0), shown.shape)
+
+
+def _order(label: str, rng: np.random.Generator) -> Drawn:
+    first, second = label.split(" then ")
+    top, left = (int(rng.integers(SIDE - 3 * _CELL + 1)) for _ in range(2))
+    change = int(rng.integers(3, 6))
+    frames = np.stack(
+        [_painted(_shape(first if t < change else second), top, left) for t in range(N_TIMES)]
+    )
+    return _smoothed(frames)
+
+
+def _flash(label: str, rng: np.random.Generator) -> Drawn:
+    # As large as what tells the class, so that one frame alone is right half of the time.
+    disturbance = rng.normal(0, 2.0)
+    frames = np.zeros((N_TIMES, SIDE, SIDE))
+    frames[_FLASH_FRAME, _FLASH, _FLASH] = (1 if label == "bright" else -1) + disturbance
+    frames[_SUPPRESSOR_FRAME, _FLASH, _FLASH] = disturbance
+    truth = np.zeros(frames.shape, np.bool_)
+    truth[_FLASH_FRAME, _FLASH, _FLASH] = True
+    return frames, truth
+
+
+_DRAW = {
+    "linear": _linear,
+    "multiplicative": _linear,
+    "moving": _moving,
+    "motion": _motion,
+    "order": _order,
+    "flash": _flash,
+}

@@ -1,0 +1,54 @@
+"""Splices: a run of one clip's frames in another clip, so that time has a known answer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """Clips into which frames of others were put."""
+
+    frames: NDArray[np.uint8]
+    """(clips, T, height, width, 3)"""
+    planted: NDArray[np.bool_]
+    """(clips, T): steps that show the other clip: evidence of its class lies in them alone."""
+    donors: NDArray[np.int64]
+    """(clips,): index of the clip that the frames are of."""
+
+
+def splice(
+    frames: NDArray[np.uint8], labels: NDArray[np.integer], n_steps: int, seed: int
+) -> Spliced:
+    """Put ``n_steps`` frames of a clip of another class into each clip, at a place drawn at random.
+
+    The frames keep their time: those at the same steps of the donor.
+
+    Parameters
+    ----------
+    frames
+        (clips, T, height, width, 3), as a model sees them.
+    labels
+        (clips,)
+
+    Raises
+    ------
+    ValueError
+        If there are not as many steps, or all clips are of one class.
+    """
+    n_clips, n_times = frames.shape[:2]
+    if not 0 < n_steps < n_times:
+        raise ValueError(f"n_steps: {n_steps}, expected 1 to {n_times - 1}")
+    if len(set(labels.tolist())) < 2:
+        raise ValueError("labels: all clips are of one class, expected two or more")
+    rng = np.random.default_rng([seed, 601])
+    planted = np.zeros((n_clips, n_times), np.bool_)
+    donors = np.empty(n_clips, np.int64)
+    result = frames.copy()
+    for clip in range(n_clips):
+        donors[clip] = rng.choice(np.flatnonzero(labels != labels[clip]))
+        start = int(rng.integers(n_times - n_steps + 1))
+        planted[clip, start : start + n_steps] = True
+        result[clip, planted[clip]] = frames[donors[clip], planted[clip]]
+    return Spliced(result, planted, donors)

@@ -1,0 +1,149 @@
+"""`jobs.ground_truth`: a run's clips, annotated in the real formats, onto the model's grid."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jobs.cli import run_job
+from jobs.evaluate import EvaluateConfig, evaluate
+from jobs.ground_truth import GroundTruthConfig, ground_truth
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
+from pipeline.dataset.layouts import build_manifest
+from pipeline.dataset.manifest import write_manifest
+from pipeline.store.create import create_store
+from pipeline.store.ground_truth import open_ground_truth
+from pipeline.store.run_folder import store_url
+from pipeline.store.schema import StoreLayout
+from pipeline.store.shards import write_shard
+from tests.analysis.stores import random_columns
+from tests.support.clips import write_mp4
+from tests.support.records import identity_of, record_of
+
+HEIGHT, WIDTH, N_FRAMES = 64, 96, 20
+PREPROCESSING = Preprocessing(shortest_edge=64, crop=(64, 64))
+LAYOUT = StoreLayout(
+    n_rows=3, rows_per_shard=2, n_frames=4, n_times=2, height=4, width=4, n_ranks=2
+)
+FRAMES = Sampling("uniform", 4).indices(n_frames=N_FRAMES, fps=10)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run over three clips of 2 s, of which the last failed."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        blocks = rng.integers(0, 255, (N_FRAMES, 4, 6, 3), np.uint8)
+        write_mp4(clips / f"{name}.mp4", blocks.repeat(16, axis=1).repeat(16, axis=2), fps=10)
+    listing = tmp_path / "clips.txt"
+    listing.write_text("a.mp4\tx\nb.mp4\ty\nc.mp4\tx")
+    manifest = str(tmp_path / "clips.parquet")
+    write_manifest(
+        build_manifest(layout="list", clips=str(clips), annotations=str(listing)), manifest
+    )
+    columns = random_columns(
+        LAYOUT,
+        status=np.array([1, 1, 2], np.uint8),
+        video_id=np.array(["a", "b", "c"], object),
+        frame_index=np.tile(FRAMES.astype(np.int32), (3, 1)),
+        start_time=np.array([100.0, 0.0, 0.0]),
+    )
+    record = record_of(
+        LAYOUT,
+        identity=identity_of(LAYOUT, preprocessing=PREPROCESSING),
+        config={"manifest": manifest},
+    )
+    store = create_store(store_url(str(tmp_path / "run")), record)
+    for shard in range(LAYOUT.n_shards):
+        rows = np.asarray(LAYOUT.shard_rows(shard))
+        write_shard(store, {name: column[rows] for name, column in columns.items()}, rows)
+    return tmp_path
+
+
+def call(run, layout, annotations, *more):
+    argv = [str(run / "run"), "--layout", layout, "--annotations", str(annotations)]
+    argv += ["--out", str(run / "truth.zarr"), *more]
+    return run_job(GroundTruthConfig, ground_truth, verb="ground_truth", argv=argv)
+
+
+def truth_of(run, kind=None):
+    truth = open_ground_truth(str(run / "truth.zarr"))
+    names = np.array(["a", "b"], object)
+    return truth.of_rows(np.array([0, 1]), names, np.empty(0), None, (2, 4, 4), kind)
+
+
+def test_boxes_of_persons_come_onto_the_grid_through_the_models_crop(run, capsys):
+    # Frames 2, 7, 12 and 17 at 10 per second; the clip starts at second 100 of its source.
+    boxes = run / "boxes.csv"
+    # The crop has columns 16 to 80 of 96: the box is the upper left quarter of what is seen.
+    boxes.write_text(f"a,100.2,{16 / 96},0,{48 / 96},0.5,1,0\na,101.2,,,,,,\n")
+    assert call(run, "ava-kinetics", boxes, "--tolerance-s", "0.1") == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 clips are annotated; person known in 2 of 2 time steps" in out
+    truth = truth_of(run)
+    expected = np.zeros((2, 4, 4))
+    # Of the two frames of a step the annotated one alone counts.
+    expected[0, :2, :2] = 1
+    np.testing.assert_allclose(truth.covered[0], expected, atol=1e-3)
+    assert truth.known.tolist() == [[True, True], [False, False]]
+
+
+def test_each_kind_of_a_file_is_stored_and_evaluated(run, capsys):
+    def label(x1, category):
+        box = {"x1": x1, "y1": 0, "x2": x1 + 16, "y2": 64}
+        return {"box2d": box, "standard_category": category}
+
+    # Seconds 0.2, 0.7, 1.2, 1.7 are frames 3, 9, 15 and 21 at 12 per second, counted from 1.
+    frames = [
+        {"name": f"x/{number:04d}.jpg", "labels": [label(16, "hand"), label(48, "0000")]}
+        for number in range(1, 30)
+    ]
+    path = run / "boxes.json"
+    path.write_text(json.dumps({"a": frames, "b": frames[:5]}))
+    assert call(run, "something-else", path) == 0
+    assert "hand known in 3 of 4 time steps, object known in 3 of 4" in capsys.readouterr().out
+    hand, thing = truth_of(run, "hand"), truth_of(run, "object")
+    np.testing.assert_allclose(hand.covered[0, :, :, 0], 1)
+    assert not hand.covered[0, :, :, 1:].any()
+    np.testing.assert_allclose(thing.covered[0, :, :, 2], 1)
+    argv = [str(run / "run"), "--ground-truth", str(run / "truth.zarr"), "--kind", "object"]
+    assert run_job(EvaluateConfig, evaluate, verb="evaluate", argv=argv) == 0
+    out = capsys.readouterr().out
+    assert "evaluate: 2 clips" in out
+    # The last frames of the second clip have no annotation, and don't count as empty.
+    assert "25.0%" in out
+
+
+def test_a_manifest_of_other_clips_and_annotations_of_none_are_refused(run, capsys):
+    path = run / "segments.json"
+    path.write_text(json.dumps({"database": {"zzz": {"annotations": []}}}))
+    assert call(run, "activitynet", path) == 2
+    assert "has none of the run's 2 clips, for example 'a'" in capsys.readouterr().err
+    path.write_text(json.dumps({"database": {"a": {"annotations": [{"segment": [0, 200]}]}}}))
+    other = str(run / "other.parquet")
+    (run / "other.txt").write_text("b.mp4\tx\na.mp4\ty\nc.mp4\tx")
+    write_manifest(
+        build_manifest(layout="list", clips=str(run / "clips"), annotations=str(run / "other.txt")),
+        other,
+    )
+    assert call(run, "activitynet", path, "--manifest", other) == 2
+    assert "is 'b', that of the run is 'a': it is of other clips" in capsys.readouterr().err
+    assert call(run, "activitynet", path, "--kind", "person") == 2
+    assert "which says it itself" in capsys.readouterr().err
+
+
+def test_a_clip_that_has_changed_is_told_and_is_not_known(run, capsys):
+    (run / "clips" / "b.mp4").unlink()
+    path = run / "segments.json"
+    entry = {"annotations": [{"segment": [0, 200], "label": "x"}]}
+    path.write_text(json.dumps({"database": {"a": entry, "b": entry}}))
+    assert call(run, "activitynet", path) == 0
+    stdout, stderr = capsys.readouterr()
+    assert "can't read b: no object at" in stderr
+    assert "1 of 2 clips are annotated, 1 can't be read" in stdout
+    truth = truth_of(run)
+    assert truth.covered[0].all()
+    assert not truth.known[1].any()
