@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.__main__ import verbs
 from jobs.cli import parse
 
 ROOT = Path(__file__).parent.parent
@@ -42,8 +43,7 @@ def commands_of(name):
 
 
 def test_the_configs_are_those_of_all_jobs():
-    modules = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__", "cli"}
-    assert modules == set(CONFIGS)
+    assert set(verbs()) == set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -19,7 +19,16 @@ ELSEWHERE = {
     "pipeline/models/explain.py": ("models/test_evidence.py", "evidence needs whole models"),
     "pipeline/attribution/evidence.py": ("models/test_evidence.py", "evidence needs whole models"),
     "pipeline/clips/columns.py": ("clips/test_loader.py", "the name of a type"),
-    "pipeline/clips/containers.py": ("clips/test_broken_files.py", "held against cut files there"),
+    **{
+        f"pipeline/clips/{name}.py": ("clips/test_libav_recording.py", "parts of reading one file")
+        for name in ("matroska", "pictures", "reading_plan", "recording")
+    },
+    "pipeline/clips/decord_recording.py": ("clips/test_decode.py", "one of the decoders there"),
+    "pipeline/clips/reachable.py": ("clips/test_fetch.py", "what is looked at is fetched"),
+    "pipeline/dataset/columns.py": ("dataset/test_tables.py", "columns of others' tables"),
+    "pipeline/attribution/relevance.py": ("models/test_backward.py", "needs whole models"),
+    "pipeline/run/steps.py": ("run/test_serial.py", "the steps of a serial run"),
+    "jobs/verify.py": ("store/test_verify.py", "damage is made and named there"),
     "pipeline/synthetic/config.py": (
         "synthetic/test_dataset.py",
         "the flags of its jobs",
