@@ -144,7 +144,7 @@ class Watch:
 
 
 def write_stand_in_manifest(path: Path, n_rows: int) -> None:
-    """Write a manifest of clips that aren't there."""
+    """Write a manifest of clips that aren't there, below a folder that is."""
     numbers = range(n_rows)
     columns = {
         "video_id": [f"video-{row:09d}" for row in numbers],
@@ -154,7 +154,7 @@ def write_stand_in_manifest(path: Path, n_rows: int) -> None:
         "end_time": [10.0] * n_rows,
         "split": ["test"] * n_rows,
     }
-    metadata = dict(zip(METADATA_KEYS, ("1", "/clips-that-are-not-there", "list"), strict=True))
+    metadata = dict(zip(METADATA_KEYS, ("1", str(path.parent), "list"), strict=True))
     write_manifest(pa.table(columns, SCHEMA.with_metadata(metadata)), str(path))
 
 

@@ -1,6 +1,7 @@
 """Passes that break off and runs that stand still: the next pass is alone, and nobody waits."""
 
 import os
+import re
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StorageError
 from pipeline.execution.passes import execute
 from pipeline.models.attributor import Attributor
 from pipeline.run.job import Limits, real_stages
@@ -69,7 +69,9 @@ def test_the_models_of_a_broken_pass_are_gone_when_the_next_ones_start(
 
     plan = prepared(finished_run.inputs.config(tmp_path / "run"))
     assert execute(plan, stages_of=stages_of).n_pending == 0
-    assert "rows 4 to 7: the disk was away" in caplog.text
+    assert re.search(
+        r"rows 4 to 7: can't write .*attributions.zarr: the disk was away", caplog.text
+    )
     notes = [path.read_text() for path in tmp_path.glob("[0-9]*")]
     assert len(notes) >= 2
     assert set(notes) == {""}
@@ -77,16 +79,10 @@ def test_the_models_of_a_broken_pass_are_gone_when_the_next_ones_start(
 
 
 def test_a_run_that_nobody_works_on_is_ended_with_a_line(finished_run, tmp_path, capsys):
-    def stages_of(*arguments):
-        # A model that no machine has the memory for.
-        return replace(real_stages(*arguments), attribute_bytes=10**15)
-
-    out = tmp_path / "run"
-    limits = Limits(stall_s=10, growing_stall_s=10)
-    ended = partial(execute, stages_of=stages_of, limits=limits)
-    assert run_attribute(finished_run.inputs.flags(out), ended) == 1
+    # A model that no machine of the cluster has the CPUs for.
+    flags = finished_run.inputs.flags(tmp_path / "run", "--cpus-per-model=512")
+    limits = Limits(stall_s=20, growing_stall_s=20)
+    assert run_attribute(flags, partial(execute, limits=limits)) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("attribute: error: nobody has worked on the run for 1")
+    assert re.match(r"attribute: error: nobody has worked on the run for \d+ s: of 8 CPUs", last)
     assert last.endswith("what was finished is kept, and the same command goes on")
-    with pytest.raises(StorageError):
-        ended(prepared(finished_run.inputs.config(out)))
