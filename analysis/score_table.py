@@ -356,7 +356,7 @@ class _Finished:
         if not (labelled.keys.get_level_values(0) >= 0).any():
             by, sums = "prediction", self.totals.sums[2]
         where = slice(len(SUMMED), len(SUMMED) + maps.shape[1])
-        at = sums.keys.get_level_values(0).get_indexer(codes[by])
+        at = sums.keys.get_level_values(0).get_indexer(pd.Index(codes[by]))
         known = (at >= 0) & (codes[by] >= 0)
         total = sums.total[:, where] + sums.n[:, None] * sums.origin[where]
         result = {}
