@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -65,6 +66,9 @@ def chosen_place(job: AttributeJob) -> Place:
         from pipeline.run.serial import check_serial, execute_serially
 
         return Place(check_serial, execute_serially)
+    if not os.environ.get("RAY_ADDRESS"):
+        # Read when Ray is loaded: one that is started here then listens on loopback alone.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from pipeline.execution.cluster import check_target, machine_to_start
     from pipeline.execution.passes import execute
 

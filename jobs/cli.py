@@ -25,6 +25,7 @@ from pipeline.credentials import without_credentials
 from pipeline.errors import (
     ConfigError,
     ManifestChangedError,
+    RunMismatchError,
     StaaError,
     StorageError,
     StoreGoneError,
@@ -46,6 +47,7 @@ BROKEN_OFF = 1
 succeed, and what was finished is kept."""
 BAD_INPUT = 2
 """Exit code of a bad argument, config or input file."""
+_MISMATCH_LENGTH = 2_000
 
 
 def run_job(
@@ -266,5 +268,7 @@ def writing(key: str, url: str) -> Iterator[None]:
 def _print_error(verb: str, error: Exception, then: str = "") -> None:
     """Say it on one line, whatever reason a library gave, and with no credentials of a URL."""
     start = f"{verb}: error: "
-    room = LINE_LENGTH - len(start) - len(then)
+    # Of another run every difference is told, with the digests by which both are found.
+    most = _MISMATCH_LENGTH if isinstance(error, RunMismatchError) else LINE_LENGTH
+    room = most - len(start) - len(then)
     print(start + one_line(without_credentials(str(error)), at_most=room) + then, file=sys.stderr)

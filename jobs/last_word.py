@@ -55,9 +55,10 @@ def with_last_word(job: Callable[[], int], *, verb: str) -> int:
     # With these it ended on a signal before it was a job, see `jobs`.
     if words.get("is_said") or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return code
+    how = _how_it_ended(code, words.get("raised"))
     goes_on = f"the same command {words.get('but', '')}goes on"
     print(
-        f"{verb}: error: {_how_it_ended(code)}; what was finished is kept, and {goes_on}",
+        f"{verb}: error: {how}; what was finished is kept, and {goes_on}",
         file=sys.stderr,
         flush=True,
     )
@@ -87,9 +88,10 @@ def _be_the_child(
         # argparse, after its own last line.
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         _tell(is_said=True)
-    except BaseException:
+    except BaseException as error:
         # Its traceback helps whoever mends it; the last word is the parent's.
         sys.excepthook(*sys.exc_info())
+        _tell(raised=type(error).__name__)
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
@@ -117,7 +119,9 @@ def _wait(child: int) -> int:
                 os.kill(child, got.si_signo)
 
 
-def _how_it_ended(code: int) -> str:
+def _how_it_ended(code: int, raised: str | None) -> str:
+    if raised:
+        return f"{raised}, an error of this program, whose traceback is above"
     if code == -signal.SIGKILL:
         return "the job's process was killed, as it is where the machine's memory is at its end"
     if code < 0:

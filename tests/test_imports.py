@@ -28,7 +28,7 @@ WITHOUT = {
         "torch",
         "decord",
     ),
-    "from pipeline.models.attributor import Attributor": ("zarr", "ray", "decord", "pyarrow"),
+    "from pipeline.models.attributor import Attributor": ("zarr", "ray", "decord"),
     "from pipeline.store.state import read_state": ("ray", "torch", "xarray", "decord"),
     "from pipeline.evaluation.localisation import Lift": ("zarr", "ray", "decord"),
     "import analysis": ("torch", "ray", "matplotlib", "decord", "analysis.page"),

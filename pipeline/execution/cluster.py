@@ -57,6 +57,8 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
     ------
     ConfigError
         If no cluster answers at ``RAY_ADDRESS``, and as `model_pool` says.
+    ClusterError
+        If no Ray can be started here.
     """
     if ray.is_initialized():
         yield _present_pool(config, may_grow=True)
@@ -70,19 +72,7 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
             logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
             for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
                 os.environ.setdefault(name, value)
-            _keep_token_private()
-            context = ray.init(
-                address="local",
-                # On this machine's loopback alone.
-                _node_ip_address="127.0.0.1",
-                num_cpus=_local_cpus(config),
-                object_store_memory=int(config.local_object_store),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-            _keep_token_private()
-            Path(context.address_info["session_dir"]).chmod(0o700)
+            _start(config)
         else:
             _connect()
         if threading.current_thread() is threading.main_thread():
@@ -90,6 +80,36 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
         yield _present_pool(config, may_grow=not starts)
     finally:
         ray.shutdown()
+
+
+def _start(config: AttributeConfig) -> None:
+    """Start a Ray of the run's own, whose token is the user's alone.
+
+    Its session folder isn't: each of Ray's processes opens it to everybody, below `/tmp/ray` or
+    where ``RAY_TMPDIR`` says, which may name a folder that is the user's alone.
+
+    Raises
+    ------
+    ClusterError
+        If it can't be started.
+    """
+    _keep_token_private()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=_local_cpus(config),
+            object_store_memory=int(config.local_object_store),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    # Ray raises plain exceptions, where the machine is too slow for it for example.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ClusterError(
+            f"Ray can't be started on this machine: {reason} --serial computes without it"
+        ) from error
+    _keep_token_private()
 
 
 def check_target(config: AttributeConfig) -> None:
@@ -100,7 +120,7 @@ def check_target(config: AttributeConfig) -> None:
     ConfigError
         If ``out`` is a relative path.
     """
-    if _starts_ray() or not _is_local(config.out) or Path(config.out).is_absolute():
+    if _starts_ray() or not _is_local(config.out) or _local_path(config.out).is_absolute():
         return
     raise ConfigError(
         f"out: {config.out!r} is a relative path, which on a cluster is another folder on each "
@@ -122,7 +142,7 @@ def check_shared(run_url: str) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if not _is_local(run_url) or len(nodes) < 2:
         return
-    path, token = Path(run_url.removeprefix("file://"), f".{uuid4().hex}.token"), uuid4().hex
+    path, token = _local_path(run_url) / f".{uuid4().hex}.token", uuid4().hex
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(token)
     try:
@@ -139,10 +159,12 @@ def check_shared(run_url: str) -> None:
 
 def nodes_without(path: Path, token: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the nodes on which a file doesn't hold a text, or that don't answer."""
-    read = ray.remote(_read_text).options(num_cpus=0, max_retries=0)
+    read = ray.remote(_read_text)
     answers = {
         read.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         ).remote(path): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         for node in nodes
     }
@@ -167,6 +189,10 @@ def _given(answer: ray.ObjectRef) -> str | None:
 
 def _is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
+
+
+def _local_path(url: str) -> Path:
+    return Path(url.removeprefix("file://"))
 
 
 def _keep_token_private() -> None:

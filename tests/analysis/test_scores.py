@@ -207,7 +207,8 @@ def test_the_table_has_a_row_for_each_row_beside_the_manifests_columns(scored):
     # Tubelets of two frames: a time step begins with the first of them.
     first = 2 * columns["temporal"][ok].argmax(axis=1)
     assert table.loc[ok, "peak_frame"].tolist() == first.tolist()
-    np.testing.assert_array_equal(table.loc[ok, "peak_s"], seconds[ok, first])
+    seconds = columns["frame_time"][np.flatnonzero(ok), first]
+    np.testing.assert_array_equal(table.loc[ok, "peak_s"], seconds)
     assert table.loc[~ok, "peak_s"].isna().all()
     assert pd.isna(table.loc[5, "correct"])
     right = columns["label"] == columns["prediction"]

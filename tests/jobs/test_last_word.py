@@ -63,7 +63,6 @@ def test_a_job_that_says_its_last_word_itself_has_it(code):
         ("os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
         ("os._exit(1)", "ended with code 1 and without a word, as Ray ends it"),
         ("os._exit(0)", "ended with code 0 and without a word"),
-        ("raise ZeroDivisionError", "ended with code 1"),
     ],
 )
 def test_a_job_that_ends_without_a_word_is_given_one(body, how):
@@ -72,6 +71,15 @@ def test_a_job_that_ends_without_a_word_is_given_one(body, how):
     last = stderr.splitlines(keepends=True)[-1]
     assert last.startswith("attribute: error: the job's process ")
     assert how in last
+    assert last.endswith(KEPT)
+
+
+def test_an_error_of_the_program_has_its_traceback_and_then_the_last_word():
+    code, stderr = ended("raise ZeroDivisionError")
+    assert code == 1
+    assert stderr.startswith("Traceback")
+    last = stderr.splitlines(keepends=True)[-1]
+    assert last.startswith("attribute: error: ZeroDivisionError, an error of this program")
     assert last.endswith(KEPT)
 
 

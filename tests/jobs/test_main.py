@@ -106,6 +106,11 @@ print(json.dumps([said, [name for name in {HEAVY!r} if name in sys.modules]]))
         assert line.count("\n") == 1
 
 
+def heed_ctrl_c():
+    """What a terminal's foreground job does, also where the tests are a background job."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def inputs(tmp_path):
     from tests.support.runs import write_inputs
@@ -131,6 +136,7 @@ def test_a_signal_while_modules_are_loaded_is_one_line(inputs, tmp_path, importe
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     ) as job:
         for line in job.stderr:
             if line.rpartition("|")[2].strip().partition(".")[0] == imported:
@@ -158,4 +164,5 @@ def test_a_library_that_imports_the_package_keeps_its_signals():
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler; "
         "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_S)
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, check=True, timeout=HANG_S, preexec_fn=heed_ctrl_c)

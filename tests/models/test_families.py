@@ -30,6 +30,10 @@ from tests.support.families import FAMILIES, eager_reference
 from tests.support.runs import plain_columns, prepared, write_inputs
 
 EACH = pytest.mark.parametrize("name", FAMILIES)
+ONE_AND_THE_OTHERS_SLOW = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "vivit" else [pytest.mark.slow]) for name in FAMILIES],
+)
 WITH_ATTENTION_FUNCTION = [name for name in FAMILIES if not name.startswith("timesformer")]
 """TimeSformer looks none up; tests/attribution/test_attention.py holds its rows in bfloat16."""
 
@@ -598,7 +602,7 @@ def live_tensors():
     return len(tensors), sum(tensor.nbytes for tensor in tensors)
 
 
-@EACH
+@ONE_AND_THE_OTHERS_SLOW
 @pytest.mark.parametrize(
     "method",
     [

@@ -76,14 +76,20 @@ def test_overwriting_begins_again_also_as_another_run(run, tmp_path):
     }
 
 
-def test_rows_that_were_added_are_pending_and_the_others_stay(run, inputs, tmp_path):
-    config, url, codes = run
+@pytest.fixture
+def longer(run, inputs, tmp_path):
+    """The run's configuration with a manifest of three more clips."""
+    config, _, _ = run
     table = pq.read_table(inputs.manifest)
     first, path = table.slice(0, 1).to_pylist()[0], str(tmp_path / "longer.parquet")
     more = [first | {"video_id": f"new{n}", "path": f"new{n}.mp4"} for n in range(3)]
     rows = table.to_pylist() + more
     write_manifest(type(table).from_pylist(rows, schema=table.schema), path)
-    longer = config.model_copy(update={"manifest": path})
+    return config.model_copy(update={"manifest": path})
+
+
+def test_rows_that_were_added_are_pending_and_the_others_stay(run, longer, tmp_path):
+    _, url, codes = run
     plan, _ = prepared(longer, append=True)
     assert statuses(url) == [*codes, 0, 0, 0]
     assert open_store(url).record == plan.record
@@ -92,6 +98,17 @@ def test_rows_that_were_added_are_pending_and_the_others_stay(run, inputs, tmp_p
     prepared(longer, append=True)
     prepared(longer)
     assert tree(tmp_path / "run").keys() == before.keys()
+    assert statuses(url) == [*codes, 0, 0, 0]
+
+
+def test_an_append_that_was_cut_off_is_finished_by_a_plain_call(run, longer):
+    _, url, codes = run
+    plan = plan_run(longer, OneCall(append=True))
+    open_store(url, mode="r+").group.attrs.put(plan.record.to_attributes())
+    assert open_store(url).array("status").shape == (N_ROWS,)
+    prepared(longer)
+    store = open_store(url)
+    assert {store.array(name).shape[0] for name in store.layout.arrays()} == {N_ROWS + 3}
     assert statuses(url) == [*codes, 0, 0, 0]
 
 

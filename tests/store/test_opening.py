@@ -14,6 +14,7 @@ from pipeline.store.opening import (
     Absent,
     Foreign,
     Found,
+    Unfinished,
     check_same_run,
     find_store,
     open_store,
@@ -170,3 +171,15 @@ def test_a_longer_manifest_alone_is_told_how_to_be_taken_in(group):
     with pytest.raises(RunMismatchError) as caught:
         check_same_run(group, identity_of(STORED, batch_size=2))
     assert "--append" not in str(caught.value)
+
+
+def test_a_store_without_identity_is_unfinished_and_is_not_opened(group, url):
+    """Identity is written last, and deleted first."""
+    for attributes in (
+        {"schema": group.group.attrs["schema"]},
+        {k: v for k, v in group.group.attrs.asdict().items() if k != "identity"},
+    ):
+        group.group.attrs.put(attributes)
+        assert find_store(url) == Unfinished()
+        with pytest.raises(StoreError, match="holds a store whose creation was cut off"):
+            open_store(url)

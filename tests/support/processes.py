@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 HANG_S = 300
@@ -60,3 +61,18 @@ def wait_until(condition, job, output, *, poll_s=0.02):
         # Often enough to meet it in the act, and not so often that it is slowed down.
         time.sleep(poll_s)
     return found
+
+
+def listening(pids):
+    """Addresses that processes listen on, as /proc has them: hexadecimal, without the port."""
+    inodes = set()
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):  # it has ended meanwhile
+                inodes.add(str(file.readlink()).removeprefix("socket:[").removesuffix("]"))
+    rows = [
+        line.split()
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+    ]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import HANG_S, command_of, kill, processes_of, wait_until
+from tests.support.processes import HANG_S, command_of, kill, listening, processes_of, wait_until
 from tests.support.runs import (
     assert_same_columns,
     pending_shards,
@@ -87,6 +87,24 @@ def test_two_drivers_on_one_run_are_told_apart(ray_folder, tmp_path):
         first.kill()
         first.communicate()
     assert not (out / "lease.json").exists()
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def test_a_local_ray_listens_on_loopback_alone(ray_folder, tmp_path):
+    inputs = write_inputs(tmp_path, N_CLIPS)
+    out = tmp_path / "run"
+    statuses = out / "attributions.zarr" / "status" / "c"
+    job = start_job(inputs, out, ray_folder)
+    try:
+        wait_until(lambda: statuses.exists() and any(statuses.iterdir()), job, job.communicate)
+        addresses = listening(processes_of(ray_folder))
+        assert addresses
+        assert addresses <= LOOPBACK
+    finally:
+        job.kill()
+        job.communicate()
 
 
 def test_a_relative_target_on_a_cluster_is_bad_input(tmp_path, ray_folder):

@@ -1,0 +1,59 @@
+"""What lies below a folder: clips in sorted order, other files counted, hidden ones passed over."""
+
+import pytest
+
+from pipeline.dataset.listing import list_folder
+from pipeline.errors import ManifestError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b/2.mp4", "b/1.MKV", "a/2.webm", "notes.txt", "b/noise.wav", "none"):
+        path = tmp_path / "clips" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for name in ("b/._1.mkv", ".cache/3.mp4"):
+        path = tmp_path / "clips" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "clips"
+
+
+def test_clips_are_sorted_and_the_rest_is_counted(folder):
+    listing = list_folder(str(folder), "folders")
+    assert listing.root == f"file://{folder}"
+    assert listing.paths == ("a/2.webm", "b/1.MKV", "b/2.mp4")
+    assert listing.others == ("b/noise.wav", "none", "notes.txt")
+    assert listing.n_hidden == 2
+    assert listing.passed_over() == {".wav": 1, "none": 1, ".txt": 1}
+
+
+def test_a_name_without_its_folder_means_the_first_in_order(folder):
+    listing = list_folder(str(folder), "files")
+    assert listing.by_stem == {"2": "a/2.webm", "1": "b/1.MKV"}
+    assert listing.by_name["2.mp4"] == "b/2.mp4"
+    assert listing.holds("b/../b/2.mp4")
+    assert listing.holds("notes.txt")
+    assert not listing.holds("2.mp4")
+
+
+@pytest.mark.parametrize("start", ["{folder}/", "file://{folder}/"])
+def test_an_absolute_path_is_brought_below_the_root(folder, start):
+    listing = list_folder(str(folder), "files")
+    assert listing.below_root(start.format(folder=folder) + "b/2.mp4") == "b/2.mp4"
+    assert listing.below_root("/elsewhere/b/2.mp4") == "/elsewhere/b/2.mp4"
+    assert listing.below_root("b/2.mp4") == "b/2.mp4"
+
+
+def test_a_glob_and_one_file_are_listed_below_their_folder(folder):
+    listing = list_folder(f"{folder}/b/*.mp4", "files")
+    assert (listing.root, listing.paths) == (f"file://{folder}/b", ("2.mp4",))
+    # Asked for by name, whatever its suffix is.
+    assert list_folder(f"{folder}/none", "files").paths == ("none",)
+
+
+def test_where_nothing_is_it_says_so(folder):
+    with pytest.raises(ManifestError, match="expected a folder, glob or file"):
+        list_folder(f"{folder}/absent", "files")
+    with pytest.raises(ManifestError, match="is not a folder"):
+        list_folder(f"{folder}/none", "folders")
