@@ -21,7 +21,6 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from jobs import hand_over_signals
 from jobs.last_word import tell_carried_out, with_last_word
 from jobs.settings import described, flag, merge, read_settings, with_suggestion
-from pipeline.credentials import without_credentials
 from pipeline.errors import (
     ConfigError,
     ManifestChangedError,
@@ -32,7 +31,7 @@ from pipeline.errors import (
     reason_of,
 )
 from pipeline.run.config import FOR_ONE_CALL
-from pipeline.text import LINE_LENGTH, one_line
+from pipeline.text import LINE_LENGTH, one_line, without_credentials
 
 Config = TypeVar("Config", bound=BaseModel)
 

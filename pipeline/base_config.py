@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from pipeline.credentials import holds_credentials
+from pipeline.text import holds_credentials
 
 _SECONDS = {"": 1, "ms": 1e-3, "s": 1, "min": 60, "h": 3600}
 

@@ -1,7 +1,5 @@
 """Errors that a user can mend; each says what was found, what was expected, and where."""
 
-from pipeline.status import Status
-
 
 class StaaError(Exception):
     """Base of every error that is the input's fault; jobs print it on one line and exit with 2."""
@@ -62,12 +60,3 @@ def reason_of(error: Exception) -> str:
     """Say on one line why a library failed, without the path, which a message names itself."""
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or " ".join(str(error).split()) or type(error).__name__
-
-
-class DecodeError(Exception):
-    """One clip has no frames for the model; becomes the row's ``status`` and ``message``."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message

@@ -41,6 +41,15 @@ class Status(IntEnum):
         return self not in (Status.PENDING, Status.OK)
 
 
+class DecodeError(Exception):
+    """One clip has no frames for the model; becomes the row's ``status`` and ``message``."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
 def failed_rows(status: Any) -> Any:
     """Whether each row of a ``status`` array (NumPy, Dask or xarray) was looked at and failed."""
     return (status != Status.OK) & (status != Status.PENDING)

@@ -8,13 +8,12 @@ import pytest
 from pipeline import errors
 from pipeline.errors import (
     CredentialsError,
-    DecodeError,
     ManifestChangedError,
     StaaError,
     StorageError,
     reason_of,
 )
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 
 
 def test_what_may_pass_by_itself_is_not_the_inputs_fault():

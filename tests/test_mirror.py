@@ -61,6 +61,7 @@ OWED = {
     "analysis/score_table.py": "analysis/test_scores.py",
     "analysis/sums.py": "analysis/test_scores.py",
     "jobs/compare.py": "jobs/test_audit.py",
+    "pipeline/attribution/column.py": "models/test_evidence.py",
     "pipeline/clips/check.py": "clips/test_decode.py",
     "pipeline/clips/header.py": "clips/test_libav_recording.py",
     "pipeline/clips/libav_opening.py": "clips/test_libav_recording.py",

@@ -12,8 +12,7 @@ from analysis.page import figures
 from analysis.page.examples import ClipSource
 from analysis.page.folder import PageFolder, Picture
 from analysis.runs import joint_attribution
-from pipeline.errors import DecodeError
-from pipeline.status import Status, failed_rows
+from pipeline.status import DecodeError, Status, failed_rows
 
 
 @dataclass(frozen=True)

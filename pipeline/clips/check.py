@@ -11,8 +11,7 @@ from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import ExpendableDecoder
 from pipeline.clips.fetch import fetch_clip
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 
 _CHILD = "pipeline.clips.header:read_header"
 _MEMORY_BYTES = 4_000_000_000

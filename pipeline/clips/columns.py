@@ -5,3 +5,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 Columns = dict[str, NDArray[Any]]
+
+DIGEST_BYTES = 16
+"""Length of the column ``clip_digest``."""

@@ -18,14 +18,13 @@ from PIL import Image
 
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.recording import (
-    ContradictionError,
     DecoderName,
     Recording,
     open_recording,
 )
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.clips.timeline import ContradictionError
+from pipeline.status import DecodeError, Status
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.decode import ClipFrames, Reading
 from pipeline.clips.recording import DecoderName
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 
 DECODE = "pipeline.clips.decode:read_views"
 """What the child runs: ``decode(data, readings, decoder)`` gives what becomes of each."""

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.timeline import Timeline
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 
 # FFmpeg writes lines to stderr for every damaged clip; what matters of them is in the status.
 decord.logging.set_level(decord.logging.QUIET)

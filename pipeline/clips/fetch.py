@@ -24,12 +24,11 @@ from aiohttp import InvalidURL
 from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import CredentialsError, DecodeError, StorageError
-from pipeline.status import Status
+from pipeline.clips.columns import DIGEST_BYTES
+from pipeline.errors import CredentialsError, StorageError
+from pipeline.status import DecodeError, Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
-
-DIGEST_BYTES = 16
 
 
 def digest_of(data: bytes) -> bytes:

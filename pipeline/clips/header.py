@@ -6,8 +6,7 @@ import numpy as np
 
 from pipeline.clips.decode import ClipFrames, Reading
 from pipeline.clips.recording import DecoderName, open_recording
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 
 
 def read_header(

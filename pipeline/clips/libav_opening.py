@@ -6,8 +6,7 @@ from typing import Any
 
 import av
 
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 
 # Lines for every damaged clip; what matters of them is in the status.
 av.logging.set_level(None)

@@ -30,10 +30,8 @@ from pipeline.clips.reading_plan import (
     packets_to_send,
     presentation_order,
 )
-from pipeline.clips.recording import ContradictionError
-from pipeline.clips.timeline import Timeline
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.clips.timeline import ContradictionError, Timeline
+from pipeline.status import DecodeError, Status
 
 MAX_PACKETS = 4_000_000
 """Packets of a clip: 18 hours at 60 frames/s. Some kB can declare more of them."""

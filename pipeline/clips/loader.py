@@ -7,14 +7,13 @@ from itertools import groupby
 
 import numpy as np
 
-from pipeline.clips.columns import Columns
+from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import DECODE, process_decoder
-from pipeline.clips.fetch import DIGEST_BYTES, digest_of, fetch_clip
+from pipeline.clips.fetch import digest_of, fetch_clip
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import Views
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 
 
 @dataclass(frozen=True)

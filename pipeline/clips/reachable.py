@@ -10,10 +10,10 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.clips.fetch import holds_something, is_there, locate
-from pipeline.credentials import without_credentials
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import CredentialsError, ManifestError, StorageError
 from pipeline.storage.files import open_filesystem
+from pipeline.text import without_credentials
 
 N_LOOKED_AT = 16
 """Clips that are asked for, evenly spread over the manifest."""

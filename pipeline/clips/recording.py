@@ -8,14 +8,9 @@ from numpy.typing import NDArray
 
 from pipeline.clips.containers import damaged_at, demuxer_of, lacking_bytes
 from pipeline.clips.timeline import Timeline
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 
 DecoderName = Literal["pyav", "decord"]
-
-
-class ContradictionError(Exception):
-    """Decoding has shown what the packets didn't: it isn't a packet a frame, or in that order."""
 
 
 class Recording(Protocol):

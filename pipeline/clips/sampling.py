@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.timeline import Timeline
-from pipeline.errors import ConfigError, DecodeError
-from pipeline.status import Status
+from pipeline.errors import ConfigError
+from pipeline.status import DecodeError, Status
 
 SamplingKind = Literal["uniform", "strided"]
 SamplingClock = Literal["time", "frame"]

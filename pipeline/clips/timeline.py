@@ -7,6 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class ContradictionError(Exception):
+    """Decoding has shown what the packets didn't: it isn't a packet a frame, or in that order."""
+
+
 @dataclass(frozen=True)
 class Timeline:
     """Times of a clip's frames in presentation order, from its first frame on.

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.credentials import holds_credentials, without_credentials
 from pipeline.errors import ManifestError
+from pipeline.text import holds_credentials, without_credentials
 
 SCHEMA = pa.schema(
     [

@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.credentials import without_credentials
 from pipeline.dataset.annotations import READERS, Row, listed
 from pipeline.dataset.columns import SCHEMA, check_path_column
 from pipeline.dataset.listing import OTHER_VIDEO_SUFFIXES, Listing, list_folder
 from pipeline.dataset.manifest import FORMAT_VERSION, METADATA_KEYS, Manifest
 from pipeline.dataset.tables import read_table
 from pipeline.errors import ManifestError, reason_of
+from pipeline.text import without_credentials
 
 LAYOUTS = ("kinetics", "folders", "list", "files", "table", *list(READERS)[1:])
 _ANNOTATED = ("list", "table", *READERS)

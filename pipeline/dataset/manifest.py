@@ -27,13 +27,13 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from pipeline.credentials import holds_credentials, without_credentials
 from pipeline.dataset.columns import SCHEMA as SCHEMA
 from pipeline.dataset.columns import as_manifest, check_columns, check_path_column
 from pipeline.dataset.row_groups import ROWS_PER_GROUP as ROWS_PER_GROUP
 from pipeline.dataset.row_groups import pieces, pieces_with
 from pipeline.errors import ManifestChangedError, ManifestError, reason_of
 from pipeline.storage.files import RetryingReader, open_filesystem, write_bytes
+from pipeline.text import holds_credentials, without_credentials
 
 FORMAT_VERSION = "1"
 _N_LOOKED_AT = 16

@@ -11,9 +11,9 @@ from pipeline.clips.fetch import fetch_clip
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.views import View
 from pipeline.dataset.manifest import Manifest
-from pipeline.errors import DecodeError, StoreError
+from pipeline.errors import StoreError
 from pipeline.evaluation.annotations import Annotations, Marked, SeenClip
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 from pipeline.store.ground_truth import Truth, share_of_patches, write_ground_truth
 from pipeline.store.opening import Store
 

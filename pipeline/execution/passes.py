@@ -10,7 +10,6 @@ from functools import partial
 
 from ray.exceptions import RayError
 
-from pipeline.credentials import without_credentials
 from pipeline.errors import ClusterError
 from pipeline.execution.backpressure import StalledError
 from pipeline.execution.cluster import check_alive, check_shared, connected, steps_at_once
@@ -28,6 +27,7 @@ from pipeline.run.job import (
 from pipeline.run.plan import Plan
 from pipeline.store.lease import Lease
 from pipeline.store.state import RunSummary
+from pipeline.text import without_credentials
 
 
 def execute(

@@ -18,11 +18,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.credentials import without_credentials
 from pipeline.errors import ManifestChangedError, ManifestError, reason_of
 from pipeline.logs import LogFormat
 from pipeline.progress_bar import progress_bar
 from pipeline.status import Status
+from pipeline.text import without_credentials
 
 Stage = Literal["read", "decode", "explain", "write"]
 """Step of a run, in the order that rows go through them."""

@@ -28,8 +28,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from pipeline.credentials import without_credentials
 from pipeline.errors import ConfigError, CredentialsError, StaaError, StorageError, reason_of
+from pipeline.text import without_credentials
 
 PATIENCE_VARIABLE = "STAA_STORAGE_PATIENCE_S"
 """Environment variable that says how long a failing access is tried again, s; 60 by default."""

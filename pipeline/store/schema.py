@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import ConfigDict
 
-from pipeline.clips.fetch import DIGEST_BYTES
+from pipeline.clips.columns import DIGEST_BYTES
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from pipeline.clips.decode import Reading, read_frames, read_views
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling, uniform_frame_indices
 from pipeline.clips.views import Views, ViewsConfig
-from pipeline.errors import DecodeError
+from pipeline.status import DecodeError
 from tests.support.clips import numbered_frames, write_mp4
 
 N_SAMPLES = 8

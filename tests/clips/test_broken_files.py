@@ -29,11 +29,11 @@ from pipeline.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
-from pipeline.errors import DecodeError, ManifestError
+from pipeline.errors import ManifestError
 from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeConfig
 from pipeline.run.job import real_stages
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 from pipeline.store.opening import open_store
 from tests.support.checkpoints import save_timesformer
 from tests.support.clips import (

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from pipeline.clips.containers import damaged_at, demuxer_of, lacking_bytes
 from pipeline.clips.decode import read_frames
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 from tests.support.recordings import KINDS, N_FRAMES, packets_of, write_kind, write_remuxed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +100,7 @@ import ctypes, random, struct, sys
 from pathlib import Path
 from pipeline.clips.decode import read_frames
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import DecodeError
+from pipeline.status import DecodeError
 
 folder, number, breach = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 files = [path.read_bytes() for path in sorted(folder.iterdir())]

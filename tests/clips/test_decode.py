@@ -9,8 +9,7 @@ import pytest
 from pipeline.clips.decode import ClipFrames, read_frames
 from pipeline.clips.fetch import fetch_clip
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 from tests.support.clips import (
     REAL_CLIPS,
     numbered_frames,

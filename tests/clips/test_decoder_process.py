@@ -19,8 +19,7 @@ from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import View, Views
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 from tests.support.clips import numbered_frames, patch_mp4, read_numbers, write_mp4
 from tests.support.stand_ins import DECODE as STAND_IN
 from tests.support.stand_ins import KILLED_AT_START

@@ -11,8 +11,8 @@ import pytest
 from pipeline.clips.fetch import fetch_clip
 from pipeline.clips.reachable import find_witness
 from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
-from pipeline.errors import DecodeError, ManifestError, StorageError
-from pipeline.status import Status
+from pipeline.errors import ManifestError, StorageError
+from pipeline.status import DecodeError, Status
 from pipeline.storage.retries import PATIENCE_VARIABLE
 from tests.support.object_storage import (
     BUCKET,

@@ -9,8 +9,8 @@ from pipeline.clips.fetch import fetch_clip
 from pipeline.clips.reachable import find_witness
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
-from pipeline.errors import DecodeError, ManifestError, StorageError
-from pipeline.status import Status
+from pipeline.errors import ManifestError, StorageError
+from pipeline.status import DecodeError, Status
 from pipeline.storage.files import read_bytes
 from pipeline.storage.retries import PATIENCE_VARIABLE
 from tests.support.http_server import CUT, RESET, served

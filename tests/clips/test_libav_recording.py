@@ -16,8 +16,7 @@ from pipeline.clips.containers import demuxer_of
 from pipeline.clips.decode import ClipFrames, Reading, read_frames, read_views
 from pipeline.clips.libav_recording import LibavRecording
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import DecodeError
-from pipeline.status import Status
+from pipeline.status import DecodeError, Status
 from tests.support.clips import REAL_CLIPS, turn_mp4, write_mp4
 from tests.support.recordings import (
     DAMAGE,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.clips.sampling import Sampling, strided_frame_indices, uniform_frame_indices
 from pipeline.clips.timeline import Timeline
-from pipeline.errors import ConfigError, DecodeError
-from pipeline.status import Status
+from pipeline.errors import ConfigError
+from pipeline.status import DecodeError, Status
 
 sizes = st.integers(1, 64).flatmap(lambda n: st.tuples(st.integers(n, 5000), st.just(n)))
 rates = st.sampled_from([1.0, 6.0, 12.0, 23.976, 25.0, 29.97, 30.0, 60.0, 119.88])

@@ -10,8 +10,8 @@ from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import ROWS_PER_GROUP, read_manifest, write_manifest
-from pipeline.errors import DecodeError, ManifestError
-from pipeline.status import Status
+from pipeline.errors import ManifestError
+from pipeline.status import DecodeError, Status
 from tests.analysis.stores import FRAME_SIZE, random_columns, small_layout, write_run
 from tests.support.clips import numbered_frames, write_mp4
 
