@@ -34,6 +34,7 @@ class StandInLoader:
             "label": np.full(n_clips, -1, np.int32),
             "frames": np.zeros(size, np.uint8),
             "frame_index": np.zeros((n_clips, self.n_frames), np.int32),
+            "frame_time": np.zeros((n_clips, self.n_frames), np.float64),
             "status": np.full(n_clips, Status.OK, np.uint8),
             "message": np.full(n_clips, "", object),
         }
