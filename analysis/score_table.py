@@ -53,8 +53,10 @@ AGREEMENTS = {
     "dataset_agreement": "the same with the mean of all other clips",
 }
 
-_BLOCKS_AT_ONCE = 16
+_BLOCKS_AT_ONCE = 8
 """Blocks whose scores are in memory together."""
+_ROWS_AT_ONCE = 1024
+"""Rows whose maps are compared with means together."""
 
 STANDARD = (
     Grouping(("label",)),
@@ -332,18 +334,30 @@ class _Finished:
         )
 
     def _agreements(self, scored: pa.Table, part: slice) -> dict[str, NDArray[np.float32]]:
-        maps = self.maps.read(part.start, part.stop)
+        groups = {name: scored[name].to_numpy() for name in ("label", "prediction")}
+        parts = [
+            self._agreements_of(
+                {name: codes[start : start + _ROWS_AT_ONCE] for name, codes in groups.items()},
+                self.maps.read(
+                    part.start + start, min(part.start + start + _ROWS_AT_ONCE, part.stop)
+                ),
+            )
+            for start in range(0, part.stop - part.start, _ROWS_AT_ONCE)
+        ]
+        return {name: np.concatenate([one[name] for one in parts]) for name in AGREEMENTS}
+
+    def _agreements_of(
+        self, codes: dict[str, NDArray[np.integer]], maps: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float32]]:
         if not self.totals.sums[2].n.any():
-            nothing = np.full(len(maps), np.nan, np.float32)
-            return dict.fromkeys(AGREEMENTS, nothing)
+            return dict.fromkeys(AGREEMENTS, np.full(len(maps), np.nan, np.float32))
         labelled = self.totals.sums[0]
         by, sums = "label", labelled
         if not (labelled.keys.get_level_values(0) >= 0).any():
             by, sums = "prediction", self.totals.sums[2]
         where = slice(len(SUMMED), len(SUMMED) + maps.shape[1])
-        groups = scored[by].to_numpy()
-        at = sums.keys.get_level_values(0).get_indexer(groups)
-        known = (at >= 0) & (groups >= 0)
+        at = sums.keys.get_level_values(0).get_indexer(pd.Index(codes[by]))
+        known = (at >= 0) & (codes[by] >= 0)
         total = sums.total[:, where] + sums.n[:, None] * sums.origin[where]
         result = {}
         for name, mass, count in (

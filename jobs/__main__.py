@@ -6,21 +6,31 @@ import importlib.util
 import pkgutil
 import runpy
 import sys
+from typing import Any
 
 import jobs
 
-_NO_VERBS = ("__main__", "cli", "last_word")
-
 
 def verbs() -> dict[str, str]:
-    """Every verb with what it does, from the first lines of the modules, which aren't run."""
-    names = [module.name for module in pkgutil.iter_modules(jobs.__path__)]
-    return {name: _summary(name) for name in sorted(names) if name not in _NO_VERBS}
+    """Every verb with what it does, from the first lines of the modules, which aren't run.
+
+    A verb is a module that can be run; the others are what verbs share.
+    """
+    names = sorted(module.name for module in pkgutil.iter_modules(jobs.__path__))
+    sources = {name: _source(name) for name in names if name != "__main__"}
+    runnable = {
+        name: source for name, source in sources.items() if '__name__ == "__main__"' in source
+    }
+    return {name: _summary(source) for name, source in runnable.items()}
 
 
-def _summary(verb: str) -> str:
-    spec = importlib.util.find_spec(f"jobs.{verb}")
-    source = spec.loader.get_source(spec.name) if spec and spec.loader else ""  # type: ignore[attr-defined]
+def _source(name: str) -> str:
+    spec = importlib.util.find_spec(f"jobs.{name}")
+    loader: Any = spec.loader if spec else None
+    return loader.get_source(f"jobs.{name}") if loader else ""
+
+
+def _summary(source: str) -> str:
     line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
     return line.partition(": ``")[0].rstrip(".")
 

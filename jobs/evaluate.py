@@ -30,6 +30,9 @@ class EvaluateConfig(FrozenConfig):
     """The `ground_truth.zarr` of a synthetic dataset, or of `jobs.ground_truth`."""
     kind: str | None = None
     """Which kind of it counts, as person or hand; by default the first."""
+    by_class: bool = False
+    """Also print each class's share on the mask, the lowest first: with masks of persons, the human
+    share."""
     emd_clips: int = Field(default=1000, ge=0)
     """Clips, evenly over the run, of which the earth mover's distance in space is computed."""
 
@@ -62,6 +65,15 @@ def evaluate(config: EvaluateConfig) -> int:
             + "".join(f"{_mean(of_methods[name]):>16}" for name in METHODS)
             + (f" {undefined:>4} n/a" if undefined else "")
         )
+    if config.by_class:
+        print()
+        print(f"{'class':<28} {'on mask':>8} {'covered':>8} {'ratio':>6}  (95 % interval)   clips")
+        for name, each in sorted(evaluation.classes.items(), key=lambda item: item[1].ratio):
+            low, high = each.interval
+            print(
+                f"{name:<28} {each.share:>8.1%} {each.covered:>8.1%} {each.ratio:>6.2f}  "
+                f"({low:.2f} to {high:.2f}) {each.n_clips:>9}"
+            )
     print()
     print(f"evaluate: {evaluation.n_clips} clips; values per clip in {metrics_url(config.run)}")
     return 0

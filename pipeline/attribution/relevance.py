@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2CLS
 
 from pipeline.attribution.attention import Scores, softmax_held
-from pipeline.attribution.evidence import Norm
+from pipeline.attribution.column import Norm
 
 _ACTIVATIONS = tuple({kind if isinstance(kind, type) else kind[0] for kind in ACT2CLS.values()})
 

@@ -23,7 +23,9 @@ from pipeline.evaluation.scores import (
     COMPLEXITY,
     LOCALISATION,
     TRANSPORT,
+    ClassShare,
     Score,
+    class_shares,
     complexities,
     localisation,
     score,
@@ -84,6 +86,8 @@ class Evaluation:
     """By `pipeline.attribution.focus.steps_name` of `VARIANTS`."""
     scores: dict[str, dict[str, Score]]
     """By metric, then by the names in `METHODS`."""
+    classes: dict[str, ClassShare]
+    """Share of the attribution on the mask by labelled class; of persons, the human share."""
 
     @property
     def n_clips(self) -> int:
@@ -185,6 +189,7 @@ def evaluate_run(
         raise StoreError(f"can't write metrics to {metrics_url(run_url)}: {error}") from error
 
     rows_of = dict.fromkeys(TRANSPORT, evaluated & sampled)
+    names = store.record.class_names
     on_mask, kept, entropy = (
         columns[name][evaluated].T
         for name in ("variant_mask_share", "variant_kept", "variant_entropy")
@@ -205,6 +210,14 @@ def evaluate_run(
                 for index, method in enumerate(METHODS)
             }
             for name in (*LOCALISATION, *TRANSPORT, *COMPLEXITY)
+        },
+        {
+            names[label]: share
+            for label, share in class_shares(
+                columns["mask_share_attribution"],
+                columns["mask_covered"],
+                np.asarray(store.array("label")[:]),
+            ).items()
         },
     )
 

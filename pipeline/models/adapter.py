@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.attribution.attention import ATTENTION, watch
-from pipeline.attribution.evidence import Column
+from pipeline.attribution.column import Column
 from pipeline.attribution.method import Method
 from pipeline.attribution.rollout import Mixing
 from pipeline.clips.sampling import Sampling

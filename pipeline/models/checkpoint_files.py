@@ -72,6 +72,10 @@ def check_classes(content: Mapping[str, Any], name: str) -> None:
                 )
 
 
+_MAY_BE_0 = ("num_pooler_layers",)
+"""Sizes that a model may lack: V-JEPA 2's pooler works without blocks before its query."""
+
+
 def check_sizes(config: PretrainedConfig, name: str) -> None:
     """Refuse a config with a size that no model has, or a number that isn't one.
 
@@ -95,8 +99,13 @@ def check_sizes(config: PretrainedConfig, name: str) -> None:
             continue
         most = next((most for part, most in _MOST.items() if part in key), _MOST_OF_OTHERS)
         given = value if isinstance(value, list | tuple) else [value]
+        least = 0 if key in _MAY_BE_0 else 1
+        if least == 0 and type(value) is int and value == 0:
+            continue
         if not given or not all(_is_size(size, most) for size in given):
-            raise ModelError(f"{where}, expected a whole number from 1 to {most:,}, as {usual}")
+            raise ModelError(
+                f"{where}, expected a whole number from {least} to {most:,}, as {usual}"
+            )
 
 
 def check_tokens(n_tokens: int, config: PretrainedConfig, name: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, TimesformerForVideoClassification
 
 from pipeline.attribution.attention import SdpaAttention, all_rows, first_row, heads_averaged
-from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
+from pipeline.attribution.column import Affine, Column, ColumnLayer, Mlp, Norm
 from pipeline.attribution.rollout import Mixing, all_on_first, divided_rollout, rollout
 from pipeline.attribution.staa import cls_attention, divided_attention, frame_attention
 from pipeline.clips.sampling import Sampling

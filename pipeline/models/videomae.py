@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoMAEForVideoClassification
 
 from pipeline.attribution.attention import first_row, mean_row
-from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
+from pipeline.attribution.column import Affine, Column, ColumnLayer, Mlp, Norm
 from pipeline.attribution.rollout import Mixing, all_on_first, rollout
 from pipeline.attribution.staa import pooled_attention
 from pipeline.clips.sampling import Sampling

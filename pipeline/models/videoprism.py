@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VideoPrismForVideoClassification
 
-from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Norm
+from pipeline.attribution.column import Affine, Column, ColumnLayer, Norm
 from pipeline.attribution.rollout import Mixing, rollout
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError

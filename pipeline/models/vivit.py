@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, VivitForVideoClassification
 
 from pipeline.attribution.attention import first_row
-from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
+from pipeline.attribution.column import Affine, Column, ColumnLayer, Mlp, Norm
 from pipeline.attribution.rollout import Mixing, all_on_first, rollout
 from pipeline.attribution.staa import cls_attention
 from pipeline.clips.sampling import Sampling

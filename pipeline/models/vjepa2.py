@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig, VJEPA2ForVideoClassification
 
-from pipeline.attribution.evidence import Affine, Column, ColumnLayer, Mlp, Norm
+from pipeline.attribution.column import Affine, Column, ColumnLayer, Mlp, Norm
 from pipeline.attribution.rollout import Mixing, rollout
 from pipeline.clips.sampling import Sampling
 from pipeline.models.adapter import Block

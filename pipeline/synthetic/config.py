@@ -16,7 +16,7 @@ class SynthesizeConfig(FrozenConfig):
     """Folder of the dataset, on this machine."""
     task: TaskName = "actions"
     """What the class is, see `pipeline.synthetic.tasks`."""
-    n_actors: Literal[1, 2] = 1
+    n_actors: int = Field(default=1, ge=1, le=2)
     """With 2, another actor of another class is beside the first, with a mask of its own."""
     distractors: Literal["idle", "acting"] = "idle"
     """`acting`: they do what actors do, so that what moves is no answer."""

@@ -46,7 +46,7 @@ _NEUTRAL = (170.0, 170.0, 170.0)
 class Style:
     """How much of a scene misleads; the default is that of the demo and of training."""
 
-    n_actors: Literal[1, 2] = 1
+    n_actors: int = 1
     """With 2, another actor of another class is beside the first."""
     distractors: Literal["idle", "acting"] = "idle"
     """``acting``: they do what actors do, so that what moves is no answer."""

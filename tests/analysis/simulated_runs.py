@@ -32,11 +32,13 @@ class Planted:
     duplicates: list[tuple[int, int]] = field(default_factory=list)
     swapped: dict[int, int] = field(default_factory=dict)
     """Row to its true class."""
+    odd: list[int] = field(default_factory=list)
+    """Rows whose attention lies in the corner that is furthest from their class's place."""
 
 
 ALL = (
     *("logo", "static", "first_last_frames", "near_duplicate", "label_suspect"),
-    *("strategies", "other_when_wrong"),
+    *("strategies", "other_when_wrong", "unlike_class"),
 )
 
 
@@ -203,6 +205,18 @@ def simulated(
             if label[one] != true[one]:
                 label[one] = label[other] = true[one]
             planted.duplicates.append((int(one), int(other)))
+    if "unlike_class" in kinds:
+        taken = [row for pair in planted.duplicates for row in pair]
+        plain = np.setdiff1d(np.flatnonzero((label == true) & (true > WRONG)), taken)
+        for row in rng.choice(plain, 6, replace=False):
+            far = np.where(places[true[row]] > HEIGHT / 2, 0.5, HEIGHT - 0.5)
+            far = far + rng.normal(0, 0.5, 2)
+            # No two alike, or they would be near duplicates by their maps.
+            width, kept = rng.uniform(1, 3), rng.uniform(0.1, 0.3)
+            corner = np.exp(-((y - far[0]) ** 2 + (x - far[1]) ** 2) / (2 * width))
+            corner *= rng.lognormal(0, 0.3, corner.shape)
+            spatial[row] = kept * spatial[row] + (1 - kept) * corner / corner.sum()
+            planted.odd.append(int(row))
     spatial /= spatial.sum(axis=(2, 3), keepdims=True)
     temporal /= temporal.sum(axis=1, keepdims=True)
     if permuted:

@@ -33,11 +33,14 @@ def main() -> None:
             pairs = {
                 tuple(sorted(f"sim{row:05d}" for row in pair)) for pair in run.planted.duplicates
             }
+            odd = {f"sim{row:05d}" for row in run.planted.odd}
+            unlike = {f.subject[0] for f in found if f.kind == "unlike_class"}
             suspects = {f.subject[0] for f in found if f.kind == "label_suspect"}
             duplicates = {tuple(sorted(f.subject)) for f in found if f.kind == "near_duplicate"}
             for kind, truth, got in (
                 ("label_suspect", swapped, suspects),
                 ("near_duplicate", pairs, duplicates),
+                ("unlike_class", odd, unlike),
             ):
                 hits[kind] += len(truth & got)
                 found_of[kind] += len(got)
@@ -46,7 +49,7 @@ def main() -> None:
     print(f"{'kind':<20}" + "".join(f"{name:>10}" for name in runs))
     for kind in (*ALL, *sorted(set().union(*runs.values()) - set(ALL))):
         print(f"{kind:<20}" + "".join(f"{counts[kind]:>10}" for counts in runs.values()))
-    for kind in ("label_suspect", "near_duplicate"):
+    for kind in ("label_suspect", "near_duplicate", "unlike_class"):
         print(
             f"{kind}: precision {hits[kind]}/{found_of[kind]}, recall "
             f"{hits[kind]}/{planted_of[kind]}"

@@ -78,6 +78,8 @@ def read(url: str) -> dict[str, float]:
     seconds = {}
     for key, chosen in (("maps", names[:2]), ("all", names), ("maps again", names[:2])):
         arrays = [group[name] for name in chosen]
+        for array in arrays:
+            array[:step]
         start = time.process_time()
         for row in range(0, ds.sizes["clip"], step):
             for array in arrays:
@@ -95,6 +97,9 @@ def reduce(url: str) -> dict[str, float]:
     from analysis.score_table import STANDARD
 
     ds = open_run(url)
+    first = ds.isel(clip=slice(2048))
+    # What a process does once, such as importing codecs, belongs to no clip.
+    dask.compute(tree(block_tasks(first, STANDARD, keep_scores=True)), scheduler="threads")
     tasks = block_tasks(ds, STANDARD, keep_scores=True)
     total = tree(tasks)
     start = time.process_time()

@@ -234,3 +234,12 @@ def test_a_manifest_that_holds_credentials_is_refused_and_they_are_not_told(tmp_
     with pytest.raises(ManifestError, match="credentials or a signature") as caught:
         read_manifest(url)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("n_rows", [1, 63, 64, 65, 300])
+def test_the_digest_of_the_first_rows_is_that_of_a_manifest_of_them(root, tmp_path, n_rows):
+    table = many_rows(root, tmp_path)
+    whole, part = str(tmp_path / "whole.parquet"), str(tmp_path / "part.parquet")
+    write_manifest(table, whole, rows_per_group=64)
+    write_manifest(table.slice(0, n_rows), part, rows_per_group=50)
+    assert read_manifest(whole).digest_of_first(n_rows) == read_manifest(part).digest

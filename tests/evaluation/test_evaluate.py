@@ -27,7 +27,13 @@ from pipeline.status import Status
 from pipeline.store.ground_truth import Truth, open_ground_truth
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
-from tests.analysis.stores import PREPROCESSING, random_columns, small_layout, write_run
+from tests.analysis.stores import (
+    CLASS_NAMES,
+    PREPROCESSING,
+    random_columns,
+    small_layout,
+    write_run,
+)
 
 N_CLIPS = 10
 VIEWS = Views.of_config(ViewsConfig(), Sampling("uniform", 4), PREPROCESSING)
@@ -350,3 +356,25 @@ def test_a_kind_that_is_not_there_is_one_line(capsys, dataset, tmp_path):
     run = write_run(tmp_path / "run", LAYOUT, columns_of(clips))
     message = refuse(capsys, run, f"--ground-truth={url}", "--kind=hand")
     assert "has no 'hand', expected one of actor" in message
+
+
+def test_the_share_of_each_class_is_printed_the_lowest_first(capsys, dataset, tmp_path):
+    url, clips = dataset
+    columns = columns_of(clips)
+    run = write_run(tmp_path / "run", LAYOUT, columns)
+    argv = [run, "--ground-truth", url, "--by-class"]
+    assert run_job(EvaluateConfig, evaluate, verb="evaluate", argv=argv) == 0
+    *_, table, last = capsys.readouterr().out.split("\n\n")
+    assert last.startswith("evaluate: 6 clips")
+    classes = evaluate_run(run, open_ground_truth(url)).classes
+    lines = table.splitlines()[1:]
+    assert len(lines) == len(classes) > 1
+    ratios = [classes[line.split("  ")[0]].ratio for line in lines]
+    assert ratios == sorted(ratios)
+    stored = metrics_of(tmp_path / "run")
+    for name, each in classes.items():
+        chosen = columns["label"] == CLASS_NAMES.index(name)
+        chosen &= np.nan_to_num(stored["mask_covered"][:]) > 0
+        assert each.n_clips == chosen.sum()
+        expected = stored["mask_share_attribution"][:][chosen].mean()
+        assert each.share == pytest.approx(expected, rel=1e-5)

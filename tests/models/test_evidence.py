@@ -15,6 +15,7 @@ from torch import nn
 from transformers.activations import ACT2CLS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from pipeline.attribution import column as column_module
 from pipeline.attribution import evidence as evidence_module
 from pipeline.attribution.attention import capture
 from pipeline.attribution.evidence import class_directions, read_gradients, read_parts
@@ -66,7 +67,7 @@ def explain(adapter, clips, classes=None, **method):
 @pytest.fixture
 def whole_values(monkeypatch):
     """Keep values in float32: what follows is exact, and half precision is tested by itself."""
-    monkeypatch.setattr(evidence_module, "_KEPT_AS", torch.float32)
+    monkeypatch.setattr(column_module, "_KEPT_AS", torch.float32)
 
 
 # The reference
@@ -313,8 +314,11 @@ def copied(tensor):
 @EACH_SIZE
 @EACH_DERIVATIVE
 @pytest.mark.parametrize("step_back", [False, True])
-def test_final_tokens_parts_are_autograds_and_complete(size, derivative, step_back, tmp_path):
+def test_final_tokens_parts_are_autograds_and_complete(
+    size, derivative, step_back, tmp_path, monkeypatch
+):
     """VideoMAE: input x gradient of the final tokens, or attention x gradient and the skip."""
+    monkeypatch.setattr(evidence_module, "_TOKENS_AT_ONCE", 5)
     frozen = derivative == "frozen"
     two = pair("videomae", tmp_path, size)
     clips, block = two.clips(3), two.eager.videomae.encoder.layer[-1]
@@ -509,7 +513,7 @@ def test_values_in_half_precision_move_a_map_by_less_than_a_thousandth(name, tmp
     two = pair(name, tmp_path)
     clips = two.clips(4)
     half = explain(two.adapter, clips, layers="all")
-    monkeypatch.setattr(evidence_module, "_KEPT_AS", torch.float32)
+    monkeypatch.setattr(column_module, "_KEPT_AS", torch.float32)
     exact = explain(two.adapter, clips, layers="all")
     moved = (half.total - exact.total).abs().sum((1, 2)) / 2
     assert moved.max() < 1e-3

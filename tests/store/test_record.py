@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.attribution.method import Method
 from pipeline.clips.views import ViewsConfig
 from pipeline.errors import StoreError
-from pipeline.store.record import SCHEMA_VERSION, RunRecord
+from pipeline.store.record import SCHEMA_VERSION, RunIdentity, RunRecord
 from pipeline.store.schema import StoreLayout
 from tests.support.records import identity_of, record_of
 
@@ -173,6 +173,16 @@ def test_an_option_that_is_left_at_its_default_does_not_change_a_runs_name():
     assert run.startswith("kinetics-")
     assert record_of(replace(LAYOUT, n_rows=11)).run_id("kinetics") == run
     assert record_of(LAYOUT, identity=identity_of(LAYOUT, batch_size=2)).run_id("kinetics") != run
+
+
+def test_an_option_that_a_later_release_adds_leaves_a_runs_name_as_it_is():
+    class Later(RunIdentity):
+        colour: str = "grey"
+
+    values = dict(RECORD.identity)
+    for colour, same in (("grey", True), ("red", False)):
+        later = RECORD.model_copy(update={"identity": Later(**values, colour=colour)})
+        assert (later.run_id("kinetics") == RECORD.run_id("kinetics")) == same
 
 
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(0, 10**6))

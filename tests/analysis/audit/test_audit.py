@@ -101,6 +101,16 @@ def test_suspects_are_mostly_swapped_labels_and_name_the_true_class(planted):
     assert hits >= 0.75 * total
 
 
+def test_clips_unlike_their_class_are_those_that_were_planted(planted):
+    hits = total = 0
+    for run, found in planted:
+        rows = [int(f.subject[0].removeprefix("sim")) for f in of_kind(found, "unlike_class")]
+        total += len(rows)
+        hits += len(set(rows) & {*run.planted.odd, *run.planted.swapped})
+    assert hits >= 0.75 * total
+    assert hits
+
+
 @pytest.mark.parametrize("permuted", [False, True])
 def test_clean_twins_have_next_to_no_findings(permuted):
     print("seeds from", SEED)

@@ -42,6 +42,17 @@ def test_numbers_are_shown_as_people_read_them():
     assert (_decimals(0.005), _decimals(float("nan"))) == ("0.01", NONE)
 
 
-def test_what_the_template_lacks_is_an_error_and_no_gap():
-    with pytest.raises(jinja2.UndefinedError):
+@pytest.fixture
+def template(monkeypatch):
+    """A template of one name, in the place of the report's."""
+    loader = jinja2.DictLoader({"report.html": "<p>{{ name }} {{ 1234 | count }}</p>"})
+    monkeypatch.setattr(jinja2, "PackageLoader", lambda package: loader)
+
+
+def test_what_is_filled_in_is_text_and_never_markup(template):
+    assert render_page(name="<b>&") == "<p>&lt;b&gt;&amp; 1,234</p>"
+
+
+def test_what_the_template_lacks_is_an_error_and_no_gap(template):
+    with pytest.raises(jinja2.UndefinedError, match="'name' is undefined"):
         render_page()
