@@ -242,7 +242,7 @@ def what_bounds(progress: Progress, n_at_once: Mapping[Stage, float]) -> str:
     n_at_once
         How many of a step can go on at once.
     """
-    if not progress.working_s:
+    if not progress.working_s or not progress.committed:
         return ""
     busy = {
         stage: min(1.0, progress.seconds.get(stage, 0.0) / (progress.working_s * n))

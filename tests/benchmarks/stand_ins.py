@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.clips.columns import Columns
+from pipeline.clips.fetch import DIGEST_BYTES
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Stages
 from pipeline.run.tally import Channel
@@ -34,6 +35,8 @@ class StandInLoader:
             "label": np.full(n_clips, -1, np.int32),
             "frames": np.zeros(size, np.uint8),
             "frame_index": np.zeros((n_clips, self.n_frames), np.int32),
+            "frame_time": np.zeros((n_clips, self.n_frames), np.float64),
+            "clip_digest": np.zeros((n_clips, DIGEST_BYTES), np.uint8),
             "status": np.full(n_clips, Status.OK, np.uint8),
             "message": np.full(n_clips, "", object),
         }
