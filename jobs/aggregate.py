@@ -104,6 +104,9 @@ def _score(config: AggregateConfig) -> "ScoredRun":
     bars: list[Any] = []
 
     def show(done: int, total: int) -> None:
+        # A run that is done in one go needs no bar.
+        if not bars and done == total:
+            return
         if not bars:
             bars.append(progress_bar(total=total, unit="blocks", desc="aggregate"))
         bars[0].update(done - bars[0].n)

@@ -84,7 +84,7 @@ def test_clips_may_be_grouped_by_what_was_predicted(capsys, out):
     exit_code, stdout, _ = run(capsys, out, "--by=prediction", "--no-report")
     assert exit_code == 0
     assert "aggregate: 9 clips by prediction" in stdout
-    statistics = open_statistics(str(out))
+    statistics = open_statistics(str(out), "prediction")
     assert statistics.attrs["by"] == "prediction"
     assert statistics["n_clips"].values.tolist() == counts_of(out, "prediction")
 
