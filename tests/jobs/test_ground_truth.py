@@ -55,6 +55,7 @@ def run(tmp_path):
         LAYOUT,
         identity=identity_of(LAYOUT, preprocessing=PREPROCESSING),
         config={"manifest": manifest},
+        class_names=("x", "y", "z"),
     )
     store = create_store(store_url(str(tmp_path / "run")), record)
     for shard in range(LAYOUT.n_shards):

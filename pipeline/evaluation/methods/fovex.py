@@ -65,8 +65,9 @@ def _fixations(
                 logits = model.predict(clip + sharpness * left[None, :, None])
                 loss = F.cross_entropy(logits.float(), target.to(logits.device))
                 (gradient,) = torch.autograd.grad(loss, at)
-            if float(loss) < best_loss:
-                best, best_loss = place, float(loss)
+            value = loss.item()
+            if value < best_loss:
+                best, best_loss = place, value
                 place = (place - STEP * gradient.sign().cpu()).clamp(-1, 1)
             else:
                 place = 2 * torch.rand(3, generator=generator) - 1
