@@ -114,7 +114,7 @@ def test_failures_are_listed_with_row_id_path_status_and_message(finished_run):
 def test_xarray_opens_the_store_with_nothing_but_its_url(finished_run):
     dataset = xr.open_zarr(str(finished_run.out / "attributions.zarr"), consolidated=False)
     assert dict(dataset.sizes) == {
-        "clip": 14, "time": 3, "y": 2, "x": 2, "frame": 3, "rank": len(CLASS_NAMES),
+        "clip": 14, "time": 3, "y": 2, "x": 2, "frame": 3, "rank": len(CLASS_NAMES), "byte": 16,
     }  # fmt: skip
     assert dataset.attrs["class_names"] == list(CLASS_NAMES)
     assert dataset.attrs["config"]["manifest"] == finished_run.inputs.manifest
