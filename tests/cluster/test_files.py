@@ -344,8 +344,9 @@ def test_the_options_that_the_readme_names_exist():
     from ray.dashboard.modules.job.cli import submit
 
     known = {name for parameter in submit.params for name in parameter.opts}
-    (line,) = re.findall(r"^ray job submit (.*) -- ", text, re.MULTILINE)
-    assert set(re.findall(r"--[a-z-]+", line)) <= known
+    lines = re.findall(r"^ray job submit (.*) -- ", text, re.MULTILINE)
+    assert lines
+    assert set(re.findall(r"--[a-z-]+", " ".join(lines))) <= known
     for key in ("n_models", "device", "cpus_per_model", "rows_per_shard"):
         assert f"`{key}" in text
         assert key in AttributeConfig.model_fields

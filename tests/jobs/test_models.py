@@ -130,7 +130,7 @@ def test_rows_are_added_to_the_run_of_each_model(local_ray, few, tmp_path, capsy
     [
         ("", (), "model: is required, or models"),
         ("../a=x", (), "names a folder"),
-        ("a=x", ("--model=y",), "expected one of both"),
+        ("a=x", ("--model=y",), "give model or models, not both"),
         ("a=x", ("--revision=main",), "goes with model"),
         ("a=x,b=", (), "models.b: is empty"),
         ("a=s3://user:s3cr3t@bucket/x", (), "models.a: the URL holds credentials"),

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import zarr
 
-from analysis.page.report import REPORT_NAME
 from pipeline.errors import StorageError, StoreError
 from pipeline.run.resources import Machine
+from pipeline.store import run_folder
 from pipeline.store.discard import discard_run
 from pipeline.store.opening import Unfinished, find_store, open_store
 from pipeline.store.pending import pending_rows
 from pipeline.store.run_folder import (
     DERIVED_NAMES,
-    FAILURES_NAME,
-    STATISTICS_NAME,
-    metrics_url,
+    LEASE_NAME,
+    RUN_NAMES,
+    STORE_NAME,
     store_url,
 )
 from tests.support.runs import objects, prepared, run_attribute, tree
@@ -39,8 +39,9 @@ def names(out):
 
 
 def test_the_derived_names_are_those_of_the_jobs_that_make_them():
-    names = {FAILURES_NAME, STATISTICS_NAME, REPORT_NAME, Path(metrics_url("run")).name}
-    assert set(DERIVED_NAMES) == names
+    named = {value for name, value in vars(run_folder).items() if name.endswith("_NAME")}
+    assert named == set(RUN_NAMES)
+    assert set(DERIVED_NAMES) == named - {STORE_NAME, LEASE_NAME}
 
 
 def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finished_run, out):
