@@ -81,7 +81,7 @@ def map_scores(spatial: NDArray[Any], temporal: NDArray[Any]) -> MapScores:
     Parameters
     ----------
     spatial
-        (clips, time, y, x) float, S: sums to 1 over (y, x) but for rounding. NaN where a clip has
+        (clips, time, y, x) float, S: sums to 1 over (y, x) within rounding. NaN where a clip has
         no attribution.
     temporal
         (clips, time) float, T: sums to 1. A = S * T.

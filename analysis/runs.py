@@ -295,7 +295,7 @@ def joint_attribution(
     Parameters
     ----------
     per
-        Of the run, or of each layer or head of each layer, where the run has stored them
+        The run's own, or those of each layer or head of each layer, where the run has stored them
         (``method.layers``, ``method.heads``).
 
     Returns

@@ -73,7 +73,7 @@ class ScoredRun:
     totals: Totals
     """Sums by `STANDARD`, and by the further groupings behind them."""
     url: str
-    """Of the table of scores."""
+    """Version of the table of scores."""
     notes: tuple[str, ...]
     """What couldn't be read, and so isn't in the table."""
 

@@ -32,7 +32,7 @@ By = Literal["label", "prediction"]
 _SCHEMA = {"name": "staa-statistics", "version": 2}
 
 _FLAT_SCHEMA = {"name": "staa-statistics", "version": 1}
-"""Of statistics by one column, written before coverage was kept."""
+"""Version of statistics by one column, written before coverage was kept."""
 
 _DESCRIPTIONS = {
     "n_clips": "clips with an attribution",
@@ -141,7 +141,7 @@ def statistics_of_sums(
     sums
         By ``label`` or by ``prediction``, as ``by`` says.
     failed
-        Of the failed rows, by ``label``.
+        Those of failed rows, by ``label``.
     """
     sizes = {dim: ds["spatial"].sizes[dim] for dim in ("time", "y", "x")}
     return _dataset(ds, _tables(sums, failed, coverage, class_index(ds), by, sizes), by)

@@ -267,7 +267,7 @@ def writing(key: str, url: str) -> Iterator[None]:
 def _print_error(verb: str, error: Exception, then: str = "") -> None:
     """Say it on one line, whatever reason a library gave, and with no credentials of a URL."""
     start = f"{verb}: error: "
-    # Of another run every difference is told, with the digests by which both are found.
+    # Every difference from another run is told, with the digests by which both are found.
     most = _MISMATCH_LENGTH if isinstance(error, RunMismatchError) else LINE_LENGTH
     room = most - len(start) - len(then)
     print(start + one_line(without_credentials(str(error)), at_most=room) + then, file=sys.stderr)

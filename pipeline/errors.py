@@ -49,7 +49,7 @@ class LeaseLostError(StorageError):
 
 
 class ManifestChangedError(Exception):
-    """A manifest was written anew while a run read it; jobs exit with 1, what is written stays."""
+    """A manifest was rewritten while a run read it; jobs exit with 1, and what is written stays."""
 
 
 class CredentialsError(PermissionError):

@@ -195,7 +195,7 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     q = adjusted(np.where(size >= settings.min_clips, least, np.nan))
     found = []
     for index in np.flatnonzero(q <= settings.q):
-        # Of the patches that are as sure, the one with the highest share.
+        # The one with the highest share, if several patches are as sure.
         member = groups == index
         shares = np.array([evidence.maps[member, cell].mean() for cell in cells])
         sure = p[:, index] * len(cells) <= settings.q

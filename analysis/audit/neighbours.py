@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 _ROWS_AT_ONCE = 1024
 _COLUMNS_AT_ONCE = 16384
-"""Of a block of distances: 64 MB in single precision."""
+"""Size of a block of distances: 64 MB in single precision."""
 
 
 def nearest(

@@ -29,7 +29,7 @@ def directions(evidence: Evidence) -> Float64Array:
 def hellinger(evidence: Evidence) -> Float64Array:
     """Give square roots of the spatial map and of T, (n, y * x + time).
 
-    Their Euclidean distance is that of Hellinger, but for a factor, of both together.
+    Their Euclidean distance is Hellinger's of both together, up to a factor.
     """
     maps = np.maximum(evidence.maps.astype(np.float64), 0)
     when = np.maximum(evidence.when.astype(np.float64), 0)

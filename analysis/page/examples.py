@@ -121,7 +121,7 @@ class ClipSource:
         segment
             The part of the file that the clip is, from `segment`.
         digest
-            Of the file's bytes as the run stored it; None where it stored none.
+            Digest of the file's bytes, as the run stored it; None where it stored none.
 
         Returns
         -------

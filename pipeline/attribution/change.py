@@ -8,7 +8,7 @@ from torch.nn import functional as F
 def median_frame(clips: Tensor) -> Tensor:
     """Median of each pixel over a clip's frames: (clips, frames, ...) to (clips, 1, ...).
 
-    Of an even number of frames, the mean of the two in the middle.
+    For an even number of frames it is the mean of the two in the middle.
     """
     n_frames = clips.shape[1]
     ordered = clips.sort(dim=1).values

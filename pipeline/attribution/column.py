@@ -182,14 +182,14 @@ class Column:
         Parameters
         ----------
         reads
-            Of each layer; their ``total`` isn't looked at.
+            Those of each layer; their ``total`` isn't looked at.
         totals
             (..., columns, heads * head_dim) float32, of each layer: what was read, averaged over
             ``n_reads``.
 
         Returns
         -------
-        Of each layer x and y = x + W_O [s + own] + b, and at the end the final stream, twice; each
+        For each layer x and y = x + W_O [s + own] + b, and at the end the final stream, twice; each
         (..., columns, width) float32
         """
         stream, streams = self.start.float(), []

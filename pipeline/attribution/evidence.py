@@ -42,7 +42,7 @@ def read_gradients(
 
     Returns
     -------
-    Of each layer (K, columns, heads * head_dim) float32
+    For each layer (K, columns, heads * head_dim) float32
     """
     with _differentiable(directions):
         # Tensors of inference mode can't be kept for a backward pass.
@@ -140,7 +140,7 @@ def token_parts_stepped_back(
     Parameters
     ----------
     scores
-        Of the last block's attention, with values.
+        Rows of the last block's attention, with values.
     before, behind
         (clips, tokens, width): z and m.
     block

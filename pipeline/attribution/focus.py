@@ -59,7 +59,7 @@ class Threshold:
     percentile: float = 50.0
     """0 to 100; of the kind of that name."""
     n_sigma: float = 1.0
-    """Of the kind ``sigma``."""
+    """For the kind ``sigma``."""
     per_frame: bool = False
     """A threshold for each frame instead of one for the clip."""
 
@@ -96,7 +96,7 @@ class Threshold:
     def apply(self, attribution: FloatArray) -> FloatArray:
         """Cut the attribution at its threshold, and renormalise over the clip.
 
-        Idempotent: applied to its own result, with the threshold computed anew, it keeps the same
+        Idempotent: applied to its own result, with the threshold computed again, it keeps the same
         values, and changes none but in the last bits of the renormalisation. For what was cut
         counts as the value 0: that leaves a percentile's rank where it was, never lifts ``mean +
         n_sigma * deviation`` above what is kept (by Cantelli's inequality, as no value is
@@ -230,7 +230,7 @@ def _normalise(values: Float64Array) -> Float64Array:
 def _otsu(rows: Float64Array) -> Float64Array:
     """Exact Otsu threshold of each row, (rows, 1): no bins, so that no bin width is to be chosen.
 
-    Of splits that are as good as the best but for rounding, such as both of (0, 1, 2), the lowest.
+    The lowest of the splits that are as good as the best within rounding, as both of (0, 1, 2) are.
     """
     ordered = np.sort(rows, axis=-1)
     n = ordered.shape[-1]

@@ -100,7 +100,7 @@ class Method(FrozenConfig):
     predicted), the name of a class, or `top2`: the two best, each against all, and their
     difference."""
     derivative: Literal["frozen", "plain"] = "frozen"
-    """Of evidence: hold LayerNorm's deviation and the activation's gate, so that the parts sum to
+    """For evidence: hold LayerNorm's deviation and the activation's gate, so that the parts sum to
     the logit, or take the full derivative."""
     store_layers: bool = False
     """Store evidence of each layer beside the sum over them."""
@@ -119,7 +119,7 @@ class Method(FrozenConfig):
         if not isinstance(given, Mapping) or not isinstance(name := given.get("name"), str):
             return given
         if name == "evidence":
-            # Of one layer it is worth less, and costs nearly as much.
+            # Evidence of one layer is worth less, and costs nearly as much.
             return {"layers": "all", **given}
         return {**given, **_ALIASES.get(name, {})}
 

@@ -128,7 +128,7 @@ def read_views(
         try:
             return _read_together(open_recording(data, decoder), readings)
         except (DecodeError, ContradictionError, MemoryError):
-            # Of one of them, and which one isn't known: each tells by itself.
+            # One of them failed, and which one isn't known: each is tried by itself.
             pass
     return [_read_alone(data, reading, decoder) for reading in readings]
 

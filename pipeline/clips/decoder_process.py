@@ -127,7 +127,7 @@ class ExpendableDecoder:
             try:
                 return self._try(frames, data, readings, decoder, timeout_s)
             except DecodeError as error:
-                # Of several views, one that needs other frames may do without what takes it down.
+                # One of several views may need other frames, and do without what takes it down.
                 if error.status is Status.TIMEOUT or len(readings) == 1:
                     return [error] * len(readings)
             outcomes: list[FramesRead | DecodeError] = []

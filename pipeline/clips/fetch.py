@@ -174,7 +174,7 @@ def holds_something(root: str) -> bool:
 def _read_whole(filesystem: fsspec.AbstractFileSystem, location: str) -> bytes:
     """Read an object and hold what came against the size that it has.
 
-    Drivers miss the end of a body that a middlebox cut and declared anew; and a clip cut short may
+    Drivers miss the end of a body that a middlebox cut and declared again; and a clip cut short may
     decode to its first frames. Asking for the range keeps s3fs from asking for the size again, and
     from filling what is missing of a large object with zeros. Over plain HTTP the answer to reading
     tells its size, and the client holds the body against it: asking before would double the

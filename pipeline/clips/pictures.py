@@ -39,7 +39,7 @@ def picture_reader(codec: str, extradata: bytes | None) -> Reader | None:
         width = (header[4] & 3) + 1 if len(header) > 6 and header[0] == 1 else 0
         return lambda data: _h264(data, width)
     if codec == "hevc":
-        # Of its 4 bytes of profile flags none is a start code's: version 1, or an early draft's 0.
+        # None of its 4 bytes of profile flags is a start code's: version 1, or an early draft's 0.
         prefixed = len(header) > 22 and header[:3] not in (b"\0\0\1", b"\0\0\0")
         width = (header[21] & 3) + 1 if prefixed else 0
         return lambda data: _hevc(data, width)

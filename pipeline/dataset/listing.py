@@ -23,7 +23,7 @@ OTHER_VIDEO_SUFFIXES = (
     *(".asf", ".divx", ".dv", ".f4v", ".gif", ".m2ts", ".mjpeg", ".mts", ".mxf", ".rm", ".rmvb"),
     *(".ts", ".vob", ".y4m"),
 )
-"""Of files that are video and that the decoder isn't given."""
+"""Suffixes of files that are video and that the decoder isn't given."""
 
 
 @dataclass(frozen=True)

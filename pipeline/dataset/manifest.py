@@ -158,7 +158,7 @@ class Manifest:
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
-        """Open the file, which is refused if it was written anew: row numbers would be others'."""
+        """Open the file, which is refused if it was rewritten: row numbers would be others'."""
         with _open_parquet(self.url) as parquet:
             if _fingerprint(parquet) != self.fingerprint:
                 raise ManifestChangedError(

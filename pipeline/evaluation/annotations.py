@@ -332,7 +332,7 @@ def _of_frames(clip: SeenClip, stack: NDArray[np.bool_], where: str) -> Marked:
 
 def _picture(content: bytes) -> NDArray[np.bool_]:
     pixels = np.asarray(Image.open(io.BytesIO(content)))
-    # Of a picture with an alpha channel, the colours say where something is.
+    # The colours of a picture with an alpha channel say where something is.
     colours = pixels[..., :3] if pixels.ndim == 3 else pixels[..., None]
     return np.asarray(colours.any(axis=-1))
 

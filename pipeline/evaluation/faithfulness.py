@@ -70,7 +70,7 @@ def curves(
     """
     order = descending(unit_scores(attribution, unit), generator)
     n_parts = order.shape[1]
-    # Of few frames, some steps are the same.
+    # With few frames, some steps are the same.
     counts = np.unique(np.round(np.linspace(0, n_parts, n_steps + 1)).astype(int)).tolist()
     selected = first_parts(order, counts, unit, probe.grid)
     both = np.concatenate([selected, ~selected])

@@ -163,8 +163,8 @@ def relevance_rank(
 ) -> Float64Array:
     """Share of truth among the K highest patches, K being the truth's size (Arras et al. 2022).
 
-    Of patches that are equal at the K-th place, the expected number of a random choice. Parameters
-    as `average_precision`; NaN for a clip without truth.
+    Patches that are equal at the K-th place count as a random choice among them would on average.
+    Parameters as `average_precision`; NaN for a clip without truth.
     """
     scores, positive, _ = _rows(attribution, truth, known)
     n_truth = positive.sum(axis=1)
@@ -184,8 +184,8 @@ def pointing(
 ) -> Float64Array:
     """Whether the highest patch is truth: the pointing game (Zhang et al. 2018, arXiv 1608.00507).
 
-    Of several highest patches, the share that is truth. Without the tolerance of 15 pixels that the
-    paper has: a patch is about as large. Parameters as `average_precision`; NaN without truth.
+    The share that is truth, where several patches are highest. The paper's tolerance of 15 pixels is
+    left out: a patch is about as large. Parameters as `average_precision`; NaN without truth.
     """
     scores, positive, _ = _rows(attribution, truth, known)
     highest = scores == scores.max(axis=1, keepdims=True)

@@ -19,7 +19,7 @@ from pipeline.store.ground_truth import Truth
 Float64Array = NDArray[np.float64]
 
 LOCALISATION = ("average_precision", "auroc", "relevance_rank", "pointing", "emd_time")
-"""Of every clip; those of space by transport are of a sample."""
+"""Scores of every clip; those of space by transport are taken on a sample."""
 TRANSPORT = ("emd_space", "emd_space_time")
 COMPLEXITY = ("entropy", "gini")
 N_BOOTSTRAP = 1000

@@ -33,7 +33,7 @@ SHIFT_PX = 2
 def log_odds(given: NDArray[np.floating], target: NDArray[np.integer]) -> Float64Array:
     """Log-odds of each clip's class: (..., clips, classes) to (..., clips) float64.
 
-    Of a model of one class it is the logit.
+    For a model of one class it is the logit.
     """
     logits: Float64Array = np.asarray(given, np.float64)
     clips = np.arange(len(target))
@@ -61,7 +61,7 @@ def frame_shapley(
     target
         (clips,): classes.
     seed, n_permutations
-        Of the sample.
+        Seed of the sample.
 
     Returns
     -------

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 Float64Array = NDArray[np.float64]
 
 _MAX_ITERATIONS = 10_000_000
-"""Of the network simplex: far more than the largest grid takes, so that it ends at the optimum."""
+"""Steps of the network simplex, far more than the largest grid takes: it ends at the optimum."""
 
 
 def emd_space(

@@ -68,7 +68,7 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if starts:
-            # Else every run warns that tokens are on, and of how Ray Data made its own actors.
+            # Otherwise every run warns that tokens are on, and of how Ray Data made its own actors.
             logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
             for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
                 os.environ.setdefault(name, value)

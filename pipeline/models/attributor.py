@@ -52,7 +52,7 @@ class Attributor:
     Parameters
     ----------
     layout
-        Of the store that the columns are for.
+        Sizes of the store that the columns are for.
     device
         ``cpu`` or ``cuda``.
     precision

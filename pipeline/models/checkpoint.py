@@ -51,7 +51,7 @@ from pipeline.models.registry import FAMILIES, _family
 
 _OF_TRAINING = (
     *("dropout", "drop_path", "initializer"),
-    # Of the decoder of VideoMAE's pretraining, and the predictor of V-JEPA 2's.
+    # These belong to the decoder of VideoMAE's pretraining, and to V-JEPA 2's predictor.
     *("decoder_", "norm_pix_loss", "pred_"),
 )
 """Parts of the names of a config's keys that mean nothing to a trained classifier."""

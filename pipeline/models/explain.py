@@ -88,7 +88,7 @@ def explain(
     classes
         (clips,) int64: the class to explain of each clip, -1 for its prediction; None for the
         predictions of all. For methods that are of a class; `Method.target` is resolved by the
-        caller, but for ``top2``.
+        caller, except for ``top2``.
     """
     if method.name == "evidence":
         explanation = _by_evidence(adapter, pixel_values, method, classes)

@@ -41,7 +41,7 @@ class Timesformer(Adapter):
     - ``joint_space_time``: CLS's row over all tokens, `cls_attention`.
     - ``space_only``: the frames are a batch of pictures, each with its CLS; transformers returns a
       prediction of each frame. Their logits are averaged here, which equals the paper's mean over
-      the frames' CLS but for the order of it and the last LayerNorm; A is `frame_attention`.
+      the frames' CLS except for the order of it and the last LayerNorm; A is `frame_attention`.
     """
 
     model_class = TimesformerForVideoClassification
@@ -126,7 +126,7 @@ class Timesformer(Adapter):
 
     @property
     def patch_projection(self) -> nn.Conv2d:
-        """Of patches."""
+        """Layer that embeds patches."""
         projection: nn.Conv2d = self.model.timesformer.embeddings.patch_embeddings.projection
         return projection
 

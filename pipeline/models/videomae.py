@@ -94,7 +94,7 @@ class VideoMAE(Adapter):
 
     @property
     def patch_projection(self) -> nn.Conv3d:
-        """Of tubelets."""
+        """Layer that embeds tubelets."""
         projection: nn.Conv3d = self.model.videomae.embeddings.patch_embeddings.projection
         return projection
 

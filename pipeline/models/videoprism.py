@@ -68,7 +68,7 @@ class VideoPrism(PooledAdapter):
 
     @property
     def patch_projection(self) -> nn.Conv3d:
-        """Of patches."""
+        """Layer that embeds patches."""
         projection: nn.Conv3d = (
             self.model.vision_model.spatial_embeddings.patch_embeddings.projection
         )

@@ -66,7 +66,7 @@ class Vivit(Adapter):
 
     @property
     def patch_projection(self) -> nn.Conv3d:
-        """Of tubelets."""
+        """Layer that embeds tubelets."""
         projection: nn.Conv3d = self.model.vivit.embeddings.patch_embeddings.projection
         return projection
 

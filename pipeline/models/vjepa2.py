@@ -70,7 +70,7 @@ class VJEPA2(PooledAdapter):
 
     @property
     def patch_projection(self) -> nn.Conv3d:
-        """Of tubelets."""
+        """Layer that embeds tubelets."""
         projection: nn.Conv3d = self.model.vjepa2.encoder.embeddings.patch_embeddings.proj
         return projection
 

@@ -151,7 +151,7 @@ class RunOptions(FrozenConfig):
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
     """Share of failed clips above which the job ends with exit code 1."""
     log_format: LogFormat = "text"
-    """Of the logs, in workers and here; with `json`, progress is logged in place of a bar."""
+    """Form of the logs, in workers and here; with `json`, progress is logged in place of a bar."""
     local_cpus: int | None = Field(default=None, ge=2, le=1024)
     """CPUs of the Ray that is started where no cluster is given: by default all, 2 or more."""
     local_object_store: ByteSize = Field(default=ByteSize(1_000_000_000), ge=80_000_000)

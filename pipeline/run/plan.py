@@ -96,7 +96,7 @@ def plan_run(
     Raises
     ------
     StaaError
-        Of the kind that names what is wrong.
+        One of its kinds, which names what is wrong.
     """
     call = call or OneCall()
     pool = machine and check_models(config, machine)

@@ -34,7 +34,7 @@ def clips_per_task(
     Parameters
     ----------
     clip_bytes
-        Of a clip's frames as the model takes them, uint8.
+        Size of a clip's frames as the model takes them, uint8.
     store_bytes
         Of Ray's object store, over all nodes.
 
@@ -69,7 +69,7 @@ def check_columns(
     Parameters
     ----------
     row_bytes
-        Of what is stored of a clip, see `StoreLayout.row_bytes`.
+        Size of what is stored of a clip, see `StoreLayout.row_bytes`.
 
     Raises
     ------

@@ -33,7 +33,8 @@ def append_rows(store: Store, record: RunRecord) -> Store:
     Parameters
     ----------
     record
-        The store's own, but for what changes with the manifest: sizes, identity and configuration.
+        The store's own, except for what changes with the manifest: sizes, identity and
+        configuration.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from pipeline.store.run_folder import DERIVED_NAMES, in_run, store_url
 
 
 def discard_run(run_url: str) -> None:
-    """Delete what a run has stored, if anything, so that `create_store` makes its store anew.
+    """Delete what a run has stored, if anything, so that `create_store` can make it again.
 
     The caller knows of a Zarr group there that it is a store of this product. The store loses its
     identity first, and stays as one whose creation was cut off: cut off at any moment, this leaves

@@ -131,7 +131,7 @@ class MaskTruth:
         frame_index
             (rows, frames): the frames that the model saw.
         views
-            Of the run.
+            The run's.
         grid
             Times, rows and columns of the model's patches.
         kind

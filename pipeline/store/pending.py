@@ -50,7 +50,7 @@ class PendingRows:
     shards: NDArray[np.int64]
     """Shards with a pending row, in order."""
     partial_shards: NDArray[np.int64]
-    """Of these the ones that have rows that are done, in order."""
+    """Those of them that also have rows that are done, in order."""
     rows_of_partial: NDArray[np.int64]
     """Pending rows of the partial shards, in order."""
     rows_per_shard: int
@@ -109,7 +109,7 @@ def reset_rows(store: Store, statuses: Collection[Status]) -> dict[Status, int]:
 
 
 def _found(values: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each value is in an array that is sorted; not as `np.isin`, which sorts it anew."""
+    """Whether each value is in an array that is sorted; unlike `np.isin`, which sorts it again."""
     position = np.searchsorted(ascending, values)
     found = np.zeros(len(values), bool)
     inside = position < len(ascending)

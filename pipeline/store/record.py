@@ -19,7 +19,7 @@ from pipeline.store.schema import StoreLayout
 SCHEMA_NAME = "staa"
 """Marks a group as a store of this product."""
 SCHEMA_VERSION = 2
-"""Of the record and of the arrays' meaning. This release reads every version up to this one."""
+"""Version of the record and of the arrays' meaning. This release reads each up to this one."""
 
 
 class _Recorded(BaseModel):

@@ -56,7 +56,7 @@ class StoreLayout:
 
     @property
     def row_bytes(self) -> int:
-        """Size of what is stored of a clip, but for its texts, uncompressed."""
+        """Size of what is stored of a clip without its texts, uncompressed."""
         specs = [spec for spec in self.arrays().values() if spec.dtype != "str"]
         return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
 

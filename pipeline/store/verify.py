@@ -30,7 +30,7 @@ class Damage:
     """An object of a store that can't be used."""
 
     url: str
-    """Of the object."""
+    """Where the object is, or should be."""
     array: str
     shard: int | None
     """None for an array's metadata, which every shard needs."""

@@ -103,7 +103,7 @@ class TrainConfig(FrozenConfig):
     """Weight of the auxiliary loss: each patch tells where the actor is and what it does. By
     default 1 for actions, and 0 for what is learnt from labels alone."""
     seed: int = Field(default=1, ge=0)
-    """Of the scenes, the weights and the order; the demo's clips are of seed 0."""
+    """Seed of the scenes, the weights and the order; the demo's clips are of seed 0."""
     n_workers: int | None = Field(default=None, ge=1)
     """Processes that render; by default one per CPU."""
     n_threads: int = Field(default=1, ge=1)

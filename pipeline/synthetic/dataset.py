@@ -82,7 +82,7 @@ def write_dataset(config: SynthesizeConfig) -> Iterator[Clip]:
 
 
 def _refuse_other_clips(out: Path, clips: list[Clip]) -> None:
-    """Else a listing of the folder would have clips without annotation and ground truth."""
+    """Otherwise a listing of the folder would have clips without annotation and ground truth."""
     expected = {clip.path for clip in clips}
     others = [path for path in (out / CLIPS_NAME).rglob("*.mp4") if path not in expected]
     if others:
@@ -170,7 +170,7 @@ def _encode(clip: Clip) -> None:
 
     scene, canvas = clip.scene, clip.scene.canvas
     with av.open(clip.path, "w") as container:
-        # Else libx264's choices hang on the CPU, and with AVX on memory that it hasn't set.
+        # Otherwise libx264's choices depend on the CPU, and with AVX on memory that it hasn't set.
         options = {"crf": "20", "preset": "veryfast", "x264-params": "cpu-independent=1"}
         stream = container.add_stream("libx264", rate=Fraction(canvas.fps), options=options)
         stream.width, stream.height, stream.pix_fmt = canvas.width, canvas.height, "yuv420p"

@@ -39,7 +39,7 @@ def model_card(
     config
         A `TrainConfig`.
     seconds, cpu_seconds
-        Of rendering and training together: on the clock, and of all processes.
+        Time of rendering and training together: on the clock, and of all processes.
     """
     values: dict[str, Any] = config.model_dump()
     defaults = {name: field.default for name, field in type(config).model_fields.items()}

@@ -212,7 +212,7 @@ def sample_scene(seed: int, index: int, action: str, canvas: Canvas | None = Non
     """Draw a scene of a class; the same ``(seed, index, action, canvas)`` gives the same scene.
 
     The action's window takes 55 to 80 % of the clip and lies anywhere in it. The actor stays in the
-    central square, which is what a model sees, but for a sixteenth of it where a move ends.
+    central square, which is what a model sees, except for a sixteenth of it where a move ends.
     """
     canvas = canvas or Canvas()
     rng = np.random.default_rng([seed, index, ACTIONS.index(action)])

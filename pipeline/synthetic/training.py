@@ -42,7 +42,7 @@ from pipeline.synthetic.small_models import IMAGE_SIZE, PATCH_SIZE, SIDE
 from pipeline.synthetic.tasks import Style, TaskName, class_names, task_scene
 
 CLASS_NAMES = tuple(action.replace("_", " ") for action in ACTIONS)
-"""Of the actions."""
+"""Classes of the actions."""
 
 PREPROCESSING = Preprocessing(
     shortest_edge=IMAGE_SIZE,
@@ -54,7 +54,7 @@ PREPROCESSING = Preprocessing(
 
 _HELD_OUT_BATCH = 32
 _SMALL_CANVAS = Canvas(width=128, height=96, fps=10, min_duration_s=4.0, max_duration_s=10.0)
-"""Of tasks that are learnt from labels alone: rendered at the size that the model takes."""
+"""Canvas of tasks that are learnt from labels alone: rendered at the size that the model takes."""
 
 _LEFT_RIGHT = ("move left", "move right")
 _UP_DOWN = ("move up", "move down")

@@ -13,9 +13,9 @@ from pipeline.evaluation.perturbation import Classifier
 N_FIXATIONS = 10
 N_STEPS = 20
 STEP = 0.1
-"""Of the descent by signs, on an axis from -1 to 1."""
+"""Step of the descent by signs, on an axis from -1 to 1."""
 SPREAD = 0.15
-"""Of a fixation's Gaussian, exp(-d^2 / SPREAD)."""
+"""Width of a fixation's Gaussian, exp(-d^2 / SPREAD)."""
 FORGETTING = 0.1
 """What is left of the sharpness of earlier fixations."""
 SIGMA_PX = 10.0
