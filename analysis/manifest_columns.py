@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from analysis.runs import attribute, record_of
+from pipeline.clips.views import Views
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ManifestError, StoreError
 from pipeline.storage.files import RetryingReader, open_filesystem
@@ -25,7 +26,7 @@ class ManifestColumns:
 
     file: pq.ParquetFile | None
     names: tuple[str, ...]
-    n_views: int
+    views: Views
 
     @classmethod
     def of_run(cls, ds: xr.Dataset, url: str | None, notes: list[str]) -> "ManifestColumns":
@@ -38,12 +39,11 @@ class ManifestColumns:
             added in its place.
         """
         record = record_of(ds)
-        n_views = len(record.views)
         where = url or str(record.config["manifest"])
         try:
             manifest = read_manifest(where)
             identity = record.identity.manifest
-            n_rows = ds.sizes["clip"] // n_views
+            n_rows = record.views.video(record.layout.n_rows)
             same = manifest.digest == identity
             # A run takes in by --append what was added to its manifest.
             longer = manifest.n_rows > n_rows and manifest.digest_of_first(n_rows) == identity
@@ -58,8 +58,8 @@ class ManifestColumns:
             if url is not None:
                 raise
             notes.append(f"{error}; paths, splits and other columns of it are left out")
-            return cls(None, (), n_views)
-        return cls(file, tuple(file.schema_arrow.names), n_views)
+            return cls(None, (), record.views)
+        return cls(file, tuple(file.schema_arrow.names), record.views)
 
     def rows(self, rows: NDArray[np.integer]) -> dict[str, pa.ChunkedArray]:
         """Columns of some rows of the manifest, in ascending order."""
@@ -91,7 +91,7 @@ class ManifestColumns:
             column = self.file.read(columns=[name], use_threads=False)[name]
             values = column.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
             levels, codes = np.unique(values.astype(str), return_inverse=True)
-            of_rows = np.repeat(codes.astype(np.int32), self.n_views)[: ds.sizes["clip"]]
+            of_rows = codes.astype(np.int32)[self.views.video(ds["clip"].values)]
             # Objects of few texts, which the rows share.
             ds = ds.assign_coords({name: ("clip", levels.astype(object)[of_rows])})
         return ds

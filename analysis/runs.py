@@ -269,19 +269,19 @@ def by_video(ds: xr.Dataset) -> xr.Dataset:
     StoreError
         When the dataset's clips aren't whole videos, each with its views in order.
     """
-    n_views = len(record_of(ds).views)
-    rows = ds["clip"].values
+    views = record_of(ds).views
+    rows, n_views = ds["clip"].values, len(views)
     whole = len(rows) % n_views == 0
     if (
         not whole
-        or (rows.reshape(-1, n_views) % n_views != np.arange(n_views)).any()
-        or (np.ptp(rows.reshape(-1, n_views) // n_views, axis=1).any())
+        or (views.view(rows).reshape(-1, n_views) != np.arange(n_views)).any()
+        or np.ptp(views.video(rows).reshape(-1, n_views), axis=1).any()
     ):
         raise StoreError(
             f"by_video: expected whole videos, each with its {n_views} views in order, got clips "
             f"{rows[:4].tolist()}... ({len(rows)})"
         )
-    videos = rows[::n_views] // n_views
+    videos = views.video(rows[::n_views])
     unfolded = ds.drop_vars(["clip", "view"], errors="ignore").coarsen(clip=n_views)
     constructed: xr.Dataset = unfolded.construct(clip=("video", "view"))
     return constructed.assign_coords(video=videos, view=np.arange(n_views))

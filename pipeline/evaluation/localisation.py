@@ -184,8 +184,9 @@ def pointing(
 ) -> Float64Array:
     """Whether the highest patch is truth: the pointing game (Zhang et al. 2018, arXiv 1608.00507).
 
-    The share that is truth, where several patches are highest. The paper's tolerance of 15 pixels is
-    left out: a patch is about as large. Parameters as `average_precision`; NaN without truth.
+    The share that is truth, where several patches are highest. The paper has a tolerance of 15
+    pixels; a patch is about as large, and it is left out. Parameters as `average_precision`; NaN
+    without truth.
     """
     scores, positive, _ = _rows(attribution, truth, known)
     highest = scores == scores.max(axis=1, keepdims=True)
