@@ -124,7 +124,7 @@ def test_a_damaged_status_is_named_and_says_what_to_do(group, url, damage):
     for shard in range(3):
         write(group, shard)
     (Path(url) / "status" / "c" / "1").write_bytes(damage)
-    with pytest.raises(StoreError, match=r"status/c/1 can't be read: .*delete it: jobs.attribute"):
+    with pytest.raises(StoreError, match=r"status/c/1 can't be read: .*jobs.verify names"):
         pending_rows(open_store(url))
 
 
