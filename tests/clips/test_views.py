@@ -13,8 +13,8 @@ from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import View, Views, ViewsConfig
 from pipeline.errors import ConfigError
-from pipeline.execution.passes import execute
 from pipeline.run.config import SamplingConfig
+from pipeline.run.serial import execute_serially
 from pipeline.status import Status
 from pipeline.store.run_folder import failures_url
 from tests.support.runs import (
@@ -95,15 +95,15 @@ def test_clips_of_a_video_as_short_as_the_window_are_the_same():
 
 
 @pytest.fixture(scope="module")
-def run(local_ray, tmp_path_factory):
+def run(tmp_path_factory):
     """A run of 5 videos, one of them broken, in 9 views each; its plan, and its single views'."""
     folder = tmp_path_factory.mktemp("views")
     inputs = write_inputs(folder, 5, {1: "truncated"}, {2: 60})
     sampling = SamplingConfig(kind="strided", stride=2)
     plan = prepared(inputs.config(folder / "run", views=VIEWS, sampling=sampling, batch_size=4))
-    execute(plan)
+    execute_serially(plan)
     single = prepared(inputs.config(folder / "single", sampling=sampling))
-    execute(single)
+    execute_serially(single)
     return plan, single
 
 

@@ -21,7 +21,7 @@ from pipeline.dataset.manifest import (
 from pipeline.errors import ManifestChangedError, ManifestError
 from tests.dataset.text_files import text_file
 from tests.support.object_storage import BUCKET, OF_ANY_OBJECT
-from tests.test_credentials import SECRET
+from tests.test_text import SECRET
 
 
 def many_rows(root, tmp_path, n_rows=1000, changed=None):

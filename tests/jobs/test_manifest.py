@@ -192,6 +192,7 @@ def test_a_manifest_that_nothing_is_new_for_is_left_alone(capsys, tmp_path, clip
     assert (out.stat().st_mtime_ns, out.stat().st_ino) == before
 
 
+@pytest.mark.slow
 def test_a_run_takes_in_the_clips_of_such_a_manifest(capsys, tmp_path, local_ray):
     clips = tmp_path / "clips"
     model = save_timesformer(tmp_path / "model")

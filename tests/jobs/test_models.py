@@ -90,6 +90,7 @@ def few(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("few"), 5)
 
 
+@pytest.mark.slow
 def test_a_model_whose_clips_fail_keeps_no_other_from_its_run(local_ray, few, tmp_path, capsys):
     out = tmp_path / "runs"
     long = save_timesformer(tmp_path / "long", num_frames=16)
@@ -100,6 +101,7 @@ def test_a_model_whose_clips_fail_keeps_no_other_from_its_run(local_ray, few, tm
     assert set(stored_columns(out / "short")["status"]) == {Status.OK}
 
 
+@pytest.mark.slow
 def test_rows_are_added_to_the_run_of_each_model(local_ray, few, tmp_path, capsys, one_thread):
     out, shorter = tmp_path / "runs", str(tmp_path / "shorter.parquet")
     write_manifest(pq.read_table(few.manifest).slice(0, 4), shorter)

@@ -8,8 +8,8 @@ from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.dataset.manifest import write_manifest
 from pipeline.errors import ConfigError, RunMismatchError, StoreError
-from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeJob
+from pipeline.run.serial import execute_serially
 from pipeline.store.opening import open_store
 from pipeline.store.run_folder import store_url
 from pipeline.store.state import read_state
@@ -39,16 +39,14 @@ def first_rows(inputs, n_rows, folder):
 
 
 def flags(inputs, out, manifest, *more):
-    return inputs.flags(out, f"--manifest={manifest}", *more)
+    return inputs.flags(out, f"--manifest={manifest}", "--serial", *more)
 
 
 def run(argv):
     return run_job(AttributeJob, attribute, verb="attribute", argv=argv)
 
 
-def test_the_store_is_that_of_a_run_over_the_whole_manifest(
-    local_ray, inputs, tmp_path, one_thread
-):
+def test_the_store_is_that_of_a_run_over_the_whole_manifest(inputs, tmp_path, one_thread):
     out = tmp_path / "run"
     assert (
         run(flags(inputs, out, first_rows(inputs, N_FIRST, tmp_path), "--max-failed-fraction=1"))
@@ -68,11 +66,11 @@ def test_the_store_is_that_of_a_run_over_the_whole_manifest(
     assert objects(out) == after
 
 
-def test_rows_of_a_short_batch_stay_as_they_are(local_ray, inputs, tmp_path, one_thread):
+def test_rows_of_a_short_batch_stay_as_they_are(inputs, tmp_path, one_thread):
     out, n_first = tmp_path / "run", 5
-    execute(prepared(inputs.config(out, manifest=first_rows(inputs, n_first, tmp_path))))
+    execute_serially(prepared(inputs.config(out, manifest=first_rows(inputs, n_first, tmp_path))))
     before = stored_columns(out)
-    execute(prepared(inputs.config(out), append=True))
+    execute_serially(prepared(inputs.config(out), append=True))
     after = stored_columns(out)
     assert_same_columns({name: values[:n_first] for name, values in after.items()}, before)
     expected = plain_columns(prepared(inputs.config(tmp_path / "plain")))
@@ -82,19 +80,19 @@ def test_rows_of_a_short_batch_stay_as_they_are(local_ray, inputs, tmp_path, one
     )
 
 
-def test_an_unfinished_run_is_added_to(local_ray, inputs, tmp_path):
+def test_an_unfinished_run_is_added_to(inputs, tmp_path):
     out = tmp_path / "run"
     prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path)))
-    summary = execute(prepared(inputs.config(out), append=True))
+    summary = execute_serially(prepared(inputs.config(out), append=True))
     assert (summary.n_rows, summary.n_pending) == (N_CLIPS, 0)
 
 
 @pytest.mark.parametrize("n_enlarged", [0, 3])
 def test_an_append_that_was_cut_off_is_finished_by_the_next_command(
-    local_ray, inputs, tmp_path, one_thread, n_enlarged
+    inputs, tmp_path, one_thread, n_enlarged
 ):
     out = tmp_path / "run"
-    execute(prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path))))
+    execute_serially(prepared(inputs.config(out, manifest=first_rows(inputs, N_FIRST, tmp_path))))
     whole = prepared(inputs.config(tmp_path / "whole"))
     group = open_store(store_url(str(out)), mode="r+").group
     group.update_attributes(whole.record.to_attributes())
@@ -105,7 +103,7 @@ def test_an_append_that_was_cut_off_is_finished_by_the_next_command(
     assert read_state(str(out)).summary.n_pending == N_CLIPS - N_FIRST
     with pytest.raises(StoreError, match=f"is being enlarged from {N_FIRST} to {N_CLIPS} rows"):
         open_run(str(out))
-    summary = execute(prepared(inputs.config(out)))
+    summary = execute_serially(prepared(inputs.config(out)))
     assert (summary.n_rows, summary.n_pending) == (N_CLIPS, 0)
     expected = plain_columns(whole)
     assert_same_columns(stored_columns(out), expected)

@@ -65,6 +65,7 @@ def run(inputs, out, manifest, execute=None):
     return run_attribute(flags, execute)
 
 
+@pytest.mark.slow
 def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_back(
     finished_run, manifest, other, tmp_path, capsys
 ):
