@@ -58,7 +58,8 @@ def aggregate(config: AggregateConfig) -> int:
     from analysis.statistics import classes_with_lost_clips, default_grouping
 
     ds = open_run(config.run)
-    summary = run_summary(ds)
+    with _damage_named(config.run):
+        summary = run_summary(ds)
     if not summary["n_ok"]:
         raise StoreError(f"{config.run}: no clip is ok, so there is nothing to aggregate")
     if summary["n_pending"]:
@@ -67,7 +68,7 @@ def aggregate(config: AggregateConfig) -> int:
     by = config.by or default_grouping(summary)
     if by == "label" and not summary["n_labelled"]:
         raise ConfigError(f"by: 'label', but no clip of {config.run} has one; try 'prediction'")
-    with _scheduler(config), writing("run", config.run):
+    with _scheduler(config), writing("run", config.run), _damage_named(config.run):
         scored = _score(config)
     for note in scored.notes:
         print(f"aggregate: warning: {note}", file=sys.stderr)
@@ -79,8 +80,8 @@ def aggregate(config: AggregateConfig) -> int:
     if lost := classes_with_lost_clips(statistics):
         raise StoreError(
             f"{config.run}: ok clips of {', '.join(lost[:3])} have no attribution: the store has "
-            "lost objects. Delete the status of their shards (status/c/N) and run jobs.attribute "
-            "again"
+            f"lost objects. jobs.verify {config.run} names them, and with --repair sets their rows "
+            "pending"
         )
     with writing("run", config.run):
         for one in of.values():
@@ -95,6 +96,31 @@ def aggregate(config: AggregateConfig) -> int:
             )
         print(f"aggregate: report in {page}")
     return 0
+
+
+@contextmanager
+def _damage_named(run: str) -> Iterator[None]:
+    """Name the object of a store that a reader failed on; Zarr and its codecs name none.
+
+    Raises
+    ------
+    StoreError
+        If the store is damaged.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError) as error:
+        from pipeline.store.opening import open_store
+        from pipeline.store.run_folder import store_url
+        from pipeline.store.verify import verify_store
+
+        damages = verify_store(open_store(store_url(run)))
+        if not damages:
+            raise
+        raise StoreError(
+            f"{damages[0]}; jobs.verify {run} names all that is damaged, and with --repair sets "
+            "such rows pending"
+        ) from error
 
 
 def _score(config: AggregateConfig) -> "ScoredRun":

@@ -156,3 +156,17 @@ def test_grouping_by_labels_that_no_clip_has_is_refused(capsys, out):
     assert exit_code == 2
     assert "by: 'label', but no clip" in stderr
     assert not (out / "statistics.zarr").exists()
+
+
+@pytest.mark.parametrize("name", ["status", "label", "spatial"])
+def test_a_damaged_object_is_named_on_one_line(capsys, out, name):
+    folder = out / "attributions.zarr" / name / "c" / "1"
+    path = next((item for item in folder.rglob("*") if item.is_file()), folder)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    exit_code, _, stderr = run(capsys, out)
+    assert exit_code == 2
+    assert str(path.relative_to(out)) in stderr
+    assert "jobs.verify" in stderr
+    assert len(stderr.splitlines()) == 1
