@@ -118,8 +118,7 @@ def _damage_named(run: str) -> Iterator[None]:
         if not damages:
             raise
         raise StoreError(
-            f"{damages[0]}; jobs.verify {run} names all that is damaged, and with --repair sets "
-            "such rows pending"
+            f"{damages[0]}; jobs.verify names all damage, and with --repair sets such rows pending"
         ) from error
 
 
