@@ -7,7 +7,7 @@ from zarr.core.group import Group
 from pipeline.errors import StoreError, reason_of
 from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.opening import STORAGE_ERRORS, Absent, Store, Unfinished, find_store
-from pipeline.store.record import RunRecord
+from pipeline.store.record import SCHEMA, RunRecord
 from pipeline.store.schema import ArraySpec, StoreLayout
 
 _ROWS_PER_CHUNK = 32
@@ -27,16 +27,15 @@ def create_store(url: str, record: RunRecord) -> Store:
     target = find_store(url)
     if not isinstance(target, Absent | Unfinished):
         raise StoreError(f"out: {url} is there already: can't create a store there")
-    attributes = record.to_attributes()
     try:
         group = zarr.create_group(
             zarr_location(url),
             overwrite=isinstance(target, Unfinished),
-            attributes={"schema": attributes["schema"]},
+            attributes={"schema": SCHEMA},
         )
         for name, spec in record.layout.arrays().items():
             create_array(group, name, spec, record.layout)
-        group.update_attributes(attributes)
+        group.update_attributes(record.to_attributes())
     except STORAGE_ERRORS as error:
         raise StoreError(f"out: can't create a store at {url}: {reason_of(error)}") from error
     return Store(url, group, record)

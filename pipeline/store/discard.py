@@ -5,7 +5,7 @@ import zarr
 from pipeline.errors import StoreError, reason_of
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.zarr_store import zarr_location
-from pipeline.store.record import SCHEMA_NAME, SCHEMA_VERSION
+from pipeline.store.record import SCHEMA
 from pipeline.store.run_folder import DERIVED_NAMES, in_run, store_url
 
 
@@ -27,7 +27,7 @@ def discard_run(run_url: str) -> None:
     except FileNotFoundError:
         return
     try:
-        group.attrs.put({"schema": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}})
+        group.attrs.put({"schema": SCHEMA})
         filesystem, path = open_filesystem(store)
         filesystem.invalidate_cache()
         # The group's own zarr.json says that this is a store; `create_store` replaces it.

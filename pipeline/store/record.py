@@ -21,6 +21,9 @@ SCHEMA_NAME = "staa"
 SCHEMA_VERSION = 2
 """Version of the record and of the arrays' meaning. This release reads each up to this one."""
 
+SCHEMA: dict[str, Any] = {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}
+"""Attribute of the group by which a store is known."""
+
 
 class _Recorded(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -112,8 +115,7 @@ class RunRecord(_Recorded):
 
     def to_attributes(self) -> dict[str, Any]:
         """Attributes of the store's group, all of them."""
-        schema = {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}
-        return {"schema": schema, **self.model_dump(mode="json")}
+        return {"schema": dict(SCHEMA), **self.model_dump(mode="json")}
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], where: str) -> "RunRecord":
