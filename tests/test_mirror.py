@@ -50,18 +50,11 @@ ELSEWHERE = {
 """Modules whose tests are in a file of another name, with the file and the reason."""
 
 OWED = {
-    "pipeline/attribution/column.py": "models/test_evidence.py",
-    "pipeline/clips/check.py": "clips/test_decode.py",
-    "pipeline/clips/header.py": "clips/test_libav_recording.py",
-    "pipeline/clips/libav_opening.py": "clips/test_libav_recording.py",
     "pipeline/evaluation/ground_truth.py": "evaluation/test_annotations.py",
     **{
         f"pipeline/evaluation/methods/{name}.py": "evaluation/methods/test_explainer.py"
         for name in ("attention", "class_activation", "evidence", "fovex")
     },
-    "pipeline/synthetic/model_card.py": "synthetic/test_training.py",
-    "pipeline/synthetic/small_models.py": "synthetic/test_training.py",
-    "pipeline/synthetic/textures.py": "synthetic/test_exact_scenarios.py",
 }
 """New modules that are still to get a file of their own, with the one that tests them until then:
 this list gets shorter, and never longer."""
