@@ -104,14 +104,8 @@ class ClipsThatStayAway:
         return self.load(rows)
 
 
-@pytest.mark.parametrize(
-    ("rows", "left"),
-    [
-        ((5, 9), [1, 2]),
-        pytest.param((5,), [1], marks=pytest.mark.slow),
-        pytest.param((1, 13), [0, 3], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "left"), [((5, 9), [1, 2]), ((5,), [1]), ((1, 13), [0, 3])])
 def test_clips_that_their_storage_always_fails_for_hold_up_their_shards_alone(
     finished_run, out, caplog, rows, left
 ):
