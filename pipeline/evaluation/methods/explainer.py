@@ -57,9 +57,20 @@ METHODS: dict[str, Explainer] = {
     "rollout": _of(attention.rollout, "attention"),
     "contribution": _of(attention.contribution, "attention"),
     "contribution rollout": _of(attention.rollout_contribution, "attention"),
-    "evidence": _of(evidence.evidence, "attention", is_class_specific=True),
-    "signed evidence": _of(evidence.signed_evidence, "attention", is_class_specific=True),
-    "change-weighted evidence": _of(evidence.changed_evidence, "attention", is_class_specific=True),
+    **{
+        name: _of(explain, "attention", is_class_specific=True)
+        for name, explain in (
+            ("evidence", evidence.evidence),
+            ("evidence, plain", evidence.plain_evidence),
+            ("evidence, last layer", evidence.last_evidence),
+            ("net evidence", evidence.net_evidence),
+            ("net evidence, plain", evidence.plain_net_evidence),
+            ("signed evidence", evidence.signed_evidence),
+            ("signed evidence, plain", evidence.plain_signed_evidence),
+            ("change-weighted evidence", evidence.changed_evidence),
+            ("change-weighted net evidence", evidence.changed_net_evidence),
+        )
+    },
     "Chefer": _of(evidence.chefer, "gradients", is_class_specific=True),
     "LibraGrad": _of(evidence.libra_grad, "gradients", is_class_specific=True),
     "Grad-CAM": _of(class_activation.grad_cam, "gradients", is_class_specific=True),
