@@ -35,6 +35,21 @@ def plain_net_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> 
     return _explained(model, pixel_values, target, clamp="sum", derivative="plain")
 
 
+def evidence_stepped_back(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Positive evidence, of final tokens followed back through the last block where they are read.
+
+    Where a token of its own is the readout, it is `evidence`.
+    """
+    pools_mean = model.pools_mean(model.model.config)
+    return _explained(model, pixel_values, target, step_back=pools_mean)
+
+
+def net_evidence_stepped_back(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Net evidence, followed back as `evidence_stepped_back`."""
+    pools_mean = model.pools_mean(model.model.config)
+    return _explained(model, pixel_values, target, clamp="sum", step_back=pools_mean)
+
+
 def changed_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Positive evidence times how far each token is from the clip's median frame."""
     return _explained(model, pixel_values, target, change_weighted=True)
@@ -63,6 +78,11 @@ def chefer(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
 def libra_grad(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Input x Gradient of the tokens with LibraGrad's frozen rules (arXiv 2411.16760)."""
     return held_gradient(model, pixel_values, target, from_median=False)
+
+
+def libra_grad_from_median(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """LibraGrad counted from the clip's median frame: its positive parts are frame importance."""
+    return held_gradient(model, pixel_values, target, from_median=True)
 
 
 def _explained(model: Adapter, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:
