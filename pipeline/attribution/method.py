@@ -56,7 +56,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "rollout-contribution": (),
     "evidence": (
         *("layers", "heads", "target", "derivative", "store_layers", "step_back"),
-        *("change_weighted",),
+        *("change_weighted", "clamp"),
     ),
 }
 """What can be chosen, by method; `frame_importance` can with each, and `target` goes with it."""
@@ -107,6 +107,10 @@ class Method(FrozenConfig):
     step_back: bool = False
     """Evidence of a model that is read by the mean of its final tokens: follow them one step back,
     through the last block."""
+    clamp: Literal["parts", "sum"] = "parts"
+    """For evidence: drop what speaks against the class from the part of each layer and head, or
+    from a token's sum over all of them, in which what one head says for it and another against it
+    cancels."""
     change_weighted: bool = False
     """Multiply evidence by how far each token is from that of the clip's median frame."""
     frame_importance: Literal["gradient"] | None = None

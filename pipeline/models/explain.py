@@ -196,14 +196,17 @@ def _by_evidence(
     )
     logits, target, parts = parts_of(adapter, pixel_values, method, classes)
     with _no_autocast(pixel_values):
-        positive, signed = parts.clamp(min=0), parts.sum(dim=(2, 3))
+        signed = parts.sum(dim=(2, 3))
+        of_heads, of_layers, of_all = _positive(parts, method)
         if method.change_weighted:
-            positive = positive * change(pixel_values, adapter.patch_projection)[:, None, None]
-        joint, total = as_distribution(positive.sum(3)), as_distribution(positive.sum((2, 3)))
+            moved = change(pixel_values, adapter.patch_projection)
+            of_heads = of_heads * moved[:, None, None]
+            of_layers, of_all = of_layers * moved[:, None], of_all * moved
+        joint, total = as_distribution(of_layers), as_distribution(of_all)
         of_class = Explanation(
             logits,
             joint[0],
-            head_joint=as_distribution(positive[0]) if method.heads == "keep" else None,
+            head_joint=as_distribution(of_heads[0]) if method.heads == "keep" else None,
             total=total[0],
             target=target,
             signed=signed[1],
@@ -211,6 +214,20 @@ def _by_evidence(
         if method.target != "top2":
             return of_class
         return replace(of_class, runner_up=total[1], signed=signed[0] - signed[1])
+
+
+def _positive(parts: Tensor, method: Method) -> tuple[Tensor, Tensor, Tensor]:
+    """Positive evidence of each head, of each layer, and of all, as `Method.clamp` says.
+
+    Parameters
+    ----------
+    parts
+        (K, clips, layers, heads, T, P)
+    """
+    of_heads = parts.clamp(min=0)
+    if method.clamp == "parts":
+        return of_heads, of_heads.sum(3), of_heads.sum((2, 3))
+    return of_heads, parts.sum(3).clamp(min=0), parts.sum((2, 3)).clamp(min=0)
 
 
 def _parts_of_reads(

@@ -192,15 +192,21 @@ def _beside_a_rival(scene: Scene, task: TaskName, label: str, rng: np.random.Gen
     drawn = sample_scene(int(rng.integers(2**31)), scene.index, action, canvas).actor
     side = 1 if rng.random() < 0.5 else -1
     actor, rival = (
-        _in_half(each, sign * side, canvas) for each, sign in ((scene.actor, 1), (drawn, -1))
+        in_half(each, sign * side, canvas) for each, sign in ((scene.actor, 1), (drawn, -1))
     )
     if task != "actions":
         rival = replace(rival, color=_hue_color(HUES.get(other, 0.55), rng))
     return replace(scene, actor=actor, rival=rival)
 
 
-def _in_half(actor: Actor, side: int, canvas: Canvas) -> Actor:
-    """Make an actor small enough for half of the central square, and put it there."""
+def in_half(actor: Actor, side: int, canvas: Canvas) -> Actor:
+    """Make an actor small enough for half of the central square, and put it there.
+
+    Parameters
+    ----------
+    side
+        -1 for the left half, 1 for the right one.
+    """
     unit = canvas.height / 256
     is_ratio = actor.action in ("grow", "shrink", "spin", "blink")
     return replace(

@@ -36,9 +36,10 @@ from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.manifest import Manifest
 from pipeline.models.attributor import normalise
 from pipeline.status import Status
+from pipeline.store.ground_truth import share_of_patches
 from pipeline.synthetic.config import TrainConfig
 from pipeline.synthetic.scenes import ACTIONS, Canvas, actor_mask, render_frame
-from pipeline.synthetic.small_models import IMAGE_SIZE, PATCH_SIZE, SIDE
+from pipeline.synthetic.small_models import IMAGE_SIZE, SIDE
 from pipeline.synthetic.tasks import Style, TaskName, class_names, task_scene
 
 CLASS_NAMES = tuple(action.replace("_", " ") for action in ACTIONS)
@@ -53,7 +54,7 @@ PREPROCESSING = Preprocessing(
 """Mean and deviation are those of the published TimeSformer checkpoints."""
 
 _HELD_OUT_BATCH = 32
-_SMALL_CANVAS = Canvas(width=128, height=96, fps=10, min_duration_s=4.0, max_duration_s=10.0)
+SMALL_CANVAS = Canvas(width=128, height=96, fps=10, min_duration_s=4.0, max_duration_s=10.0)
 """Canvas of tasks that are learnt from labels alone: rendered at the size that the model takes."""
 
 _LEFT_RIGHT = ("move left", "move right")
@@ -231,7 +232,7 @@ def save(model: PreTrainedModel, folder: str) -> None:
 
 def _render_clip(config: TrainConfig, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     names, n_frames = class_names(config.task), config.n_frames
-    canvas = Canvas() if config.task == "actions" else _SMALL_CANVAS
+    canvas = Canvas() if config.task == "actions" else SMALL_CANVAS
     style = Style(distractors=config.distractors)
     label = names[index % len(names)]
     scene = task_scene(config.task, config.seed, index, label, canvas, style)
@@ -240,8 +241,7 @@ def _render_clip(config: TrainConfig, index: int) -> tuple[NDArray[np.uint8], ND
     frames = np.stack([render_frame(scene, frame) for frame in chosen])
     masks = np.stack([actor_mask(scene, frame) for frame in chosen])
     pixels = PREPROCESSING.resize_and_crop_mask(masks)
-    blocks = pixels.reshape(n_frames, SIDE, PATCH_SIZE, SIDE, PATCH_SIZE)
-    return PREPROCESSING.resize_and_crop(frames), blocks.mean(axis=(2, 4), dtype=np.float32)
+    return PREPROCESSING.resize_and_crop(frames), share_of_patches(pixels, (n_frames, SIDE, SIDE))
 
 
 def augmented(
