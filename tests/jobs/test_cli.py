@@ -116,6 +116,12 @@ BAD_FLAGS = {
     "one missing": (REQUIRED[:2], "out: Field required"),
     "unknown": ((*REQUIRED, "--colour", "red"), "unrecognized arguments: --colour red"),
     "abbreviated": ((*REQUIRED, "--batch", "4"), "unrecognized arguments: --batch 4"),
+    "twice": ((*REQUIRED, "--batch-size=4", "--batch-size=8"), "--batch-size is given twice"),
+    "twice, in two ways": (
+        (*REQUIRED, "--method.residual", "--no-method.residual"),
+        "--method.residual is given twice",
+    ),
+    "a file twice": ((*REQUIRED, "--config=a", "--config", "b"), "--config is given twice"),
     "stray": ((*REQUIRED, "run.yaml"), "unrecognized arguments: run.yaml"),
     "without its value": ((*REQUIRED, "--batch-size"), "argument --batch-size: expected one"),
     "config without a file": ((*REQUIRED, "--config"), "argument --config: expected one"),

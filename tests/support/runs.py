@@ -80,7 +80,9 @@ class Inputs:
         """Command line of `jobs.attribute`; a flag of ``more`` wins."""
         flags = {"manifest": self.manifest, "model": self.model, "out": str(out)}
         sizes = {"batch-size": "2", "rows-per-shard": "4", "n-models": "1"}
-        return [f"--{name}={value}" for name, value in (flags | sizes).items()] + list(more)
+        given = {flag.removeprefix("--").partition("=")[0] for flag in more}
+        own = {name: value for name, value in (flags | sizes).items() if name not in given}
+        return [f"--{name}={value}" for name, value in own.items()] + list(more)
 
 
 def prepared(config: AttributeConfig, **call: Any) -> Plan:
