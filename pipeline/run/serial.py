@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError, StorageError
 from pipeline.models.compiler import check_compiler
-from pipeline.models.device import n_gpus
+from pipeline.models.device import device_of, n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.job import (
     Carriage,
@@ -104,4 +104,4 @@ def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel
 
 
 def _device(config: AttributeConfig) -> str:
-    return config.device if config.device != "auto" else ("cuda" if n_gpus() else "cpu")
+    return device_of(config.device)
