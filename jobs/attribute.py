@@ -36,6 +36,7 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
     # Behind the command line: a wrong flag is told before torch is loaded, and the job's process
     # parts from the one that has the last word.
+    from pipeline.run.frames import remove_temporary, with_frames
     from pipeline.run.plan import plan_runs
     from pipeline.run.prepare import prepare
     from pipeline.store.lease import leased
@@ -50,6 +51,7 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
             held.enter_context(leased(plan.config.out, verb="attribute", take_over=job.take_over))
             for plan in plans
         ]
+        plans = with_frames(plans, job.out)
         with flags_carried_out(job):
             retried = [prepare(plan) for plan in plans]
             runs = zip(plans, leases, retried, strict=True)
@@ -57,6 +59,8 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
             summaries = [_carry_out(*run, place) for run in runs]
             if unfinished := [summary for summary in summaries if summary.n_pending]:
                 raise StorageError("; ".join(map(_why_unfinished, unfinished)))
+            if job.models:
+                remove_temporary(job.out)
     return max(map(_exit_code, configs, summaries))
 
 
@@ -90,6 +94,8 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
         counts = ", ".join(f"{count} {status.label}" for status, count in retried.items())
         n_rows = sum(retried.values())
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
+    if config.frames_cache and plan.witness:
+        _tell_room(plan)
     summary = place.execute(plan, lease)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.bounded:
@@ -97,6 +103,18 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
     if summary.n_failed:
         print(f"attribute: failures in {failures_url(config.out)}")
     return summary
+
+
+def _tell_room(plan: Plan) -> None:
+    """Say it if the cache has no room for all frames."""
+    config, n_kept = plan.config, plan.cache.n_rows if plan.cache else 0
+    if n_kept < plan.layout.n_rows:
+        print(
+            f"attribute: {config.frames_cache} has room for the frames of the first {n_kept} of "
+            f"{plan.layout.n_rows} rows, within frames_cache_size="
+            f"{config.frames_cache_size.human_readable(decimal=True)}",
+            file=sys.stderr,
+        )
 
 
 def _why_unfinished(summary: RunSummary) -> str:

@@ -148,6 +148,13 @@ class RunOptions(FrozenConfig):
     decode_memory: ByteSize = Field(default=ByteSize(4_000_000_000), ge=500_000_000)
     """Memory that decoding one clip may take, for example 4GB, before it is given up, mostly as
     `crashed`; may change as `decode_timeout` may."""
+    frames_cache: str | None = None
+    """Cache of frames at the model's size, a folder at any fsspec URL: a clip whose frames are in
+    it is neither fetched nor decoded, by this run or a later one that takes the same frames.
+    Results are the same with it and without."""
+    frames_cache_size: ByteSize = Field(default=ByteSize(100_000_000_000), ge=0)
+    """What a cache of frames may hold, for example 500GB; then it stops filling. Several models
+    pass frames on through a temporary one of this size at most, if there is no other."""
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
     """Share of failed clips above which the job ends with exit code 1."""
     log_format: LogFormat = "text"

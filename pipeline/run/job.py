@@ -124,6 +124,8 @@ def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
             decode_timeout_s=config.decode_timeout,
             decode_memory_bytes=int(config.decode_memory),
             witness=plan.witness,
+            cache=plan.cache,
+            shared=plan.shared,
             on_clip=channel.decoded,
         ),
         attribute=Attributor,

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from pipeline import __version__
+from pipeline.clips.frames_cache import FramesCache
 from pipeline.clips.reachable import find_witness
 from pipeline.clips.sampling import Sampling
+from pipeline.clips.shared_decode import SharedReader
 from pipeline.clips.views import Views
 from pipeline.dataset.labels import resolve_labels
 from pipeline.dataset.manifest import Manifest, read_manifest
@@ -54,6 +56,10 @@ class Plan:
     record: RunRecord
     witness: str | None = None
     """Path of a clip that can be read, found before anything was started."""
+    cache: FramesCache | None = None
+    """Where frames are looked for, and left; see `pipeline.run.frames`."""
+    shared: tuple[SharedReader, ...] = ()
+    """Runs of the same job for which clips are decoded, too."""
 
     @property
     def layout(self) -> StoreLayout:
