@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ class FramesCache:
         kept = rows[: np.searchsorted(rows, self.n_rows)]
         numbers = kept // self.rows_per_object
         starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
-        for start, stop in zip(starts, [*starts[1:], len(kept)], strict=True):
+        for start, stop in pairwise([*starts, len(kept)]):
             if self.url in _given_up:
                 return
             first = int(numbers[start]) * self.rows_per_object

@@ -19,8 +19,8 @@ from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.errors import StorageError
 from pipeline.status import Status
+from tests.support import counting
 from tests.support.clips import numbered_frames, write_mp4
-from tests.support.counting import DECODE, NOTES, Notes
 
 SIZE = (32, 48)
 N_CLIPS = 7
@@ -34,12 +34,14 @@ ARRAYS = ("frames", "entries")
 SEED = int(date.today().strftime("%Y%m%d"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def notes(tmp_path_factory):
-    path = tmp_path_factory.mktemp("notes") / "notes"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(NOTES, str(path))
-        yield Notes(path)
+NOTES = counting.notes()
+"""Before the first decoder is started, which outlives its test."""
+
+
+@pytest.fixture(autouse=True)
+def notes():
+    NOTES.taken()
+    return NOTES
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def loaded(manifest, cache, rows=range(N_ROWS), **changes):
             "views": VIEWS,
             "input_size": SIZE,
             "class_of_label": {},
-            "decode": DECODE,
+            "decode": counting.DECODE,
             "cache": cache,
         }
         | changes
@@ -246,6 +248,8 @@ def test_it_stops_filling_at_its_bound(manifest, tmp_path, notes):
     notes.taken()
     assert_same(loaded(manifest, cache), expected)
     assert notes.n_passes() == N_CLIPS - 3
+    behind = range(8, 12)
+    assert_same(loaded(manifest, cache, behind), {n: v[behind] for n, v in expected.items()})
 
 
 def test_a_storage_that_refuses_is_no_fault_of_the_run(manifest, cache, notes, monkeypatch, caplog):

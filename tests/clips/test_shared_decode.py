@@ -14,8 +14,8 @@ from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.status import Status
+from tests.support import counting
 from tests.support.clips import numbered_frames, write_mp4
-from tests.support.counting import DECODE, NOTES, Notes
 from tests.support.stand_ins import DECODE as STAND_IN
 
 N_CLIPS = 4
@@ -34,12 +34,14 @@ MODELS = {
 ROWS = np.arange(2 * N_CLIPS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def notes(tmp_path_factory):
-    path = tmp_path_factory.mktemp("notes") / "notes"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(NOTES, str(path))
-        yield Notes(path)
+NOTES = counting.notes()
+"""Before the first decoder is started, which outlives its test."""
+
+
+@pytest.fixture(autouse=True)
+def notes():
+    NOTES.taken()
+    return NOTES
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def loaded(manifest, name, **more):
     table = manifest.take(views.video(ROWS))
     columns = {column: table[column].to_numpy() for column in table.column_names}
     given = {"root": manifest.root, "views": views, "input_size": size, "class_of_label": {}}
-    return ClipLoader(**given | {"decode": DECODE} | more)(columns | {"row": ROWS})
+    return ClipLoader(**given | {"decode": counting.DECODE} | more)(columns | {"row": ROWS})
 
 
 def readers(parts, *names):

@@ -1,8 +1,12 @@
 """The real decoder, which notes each file that it is given: how often something was decoded."""
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from pipeline.clips.decode import read_views
@@ -17,6 +21,15 @@ def decode(data, readings, decoder):
     with Path(os.environ[NOTES]).open("a") as notes:
         notes.write(f"{hashlib.sha256(data).hexdigest()} {len(readings)}\n")
     return read_views(data, readings, decoder)
+
+
+@cache
+def notes() -> "Notes":
+    """Notes of this process, whose decoders outlive a test."""
+    folder = tempfile.mkdtemp(prefix="counting-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[NOTES] = f"{folder}/notes"
+    return Notes(Path(os.environ[NOTES]))
 
 
 class Notes:
