@@ -40,6 +40,23 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
+def check_same_file(data: bytes, digest: bytes | None) -> None:
+    """Refuse a file that is another than the one that a run has read.
+
+    Parameters
+    ----------
+    digest
+        As the run stored it; None or zeros where it stored none.
+
+    Raises
+    ------
+    ValueError
+        On one line.
+    """
+    if digest is not None and any(digest) and digest_of(data) != digest:
+        raise ValueError("the file has changed since the run: its bytes are others")
+
+
 KEY_BYTES = 16
 """Length of what `file_key` gives."""
 
