@@ -17,6 +17,7 @@ from pipeline.run.config import AttributeConfig, AttributeJob
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
+    from pipeline.run.reread import ReadBefore
     from pipeline.run.resources import Machine
     from pipeline.status import Status
     from pipeline.store.lease import Lease
@@ -39,6 +40,7 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
     from pipeline.run.frames import remove_temporary, with_frames
     from pipeline.run.plan import plan_runs
     from pipeline.run.prepare import prepare
+    from pipeline.run.reread import read_before
     from pipeline.store.lease import leased
 
     # As text the lines of this job and its bar say the same; a program reads the records.
@@ -52,9 +54,10 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
             for plan in plans
         ]
         plans = with_frames(plans, job.out)
+        before = [read_before(plan) for plan in plans]
         with flags_carried_out(job):
             retried = [prepare(plan) for plan in plans]
-            runs = zip(plans, leases, retried, strict=True)
+            runs = zip(plans, leases, retried, before, strict=True)
             # Each run is carried out, whatever becomes of the others.
             summaries = [_carry_out(*run, place) for run in runs]
             if unfinished := [summary for summary in summaries if summary.n_pending]:
@@ -80,7 +83,10 @@ def chosen_place(job: AttributeJob) -> Place:
     return Place(machine_to_start, execute)
 
 
-def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: Place) -> RunSummary:
+def _carry_out(
+    plan: Plan, lease: Lease, retried: Mapping[Status, int], before: ReadBefore, place: Place
+) -> RunSummary:
+    from pipeline.run.reread import changed_files
     from pipeline.store.run_folder import failures_url
 
     config = plan.config
@@ -100,6 +106,8 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.bounded:
         print(f"attribute: {summary.bounded}")
+    if changed := changed_files(plan, before):
+        print(f"attribute: {changed}", file=sys.stderr)
     if summary.n_failed:
         print(f"attribute: failures in {failures_url(config.out)}")
     return summary

@@ -56,7 +56,7 @@ def with_frames(plans: Sequence[Plan], job_url: str) -> tuple[Plan, ...]:
             wanted,
             first.manifest,
             n_views=len(first.views),
-            batch_size=first.config.batch_size,
+            batch_size=first.record.identity.batch_size,
             max_bytes=size if configured else min(size, _spare_bytes(job_url)),
         )
     given = list(plans)
