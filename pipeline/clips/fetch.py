@@ -102,7 +102,8 @@ def _marks(filesystem: fsspec.AbstractFileSystem, location: str) -> tuple[object
     info = filesystem.info(location)
     marks = [info.get("ETag") or info.get("etag")]
     if marks == [None]:
-        marks = [info.get(name) for name in ("mtime", "LastModified", "updated", "created")]
+        # Not HTTP's Last-Modified: a file may be written twice in its second.
+        marks = [info.get(name) for name in ("mtime", "created")]
     if info.get("size") is None or not any(marks):
         return None
     return info["size"], *marks
