@@ -134,9 +134,10 @@ class RunOptions(FrozenConfig):
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)
-    """Copies of the model that run at once; by default one per GPU, or on half of the CPUs."""
+    """Copies of the model that run at once; by default one per GPU, or, where there is none, as many
+    as decoding waits for, at most one for each CPU."""
     cpus_per_model: float = Field(default=1, gt=0, allow_inf_nan=False)
-    """CPUs, and torch threads, of each copy of the model."""
+    """Torch threads of each copy of the model on CPUs, which decoding has while it is idle."""
     batch_size: int = Field(default=8, ge=1, le=4096)
     """Clips in one forward pass; with another size, last bits of the results may be others."""
     rows_per_shard: int = Field(default=256, ge=1, le=65_536)

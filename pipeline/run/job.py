@@ -72,14 +72,29 @@ class Pass:
     shards: NDArray[np.int64]
     lease: Lease | None
 
-    def batches(self, n_clips: int) -> list[range]:
-        """Cut the shards into rows that are loaded together: whole batches of one shard each."""
-        shards = map(self.plan.layout.shard_rows, self.shards.tolist())
-        return [
-            range(start, min(start + n_clips, rows.stop))
-            for rows in shards
-            for start in range(rows.start, rows.stop, n_clips)
-        ]
+    def tasks(self, n_clips: int, n_small: int = 0) -> list[range]:
+        """Cut the shards into rows that are loaded together: whole batches of one shard each.
+
+        Parameters
+        ----------
+        n_clips
+            Clips of a task, a multiple of the batch's.
+        n_small
+            Tasks of one batch that come first, before as many of two, and so on: something is
+            there for the models, and then for the storage, as soon as can be.
+        """
+        batch_size = self.plan.config.batch_size
+        tasks: list[range] = []
+        size = batch_size if n_small else n_clips
+        for shard in self.shards.tolist():
+            rows = self.plan.layout.shard_rows(shard)
+            start = rows.start
+            while start < rows.stop:
+                if n_small and size < n_clips:
+                    size = min(n_clips, batch_size << (len(tasks) // n_small))
+                tasks.append(range(start, min(start + size, rows.stop)))
+                start += size
+        return tasks
 
     def load(self, stages: Stages, channel: Channel) -> Load:
         """Make the step that loads."""

@@ -15,6 +15,18 @@ TASK_BYTES = 32_000_000
 MIN_TASKS = 3
 """Frames of so many tasks are held at the least: one is decoded, one waits, one is explained."""
 
+TASK_CLIPS = 32
+"""Clips of one task at the most: a few seconds of decoding, which is what is done again, or waited
+for at the end, at the worst."""
+
+MODEL_CPUS = 0.05
+"""What a model takes of Ray's account of CPUs. What it takes of the machine's the operating system
+decides: decoding has what the models leave, and where the models are slower it stands back, as it
+is bounded by the frames in flight. So nobody's CPU is idle while another has too much to do."""
+
+DECODE_CPUS = 1 - MODEL_CPUS
+"""The same of a task that decodes: a CPU has room for one, and for a model."""
+
 _MIN_WRITERS = 4
 
 
@@ -28,8 +40,8 @@ def clips_per_task(
 ) -> int:
     """Clips that a task decodes: whole batches of one shard.
 
-    As many as give `TASK_BYTES`, but fewer where the object store would not hold one task for each
-    CPU and two for each model.
+    As many as give `TASK_BYTES` or are `TASK_CLIPS`, but fewer where the object store would not
+    hold one task for each CPU and two for each model.
 
     Parameters
     ----------
@@ -54,7 +66,8 @@ def clips_per_task(
             f"(local_object_store) of {MIN_TASKS * batch_bytes / FRAMES_SHARE / 1e6:.0f} MB or more"
         )
     n_wanted = max(MIN_TASKS, int(cpus) + 2 * n_models)
-    n_batches = max(1, min(TASK_BYTES, budget // n_wanted) // batch_bytes)
+    n_batches = min(TASK_BYTES, budget // n_wanted) // batch_bytes
+    n_batches = max(1, min(n_batches, TASK_CLIPS // config.batch_size))
     batches_per_shard = config.rows_per_shard // config.batch_size
     # The tasks of a shard are about equal.
     n_tasks = -(-batches_per_shard // n_batches)
@@ -127,6 +140,9 @@ class ModelPool:
     device: str
     """``cpu`` or ``cuda``."""
     n_models: int
+    """At the most."""
+    n_at_first: int
+    """How many of them are started at once; the others are once decoding waits for them."""
     may_grow: bool = False
     """Whether the cluster may get more than it has now."""
 
@@ -141,6 +157,8 @@ def model_pool(
 ) -> ModelPool:
     """Choose the models' device, and how many run at once beside the decoding.
 
+    One on each GPU; without GPUs at most one for each CPU, and at first a single one.
+
     Parameters
     ----------
     cpus, gpus
@@ -151,21 +169,20 @@ def model_pool(
     Raises
     ------
     ConfigError
-        If what was asked for isn't there, or leaves no CPU to decode with.
+        If what was asked for isn't there.
     """
     device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
     if device == "cuda" and not gpus and not may_grow:
         raise ConfigError("device: 'cuda' was asked for, and there is no GPU")
-    # Half of the CPUs decode, where the models need CPUs too, and one at the least.
-    share = gpus if device == "cuda" else int(cpus / 2 / config.cpus_per_model)
-    default = max(1, min(share, int((cpus - 1) / config.cpus_per_model)))
-    n_models = config.n_models or default
-    if n_models * config.cpus_per_model + 1 > cpus and not may_grow:
+    default = gpus if device == "cuda" else int(cpus / config.cpus_per_model)
+    n_models = config.n_models or max(1, default)
+    if n_models * config.cpus_per_model > cpus and not may_grow:
         raise ConfigError(
-            f"n_models: {n_models} of cpus_per_model={config.cpus_per_model:g} leave none of "
-            f"{cpus:g} CPUs to decode with; choose less, or a larger local_cpus"
+            f"n_models: {n_models} of cpus_per_model={config.cpus_per_model:g} are more than "
+            f"{cpus:g} CPUs; choose less, or a larger local_cpus"
         )
-    return ModelPool(device, n_models, may_grow)
+    n_at_first = 1 if device == "cpu" and config.n_models is None else n_models
+    return ModelPool(device, n_models, n_at_first, may_grow)
 
 
 def check_models(config: AttributeConfig, machine: Machine) -> ModelPool:

@@ -21,6 +21,7 @@ from pipeline.clips.views import Views
 from pipeline.dataset.manifest import ROWS_PER_GROUP, Manifest
 from pipeline.errors import StorageError, reason_of
 from pipeline.logs import fields
+from pipeline.run.gather import concatenated
 from pipeline.run.tally import Channel, Commit
 from pipeline.status import Status
 from pipeline.store.lease import Lease
@@ -95,17 +96,27 @@ class Load:
 
 
 class Explain:
-    """Holds the model, and explains batches."""
+    """Holds the model, and explains the rows of a task, batch by batch.
 
-    def __init__(self, stages: Stages, channel: Channel) -> None:
+    A task is whole batches from its first row on, see `pipeline.run.job.Pass.tasks`: batches are a
+    function of row numbers, however the rows come in tasks.
+    """
+
+    def __init__(self, stages: Stages, channel: Channel, batch_size: int) -> None:
         """Load the model, which may take minutes."""
         self._channel = channel
+        self._batch_size = batch_size
         channel.holds_model()
         with channel.at_work():
             self._attribute = stages.attribute(**stages.attribute_arguments)
 
-    def __call__(self, batch: Columns) -> Columns:
+    def __call__(self, rows: Columns) -> Columns:
         """Columns of the store, as `Stages.attribute` gives them."""
+        starts = range(0, len(rows["row"]), self._batch_size)
+        return concatenated([self._explained(rows, start) for start in starts])
+
+    def _explained(self, rows: Columns, start: int) -> Columns:
+        batch = {name: values[start : start + self._batch_size] for name, values in rows.items()}
         with self._channel.step("explain", batch["row"][batch["status"] != Status.PENDING]):
             return self._attribute(batch)
 
@@ -170,11 +181,6 @@ class Write:
             ),
         )
         self.channel.commit(Commit(first_row, counts, n_bytes))
-
-
-def concatenated(batches: list[Columns]) -> Columns:
-    """Columns of consecutive batches as one."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 @lru_cache(maxsize=1)

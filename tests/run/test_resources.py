@@ -1,14 +1,19 @@
 """How many models run, and how many clips a task takes, on machines of many sizes."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.run.config import AttributeConfig
 from pipeline.run.plan import plan_run
 from pipeline.run.resources import (
+    DECODE_CPUS,
     FRAMES_SHARE,
     MIN_TASKS,
+    MODEL_CPUS,
     TASK_BYTES,
+    TASK_CLIPS,
     Machine,
     ModelPool,
     check_columns,
@@ -27,29 +32,36 @@ def config_of(**changes):
 @pytest.mark.parametrize(
     ("cpus", "gpus", "changes", "expected"),
     [
-        (2, 0, {}, ("cpu", 1)),
-        (8, 0, {}, ("cpu", 4)),
-        (8, 0, {"cpus_per_model": 2}, ("cpu", 2)),
-        (3, 0, {"cpus_per_model": 2}, ("cpu", 1)),
-        (16, 4, {}, ("cuda", 4)),
-        (8, 8, {}, ("cuda", 7)),
-        (8, 8, {"cpus_per_model": 0.5}, ("cuda", 8)),
-        (16, 4, {"n_models": 2}, ("cuda", 2)),
-        (16, 4, {"device": "cpu"}, ("cpu", 8)),
+        (2, 0, {}, ("cpu", 2, 1)),
+        (8, 0, {}, ("cpu", 8, 1)),
+        (8, 0, {"cpus_per_model": 2}, ("cpu", 4, 1)),
+        (3, 0, {"cpus_per_model": 2}, ("cpu", 1, 1)),
+        (8, 0, {"n_models": 3}, ("cpu", 3, 3)),
+        (16, 4, {}, ("cuda", 4, 4)),
+        (8, 8, {}, ("cuda", 8, 8)),
+        (16, 4, {"n_models": 2}, ("cuda", 2, 2)),
+        (16, 4, {"device": "cpu"}, ("cpu", 16, 1)),
     ],
 )
-def test_models_take_the_gpus_or_half_of_the_cpus_and_leave_one(cpus, gpus, changes, expected):
+def test_models_take_the_gpus_or_as_many_cpus_as_they_need(cpus, gpus, changes, expected):
     assert model_pool(config_of(**changes), cpus=cpus, gpus=gpus) == ModelPool(*expected)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"n_models": 8}, {"n_models": 1, "cpus_per_model": 7.5}, {"cpus_per_model": 8}]
+    "changes", [{"n_models": 9}, {"n_models": 2, "cpus_per_model": 4.5}, {"cpus_per_model": 9}]
 )
-def test_models_that_leave_no_cpu_to_decode_are_refused_where_ray_would_wait(changes):
-    with pytest.raises(ConfigError, match=r"n_models: .* to decode with"):
+def test_models_of_more_cpus_than_there_are_are_refused(changes):
+    with pytest.raises(ConfigError, match=r"n_models: .* are more than 8 CPUs"):
         model_pool(config_of(**changes), cpus=8, gpus=0)
     # More may come.
     assert model_pool(config_of(**changes), cpus=8, gpus=0, may_grow=True).n_models >= 1
+
+
+@given(cpus=st.integers(1, 256), n_models=st.integers(0, 256))
+def test_each_cpu_has_room_for_a_task_that_decodes_beside_a_model(cpus, n_models):
+    # Ray counts in ten thousandths.
+    left = 10_000 * cpus - min(n_models, cpus) * round(10_000 * MODEL_CPUS)
+    assert left // round(10_000 * DECODE_CPUS) >= cpus
 
 
 def test_a_model_is_not_to_be_compiled_without_a_compiler(monkeypatch):
@@ -61,8 +73,8 @@ def test_a_model_is_not_to_be_compiled_without_a_compiler(monkeypatch):
 
 def test_too_many_models_are_refused_before_a_store_is_made(tmp_path):
     inputs = write_inputs(tmp_path, 1)
-    config = inputs.config(tmp_path / "run", n_models=2)
-    with pytest.raises(ConfigError, match="leave none of 2 CPUs"):
+    config = inputs.config(tmp_path / "run", n_models=3)
+    with pytest.raises(ConfigError, match="are more than 2 CPUs"):
         plan_run(config, machine=Machine(cpus=2, gpus=0))
     assert not (tmp_path / "run").exists()
 
@@ -79,8 +91,8 @@ def test_a_task_has_the_clips_that_give_its_bytes_in_whole_batches_and_equal_par
     assert clips(config_of()) == 24
     # 250 MB for 8 CPUs and 2 tasks at the model: 25 MB are 20 clips, so 16.
     assert clips(config_of(), store_bytes=10**9) == 16
-    # 144 clips of 221 kB would be 32 MB; two tasks of 128 make a shard.
-    assert clips(config_of(), clip_bytes=8 * 96 * 96 * 3) == 128
+    # 144 clips of 221 kB would be 32 MB, and take long to decode.
+    assert clips(config_of(), clip_bytes=8 * 96 * 96 * 3) == TASK_CLIPS == 32
     # Never more than a shard, nor less than a batch.
     assert clips(config_of(rows_per_shard=16)) == 16
     assert clips(config_of(batch_size=64)) == 64
@@ -104,6 +116,7 @@ def test_tasks_are_whole_batches_of_a_shard_and_fit_the_store(
     assert n_clips % batch_size == 0
     assert batch_size <= n_clips <= config.rows_per_shard
     assert n_clips == batch_size or n_clips * clip_bytes <= TASK_BYTES
+    assert n_clips == batch_size or n_clips <= TASK_CLIPS
     assert MIN_TASKS * n_clips * clip_bytes <= FRAMES_SHARE * store_bytes
 
 

@@ -10,7 +10,8 @@ from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import View, Views
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import LeaseLostError, StorageError, StoreError
-from pipeline.run.steps import Explain, Load, Stages, Write, concatenated, read_rows
+from pipeline.run.gather import concatenated
+from pipeline.run.steps import Explain, Load, Stages, Write, read_rows
 from pipeline.run.tally import LocalChannel, Tally
 from pipeline.status import Status
 from pipeline.store.create import create_store
@@ -96,7 +97,7 @@ class Scaling:
 
 def test_the_model_is_made_once_and_only_pending_rows_are_told_as_explained(channel):
     stages = Stages(load=None, attribute=Scaling, attribute_arguments={"by": 3}, attribute_bytes=1)
-    explain = Explain(stages, channel)
+    explain = Explain(stages, channel, 4)
     batch = {"row": np.arange(3), "status": np.array([1, 0, 4], np.uint8)}
     assert explain(batch)["scaled"].tolist() == [0, 3, 6]
     assert channel.tally.progress().explained == 2
