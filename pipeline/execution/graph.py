@@ -31,11 +31,11 @@ def run_graph(
     ConfigError
         As `fit_into_store` says.
     """
-    config, layout = work.plan.config, work.plan.layout
+    config, layout, sizes = work.plan.config, work.plan.layout, work.plan.sizes
     clip_bytes = work.plan.checkpoint.geometry.clip_bytes
     resources = ray.cluster_resources()
     n_clips = fit_into_store(
-        config,
+        sizes,
         clip_bytes=clip_bytes,
         row_bytes=layout.row_bytes,
         cpus=resources.get("CPU", 1),
@@ -51,7 +51,7 @@ def run_graph(
     bound_in_flight(
         context,
         task_bytes=n_clips * clip_bytes,
-        tasks_per_shard=-(-config.rows_per_shard // n_clips),
+        tasks_per_shard=-(-sizes.rows_per_shard // n_clips),
         pool=pool,
         channel=channel,
         stall_s=limits.growing_stall_s if pool.may_grow else limits.stall_s,
@@ -79,7 +79,7 @@ def run_graph(
             )
             .map_batches(
                 Explain,
-                fn_constructor_args=(stages, channel, config.batch_size),
+                fn_constructor_args=(stages, channel, sizes.batch_size),
                 batch_size=None,
                 compute=ActorPoolStrategy(size=pool.n_at_first),
                 num_cpus=MODEL_CPUS,

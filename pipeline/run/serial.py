@@ -73,7 +73,7 @@ def execute_serially(
 
 @contextmanager
 def _in_this_process(plan: Plan, n_pending: int, *, stages_of: StagesOf) -> Iterator[Carriage]:
-    tally = Tally(plan.config.rows_per_shard)
+    tally = Tally(plan.sizes.rows_per_shard)
     channel = LocalChannel(tally)
     stages = stages_of(plan, _device(plan.config), channel)
     explain: Explain | None = None
@@ -81,7 +81,7 @@ def _in_this_process(plan: Plan, n_pending: int, *, stages_of: StagesOf) -> Iter
     def run_pass(work: Pass) -> None:
         nonlocal explain
         # The model is loaded once.
-        explain = explain or Explain(stages, channel, plan.config.batch_size)
+        explain = explain or Explain(stages, channel, plan.sizes.batch_size)
         try:
             _compute(work, stages, explain, channel)
         except (StorageError, OSError) as error:
@@ -99,8 +99,8 @@ def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel
             table = read_rows(plan.manifest, rows, plan.views)
         return explain(load({name: table[name].to_numpy() for name in table.column_names}))
 
-    batches = work.tasks(plan.config.batch_size)
-    for _, of_shard in groupby(batches, lambda rows: rows.start // plan.config.rows_per_shard):
+    batches = work.tasks(plan.sizes.batch_size)
+    for _, of_shard in groupby(batches, lambda rows: rows.start // plan.sizes.rows_per_shard):
         write(concatenated([explained(rows) for rows in of_shard]))
 
 

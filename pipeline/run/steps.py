@@ -29,8 +29,11 @@ from pipeline.store.opening import Store, open_store
 from pipeline.store.pending import PendingRows
 from pipeline.store.shards import write_shard
 
-WriteShard = Callable[[Store, Columns, NDArray[np.int64]], NDArray[np.bool_]]
+WriteShard = Callable[..., NDArray[np.bool_]]
 """As `write_shard`."""
+CHECK_S = 1.0
+"""Time for which a lease that was seen to be held is taken to be; whoever takes it over waits for
+longer before it writes."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -155,16 +158,16 @@ class Write:
         started_s = time.perf_counter()
         with self.channel.step("write", rows):
             if self.lease is not None:
-                self.lease.check()
+                _check(self.lease)
             store = _opened(self.store_url, self.opened)
+            new = self.pending.mask(rows)
             try:
-                written = self.write(store, columns, rows)
+                written = self.write(store, columns, rows, is_new=bool(new.all()))
             except OSError as error:
                 where = error.filename or self.store_url
                 raise StorageError(f"can't write {where}: {reason_of(error)}") from error
         seconds = time.perf_counter() - started_s
-        # A task that finds its shard committed tells of it: who committed it may not have.
-        new = self.pending.mask(rows)
+        # A task that is tried again tells of its shard again: who wrote it may not have.
         codes, n_rows = np.unique(columns["status"][new], return_counts=True)
         counts = {Status(code).label: int(n) for code, n in zip(codes, n_rows, strict=True)}
         n_bytes = sum(values[new].nbytes for values in columns.values())
@@ -187,6 +190,18 @@ class Write:
 def _opened(store_url: str, _pass: str) -> Store:
     """Open the store once in each process and pass: that reads the metadata of every array."""
     return open_store(store_url, mode="r+")
+
+
+def _check(lease: Lease) -> None:
+    """Look whether a lease is still held, once a second in each process."""
+    if time.monotonic() - _checked_at_s.get(lease.token, -CHECK_S) >= CHECK_S:
+        lease.check()
+        _checked_at_s.clear()
+        _checked_at_s[lease.token] = time.monotonic()
+
+
+_checked_at_s: dict[str, float] = {}
+"""When a lease was seen to be held, by its token."""
 
 
 def _spread(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:

@@ -126,9 +126,9 @@ class StallingWrite:
     counts: Counts
     wait_for_explained: int
 
-    def __call__(self, group, columns, rows):
+    def __call__(self, group, columns, rows, **known):
         self.counts.wait_for("explained", self.wait_for_explained)
-        written = write_shard(group, columns, rows)
+        written = write_shard(group, columns, rows, **known)
         # A task is a batch.
         for row in rows[::BATCH_SIZE].tolist():
             self.counts.add("written", row)

@@ -41,7 +41,7 @@ class WriteThatFailsOnce:
 
     folder: Path
 
-    def __call__(self, group, columns, rows):
+    def __call__(self, group, columns, rows, **known):
         if rows[0] == 4 and not (self.folder / "failed").exists():
             deadline = time.monotonic() + HANG_S
             while not all((self.folder / name).exists() for name in ("stored", "stuck")):
@@ -49,7 +49,7 @@ class WriteThatFailsOnce:
                 time.sleep(0.05)
             (self.folder / "failed").touch()
             raise OSError("the disk was away")
-        written = write_shard(group, columns, rows)
+        written = write_shard(group, columns, rows, **known)
         (self.folder / "stored").touch()
         return written
 
