@@ -219,9 +219,11 @@ def check_alive() -> None:
 
 def steps_at_once(config: AttributeConfig, pool: ModelPool) -> dict[Stage, float]:
     """How many of each step go on at once on the cluster as it is now."""
-    n_cpus = ray.cluster_resources().get("CPU", 1)
-    n_decoding = max(1.0, n_cpus - pool.n_models * config.cpus_per_model)
-    return {"decode": n_decoding, "explain": pool.n_models, "write": pool.n_writers}
+    return {
+        "decode": ray.cluster_resources().get("CPU", 1),
+        "explain": pool.n_models,
+        "write": pool.n_writers,
+    }
 
 
 def _connect() -> None:

@@ -134,13 +134,17 @@ class RunOptions(FrozenConfig):
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)
-    """Copies of the model that run at once; by default one per GPU, or on half of the CPUs."""
+    """Copies of the model that run at once; by default one per GPU, or, without GPUs, as many as
+    decoding waits for, at most one for each CPU."""
     cpus_per_model: float = Field(default=1, gt=0, allow_inf_nan=False)
-    """CPUs, and torch threads, of each copy of the model."""
-    batch_size: int = Field(default=8, ge=1, le=4096)
-    """Clips in one forward pass; with another size, last bits of the results may be others."""
-    rows_per_shard: int = Field(default=256, ge=1, le=65_536)
-    """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`."""
+    """Torch threads of each copy of the model on CPUs, which decoding has while it is idle."""
+    batch_size: int | None = Field(default=None, ge=1, le=4096)
+    """Clips in one forward pass, by default 8, and 32 where the models run on GPUs; a run that is
+    there keeps its own. With another size, last bits of the results may be others."""
+    rows_per_shard: int | None = Field(default=None, ge=1, le=65_536)
+    """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`. By
+    default 256 for up to 100,000 rows, and up to 4,096 for more; a run that is there keeps its own.
+    """
     decode_timeout: Seconds = Field(default=60.0, gt=0, le=86_400)
     """Time that decoding one file may take, for example 30s or 2min, before it is stopped, tried
     once more, and given up as `timeout`; time in which the machine is frozen isn't counted. May
@@ -166,7 +170,7 @@ class RunOptions(FrozenConfig):
 
     @model_validator(mode="after")
     def _batches_fill_shards(self) -> Self:
-        if self.rows_per_shard % self.batch_size:
+        if self.rows_per_shard and self.batch_size and self.rows_per_shard % self.batch_size:
             raise ValueError(
                 f"rows_per_shard={self.rows_per_shard} is not a multiple of "
                 f"batch_size={self.batch_size}: a batch must not span two shards"

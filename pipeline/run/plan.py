@@ -3,6 +3,7 @@
 Planning reads and checks, and changes nothing; `pipeline.run.prepare` makes the changes.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,14 +18,23 @@ from pipeline.dataset.labels import resolve_labels
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ConfigError, ManifestError, ModelError, StoreError
 from pipeline.models.checkpoint import Checkpoint, load_adapter, read_checkpoint
+from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig, OneCall
-from pipeline.run.resources import Machine, check_models, fit_into_store
+from pipeline.run.resources import (
+    Machine,
+    Sizes,
+    check_models,
+    chosen_sizes,
+    fit_into_store,
+    guessed_rate,
+)
 from pipeline.store.append import check_appended
 from pipeline.store.opening import (
     Absent,
     Foreign,
     Found,
     Store,
+    Target,
     Unfinished,
     Unreadable,
     check_same_run,
@@ -65,6 +75,11 @@ class Plan:
     def layout(self) -> StoreLayout:
         """Sizes of the store."""
         return self.record.layout
+
+    @property
+    def sizes(self) -> Sizes:
+        """How its rows are cut."""
+        return Sizes(self.record.identity.batch_size, self.layout.rows_per_shard)
 
     @property
     def store_url(self) -> str:
@@ -119,17 +134,21 @@ def plan_run(
     class_of_label = resolve_labels(
         manifest, class_names=checkpoint.class_names, model=checkpoint.name
     )
-    record = _record(config, manifest, checkpoint, sampling, views)
+    target = find_store(store_url(config.out), mode="r+")
+    record = _record(config, manifest, checkpoint, sampling, views, Sizes(1, 1))
+    stored = target.store.record if isinstance(target, Found) and not call.overwrite else None
+    sizes = _sizes(config, checkpoint, record, stored, machine)
+    record = _record(config, manifest, checkpoint, sampling, views, sizes)
     if machine and pool:
         fit_into_store(
-            config,
+            sizes,
             clip_bytes=checkpoint.geometry.clip_bytes,
             row_bytes=record.layout.row_bytes,
             cpus=machine.cpus,
             n_models=pool.n_models,
             store_bytes=int(config.local_object_store),
         )
-    reads_clips = _check_target(config, call, manifest, record.identity, checkpoint)
+    reads_clips = _check_target(target, config, call, manifest, record.identity, checkpoint)
     witness = find_witness(manifest) if reads_clips else None
     return Plan(config, call, manifest, checkpoint, views, class_of_label, record, witness)
 
@@ -140,6 +159,7 @@ def _record(
     checkpoint: Checkpoint,
     sampling: Sampling,
     views: Views,
+    sizes: Sizes,
 ) -> RunRecord:
     geometry, method = checkpoint.geometry, config.method
     n_layers = checkpoint.n_layers_of(method)
@@ -147,7 +167,7 @@ def _record(
     return RunRecord(
         layout=StoreLayout(
             n_rows=views.n_rows(manifest.n_rows),
-            rows_per_shard=config.rows_per_shard,
+            rows_per_shard=sizes.rows_per_shard,
             n_frames=geometry.n_frames,
             n_times=geometry.n_times,
             height=geometry.height,
@@ -171,8 +191,8 @@ def _record(
             compile_model=config.compile_model,
             # Another device or number of threads may also give other last bits. They are the
             # machine's, and a run may go on elsewhere.
-            batch_size=config.batch_size,
-            rows_per_shard=config.rows_per_shard,
+            batch_size=sizes.batch_size,
+            rows_per_shard=sizes.rows_per_shard,
             attribution_version=ATTRIBUTION_VERSION,
         ),
         config=config.model_dump(mode="json"),
@@ -189,7 +209,50 @@ def _record(
     )
 
 
+def _sizes(
+    config: AttributeConfig,
+    checkpoint: Checkpoint,
+    record: RunRecord,
+    stored: RunRecord | None,
+    machine: Machine | None,
+) -> Sizes:
+    """Sizes as the configuration has them, or the run that is there, or as this machine likes.
+
+    Parameters
+    ----------
+    record
+        Of the run, with any sizes.
+    stored
+        Record of the run that is there.
+    machine
+        As in `plan_run`.
+    """
+    if stored is not None:
+        given = (config.batch_size, config.rows_per_shard)
+        kept = (stored.identity.batch_size, stored.identity.rows_per_shard)
+        return Sizes(*(size or of_run for size, of_run in zip(given, kept, strict=True)))
+    gpus = machine.gpus if machine else n_gpus()
+    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
+    geometry = checkpoint.geometry
+    rate = guessed_rate(
+        weights_bytes=checkpoint.weights_bytes,
+        n_tokens=geometry.n_times * geometry.height * geometry.width,
+        cpus=machine.cpus if machine else (os.cpu_count() or 1),
+        gpus=gpus if device == "cuda" else 0,
+    )
+    return chosen_sizes(
+        config,
+        n_rows=record.layout.n_rows,
+        n_views=len(record.views),
+        row_bytes=record.layout.row_bytes,
+        device=device,
+        clips_per_s=rate,
+        store_bytes=int(config.local_object_store) if machine else None,
+    )
+
+
 def _check_target(
+    target: Target,
     config: AttributeConfig,
     call: OneCall,
     manifest: Manifest,
@@ -202,7 +265,6 @@ def _check_target(
     -------
     Whether the run has a clip to read
     """
-    target = find_store(store_url(config.out), mode="r+")
     match target:
         case Foreign(reason):
             raise StoreError(f"out: {store_url(config.out)} is {reason}")
