@@ -18,6 +18,7 @@ from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
+    from pipeline.run.reread import ReadBefore
     from pipeline.run.resources import Machine
     from pipeline.run.tally import Stage
     from pipeline.status import Status
@@ -40,8 +41,10 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
     # Behind the command line: a wrong flag is told before torch is loaded, and the job's process
     # parts from the one that has the last word.
+    from pipeline.run.frames import remove_temporary, with_frames
     from pipeline.run.plan import plan_runs
     from pipeline.run.prepare import prepare
+    from pipeline.run.reread import read_before
     from pipeline.store.lease import leased
 
     # As text the lines of this job and its bar say the same; a program reads the records.
@@ -56,13 +59,17 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
             held.enter_context(leased(plan.config.out, verb="attribute", take_over=job.take_over))
             for plan in plans
         ]
+        plans = with_frames(plans, job.out)
+        before = [read_before(plan) for plan in plans]
         with flags_carried_out(job):
             retried = [prepare(plan) for plan in plans]
-            runs = zip(plans, leases, retried, strict=True)
+            runs = zip(plans, leases, retried, before, strict=True)
             # Each run is carried out, whatever becomes of the others.
             summaries = [_carry_out(*run, place) for run in runs]
             if unfinished := [summary for summary in summaries if summary.n_pending]:
                 raise StorageError("; ".join(map(_why_unfinished, unfinished)))
+            if job.models:
+                remove_temporary(job.out)
     return max(map(_exit_code, configs, summaries))
 
 
@@ -92,7 +99,10 @@ def _say_what_it_takes(plans: Sequence[Plan], place: Place) -> int:
     return 0
 
 
-def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: Place) -> RunSummary:
+def _carry_out(
+    plan: Plan, lease: Lease, retried: Mapping[Status, int], before: ReadBefore, place: Place
+) -> RunSummary:
+    from pipeline.run.reread import changed_files
     from pipeline.store.run_folder import failures_url
 
     config = plan.config
@@ -106,6 +116,8 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
         counts = ", ".join(f"{count} {status.label}" for status, count in retried.items())
         n_rows = sum(retried.values())
         print(f"attribute: retrying {n_rows} rows{': ' if counts else ''}{counts}", file=sys.stderr)
+    if config.frames_cache and plan.witness:
+        _tell_room(plan)
     summary = place.execute(plan, lease)
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.bounded:
@@ -116,9 +128,23 @@ def _carry_out(plan: Plan, lease: Lease, retried: Mapping[Status, int], place: P
             f"attribute: {summary.n_too_short} clips have fewer than the {n_frames} frames that "
             "the model sees, and are left out"
         )
+    if changed := changed_files(plan, before):
+        print(f"attribute: {changed}", file=sys.stderr)
     if summary.n_failed:
         print(f"attribute: failures in {failures_url(config.out)}")
     return summary
+
+
+def _tell_room(plan: Plan) -> None:
+    """Say it if the cache has no room for all frames."""
+    config, n_kept = plan.config, plan.cache.n_rows if plan.cache else 0
+    if n_kept < plan.layout.n_rows:
+        print(
+            f"attribute: {config.frames_cache} has room for the frames of the first {n_kept} of "
+            f"{plan.layout.n_rows} rows, within frames_cache_size="
+            f"{config.frames_cache_size.human_readable(decimal=True)}",
+            file=sys.stderr,
+        )
 
 
 def _why_unfinished(summary: RunSummary) -> str:

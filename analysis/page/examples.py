@@ -157,10 +157,10 @@ class ClipSource:
             raise ValueError("the file has changed since the run: its bytes are others")
         # A frame of any size: a run was refused whose processor gives several.
         size = view.preprocessing.output_size(1000, 1500)
-        frames = np.zeros((1, view.sampling.n_samples, *size, 3), np.uint8)
+        frames = np.zeros((view.sampling.n_samples, *size, 3), np.uint8)
         decoder = process_decoder(self.decode, self.memory_bytes)
         (outcome,) = decoder.decode_into(
-            frames,
+            [frames],
             data,
             [Reading(view.sampling, view.preprocessing, *segment)],
             decoder=self.decoder,
@@ -170,5 +170,4 @@ class ClipSource:
             raise outcome
         if not np.array_equal(outcome.frame_index, frame_index):
             raise ValueError("the file has changed since the run: its frames are others")
-        seen: NDArray[np.uint8] = frames[0]
-        return seen
+        return frames

@@ -219,8 +219,11 @@ def check_alive() -> None:
 
 def steps_at_once(config: AttributeConfig, pool: ModelPool) -> dict[Stage, float]:
     """How many of each step go on at once on the cluster as it is now."""
-    n_decoding = decoding_cpus(config, pool, ray.cluster_resources().get("CPU", 1))
-    return {"decode": n_decoding, "explain": pool.n_models, "write": pool.n_writers}
+    return {
+        "decode": ray.cluster_resources().get("CPU", 1),
+        "explain": pool.n_models,
+        "write": pool.n_writers,
+    }
 
 
 def steps_of_run(config: AttributeConfig) -> dict[Stage, float]:
@@ -232,11 +235,12 @@ def steps_of_run(config: AttributeConfig) -> dict[Stage, float]:
         As `connected` does; a Ray is asked only where one is there or named.
     """
     if machine := machine_to_start(config):
-        pool = check_models(config, machine)
-        decoding = decoding_cpus(config, pool, machine.cpus)
-        return {"decode": decoding, "explain": pool.n_models, "write": pool.n_writers}
-    with connected(config) as pool:
-        return steps_at_once(config, pool)
+        pool, cpus = check_models(config, machine), float(machine.cpus)
+    else:
+        with connected(config) as pool:
+            cpus = ray.cluster_resources().get("CPU", 1)
+    decoding = decoding_cpus(config, pool, cpus)
+    return {"decode": decoding, "explain": pool.n_models, "write": pool.n_writers}
 
 
 def _connect() -> None:

@@ -159,10 +159,13 @@ def forecast(
 
 def measure(plan: Plan, pending: PendingRows, *, stages_of: StagesOf = real_stages) -> Measured:
     """Read, decode, explain and store some batches; raises as `forecast` does."""
-    layout, n_clips = plan.layout, plan.config.batch_size
+    layout, n_clips = plan.layout, plan.sizes.batch_size
     channel = LocalChannel(Tally(layout.rows_per_shard))
     stages = stages_of(plan, device_of(plan.config.device), channel)
-    load, explain = Load(stages.load, pending, channel), Explain(stages, channel)
+    load, explain = (
+        Load(stages.load, pending, channel),
+        Explain(stages, channel, plan.sizes.batch_size),
+    )
     decode_s, explain_s, batches = [], [], []
     for rows in _spread(plan, pending):
         table = read_rows(plan.manifest, rows, plan.views)
@@ -203,7 +206,7 @@ def _pending(plan: Plan) -> PendingRows:
 
 def _spread(plan: Plan, pending: PendingRows) -> list[range]:
     """Batches of pending rows, each in the middle of a part of the shards that are pending."""
-    n_clips = plan.config.batch_size
+    n_clips = plan.sizes.batch_size
     at = np.unique(np.linspace(0, len(pending.shards) - 1, N_BATCHES).astype(int))
     batches = []
     for shard in pending.shards[at].tolist():

@@ -94,12 +94,15 @@ def recompute(
     StorageError
         If clips can't be read for as long as it is tried.
     """
-    layout, size = plan.layout, plan.config.batch_size
+    layout, size = plan.layout, plan.sizes.batch_size
     shards = np.unique(rows // layout.rows_per_shard)
     wanted = PendingRows(len(rows), shards, shards, rows, layout.rows_per_shard)
     channel = LocalChannel(Tally(layout.rows_per_shard))
     stages = stages_of(plan, device_of(plan.config.device), channel)
-    load, explain = Load(stages.load, wanted, channel), Explain(stages, channel)
+    load, explain = (
+        Load(stages.load, wanted, channel),
+        Explain(stages, channel, plan.sizes.batch_size),
+    )
     found: list[Difference] = []
     for start, of_batch in groupby(rows.tolist(), lambda row: row // size * size):
         shard = layout.shard_rows(start // layout.rows_per_shard)

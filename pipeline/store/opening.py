@@ -5,12 +5,15 @@ from functools import cache
 from typing import Any, Literal
 
 import zarr
+from zarr.core.array import AsyncArray
 from zarr.core.group import Group
+from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from pipeline.errors import RunMismatchError, StaaError, StorageError, StoreError, reason_of
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
-from pipeline.storage.zarr_store import zarr_location
+from pipeline.storage.zarr_store import UnreadStore, zarr_location
 from pipeline.store.record import SCHEMA_NAME, RunIdentity, RunRecord
 from pipeline.store.schema import StoreLayout
 
@@ -44,6 +47,16 @@ class Store:
             If its metadata can't be read.
         """
         return _array(self, name)
+
+    def blank_array(self, name: str) -> Any:
+        """Open an array to write whole shards of: what is there isn't read, one request each.
+
+        Raises
+        ------
+        StoreError
+            As `array` does.
+        """
+        return _blank_array(self, name)
 
     def object_url(self, name: str, shard: int) -> str:
         """URL of the object that holds a shard's rows of an array."""
@@ -81,6 +94,13 @@ def _is_as_made(store: Store, array: Any, name: str) -> bool:
         and (array.dtype.kind == "T" if spec.dtype == "str" else array.dtype == spec.dtype)
         and isinstance(array.metadata.attributes, dict)
     )
+
+
+@cache
+def _blank_array(store: Store, name: str) -> Any:
+    there = _array(store, name).async_array
+    path = StorePath(UnreadStore(there.store_path.store), there.store_path.path)
+    return zarr.Array(AsyncArray(there.metadata, path, there.config))
 
 
 @dataclass(frozen=True)
@@ -126,7 +146,8 @@ def find_store(url: str, *, mode: Mode = "r") -> Target:
         If the storage doesn't let it be looked at.
     """
     try:
-        group = zarr.open_group(zarr_location(url), mode=mode)
+        # Arrays are opened by themselves: consolidated metadata are for other readers.
+        group = zarr.open_group(zarr_location(url), mode=mode, use_consolidated=False)
     except FileNotFoundError:
         return Absent() if _is_free(url) else Foreign("something that is no Zarr group")
     except zarr.errors.ContainsArrayError:
@@ -201,8 +222,11 @@ def check_writable(store: Store) -> None:
         If it can't be written.
     """
     try:
-        # Its own attributes as they are: the only object whose content is known to be right.
-        store.group.update_attributes({})
+        # Its own metadata as they are: the only object whose content is known to be right.
+        metadata = store.group.store_path / "zarr.json"
+        there = sync(metadata.get())
+        if there is not None:
+            sync(metadata.set(there))
     except STORAGE_ERRORS as error:
         raise StoreError(
             f"out: can't write the store at {store.url}: {reason_of(error)}"

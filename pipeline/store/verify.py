@@ -19,7 +19,7 @@ from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
-from pipeline.store.create import create_array
+from pipeline.store.create import create_array, unconsolidate
 from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store, open_store
 
 REMEDY = "jobs.verify names all damage, and with --repair sets such rows pending"
@@ -135,6 +135,8 @@ def repair_store(store: Store, damages: list[Damage]) -> NDArray[np.int64]:
                 create_array(store.group, damage.array, layout.arrays()[damage.array], layout)
         # Arrays are opened once in a store, and some have new metadata.
         reopened = open_store(store.url, mode="r+")
+        if damages:
+            unconsolidate(reopened)
         shards = sorted({damage.shard for damage in damages if damage.shard is not None})
         for shard in shards:
             rows = layout.shard_rows(shard)

@@ -17,6 +17,7 @@ import pytest
 from pipeline.errors import LeaseError, LeaseLostError, StoreError
 from pipeline.run.job import real_stages
 from pipeline.run.serial import execute_serially
+from pipeline.run.steps import CHECK_S
 from pipeline.storage.files import read_bytes, write_bytes
 from pipeline.store.lease import Holder, Times, _swapped, _this_process, held_by, leased
 from pipeline.store.run_folder import lease_url
@@ -212,6 +213,8 @@ def test_a_driver_whose_run_was_taken_over_writes_nothing_more(inputs, tmp_path,
             def load(rows):
                 if 8 in rows["row"]:
                     put(str(out), ELSEWHERE)
+                    # As whoever takes over does, and longer.
+                    time.sleep(CHECK_S)
                 return stages.load(rows)
 
             return replace(stages, load=load)

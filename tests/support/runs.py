@@ -166,8 +166,8 @@ def plain_columns(plan: Plan) -> Columns:
         n_threads=1,
     )
     batches = []
-    for start in range(0, plan.layout.n_rows, plan.config.batch_size):
-        numbers = np.arange(start, min(start + plan.config.batch_size, plan.layout.n_rows))
+    for start in range(0, plan.layout.n_rows, plan.sizes.batch_size):
+        numbers = np.arange(start, min(start + plan.sizes.batch_size, plan.layout.n_rows))
         table = plan.manifest.take(plan.views.video(numbers))
         rows = {name: table[name].to_numpy() for name in table.column_names}
         batches.append(attributor(loader(rows | {"row": numbers})))

@@ -52,9 +52,9 @@ def test_clips_are_decoded_or_named(tmp_path):
     try:
         for _ in range(N_MUTATED):
             data = mutated_bytes(random.choice(clips), random)
-            frames = np.zeros((1, 3, 16, 16, 3), np.uint8)
+            frames = np.zeros((3, 16, 16, 3), np.uint8)
             reading = Reading(sampling, preprocessing)
-            (outcome,) = decoder.decode_into(frames, data, [reading], timeout_s=TIMEOUT_S)
+            (outcome,) = decoder.decode_into([frames], data, [reading], timeout_s=TIMEOUT_S)
             if isinstance(outcome, DecodeError):
                 assert "\n" not in outcome.message
                 assert len(outcome.message) < 300
