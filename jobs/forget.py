@@ -8,6 +8,9 @@ from pipeline.errors import ConfigError, ManifestError, reason_of
 from pipeline.text import printable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.dataset.manifest import Manifest
     from pipeline.store.opening import Store
 
@@ -29,6 +32,9 @@ class ForgetConfig(RunWriter):
     file of which one is named are taken out."""
     manifest: str | None = None
     """Where the run's manifest is now; by default where it was when the run was made."""
+    frames_cache: str | None = None
+    """Cache of frames that their frames leave, too; by default the one that the run was made with.
+    """
 
 
 def forget(config: ForgetConfig) -> int:
@@ -39,15 +45,17 @@ def forget(config: ForgetConfig) -> int:
         digest_of_name,
         matching_rows,
         remove_rows,
+        with_removed,
     )
 
     names = _names(config.videos)
     with owned_run(config, "forget") as (store, lease), writing("run", config.run):
         manifest = _manifest_of(config, store)
-        removals = Removals.read(config.run) | names
+        before = Removals.read(config.run)
+        removals = before | names
         found = matching_rows(store, manifest, removals.names)
         of_file = {digest_of_name(name) for name in names}
-        if not found.found & of_file:
+        if not found.found & of_file and not of_file <= before.names:
             raise ConfigError(
                 f"videos: none of {len(names)} lines of {config.videos} is the id or path of a "
                 f"video in {config.run}; the first is {names[0][:60]!r}"
@@ -55,13 +63,15 @@ def forget(config: ForgetConfig) -> int:
         if found.paths:
             removals = removals.with_digests(found.paths)
             found = matching_rows(store, manifest, removals.names)
+        rows = with_removed(store, found.rows)
         lease.check()
         # First of all, so that whatever comes in between, a later command finishes it.
         removals.write(config.run)
-        deleted = delete_derived(config.run, found.rows)
-        remove_rows(store, found.rows, lease)
+        deleted = delete_derived(config.run, rows)
+        _forget_frames(config, store, manifest, rows)
+        remove_rows(store, rows, lease)
         removals.finished().write(config.run)
-    print(f"forget: {len(found.rows)} rows of {config.run} are removed, and stay so")
+    print(f"forget: {len(rows)} rows of {config.run} are removed, and stay so")
     unknown = [name for name in names if digest_of_name(name) not in found.found]
     if unknown:
         first = ", ".join(printable(name[:60]) for name in unknown[:_N_NAMED])
@@ -75,6 +85,32 @@ def forget(config: ForgetConfig) -> int:
             "make them again"
         )
     return 0
+
+
+def _forget_frames(
+    config: ForgetConfig, store: "Store", manifest: "Manifest | None", rows: "NDArray[np.int64]"
+) -> None:
+    """Have frames leave the run's cache, and that which runs of one job share while it goes on."""
+    import numpy as np
+
+    from pipeline.clips.frames_folder import forget_videos
+    from pipeline.run.frames import TEMPORARY_NAME
+
+    cache = config.frames_cache or store.record.config.get("frames_cache")
+    if manifest is None:
+        if cache:
+            print(
+                f"forget: warning: {cache} may have frames of these videos: without the manifest "
+                "it isn't known where; delete that folder",
+                file=sys.stderr,
+            )
+        return
+    folder, slash, _ = config.run.rstrip("/").rpartition("/")
+    shared = f"{folder}/{TEMPORARY_NAME}" if slash else TEMPORARY_NAME
+    videos = np.unique(store.record.views.video(rows))
+    for url in (cache, shared):
+        if url:
+            forget_videos(url, manifest, videos)
 
 
 def _names(url: str) -> list[str]:

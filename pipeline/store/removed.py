@@ -169,10 +169,17 @@ def keep_out(run_url: str, store: Store, manifest: Manifest, lease: Lease | None
     rows = matching_rows(store, manifest, removals.names).rows
     if removals.is_erased:
         rows = rows[read_status(store)[rows] != Status.REMOVED]
+    else:
+        rows = with_removed(store, rows)
     remove_rows(store, rows, lease)
     if not removals.is_erased:
         removals.finished().write(run_url)
     return len(rows)
+
+
+def with_removed(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Add to rows those whose status is `removed`, of which not all may have been erased."""
+    return np.union1d(rows, np.flatnonzero(read_status(store) == Status.REMOVED))
 
 
 def remove_rows(store: Store, rows: NDArray[np.int64], lease: Lease | None = None) -> None:
@@ -201,7 +208,8 @@ def remove_rows(store: Store, rows: NDArray[np.int64], lease: Lease | None = Non
             lease.check()
         part = layout.shard_rows(shard)
         gone = np.isin(np.asarray(part), rows)
-        for name in ("status", *(templates.keys() - {"status"})):
+        # The id is the last: by it a row is found again where there is no manifest.
+        for name in ("status", *(templates.keys() - {"status", "video_id"}), "video_id"):
             values = _stored(store, name, part)
             fill = Status.REMOVED if name == "status" else templates[name].fill_value
             values[gone] = fill

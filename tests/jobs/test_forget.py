@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
 from analysis import open_run, run_summary, scores
 from jobs.aggregate import AggregateConfig, aggregate
@@ -113,6 +114,21 @@ def test_nothing_is_left_of_the_videos_and_all_of_the_others(inputs, out, listed
     left = {path.name for path in out.iterdir()}
     assert left == {"attributions.zarr", "failures.parquet", "removed.json"}
     assert occurrences(out, *(inputs.video_ids[row] for row in GONE)) == []
+
+
+def test_frames_leave_the_runs_cache(inputs, tmp_path, listed, run):
+    out, cache = tmp_path / "cached", tmp_path / "frames"
+    argv = inputs.flags(out, "--serial", f"--frames-cache={cache}", "--max-failed-fraction=0.5")
+    assert run_attribute(argv) == 0
+    (part,) = cache.iterdir()
+    before = {name: zarr.open_group(part)[name][:] for name in ("frames", "entries")}
+    assert all(values[GONE[0]].any() for values in before.values())
+    assert run(out, listed)[0] == 0
+    for name, values in before.items():
+        after = zarr.open_group(part)[name][:]
+        assert not after[list(GONE)].any()
+        kept = np.delete(np.arange(N_CLIPS), GONE)
+        np.testing.assert_array_equal(after[kept], values[kept])
 
 
 def test_tables_that_are_made_again_have_the_rows_without_what_they_were(inputs, out, listed, run):
