@@ -80,7 +80,9 @@ class Inputs:
         """Command line of `jobs.attribute`; a flag of ``more`` wins."""
         flags = {"manifest": self.manifest, "model": self.model, "out": str(out)}
         sizes = {"batch-size": "2", "rows-per-shard": "4", "n-models": "1"}
-        return [f"--{name}={value}" for name, value in (flags | sizes).items()] + list(more)
+        given = {flag.removeprefix("--").partition("=")[0] for flag in more}
+        own = {name: value for name, value in (flags | sizes).items() if name not in given}
+        return [f"--{name}={value}" for name, value in own.items()] + list(more)
 
 
 def prepared(config: AttributeConfig, **call: Any) -> Plan:
@@ -164,8 +166,8 @@ def plain_columns(plan: Plan) -> Columns:
         n_threads=1,
     )
     batches = []
-    for start in range(0, plan.layout.n_rows, plan.config.batch_size):
-        numbers = np.arange(start, min(start + plan.config.batch_size, plan.layout.n_rows))
+    for start in range(0, plan.layout.n_rows, plan.sizes.batch_size):
+        numbers = np.arange(start, min(start + plan.sizes.batch_size, plan.layout.n_rows))
         table = plan.manifest.take(plan.views.video(numbers))
         rows = {name: table[name].to_numpy() for name in table.column_names}
         batches.append(attributor(loader(rows | {"row": numbers})))
