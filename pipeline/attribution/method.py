@@ -59,8 +59,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
         *("change_weighted",),
     ),
 }
-"""Options that can be chosen, by method. `frame_importance` goes with every method, and `target`
-goes with it."""
+"""What can be chosen, by method; `frame_importance` can with each, and `target` goes with it."""
 
 _FIXED = {
     "staa-paper": "it is made of attention alone",
@@ -107,10 +106,10 @@ class Method(FrozenConfig):
     store_layers: bool = False
     """Store evidence of each layer beside the sum over them."""
     step_back: bool = False
-    """For evidence in a model that classifies the mean of its final tokens: follow these tokens one
-    step back, through the last block."""
+    """Evidence of a model that is read by the mean of its final tokens: follow them one step back,
+    through the last block."""
     change_weighted: bool = False
-    """Multiply evidence by each token's distance from the same token in the clip's median frame."""
+    """Multiply evidence by how far each token is from that of the clip's median frame."""
     frame_importance: Literal["gradient"] | None = None
     """Also store which times matter for the class: `gradient`, by a backward pass through the whole
     model. (Evidence over time says when evidence was read, which is something else.)"""

@@ -237,7 +237,8 @@ def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
     if made_up:
         raise ModelError(
             f"model: {checkpoint.name!r} has no weights, or weights of another shape, for "
-            f"{made_up[0]} and {len(made_up) - 1} more: expected a whole {adapter.model_class.__name__}"
+            f"{made_up[0]} and {len(made_up) - 1} more: "
+            f"expected a whole {adapter.model_class.__name__}"
         )
     return adapter(model.to(device).eval())
 
