@@ -49,8 +49,7 @@ class LeaseLostError(StorageError):
 
 
 class ManifestChangedError(Exception):
-    """A manifest was rewritten while a run read it; jobs exit with 1, and what was written
-    stays."""
+    """A manifest changed while a run read it; jobs exit with 1, and what was written stays."""
 
 
 class CredentialsError(PermissionError):

@@ -66,7 +66,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to whatever stderr is at the time; `set_up_logging` replaces this handler."""
 
     def __init__(self) -> None:
-        # Skip StreamHandler's, which would keep today's stderr.
+        # Skip StreamHandler's, which would keep the stderr of this moment.
         logging.Handler.__init__(self)
 
     @property
