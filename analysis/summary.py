@@ -15,11 +15,11 @@ class RunCounts(TypedDict):
     n_failed: int
     n_pending: int
     n_labelled: int
-    """Rows that are ok and have a label."""
+    """Ok rows that have a label."""
     failed: dict[str, int]
-    """Failed rows by the name of their status; only those that occur."""
+    """Failed rows by the name of their status; only statuses that occur."""
     accuracy: float | None
-    """Share of the labelled rows whose prediction is their label; None where there are none."""
+    """Share of the labelled rows whose prediction is their label; None if there are none."""
 
 
 def run_summary(ds: xr.Dataset) -> RunCounts:
