@@ -45,7 +45,7 @@ def test_the_table_has_a_row_for_each_row_beside_the_manifests_columns(scored):
     )
     assert set(describe_scores().index) <= set(table.columns)
     assert list(scores(url, ["gini"]).columns) == ["gini"]
-    with pytest.raises(StoreError, match="has no column 'ginny': it has row"):
+    with pytest.raises(StoreError, match="has no column 'ginny'; it has row"):
         scores(url, ["ginny"])
 
 

@@ -96,7 +96,7 @@ def test_one_class_or_clip_is_selected_by_name_or_in_a_list(run):
     one = class_statistics(open_run(url).sel({"class": "bowling"}))
     assert "class" not in one.dims
     assert int(one["n_clips"]) == by_hand(columns, "label", "bowling", range(N_CLIPS))[0]
-    with pytest.raises(StoreError, match=r"expected 'clip' among them; one clip is selected by"):
+    with pytest.raises(StoreError, match=r"expected 'clip' among them; select one clip by"):
         class_statistics(open_run(url).isel(clip=5))
 
 
