@@ -80,9 +80,18 @@ class Inputs:
         """Command line of `jobs.attribute`; a flag of ``more`` wins."""
         flags = {"manifest": self.manifest, "model": self.model, "out": str(out)}
         sizes = {"batch-size": "2", "rows-per-shard": "4", "n-models": "1"}
-        given = {flag.removeprefix("--").partition("=")[0] for flag in more}
-        own = {name: value for name, value in (flags | sizes).items() if name not in given}
-        return [f"--{name}={value}" for name, value in own.items()] + list(more)
+        own = [f"--{name}={value}" for name, value in (flags | sizes).items()]
+        return given_once([*own, *more])
+
+
+def given_once(argv: Sequence[str]) -> list[str]:
+    """Leave out flags, with their values behind `=`, that are given again further on."""
+    names = [flag.partition("=")[0] for flag in argv]
+    return [
+        flag
+        for place, flag in enumerate(argv)
+        if not flag.startswith("--") or names[place] not in names[place + 1 :]
+    ]
 
 
 def prepared(config: AttributeConfig, **call: Any) -> Plan:
