@@ -8,7 +8,8 @@ A run in a notebook::
     statistics = class_statistics(ds).compute()
     statistics.spatial_map.sel({"class": "archery"}).plot()
 
-- `open_run`: a run as a lazy dataset, or several joined on their videos (`join_runs`);
+- `open_run`: a run as a lazy dataset, or several joined on their videos (`join_runs`); `ok`: its
+  clips that have an attribution;
   `joint_attribution`: its A = S * T; `class_names`: names of its labels or predictions
 - `by_video`: a run of several views, as (video, view)
 - `focused_attribution`: A after `Threshold` and `Focus`, with the parameters recorded
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         for_netcdf,
         join_runs,
         joint_attribution,
+        ok,
         open_run,
     )
     from analysis.score_table import describe_scores, score_run, scores
@@ -61,6 +63,7 @@ __all__ = [
     "group_statistics",
     "join_runs",
     "joint_attribution",
+    "ok",
     "open_run",
     "open_statistics",
     "overall_statistics",
@@ -80,6 +83,7 @@ _ON_DEMAND = {
     "for_netcdf": "analysis.runs",
     "join_runs": "analysis.runs",
     "joint_attribution": "analysis.runs",
+    "ok": "analysis.runs",
     "open_run": "analysis.runs",
     "describe_scores": "analysis.score_table",
     "score_run": "analysis.score_table",

@@ -304,7 +304,7 @@ class _Finished:
             "view": (rows % n_views).astype(np.int32),
             "video_id": video_id,
         }
-        of_manifest = self.manifest.rows(rows // n_views)
+        of_manifest = _without_removed(self.manifest.rows(rows // n_views), status)
         columns |= {name: of_manifest.get(name) for name in ("path", "split")}
         columns |= {
             "label": _named(scored["label"].to_numpy(), names),
@@ -371,6 +371,17 @@ class _Finished:
             values = agreement(maps, mean)
             result[name] = np.where(others > 0, values, np.nan).astype(np.float32)
         return result
+
+
+def _without_removed(
+    columns: dict[str, pa.ChunkedArray], status: NDArray[np.integer]
+) -> dict[str, pa.ChunkedArray]:
+    """Leave out what the manifest says of rows that `jobs.forget` has taken out of the run."""
+    removed = status == Status.REMOVED
+    if not removed.any():
+        return columns
+    kept = pa.array(np.arange(len(removed)), pa.int64(), mask=removed)
+    return {name: column.take(kept) for name, column in columns.items()}
 
 
 def _named(codes: NDArray[np.integer], names: NDArray[Any]) -> pa.Array:

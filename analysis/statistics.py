@@ -56,7 +56,7 @@ _USED = (
 )
 
 
-def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
+def class_statistics(ds: xr.Dataset, by: By | None = None) -> xr.Dataset:
     """Reduce a run to statistics of its classes, lazily.
 
     Clips count that are ok and whose class is known. Standard deviations are those of the
@@ -70,7 +70,9 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
         dimension that a run doesn't have, as ``run`` of several that were joined, is kept: the
         statistics have it, too.
     by
-        Group by the manifest's class or by the predicted one.
+        Group by the manifest's class or by the predicted one; by default by ``label``, and by
+        ``prediction`` where no ok clip has a label, which reads both columns. The attribute ``by``
+        of what is returned says which it is.
 
     Returns
     -------
@@ -92,6 +94,7 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
     StoreError
         When the dataset lacks an array or the coordinate ``class_index``.
     """
+    by = by or _grouping_of(ds)
     if by not in get_args(By):
         raise ValueError(f"by: {by!r} is not one of {', '.join(get_args(By))}")
     extra = [
@@ -280,6 +283,13 @@ def classes_with_lost_clips(statistics: xr.Dataset) -> list[str]:
     missing = lost["spatial_map"].any(("y", "x")) | lost["temporal_profile"].any("time")
     concerned = (statistics["n_clips"] > 0) & (missing | lost["entropy"])
     return [str(name) for name in statistics["class"].values[concerned.values]]
+
+
+def _grouping_of(ds: xr.Dataset) -> By:
+    if "status" not in ds or "label" not in ds:
+        return "label"
+    labelled = (ds["status"] == Status.OK) & (ds["label"] >= 0)
+    return "label" if bool(labelled.any()) else "prediction"
 
 
 def default_grouping(summary: RunCounts) -> By:

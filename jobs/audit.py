@@ -5,25 +5,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from analysis.audit.settings import AuditSettings
-from jobs.cli import run_job, writing
-from pipeline.base_config import FrozenConfig
+from jobs.cli import RunWriter, owned_run, run_job, writing
 from pipeline.store.run_folder import findings_url
 
 if TYPE_CHECKING:
     from analysis.audit.finding import Finding
+    from pipeline.store.lease import Lease
 
 
-class AuditConfig(FrozenConfig):
+class AuditConfig(RunWriter):
     """Find what of a run a person should look at, ranked, and keep it beside the run.
 
     The exit code is 0 whether something was found or not.
     """
 
-    run: CliPositionalArg[str]
-    """Folder of the run, any fsspec URL."""
     audit: AuditSettings = AuditSettings()
     """What counts as a finding."""
     most: int = Field(default=20, ge=0)
@@ -32,6 +29,11 @@ class AuditConfig(FrozenConfig):
 
 def audit_run(config: AuditConfig) -> int:
     """Look for findings, keep them, and print the first ones."""
+    with owned_run(config, "audit") as (_, lease):
+        return _audit(config, lease)
+
+
+def _audit(config: AuditConfig, lease: "Lease") -> int:
     from analysis.audit.audit import audit, save_findings
     from analysis.audit.evidence import read_evidence
 
@@ -43,6 +45,7 @@ def audit_run(config: AuditConfig) -> int:
     found = audit(
         evidence, config.audit, progress=lambda name: print(f"audit: {name}", file=sys.stderr)
     )
+    lease.check()
     with writing("run", config.run):
         save_findings(found, config.run, config.audit)
     print_findings(found, config.most)

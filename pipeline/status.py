@@ -29,6 +29,8 @@ class Status(IntEnum):
     """The decoder took its process down in each of several tries, or wanted too much memory."""
     MODEL_ERROR = 9
     """The model gave NaN or infinity."""
+    REMOVED = 10
+    """Taken out by `jobs.forget`: nothing of it is kept, and it is never computed again."""
 
     @property
     def label(self) -> str:
@@ -37,8 +39,8 @@ class Status(IntEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the row was looked at and has no attribution."""
-        return self not in (Status.PENDING, Status.OK)
+        """Whether the row was looked at and couldn't be given an attribution."""
+        return self not in (Status.PENDING, Status.OK, Status.REMOVED)
 
 
 class DecodeError(Exception):
@@ -52,4 +54,4 @@ class DecodeError(Exception):
 
 def failed_rows(status: Any) -> Any:
     """Whether each row of a ``status`` array (NumPy, Dask or xarray) was looked at and failed."""
-    return (status != Status.OK) & (status != Status.PENDING)
+    return (status != Status.OK) & (status != Status.PENDING) & (status != Status.REMOVED)

@@ -18,6 +18,7 @@ from analysis.score_table import score_run, scores
 from pipeline.errors import StoreError
 from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.run_folder import maps_url
+from pipeline.store.verify import lost_attributions
 
 Float32Array = NDArray[np.float32]
 
@@ -114,10 +115,7 @@ def read_evidence(run_url: str) -> Evidence:
     maps = spatial_map[:].reshape(len(table), -1).astype(np.float32)[ok]
     when = ds["temporal"].values.astype(np.float32)[ok]
     if not (np.isfinite(maps).all() and np.isfinite(when).all()):
-        raise StoreError(
-            f"{run_url}: ok clips have no attribution: the store has lost objects. Delete the "
-            "status of their shards (status/c/N) and run jobs.attribute again"
-        )
+        raise lost_attributions(run_url)
     stored = next((name for name in VECTOR_NAMES if name in ds), None)
     vectors = None if stored is None else ds[stored].values.astype(np.float32)[ok]
     record = record_of(ds)

@@ -6,7 +6,7 @@ here: it brings torch, which costs a worker seconds and hundreds of megabytes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ UNSUPPORTED_STEPS = (
     "do_flip",
     "do_flip_channel_order",
 )
+
+_OF_VALUES = ("rescale_factor", "offset", "image_mean", "image_std")
+"""Parameters of what is done to pixels on the model's device."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,11 @@ class Preprocessing:
             for name, value in values.items()
         }
         return cls(**fields)
+
+    @property
+    def geometry(self) -> "Preprocessing":
+        """What of it decides the pixels of a frame: all but the values that come of them."""
+        return replace(self, **{name: getattr(Preprocessing, name) for name in _OF_VALUES})
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing and before cropping, for a frame of the given size."""

@@ -64,7 +64,7 @@ def _on_ray(
     plan: Plan, n_pending: int, *, stages_of: StagesOf, limits: Limits
 ) -> Iterator[Carriage]:
     config = plan.config
-    rows_per_shard = config.rows_per_shard
+    rows_per_shard = plan.sizes.rows_per_shard
     with (
         connected(config) as pool,
         tally_channel(plan.run, rows_per_shard=rows_per_shard, n_pending=n_pending) as channel,

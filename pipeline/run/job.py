@@ -20,6 +20,8 @@ from pipeline.models.attributor import Attributor
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Load, Stages, Write
 from pipeline.run.tally import Channel, Fault, Progress, Stage, shown_progress, what_bounds
+from pipeline.status import Status
+from pipeline.store.create import consolidate, unconsolidate
 from pipeline.store.failures import write_failures
 from pipeline.store.lease import Lease
 from pipeline.store.opening import Absent, Foreign, find_store, open_store
@@ -72,14 +74,29 @@ class Pass:
     shards: NDArray[np.int64]
     lease: Lease | None
 
-    def batches(self, n_clips: int) -> list[range]:
-        """Cut the shards into rows that are loaded together: whole batches of one shard each."""
-        shards = map(self.plan.layout.shard_rows, self.shards.tolist())
-        return [
-            range(start, min(start + n_clips, rows.stop))
-            for rows in shards
-            for start in range(rows.start, rows.stop, n_clips)
-        ]
+    def tasks(self, n_clips: int, n_small: int = 0) -> list[range]:
+        """Cut the shards into rows that are loaded together: whole batches of one shard each.
+
+        Parameters
+        ----------
+        n_clips
+            Clips of a task, a multiple of the batch's.
+        n_small
+            Tasks of one batch that come first, before as many of two, and so on: something is
+            there for the models, and then for the storage, as soon as can be.
+        """
+        batch_size = self.plan.sizes.batch_size
+        tasks: list[range] = []
+        size = batch_size if n_small else n_clips
+        for shard in self.shards.tolist():
+            rows = self.plan.layout.shard_rows(shard)
+            start = rows.start
+            while start < rows.stop:
+                if n_small and size < n_clips:
+                    size = min(n_clips, batch_size << (len(tasks) // n_small))
+                tasks.append(range(start, min(start + size, rows.stop)))
+                start += size
+        return tasks
 
     def load(self, stages: Stages, channel: Channel) -> Load:
         """Make the step that loads."""
@@ -124,6 +141,8 @@ def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
             decode_timeout_s=config.decode_timeout,
             decode_memory_bytes=int(config.decode_memory),
             witness=plan.witness,
+            cache=plan.cache,
+            shared=plan.shared,
             on_clip=channel.decoded,
         ),
         attribute=Attributor,
@@ -166,6 +185,7 @@ def carry_out(
         _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
         seconds, bounded, broken_by = 0.0, "", ""
         if pending.n_rows:
+            unconsolidate(open_store(plan.store_url, mode="r+"))
             started_s = time.monotonic()
             with carrier(plan, pending.n_rows) as carriage:
                 with shown_progress(
@@ -183,6 +203,8 @@ def carry_out(
         if lease is not None:
             lease.check()
         write_failures(plan.config.out, store, status, plan.manifest)
+        if (status != Status.PENDING).all():
+            consolidate(open_store(plan.store_url, mode="r+"))
     except (StoreError, ManifestError, OSError) as error:
         gone = f"{plan.store_url} was deleted while the run went on"
         match find_store(plan.store_url):
@@ -214,8 +236,8 @@ def _in_passes(
     -------
     What broke the last pass off that was; empty if none was
     """
-    config = plan.config
-    shards_per_pass = max(1, limits.batches_per_pass * config.batch_size // config.rows_per_shard)
+    sizes = plan.sizes
+    shards_per_pass = max(1, limits.batches_per_pass * sizes.batch_size // sizes.rows_per_shard)
     shards, left_out = pending.shards, pending.shards[:0]
     n_stuck, broken_by = 0, ""
     while len(shards):
@@ -228,7 +250,7 @@ def _in_passes(
                 lease.check()
             remaining = np.setdiff1d(left.shards, left_out)
             broken_by = str(broken)
-            faulty = broken.shards(config.rows_per_shard)
+            faulty = broken.shards(sizes.rows_per_shard)
             n_left, n_shards = len(remaining), len(shards)
             _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, broken)
             n_stuck = n_stuck + 1 if n_left == n_shards else 0

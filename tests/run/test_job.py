@@ -176,10 +176,10 @@ def test_a_store_that_is_deleted_while_the_run_goes_on_leaves_nothing(inputs, tm
     def stages_of(*arguments):
         stages = real_stages(*arguments)
 
-        def write(store, columns, rows):
+        def write(store, columns, rows, **known):
             if rows[0] == 4:
                 shutil.rmtree(tmp_path / "run")
-            return stages.write(store, columns, rows)
+            return stages.write(store, columns, rows, **known)
 
         return replace(stages, write=write)
 

@@ -26,6 +26,8 @@ class Served:
     answer: Callable[[str, int], Answer | None] = lambda path, nth: None
     """Path, and how often it was asked for before, to an answer; None for what is right."""
     url: str = ""
+    etags: dict[str, str] = field(default_factory=dict)
+    """By path; of others none is told."""
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
@@ -53,6 +55,8 @@ def served(content: dict[str, bytes]) -> Iterator[Served]:
             sent = body if body is not None and status == 200 else b"no"
             self.send_response(status)
             self.send_header("Content-Length", str(len(sent)))
+            if path in state.etags:
+                self.send_header("ETag", state.etags[path])
             self.end_headers()
             if self.command == "HEAD":
                 return

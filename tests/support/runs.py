@@ -80,7 +80,18 @@ class Inputs:
         """Command line of `jobs.attribute`; a flag of ``more`` wins."""
         flags = {"manifest": self.manifest, "model": self.model, "out": str(out)}
         sizes = {"batch-size": "2", "rows-per-shard": "4", "n-models": "1"}
-        return [f"--{name}={value}" for name, value in (flags | sizes).items()] + list(more)
+        own = [f"--{name}={value}" for name, value in (flags | sizes).items()]
+        return given_once([*own, *more])
+
+
+def given_once(argv: Sequence[str]) -> list[str]:
+    """Leave out flags, with their values behind `=`, that are given again further on."""
+    names = [flag.partition("=")[0] for flag in argv]
+    return [
+        flag
+        for place, flag in enumerate(argv)
+        if not flag.startswith("--") or names[place] not in names[place + 1 :]
+    ]
 
 
 def prepared(config: AttributeConfig, **call: Any) -> Plan:
@@ -164,8 +175,8 @@ def plain_columns(plan: Plan) -> Columns:
         n_threads=1,
     )
     batches = []
-    for start in range(0, plan.layout.n_rows, plan.config.batch_size):
-        numbers = np.arange(start, min(start + plan.config.batch_size, plan.layout.n_rows))
+    for start in range(0, plan.layout.n_rows, plan.sizes.batch_size):
+        numbers = np.arange(start, min(start + plan.sizes.batch_size, plan.layout.n_rows))
         table = plan.manifest.take(plan.views.video(numbers))
         rows = {name: table[name].to_numpy() for name in table.column_names}
         batches.append(attributor(loader(rows | {"row": numbers})))

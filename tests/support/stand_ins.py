@@ -36,6 +36,8 @@ def fail_as_told(data, readings, decoder):
             time.sleep(1000)
     elif what == "exit-for" and int(argument) in [r.sampling.n_samples for r in readings]:
         os._exit(3)
+    elif what == "hang-for" and int(argument) in [r.sampling.n_samples for r in readings]:
+        time.sleep(1000)
     elif what == "sleep":
         time.sleep(float(argument))
     elif what == "stop":
