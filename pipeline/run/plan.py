@@ -79,7 +79,7 @@ class Plan:
     @property
     def sizes(self) -> Sizes:
         """How its rows are cut."""
-        return Sizes(self.record.identity.batch_size, self.layout.rows_per_shard)
+        return Sizes(self.record.identity.batch_size, self.layout.rows_per_shard, len(self.views))
 
     @property
     def store_url(self) -> str:
@@ -230,7 +230,8 @@ def _sizes(
     if stored is not None:
         given = (config.batch_size, config.rows_per_shard)
         kept = (stored.identity.batch_size, stored.identity.rows_per_shard)
-        return Sizes(*(size or of_run for size, of_run in zip(given, kept, strict=True)))
+        chosen = (size or of_run for size, of_run in zip(given, kept, strict=True))
+        return Sizes(*chosen, n_views=len(stored.views))
     gpus = machine.gpus if machine else n_gpus()
     device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
     geometry = checkpoint.geometry
