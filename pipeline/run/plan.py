@@ -230,8 +230,10 @@ def _sizes(
     if stored is not None:
         given = (config.batch_size, config.rows_per_shard)
         kept = (stored.identity.batch_size, stored.identity.rows_per_shard)
-        chosen = (size or of_run for size, of_run in zip(given, kept, strict=True))
-        return Sizes(*chosen, n_views=len(stored.views))
+        batch_size, rows_per_shard = (
+            size or of_run for size, of_run in zip(given, kept, strict=True)
+        )
+        return Sizes(batch_size, rows_per_shard, len(stored.views))
     gpus = machine.gpus if machine else n_gpus()
     device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
     geometry = checkpoint.geometry
