@@ -80,22 +80,26 @@ class Pass:
         Parameters
         ----------
         n_clips
-            Clips of a task, a multiple of the batch's.
+            Clips of a task, a multiple of the batch's. Where it is one of `Sizes.unit`, no task
+            ends amid the views of a video.
         n_small
-            Tasks of one batch that come first, before as many of two, and so on: something is
-            there for the models, and then for the storage, as soon as can be.
+            Tasks of one batch (or unit) that come first, before as many of two, and so on:
+            something is there for the models, and then for the storage, as soon as can be.
         """
-        batch_size = self.plan.sizes.batch_size
+        sizes = self.plan.sizes
+        unit = sizes.batch_size if n_clips % sizes.unit else sizes.unit
         tasks: list[range] = []
-        size = batch_size if n_small else n_clips
+        size = unit if n_small else n_clips
         for shard in self.shards.tolist():
             rows = self.plan.layout.shard_rows(shard)
             start = rows.start
             while start < rows.stop:
                 if n_small and size < n_clips:
-                    size = min(n_clips, batch_size << (len(tasks) // n_small))
-                tasks.append(range(start, min(start + size, rows.stop)))
-                start += size
+                    size = min(n_clips, unit << (len(tasks) // n_small))
+                # A shard may begin amid a video, if its size was chosen so.
+                stop = min((start + size) // unit * unit, rows.stop)
+                tasks.append(range(start, stop))
+                start = stop
         return tasks
 
     def load(self, stages: Stages, channel: Channel) -> Load:

@@ -99,8 +99,8 @@ def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel
             table = read_rows(plan.manifest, rows, plan.views)
         return explain(load({name: table[name].to_numpy() for name in table.column_names}))
 
-    batches = work.tasks(plan.sizes.batch_size)
-    for _, of_shard in groupby(batches, lambda rows: rows.start // plan.sizes.rows_per_shard):
+    tasks = work.tasks(plan.sizes.unit)
+    for _, of_shard in groupby(tasks, lambda rows: rows.start // plan.sizes.rows_per_shard):
         write(concatenated([explained(rows) for rows in of_shard]))
 
 
