@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -48,6 +49,8 @@ class ClipLoader:
     """Whether a row is the part of its file from ``start_time`` to ``end_time``, or all of it."""
     decode: str = DECODE
     """What the child runs; see `pipeline.clips.decoder_process`."""
+    fetching: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Gives a context that is open while a clip's bytes are waited for."""
     on_clip: Callable[[int], None] = lambda row: None
     """Is told the row of each clip once it was decoded, or has failed."""
 
@@ -64,7 +67,8 @@ class ClipLoader:
         for same, fetched in _fetched_ahead(self.root, rows["path"], self.witness):
             readings = [self._reading(rows, clip) for clip in range(same.start, same.stop)]
             try:
-                data, digest = fetched.result()
+                with self.fetching():
+                    data, digest = fetched.result()
                 clip_digest[same] = np.frombuffer(digest, np.uint8)
                 outcomes = decoder.decode_into(
                     frames[same],
