@@ -20,7 +20,6 @@ from pipeline.errors import ClusterError, ConfigError
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.resources import Machine, ModelPool, model_pool
-from pipeline.run.tally import Stage
 
 RAYLET_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """For each node's Ray, which ends workers that are idle for a second where there are more than
@@ -217,13 +216,9 @@ def check_alive() -> None:
         raise ClusterError("no node of Ray is left that could work on the run")
 
 
-def steps_at_once(config: AttributeConfig, pool: ModelPool) -> dict[Stage, float]:
-    """How many of each step go on at once on the cluster as it is now."""
-    return {
-        "decode": ray.cluster_resources().get("CPU", 1),
-        "explain": pool.n_models,
-        "write": pool.n_writers,
-    }
+def n_cpus() -> float:
+    """CPUs of the cluster as it is now."""
+    return float(ray.cluster_resources().get("CPU", 1))
 
 
 def _connect() -> None:

@@ -10,6 +10,8 @@ METRICS_NAME = "metrics.zarr"
 """What `jobs.evaluate` has measured."""
 LEASE_NAME = "lease.json"
 """Who is working on the run."""
+PACE_NAME = "pace.json"
+"""How fast the run goes, and what bounds it."""
 REPORT_NAME = "report"
 """Folder of the page."""
 SCORES_NAME = "scores.parquet"
@@ -23,7 +25,7 @@ FINDINGS_JSON_NAME = "findings.json"
 
 DERIVED_NAMES = (
     *(FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME),
-    *(SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME),
+    *(PACE_NAME, SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME),
 )
 """What jobs leave beside the store in a run's folder."""
 RUN_NAMES = (STORE_NAME, LEASE_NAME, *DERIVED_NAMES)
@@ -78,3 +80,8 @@ def findings_json_url(run_url: str) -> str:
 def lease_url(run_url: str) -> str:
     """Where the lease of a run is, see `pipeline.store.lease`."""
     return in_run(run_url, LEASE_NAME)
+
+
+def pace_url(run_url: str) -> str:
+    """Where the pace of a run is, see `pipeline.store.pace`."""
+    return in_run(run_url, PACE_NAME)
