@@ -69,7 +69,7 @@ class NotingAttributor(Attributor):
 
 
 def write_slowly(group, columns, rows):
-    """Take time before and after the commit."""
+    """Take time on both sides of the commit."""
     time.sleep(STEP_S)
     written = write_shard(group, columns, rows)
     time.sleep(STEP_S)

