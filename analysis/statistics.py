@@ -377,7 +377,7 @@ def open_statistics(run_url: str, by: By | None = None) -> xr.Dataset:
 
 
 def check_current(statistics: xr.Dataset, ds: xr.Dataset, name: str = "the statistics") -> None:
-    """Refuse statistics of another run, or whose rows aren't the run's as it is now.
+    """Refuse statistics of another run, or that don't match the run's rows as they are now.
 
     Parameters
     ----------
@@ -406,8 +406,8 @@ def check_current(statistics: xr.Dataset, ds: xr.Dataset, name: str = "the stati
     if not current:
         n_pending = int((status == Status.PENDING).sum())
         raise StoreError(
-            f"{name} are of other rows than the run has now, {len(status) - n_pending} of "
-            f"{len(status)} of which are done; {again}"
+            f"{name} don't match the run's rows as they are now ({len(status) - n_pending} of "
+            f"{len(status)} are done); {again}"
         )
 
 
