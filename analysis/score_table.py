@@ -50,7 +50,8 @@ _METADATA = b"staa.scores"
 AGREEMENTS = {
     "class_agreement": "Bhattacharyya coefficient of the spatial map and the mean of its class's "
     "other clips: by label, or by prediction in a run without labels",
-    "dataset_agreement": "the same, with the mean of all other clips",
+    "dataset_agreement": "Bhattacharyya coefficient of the spatial map and the mean of all "
+    "other clips",
 }
 
 _BLOCKS_AT_ONCE = 8

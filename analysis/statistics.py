@@ -40,11 +40,11 @@ _DESCRIPTIONS = {
     "accuracy": "share of labelled clips whose prediction is their label",
     "probability": "mean probability of the predicted class",
     "spatial_map": "mean over clips of sum_t A: where the model attends; sums to 1",
-    "spatial_map_std": "its standard deviation over clips",
+    "spatial_map_std": "standard deviation of the spatial map over clips",
     "temporal_profile": "mean over clips of T: when the model attends; sums to 1",
-    "temporal_profile_std": "its standard deviation over clips",
+    "temporal_profile_std": "standard deviation of T over clips",
     "entropy": "mean over clips of H(A) / log(time * y * x): 0 for one patch, 1 for uniform",
-    "entropy_std": "its standard deviation over clips",
+    "entropy_std": "standard deviation of the entropy over clips",
 }
 
 _COVERAGE = "hash of the rows and of the status of each"
@@ -136,7 +136,7 @@ def statistics_of_sums(
     Parameters
     ----------
     ds
-        The run that was summed, whole.
+        The whole run that was summed.
     sums
         Sums by ``label`` or by ``prediction``, as ``by`` says.
     failed
@@ -282,7 +282,7 @@ def classes_with_lost_clips(statistics: xr.Dataset) -> list[str]:
 
 
 def default_grouping(summary: RunCounts) -> By:
-    """Group by label where any row has one, else by prediction."""
+    """Group by label if any row has one, else by prediction."""
     return "label" if summary["n_labelled"] else "prediction"
 
 
@@ -382,7 +382,7 @@ def check_current(statistics: xr.Dataset, ds: xr.Dataset, name: str = "the stati
     Parameters
     ----------
     statistics
-        Computed ones.
+        Computed statistics.
     ds
         The run, from `analysis.open_run`; its column ``status`` is read.
 
