@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
+from jobs.audit import write_page
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError, StoreError
@@ -36,7 +37,9 @@ class AggregateConfig(FrozenConfig):
     report: bool = True
     """Write the page, too."""
     clips_per_class: int = Field(default=2, ge=0)
-    """Clips that the page shows of each class: correct and wrong ones in turn."""
+    """Clips that the page shows of each class for each reason: typical, odd, right, wrong ones."""
+    clips_with_frames: int = Field(default=200, ge=0)
+    """Clips that the page shows with their frames; others are shown by their maps."""
     dask: str | None = None
     """Address of a Dask scheduler, `tcp://host:8786`; needs the extra `dask`."""
     workers: int | None = Field(default=None, ge=1)
@@ -54,7 +57,7 @@ class AggregateConfig(FrozenConfig):
 
 def aggregate(config: AggregateConfig) -> int:
     """Score and sum, keep both, print the statistics, and draw the page from them."""
-    from analysis import open_run, run_summary, save_statistics, write_report
+    from analysis import open_run, run_summary, save_statistics
     from analysis.statistics import classes_with_lost_clips, default_grouping
 
     ds = open_run(config.run)
@@ -91,8 +94,12 @@ def aggregate(config: AggregateConfig) -> int:
     print(f"aggregate: {int(statistics['n_clips'].sum())} clips by {by}; statistics in {url}")
     if config.report:
         with writing("run", config.run):
-            page = write_report(
-                config.run, statistics=statistics, clips_per_class=config.clips_per_class
+            page = write_page(
+                "aggregate",
+                config.run,
+                statistics=statistics,
+                clips_per_class=config.clips_per_class,
+                clips_with_frames=config.clips_with_frames,
             )
         print(f"aggregate: report in {page}")
     return 0
