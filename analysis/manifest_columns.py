@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from analysis.runs import attribute, record_of
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.row_groups import tables
 from pipeline.errors import ManifestError, StoreError
 from pipeline.storage.files import RetryingReader, open_filesystem
 from pipeline.storage.zarr_store import zarr_location
@@ -65,13 +66,11 @@ class ManifestColumns:
         """Columns of some rows of the manifest, in ascending order."""
         if self.file is None or not len(rows):
             return {}
-        starts = np.cumsum(
-            [0]
-            + [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
-        )
-        first, last = np.searchsorted(starts, [rows[0], rows[-1]], side="right") - 1
-        table = self.file.read_row_groups(list(range(first, last + 1)), use_threads=False)
-        chosen = table.take(pa.array(rows - starts[first]))
+        parts = []
+        for start, table in tables(self.file, range(int(rows[0]), int(rows[-1]) + 1)):
+            inside = rows[(rows >= start) & (rows < start + table.num_rows)]
+            parts.append(table.take(pa.array(inside - start)))
+        chosen = pa.concat_tables(parts)
         return dict(zip(chosen.column_names, chosen.columns, strict=True))
 
     def assign_to(self, ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:

@@ -36,7 +36,7 @@ def pieces(
         Columns of text to read, as text, in place of those of `SCHEMA`.
     """
     wanted = columns or check_columns(parquet.schema_arrow, where)
-    for start, table in _tables(parquet, rows, wanted):
+    for start, table in tables(parquet, rows, wanted):
         skipped = max(0, rows.start - start)
         table, first = table.slice(skipped, rows.stop - start - skipped), start + skipped
         if columns is None:
@@ -61,10 +61,12 @@ def pieces_with(
             yield piece.take(pa.array(inside - start))
 
 
-def _tables(
-    parquet: pq.ParquetFile, rows: range, columns: list[str]
+def tables(
+    parquet: pq.ParquetFile, rows: range, columns: list[str] | None = None
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Tables that hold some rows, and others around them, each with the number of its first row.
+    """Read tables that hold some rows, and others around them, as they are in the file.
+
+    Each comes with the number of its first row. Without ``columns`` they have all.
 
     Small row groups are read together. A large one is read in pieces from its start, as Parquet has
     no other way.

@@ -19,9 +19,15 @@ from pipeline.run.config import AttributeConfig, AttributeJob
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
-KUBERAY = sorted((CLUSTER / "kuberay").glob("*.yaml"))
+KUBERAY = sorted((CLUSTER / "kuberay").glob("ray*.yaml"))
 AUTOSCALER = sorted((CLUSTER / "autoscaler").glob("*.yaml"))
 KUBERNETES = "1.30.0"
+RIGHTS = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+IMAGE = "REGISTRY/staa@sha256:DIGEST"
 RUN = CLUSTER / "run.yaml"
 
 
@@ -121,7 +127,7 @@ def test_pods_have_what_their_part_needs_and_no_more_rights(path):
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"] is True
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"] == RIGHTS
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
         # Kubernetes demands it of what isn't CPU or memory; for these it keeps a node from being
@@ -136,6 +142,77 @@ def test_pods_have_what_their_part_needs_and_no_more_rights(path):
     assert n_gpus == {"head": None, "decode": None, "gpu": "1"}
     for name in ("decode", "gpu"):
         assert found[name]["minReplicas"] <= found[name]["replicas"] <= found[name]["maxReplicas"]
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
+def test_only_the_head_has_a_token_of_kubernetes(path):
+    tokens = {
+        name: group["template"]["spec"].get("automountServiceAccountToken", True)
+        for name, group in groups(path).items()
+    }
+    assert tokens == {"head": True, "decode": False, "gpu": False}
+    assert cluster_spec(path)["autoscalerOptions"]["securityContext"] == RIGHTS
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
+def test_what_is_written_on_a_read_only_root_is_mounted(path):
+    home = re.findall(r"HOME=(/home/\w+)", (CLUSTER / "Dockerfile").read_text())[0]
+    for group in groups(path).values():
+        pod = group["template"]["spec"]
+        folders = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+        assert {"/tmp", "/dev/shm", home} <= folders
+        writable = {v["name"] for v in pod["volumes"] if "emptyDir" in v}
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert writable == {m["name"] for m in mounts if not m.get("readOnly")}
+
+
+def test_the_pod_that_submits_a_job_has_no_more_rights():
+    template = load(CLUSTER / "kuberay/rayjob.yaml")["spec"]["submitterPodTemplate"]
+    pod = {"apiVersion": "v1", "kind": "Pod"} | template
+    pod["metadata"] = template["metadata"] | {"name": "submitter"}
+    kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+    (container,) = template["spec"]["containers"]
+    assert container["securityContext"] == RIGHTS
+    assert template["spec"]["automountServiceAccountToken"] is False
+    assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_images_are_named_by_digest():
+    for path in (*KUBERAY, *AUTOSCALER):
+        images = re.findall(r"^\s*image: (\S+)$", path.read_text(), re.MULTILINE)
+        assert set(images) == {IMAGE}, path
+
+
+def test_the_network_policy_lets_in_the_pods_themselves_the_operator_and_prometheus():
+    policy = load(CLUSTER / "kuberay/networkpolicy.yaml")
+    kubernetes_validate.validate(policy, KUBERNETES, strict=True)
+    spec = policy["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    chosen = spec["podSelector"]["matchLabels"].items()
+    labels = [
+        group["template"]["metadata"]["labels"] for p in KUBERAY for group in groups(p).values()
+    ]
+    labels.append(
+        load(CLUSTER / "kuberay/rayjob.yaml")["spec"]["submitterPodTemplate"]["metadata"]["labels"]
+    )
+    assert all(chosen <= each.items() for each in labels)
+    own, *others = spec["ingress"]
+    assert own == {"from": [{"podSelector": spec["podSelector"]}]}
+    ports = {port["name"]: port["containerPort"] for port in ports_of_head()}
+    assert [[p["port"] for p in each["ports"]] for each in others] == [
+        [ports["dashboard"]],
+        [ports["metrics"]],
+    ]
+    # Nothing goes out to everywhere on every port, and nothing to the machine's metadata.
+    for each in spec["egress"][1:]:
+        assert each["ports"]
+    (block,) = (to["ipBlock"] for each in spec["egress"] for to in each["to"] if "ipBlock" in to)
+    assert block["except"] == ["169.254.0.0/16"]
+
+
+def ports_of_head():
+    (container,) = groups(KUBERAY[0])["head"]["template"]["spec"]["containers"]
+    return container["ports"]
 
 
 # --- the run's configuration beside the clusters

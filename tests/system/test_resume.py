@@ -104,14 +104,8 @@ class ClipsThatStayAway:
         return self.load(rows)
 
 
-@pytest.mark.parametrize(
-    ("rows", "left"),
-    [
-        ((5, 9), [1, 2]),
-        pytest.param((5,), [1], marks=pytest.mark.slow),
-        pytest.param((1, 13), [0, 3], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "left"), [((5, 9), [1, 2]), ((5,), [1]), ((1, 13), [0, 3])])
 def test_clips_that_their_storage_always_fails_for_hold_up_their_shards_alone(
     finished_run, out, caplog, rows, left
 ):
@@ -126,8 +120,11 @@ def test_clips_that_their_storage_always_fails_for_hold_up_their_shards_alone(
     summary = execute(plan, stages_of=stages_of)
     assert summary.n_pending == sum(len(plan.layout.shard_rows(shard)) for shard in left)
     assert pending_shards(out) == left
-    first = left[0] * 4
-    assert re.search(f"rows {first} to .: clips/five.mp4: its storage fails for it\n", caplog.text)
+    # Whichever of the faulty shards fails first breaks the pass off.
+    firsts = "|".join(str(4 * shard) for shard in left)
+    assert re.search(
+        rf"rows ({firsts}) to \d+: clips/five.mp4: its storage fails for it\n", caplog.text
+    )
     execute(plan)
     assert_same_columns(stored_columns(out), stored_columns(finished_run.out))
 

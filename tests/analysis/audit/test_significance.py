@@ -1,4 +1,4 @@
-"""Tests of significance and neighbours against SciPy, scikit-learn and known answers."""
+"""Tests of significance against SciPy and known answers."""
 
 from datetime import UTC, datetime
 
@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.neighbors import NearestNeighbors
 
-from analysis.audit.neighbours import nearest, two_nn_dimension
 from analysis.audit.significance import (
     adjusted,
     bootstrap_interval,
@@ -70,38 +68,3 @@ def test_intervals_cover_as_often_as_they_say():
         (one, other), lambda a, b, axis: a.mean(axis) - b.mean(axis), method="percentile", rng=rng
     ).confidence_interval
     assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.05)
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(5, 60), k=st.integers(1, 6))
-def test_neighbours_are_those_of_a_full_search_but_for_the_same_group(seed, n, k):
-    rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(n, 5)).astype(np.float32)
-    vectors[-1] = vectors[0]
-    group = rng.integers(0, n, n)
-    rows, distances = nearest(vectors, group, k)
-    for row in range(n):
-        others = np.flatnonzero(group != group[row])
-        expected = np.sort(np.linalg.norm(vectors[others] - vectors[row], axis=1))[:k]
-        np.testing.assert_allclose(distances[row, : len(expected)], expected, atol=1e-6)
-        assert np.isinf(distances[row, len(expected) :]).all()
-        assert not set(rows[row, : len(expected)]) & set(np.flatnonzero(group == group[row]))
-
-
-def test_neighbours_across_blocks_are_those_of_scikit_learn(monkeypatch):
-    monkeypatch.setattr("analysis.audit.neighbours._ROWS_AT_ONCE", 64)
-    monkeypatch.setattr("analysis.audit.neighbours._COLUMNS_AT_ONCE", 100)
-    rng = np.random.default_rng(SEED)
-    vectors = rng.normal(size=(333, 12)).astype(np.float32)
-    _, distances = nearest(vectors, np.arange(333), 7)
-    expected, _ = NearestNeighbors(n_neighbors=8).fit(vectors).kneighbors(vectors)
-    np.testing.assert_allclose(distances, expected[:, 1:], rtol=1e-5)
-
-
-@pytest.mark.parametrize("dimension", [2, 5])
-def test_the_dimension_of_points_is_found_and_duplicates_do_not_matter(dimension):
-    rng = np.random.default_rng(SEED)
-    points = rng.random((3000, dimension)) @ rng.normal(size=(dimension, 20))
-    points[:200] = points[200:400] + 1e-6
-    _, distances = nearest(points.astype(np.float32), np.arange(3000), 3)
-    assert two_nn_dimension(distances) == pytest.approx(dimension, rel=0.25)

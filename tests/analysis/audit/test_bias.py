@@ -1,0 +1,121 @@
+"""Places and times in which a class, or a dataset, is looked at more than it should be."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.audit.bias import (
+    attention_sinks,
+    centred_dataset,
+    class_biases,
+    logos,
+    off_object,
+    ring,
+    where_in_words,
+)
+from analysis.audit.settings import AuditSettings
+from tests.analysis.simulated_runs import CLASS_NAMES, FLASH, LOGO, LOGO_PLACE, STATIC
+
+SETTINGS = AuditSettings()
+
+
+def of_class(found, index):
+    return [finding for finding in found if finding.subject == (CLASS_NAMES[index],)]
+
+
+def test_a_logo_is_found_where_it_is(planted):
+    _, evidence = planted
+    (logo,) = of_class(logos(evidence, SETTINGS), LOGO)
+    y, x = LOGO_PLACE
+    assert logo.place.y[0] <= y < logo.place.y[1]
+    assert logo.place.x[0] <= x < logo.place.x[1]
+    assert "top right" in logo.seen
+    assert logo.low <= logo.effect <= logo.high
+    assert logo.effect > SETTINGS.least_logo_ratio
+
+
+def test_a_flash_is_found_in_the_first_step_and_a_still_map_in_no_place(planted):
+    _, evidence = planted
+    found = class_biases(evidence, SETTINGS)
+    (flash,) = [f for f in of_class(found, FLASH) if f.kind == "first_last_frames"]
+    assert flash.place.time == (0, 1)
+    (static,) = [f for f in of_class(found, STATIC) if f.kind == "static"]
+    assert static.place.time is None
+
+
+def test_the_last_step_is_named_where_it_is_the_last(clean):
+    when = clean.when.copy()
+    member = clean.groups == FLASH
+    when[member] = 0.5 * when[member]
+    when[member, -1] += 0.5
+    table = clean.table.assign(first_frame_mass=when[:, 0], last_frame_mass=when[:, -1])
+    (found,) = [
+        f
+        for f in class_biases(replace(clean, table=table, when=when), SETTINGS)
+        if f.kind == "first_last_frames"
+    ]
+    assert found.subject == (CLASS_NAMES[FLASH],)
+    assert found.place.time == (clean.grid[0] - 1, clean.grid[0])
+
+
+def test_classes_of_too_few_clips_are_not_tested(planted):
+    _, evidence = planted
+    many = AuditSettings(min_clips=200)
+    assert not logos(evidence, many)
+    assert not class_biases(evidence, many)
+
+
+@pytest.mark.parametrize("grid", [(8, 8, 8), (4, 14, 14), (2, 3, 5)])
+def test_the_ring_is_the_frame_less_its_middle(grid):
+    inside = np.ones(grid[1:], bool)
+    inside.flat[ring(grid)] = False
+    y, x = np.nonzero(inside)
+    # What is left is one rectangle, with a patch around it at least.
+    assert inside.sum() == (np.ptp(y) + 1) * (np.ptp(x) + 1)
+    assert y.min() >= 1
+    assert x.max() < grid[2] - 1
+    assert set(ring(grid)) < set(ring(grid, extra=1)) or not inside.any()
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "words"),
+    [(0, 0, "top left"), (0, 4, "top"), (4, 4, "middle"), (4, 8, "right"), (8, 0, "bottom left")],
+)
+def test_a_place_is_said_in_words(y, x, words):
+    assert where_in_words(y, x, (1, 9, 9)) == words
+
+
+def test_a_share_that_all_clips_have_is_a_sink_and_one_of_a_class_is_none(planted, clean):
+    assert not attention_sinks(clean, SETTINGS)
+    assert not attention_sinks(planted[1], SETTINGS)
+    maps = 0.8 * clean.maps
+    maps[:, 19] += 0.2
+    (sink,) = attention_sinks(replace(clean, maps=maps), SETTINGS)
+    assert sink.subject == ("row 3, column 4",)
+    assert (sink.place.y, sink.place.x) == ((2, 3), (3, 4))
+    assert sink.effect == pytest.approx(maps[:, 19].mean() * maps.shape[1], rel=1e-6)
+
+
+def test_a_class_that_is_looked_past_is_found_by_its_lift(clean, day_seed):
+    assert not off_object(clean, SETTINGS)
+    lift = np.random.default_rng(day_seed).lognormal(np.log(4), 0.3, len(clean.table))
+    lift[clean.groups == LOGO] /= 8
+    # Clips without a ground truth don't count.
+    lift[::7] = np.nan
+    evidence = replace(clean, table=clean.table.assign(lift=lift))
+    (found,) = off_object(evidence, SETTINGS)
+    assert found.subject == (CLASS_NAMES[LOGO],)
+    assert found.n == np.isfinite(lift[clean.groups == LOGO]).sum()
+    assert not off_object(replace(clean, table=clean.table.assign(lift=lift * 40)), SETTINGS)[1:]
+
+
+def test_maps_that_are_all_a_blob_in_the_middle_are_told_of(clean):
+    assert not centred_dataset(clean, SETTINGS)
+    n, (_, height, width) = len(clean.table), clean.grid
+    y, x = np.mgrid[:height, :width] + 0.5
+    blob = np.exp(-((y - height / 2) ** 2 + (x - width / 2) ** 2) / (2 * (height / 4) ** 2))
+    maps = np.tile((blob / blob.sum()).reshape(1, -1), (n, 1)).astype(np.float32)
+    centred = replace(clean, maps=maps, table=clean.table.assign(center_agreement=0.99))
+    (found,) = centred_dataset(centred, SETTINGS)
+    assert (found.kind, found.scope, found.n) == ("centre_only", "dataset", n)

@@ -1,0 +1,96 @@
+"""Single clips that an audit names: duplicates, suspects and clips unlike their class."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.audit.outliers import (
+    directions,
+    hellinger,
+    label_suspects,
+    near_duplicates,
+    unlike_class,
+)
+from analysis.audit.settings import AuditSettings
+from tests.analysis.simulated_runs import ALL, CLASS_NAMES, simulated
+
+SETTINGS = AuditSettings()
+N_RUNS = 3
+
+
+@pytest.fixture(scope="module")
+def runs(planted, day_seed):
+    """Runs in which all is planted: one alone leaves a share of few clips to chance."""
+    others = [simulated(day_seed + offset, ALL) for offset in range(1, N_RUNS)]
+    return [planted, *((run, run.evidence()) for run in others)]
+
+
+def test_near_duplicates_are_found_all_and_none_else(planted):
+    run, evidence = planted
+    found = near_duplicates(evidence, SETTINGS)
+    pairs = {tuple(sorted(finding.subject)) for finding in found}
+    assert pairs == {(f"sim{min(p):05d}", f"sim{max(p):05d}") for p in run.planted.duplicates}
+    assert all("one in 'train'" in f.seen and "one in 'val'" in f.seen for f in found)
+
+
+def test_clips_of_one_video_are_no_duplicates(planted):
+    run, evidence = planted
+    video = evidence.table["video_id"].to_numpy(object).copy()
+    first, second = run.planted.duplicates[0]
+    video[second] = video[first]
+    same = replace(evidence, table=evidence.table.assign(video_id=video))
+    assert len(near_duplicates(same, SETTINGS)) == len(run.planted.duplicates) - 1
+
+
+def test_pooled_vectors_decide_where_they_are_stored(clean, day_seed):
+    vectors = np.random.default_rng(day_seed).normal(size=(len(clean.table), 16))
+    vectors[5] = vectors[3] * 1.0001
+    (found,) = near_duplicates(replace(clean, vectors=vectors.astype(np.float32)), SETTINGS)
+    assert found.subject == ("sim00003", "sim00005")
+    assert "pooled vectors" in found.seen
+
+
+def test_suspects_are_mostly_swapped_labels_and_name_the_true_class(runs):
+    hits = total = 0
+    for run, evidence in runs:
+        for suspect in label_suspects(evidence, SETTINGS):
+            row = int(suspect.subject[0].removeprefix("sim"))
+            total += 1
+            true = run.planted.swapped.get(row)
+            hits += true is not None and suspect.subject[2] == CLASS_NAMES[true]
+    # Classes that overlap leave few to be told by their attention; those that are should be right.
+    assert total
+    assert hits >= 0.75 * total
+
+
+def test_clips_unlike_their_class_are_those_that_were_planted(runs):
+    hits = total = 0
+    for run, evidence in runs:
+        found = unlike_class(evidence, SETTINGS)
+        rows = [int(finding.subject[0].removeprefix("sim")) for finding in found]
+        total += len(rows)
+        hits += len(set(rows) & {*run.planted.odd, *run.planted.swapped})
+    assert hits >= 0.75 * total
+    assert hits
+
+
+def test_without_labels_there_are_no_suspects(clean):
+    table = clean.table.assign(label_index=-1)
+    assert not label_suspects(replace(clean, table=table), SETTINGS)
+
+
+def test_square_roots_have_hellingers_distance(clean):
+    roots = hellinger(clean)
+    one, other = clean.maps[0].astype(float), clean.maps[1].astype(float)
+    when = clean.when[:2].astype(float)
+    coefficient = np.sqrt(one * other).sum() + np.sqrt(when[0] * when[1]).sum()
+    total = one.sum() + other.sum() + when.sum()
+    assert ((roots[0] - roots[1]) ** 2).sum() == pytest.approx(total - 2 * coefficient)
+
+
+def test_directions_are_of_length_1_and_of_no_length_where_all_are_the_same(clean):
+    np.testing.assert_allclose(np.linalg.norm(directions(clean), axis=1), 1)
+    same = replace(clean, maps=np.tile(clean.maps[:1], (len(clean.maps), 1)))
+    same = replace(same, when=np.tile(clean.when[:1], (len(clean.when), 1)))
+    assert not directions(same).any()

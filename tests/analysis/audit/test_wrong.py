@@ -1,0 +1,31 @@
+"""Other attention of clips that were misclassified, within a class."""
+
+import numpy as np
+
+from analysis.audit.settings import AuditSettings
+from analysis.audit.wrong import other_when_wrong
+from tests.analysis.simulated_runs import CLASS_NAMES, WRONG
+
+SETTINGS = AuditSettings()
+
+
+def test_a_class_that_looks_at_the_border_when_it_is_wrong_is_found(planted):
+    _, evidence = planted
+    (found,) = other_when_wrong(evidence, SETTINGS)
+    assert found.subject == (CLASS_NAMES[WRONG],)
+    member = evidence.label == WRONG
+    wrong = member & (evidence.prediction != WRONG)
+    assert f"the {wrong.sum()} clips that are got wrong" in found.seen
+    assert found.n == member.sum()
+    assert {example.row for example in found.examples} <= set(np.flatnonzero(wrong).tolist())
+    assert found.low <= found.effect <= found.high
+
+
+def test_the_clean_twin_has_none(clean):
+    assert not other_when_wrong(clean, SETTINGS)
+
+
+def test_a_class_with_too_few_wrong_clips_is_not_tested(planted):
+    _, evidence = planted
+    n_wrong = ((evidence.label == WRONG) & (evidence.prediction != WRONG)).sum()
+    assert not other_when_wrong(evidence, AuditSettings(min_clips=int(n_wrong) + 1))
