@@ -15,7 +15,7 @@ Columns of a plan:
 ``arm``        ``none``, ``named`` (what the finding names) or ``random`` (of the same size)
 ``action``     ``keep``, ``replace`` (region or frames by ``fill``), ``freeze`` (all frames are the
                middle one) or ``shuffle`` (frames in the order of ``seed``)
-``fill``       ``blur``, ``median_frame`` or ``mean_colour`` for ``replace``, else empty
+``fill``       ``blur``, ``median`` (frame) or ``mean`` (colour) for ``replace``, else empty
 ``t0`` ``t1``  time steps of the model, half-open
 ``y0`` ``y1``  rows of patches, half-open
 ``x0`` ``x1``  columns of patches, half-open
@@ -35,7 +35,7 @@ from analysis.audit.finding import Finding, Place, Proof
 from analysis.audit.significance import bootstrap_interval, mean_of
 from pipeline.errors import StoreError
 
-FILLS = ("blur", "median_frame", "mean_colour")
+FILLS = ("blur", "median", "mean")
 """What a region is replaced by: three fills, since each leaves something that a model may see."""
 
 COLUMNS = (

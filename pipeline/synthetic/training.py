@@ -15,10 +15,10 @@ than the actions are learnt from one label per clip.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,11 @@ from pipeline.dataset.manifest import Manifest
 from pipeline.models.attributor import normalise
 from pipeline.status import Status
 from pipeline.store.ground_truth import share_of_patches
-from pipeline.synthetic.config import TrainConfig
-from pipeline.synthetic.scenes import ACTIONS, Canvas, actor_mask, render_frame
+from pipeline.synthetic.config import DatasetName, TrainConfig
+from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene, actor_mask, render_frame
+from pipeline.synthetic.shortcuts import PlantedClip, ShortcutConfig, plant, render_planted
 from pipeline.synthetic.small_models import IMAGE_SIZE, SIDE
-from pipeline.synthetic.tasks import Style, TaskName, class_names, task_scene
+from pipeline.synthetic.tasks import Style, class_names, task_scene
 
 CLASS_NAMES = tuple(action.replace("_", " ") for action in ACTIONS)
 """Classes of the actions."""
@@ -231,23 +232,47 @@ def save(model: PreTrainedModel, folder: str) -> None:
 
 
 def _render_clip(config: TrainConfig, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    names, n_frames = class_names(config.task), config.n_frames
-    canvas = Canvas() if config.task == "actions" else SMALL_CANVAS
-    style = Style(distractors=config.distractors)
-    label = names[index % len(names)]
-    scene = task_scene(config.task, config.seed, index, label, canvas, style)
+    n_frames = config.n_frames
+    scene, render = _scene(config, index)
     sampling = Sampling(kind="uniform", n_samples=n_frames)
     chosen = sampling.indices(n_frames=scene.n_frames, fps=scene.canvas.fps).tolist()
-    frames = np.stack([render_frame(scene, frame) for frame in chosen])
+    frames = np.stack([render(frame) for frame in chosen])
     masks = np.stack([actor_mask(scene, frame) for frame in chosen])
     pixels = PREPROCESSING.resize_and_crop_mask(masks)
     return PREPROCESSING.resize_and_crop(frames), share_of_patches(pixels, (n_frames, SIDE, SIDE))
 
 
+def _scene(config: TrainConfig, index: int) -> tuple[Scene, Callable[[int], NDArray[np.uint8]]]:
+    """Scene of a training clip, and what renders its frames."""
+    if config.task == "shortcuts":
+        # Labels are right, and no clip is there twice.
+        planted = ShortcutConfig(
+            config.n_clips, config.seed, n_duplicates=0, n_swapped=0, clean=config.clean
+        )
+        clip = _planted(planted)[index]
+        return clip.scene, partial(render_planted, clip)
+    names = class_names(config.task)
+    canvas = Canvas() if config.task == "actions" else SMALL_CANVAS
+    style = Style(distractors=config.distractors)
+    label = names[index % len(names)]
+    scene = task_scene(config.task, config.seed, index, label, canvas, style)
+    return scene, partial(render_frame, scene)
+
+
+@lru_cache(maxsize=1)
+def _planted(config: ShortcutConfig) -> list[PlantedClip]:
+    return plant(config, SMALL_CANVAS)
+
+
 def augmented(
-    task: TaskName, frames: Tensor, coverage: Tensor, labels: Tensor, generator: torch.Generator
+    task: DatasetName, frames: Tensor, coverage: Tensor, labels: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Flip clips and, if the order of frames is the class, append each one played backwards."""
+    """Flip clips and, if the order of frames is the class, append each one played backwards.
+
+    Planted cues stay where and when they are.
+    """
+    if task == "shortcuts":
+        return frames, coverage, labels
     if task == "actions":
         return with_reverse(*mirrored(frames, coverage, labels, generator))
     turned = mirrored(frames, coverage, labels, generator, names=None)
