@@ -22,32 +22,32 @@ _CLIPS_AT_ONCE = 128
 """As many clips as fit into a core's cache with maps of 8 x 14 x 14."""
 
 _QUANTUM = 2.0**-32
-"""Maps are rounded to whole multiples of this; the error is at most 1e-8 of a patch's share of 1
+"""Maps are rounded to whole multiples of this: an error of about 1e-8 in a patch whose share is 1
 %."""
 
 SCORES = {
     "entropy": "H(A) divided by its maximum: 0 for one patch of one time step, 1 for uniform",
-    "spatial_entropy": "the same for the spatial map, the sum of A over time",
-    "temporal_entropy": "the same for T",
+    "spatial_entropy": "entropy of the spatial map (the sum of A over time) divided by its maximum",
+    "temporal_entropy": "entropy of T divided by its maximum",
     "gini": "Gini coefficient of the spatial map: 0 for uniform, near 1 for one patch",
     "top5_mass": "share of the spatial map in its largest 5 % of patches",
     "top10_mass": "share of the spatial map in its largest 10 % of patches",
     "top25_mass": "share of the spatial map in its largest 25 % of patches",
     "temporal_gini": "Gini coefficient of T divided by its maximum",
-    "peak_mass": "share of the time step with the largest one",
+    "peak_mass": "largest value of T",
     "center_y": "centre of mass of the spatial map: 0 at the top, 1 at the bottom",
     "center_x": "centre of mass of the spatial map: 0 at the left, 1 at the right",
     "center_time": "centre of mass of T: 0 at the start, 1 at the end",
     "spread": "root mean square distance from the centre of mass, divided by its maximum",
     "temporal_spread": "standard deviation of time under T, divided by its maximum",
     "border_mass": "share of the spatial map in the frame's outer ring",
-    "top_left_mass": "share of the spatial map in this corner, a quarter of each side",
-    "top_right_mass": "share of the spatial map in this corner, a quarter of each side",
-    "bottom_left_mass": "share of the spatial map in this corner, a quarter of each side",
-    "bottom_right_mass": "share of the spatial map in this corner, a quarter of each side",
+    "top_left_mass": "share of the spatial map in the upper left corner, 1/4 of each side",
+    "top_right_mass": "share of the spatial map in the upper right corner, 1/4 of each side",
+    "bottom_left_mass": "share of the spatial map in the lower left corner, 1/4 of each side",
+    "bottom_right_mass": "share of the spatial map in the lower right corner, 1/4 of each side",
     "center_mass": "share of the spatial map in the middle half of each side",
-    "first_frame_mass": "share of the first time step",
-    "last_frame_mass": "share of the last time step",
+    "first_frame_mass": "value of T at the first time step",
+    "last_frame_mass": "value of T at the last time step",
     "movement": "mean total variation distance between the maps of neighbouring time steps",
     "stillness": "mean under T of each time step's cosine with the spatial map: 1 if all are alike",
     "center_agreement": "Bhattacharyya coefficient of the spatial map and a centred Gaussian",

@@ -54,8 +54,7 @@ class Grouping:
     """Columns of the dataset with the dimension ``clip`` alone, or ``correct``; a clip's values in
     all of them together name its group."""
     rows: Literal["ok", "failed"] = "ok"
-    """Which rows: those with an attribution, or those that failed, of which only the number is
-    kept."""
+    """Which rows: those with an attribution, or those that failed, which are only counted."""
     histograms: bool = True
     """Keep histograms of the scores, for quantiles: 64 bins for each score and group."""
 

@@ -50,7 +50,8 @@ _METADATA = b"staa.scores"
 AGREEMENTS = {
     "class_agreement": "Bhattacharyya coefficient of the spatial map and the mean of its class's "
     "other clips: by label, or by prediction in a run without labels",
-    "dataset_agreement": "the same, with the mean of all other clips",
+    "dataset_agreement": "Bhattacharyya coefficient of the spatial map and the mean of all "
+    "other clips",
 }
 
 _BLOCKS_AT_ONCE = 8
@@ -199,7 +200,7 @@ _PLACES = {
 
 
 def check_scores_current(about: dict[str, Any], ds: xr.Dataset, url: str) -> None:
-    """Refuse a table of another run, or one whose rows aren't the run's as it is now."""
+    """Refuse a table of another run, or that doesn't match the run's rows as they are now."""
     again = "jobs.aggregate makes it again"
     if about["identity"] != attribute(ds, "identity"):
         raise StoreError(f"{url} is not of the run beside it; {again}")
@@ -207,8 +208,8 @@ def check_scores_current(about: dict[str, Any], ds: xr.Dataset, url: str) -> Non
     if about["coverage"] != row_hash(np.arange(len(status)), status):
         n_done = int((status != Status.PENDING).sum())
         raise StoreError(
-            f"{url} is of other rows than the run has now, {n_done} of {len(status)} of which are "
-            f"done; {again}"
+            f"{url} doesn't match the run's rows as they are now ({n_done} of {len(status)} are "
+            f"done); {again}"
         )
 
 

@@ -40,11 +40,11 @@ _DESCRIPTIONS = {
     "accuracy": "share of labelled clips whose prediction is their label",
     "probability": "mean probability of the predicted class",
     "spatial_map": "mean over clips of sum_t A: where the model attends; sums to 1",
-    "spatial_map_std": "its standard deviation over clips",
+    "spatial_map_std": "standard deviation of the spatial map over clips",
     "temporal_profile": "mean over clips of T: when the model attends; sums to 1",
-    "temporal_profile_std": "its standard deviation over clips",
+    "temporal_profile_std": "standard deviation of T over clips",
     "entropy": "mean over clips of H(A) / log(time * y * x): 0 for one patch, 1 for uniform",
-    "entropy_std": "its standard deviation over clips",
+    "entropy_std": "standard deviation of the entropy over clips",
 }
 
 _COVERAGE = "hash of the rows and of the status of each"
@@ -139,7 +139,7 @@ def statistics_of_sums(
     Parameters
     ----------
     ds
-        The run that was summed, whole.
+        The whole run that was summed.
     sums
         Sums by ``label`` or by ``prediction``, as ``by`` says.
     failed
@@ -292,7 +292,7 @@ def _grouping_of(ds: xr.Dataset) -> By:
 
 
 def default_grouping(summary: RunCounts) -> By:
-    """Group by label where any row has one, else by prediction."""
+    """Group by label if any row has one, else by prediction."""
     return "label" if summary["n_labelled"] else "prediction"
 
 
@@ -387,12 +387,12 @@ def open_statistics(run_url: str, by: By | None = None) -> xr.Dataset:
 
 
 def check_current(statistics: xr.Dataset, ds: xr.Dataset, name: str = "the statistics") -> None:
-    """Refuse statistics of another run, or whose rows aren't the run's as it is now.
+    """Refuse statistics of another run, or that don't match the run's rows as they are now.
 
     Parameters
     ----------
     statistics
-        Computed ones.
+        Computed statistics.
     ds
         The run, from `analysis.open_run`; its column ``status`` is read.
 
@@ -416,8 +416,8 @@ def check_current(statistics: xr.Dataset, ds: xr.Dataset, name: str = "the stati
     if not current:
         n_pending = int((status == Status.PENDING).sum())
         raise StoreError(
-            f"{name} are of other rows than the run has now, {len(status) - n_pending} of "
-            f"{len(status)} of which are done; {again}"
+            f"{name} don't match the run's rows as they are now ({len(status) - n_pending} of "
+            f"{len(status)} are done); {again}"
         )
 
 

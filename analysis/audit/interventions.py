@@ -19,7 +19,7 @@ Columns of a plan:
 ``t0`` ``t1``  time steps of the model, half-open
 ``y0`` ``y1``  rows of patches, half-open
 ``x0`` ``x1``  columns of patches, half-open
-``seed``       of ``shuffle``
+``seed``       seed of ``shuffle``
 =============  ====================================================================================
 """
 

@@ -260,7 +260,7 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
                 seen=f"{examples[0].video_id} and {examples[1].video_id} are near duplicates by "
                 f"their {basis}{where}: {1 / max(ratio[at], 1e-6):.0f} times nearer to each other "
                 f"than to the {k}th neighbour.",
-                check="Compare the two clips, and keep both out of different splits if they show "
+                check="Compare the two clips, and keep both in the same split if they show "
                 "the same footage.",
                 effect=float(ratio[at]),
                 effect_name=f"distance divided by that to the {k}th neighbour",

@@ -135,7 +135,7 @@ AttentionInterface.register(ATTENTION, attend)
 class Scores:
     """The inputs of an attention's softmax: softmax(scale * query @ key^T) over the tokens.
 
-    Rows are computed in float32 whatever the model's precision, and under autocast too.
+    Rows are computed in float32 whatever the model's precision, even under autocast.
     """
 
     query: Tensor

@@ -357,7 +357,7 @@ class LibavRecording:
         try:
             frames = context.decode(packet)
         except MemoryError:
-            # Also raised for libav's own: it is a fault of the machine, not damage.
+            # libav's own memory error arrives as this: a fault of the machine, not damage.
             raise
         except av.FFmpegError as error:
             return [], _Damage(number, reason_of(error))

@@ -1,8 +1,7 @@
 """What the first bytes of a packet say about its picture, without decoding it.
 
 A reading plan needs to know three things about each packet that no container tells reliably:
-whether it gives a frame, whether decoding may begin with it, and how its layers depend on each
-other.
+whether it gives a frame, whether decoding may begin with it, and which temporal layer it is in.
 """
 
 from collections.abc import Callable

@@ -149,8 +149,8 @@ class Checkpoint:
         if index is None:
             raise ConfigError(
                 f"method.target: {method.target!r} is not a class of {self.name}, which has "
-                f"{len(self.class_names)} ({', '.join(self.class_names[:3])}, ...); expected one, "
-                f"or of {', '.join(FOR_TARGETS)}"
+                f"{len(self.class_names)} ({', '.join(self.class_names[:3])}, ...); expected one "
+                f"of these, or {', '.join(FOR_TARGETS)}"
             )
         return index
 

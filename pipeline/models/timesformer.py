@@ -23,8 +23,8 @@ from pipeline.models.explain import Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {8: 32, 16: 16, 96: 4}
-"""Frames from one sample to the next at 30 fps for TimeSformer, -HR and -L (arXiv 2102.05095, sec.
-4)."""
+"""Frames from one sample to the next at 30 fps for TimeSformer, -HR and -L
+(arXiv 2102.05095, sec. 4)."""
 
 _SOMETHING_SOMETHING_CLASSES = 174
 """Something-Something V2's checkpoints are tested on the middles of even segments of the clip

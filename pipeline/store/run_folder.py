@@ -12,6 +12,8 @@ LEASE_NAME = "lease.json"
 """Who is working on the run."""
 REMOVED_NAME = "removed.json"
 """What was taken out of the run and must not come back."""
+PACE_NAME = "pace.json"
+"""How fast the run goes, and what bounds it."""
 REPORT_NAME = "report"
 """Folder of the page."""
 SCORES_NAME = "scores.parquet"
@@ -27,7 +29,7 @@ INTERVENTIONS_NAME = "interventions"
 
 DERIVED_NAMES = (
     *(FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME),
-    *(SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME, INTERVENTIONS_NAME),
+    *(PACE_NAME, SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME, INTERVENTIONS_NAME),
 )
 """What jobs leave beside the store in a run's folder."""
 RUN_NAMES = (STORE_NAME, LEASE_NAME, REMOVED_NAME, *DERIVED_NAMES)
@@ -92,3 +94,8 @@ def removed_url(run_url: str) -> str:
 def interventions_url(run_url: str) -> str:
     """Where the outcomes of interventions are in a run's folder."""
     return in_run(run_url, INTERVENTIONS_NAME)
+
+
+def pace_url(run_url: str) -> str:
+    """Where the pace of a run is, see `pipeline.store.pace`."""
+    return in_run(run_url, PACE_NAME)

@@ -217,7 +217,9 @@ def test_statistics_of_a_run_that_has_gone_on_are_not_current(run, tmp_path):
     assert open_statistics(url)["n_clips"].sum() > 0
     status = zarr.open_group(store_url(url), mode="r+")["status"]
     status[4:8] = Status.MISSING
-    with pytest.raises(StoreError, match="are of other rows than the run has now, 17 of 17"):
+    with pytest.raises(
+        StoreError, match=r"don't match the run's rows as they are now \(17 of 17 are done"
+    ):
         open_statistics(url)
 
 
