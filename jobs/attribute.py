@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,11 +14,13 @@ from jobs.cli import flags_carried_out, run_job
 from pipeline.errors import StorageError
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeConfig, AttributeJob
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
     from pipeline.run.reread import ReadBefore
     from pipeline.run.resources import Machine
+    from pipeline.run.tally import Stage
     from pipeline.status import Status
     from pipeline.store.lease import Lease
     from pipeline.store.state import RunSummary
@@ -31,6 +33,8 @@ class Place:
     machine: Callable[[AttributeConfig], Machine | None]
     """Gives what they will have; None where that isn't known yet."""
     execute: Callable[[Plan, Lease], RunSummary]
+    at_once: Callable[[AttributeConfig], Mapping[Stage, float]] | None = None
+    """Says how many of each step would go on side by side; None where they come in turn."""
 
 
 def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | None = None) -> int:
@@ -48,6 +52,8 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
     place, configs = (place_of or chosen_place)(job), job.runs()
     plans = plan_runs(configs, job.call(), machine=place.machine(configs[0]))
+    if job.dry_run:
+        return _say_what_it_takes(plans, place)
     with ExitStack() as held:
         leases = [
             held.enter_context(leased(plan.config.out, verb="attribute", take_over=job.take_over))
@@ -76,11 +82,21 @@ def chosen_place(job: AttributeJob) -> Place:
     if not os.environ.get("RAY_ADDRESS"):
         # Read when Ray is loaded: one that is started here then listens on loopback alone.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    from pipeline.execution.cluster import check_target, machine_to_start
+    from pipeline.execution.cluster import check_target, machine_to_start, steps_of_run
     from pipeline.execution.passes import execute
 
     check_target(job.runs()[0])
-    return Place(machine_to_start, execute)
+    return Place(machine_to_start, execute, steps_of_run)
+
+
+def _say_what_it_takes(plans: Sequence[Plan], place: Place) -> int:
+    from pipeline.run.forecast import forecast
+
+    for plan in plans:
+        at_once = place.at_once and place.at_once(plan.config)
+        for line in forecast(plan, at_once).lines():
+            print(f"attribute: {printable(line)}")
+    return 0
 
 
 def _carry_out(
@@ -106,6 +122,12 @@ def _carry_out(
     print(f"attribute: {summary}, in {summary.seconds:.1f} s")
     if summary.bounded:
         print(f"attribute: {summary.bounded}")
+    if summary.n_too_short:
+        n_frames = plan.layout.n_frames
+        print(
+            f"attribute: {summary.n_too_short} clips have fewer than the {n_frames} frames that "
+            "the model sees, and are left out"
+        )
     if changed := changed_files(plan, before):
         print(f"attribute: {changed}", file=sys.stderr)
     if summary.n_failed:

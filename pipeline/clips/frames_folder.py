@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.core.group import Group
 
 from pipeline.clips.frames_cache import ENTRIES, FRAMES, FramesCache, entry_dtype
@@ -187,6 +189,45 @@ def open_parts(
     except _STORAGE_ERRORS as error:
         raise ConfigError(f"frames_cache: can't write {url}: {reason_of(error)}") from error
     return parts
+
+
+def forget_videos(url: str, manifest: Manifest, videos: NDArray[np.int64]) -> int:
+    """Put nothing in place of all frames of some videos, in every part of a cache that has them.
+
+    Parts of other versions, decoders and models are among them.
+
+    Parameters
+    ----------
+    videos
+        Rows of the manifest, in order.
+
+    Returns
+    -------
+    Rows of parts that had room for them
+
+    Raises
+    ------
+    StorageError
+        If the storage refuses.
+    """
+    n_rows = 0
+    try:
+        for part in _parts(url, "r+"):
+            if part.n_videos > manifest.n_rows or (
+                manifest.digest_of_first(part.n_videos) != part.manifest
+            ):
+                continue
+            facts: Any = part.group.attrs["facts"]
+            n_views = len(facts["views"])
+            rows = (videos[videos < part.n_videos, None] * n_views + np.arange(n_views)).ravel()
+            for row in rows[rows < part.shape[0]].tolist():
+                for name in (ENTRIES, FRAMES):
+                    array: Any = part.group[name]
+                    array[row] = 0
+                n_rows += 1
+    except (OSError, ValueError, ImportError, LookupError) as error:
+        raise StorageError(f"can't write {url}: {reason_of(error)}") from error
+    return n_rows
 
 
 def remove_cache(url: str) -> None:

@@ -160,7 +160,8 @@ class RunOptions(FrozenConfig):
     """What a cache of frames may hold, for example 500GB; then it stops filling. Several models
     pass frames on through a temporary one of this size at most, if there is no other."""
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Share of failed clips above which the job ends with exit code 1."""
+    """Share of failed clips above which the job ends with exit code 1; those that are too short for
+    the model don't count, as long as others are ok."""
     log_format: LogFormat = "text"
     """Form of the logs, in workers and here; with `json`, progress is logged in place of a bar."""
     local_cpus: int | None = Field(default=None, ge=2, le=1024)
@@ -221,6 +222,9 @@ class AttributeJob(RunOptions, OneCall):
     serial: bool = False
     """Compute in this process alone, without Ray: to debug, for a small run, or where Ray can't
     start. For one call; results are the same."""
+    dry_run: bool = False
+    """Compute a handful of clips, say what the whole run will take (clips/s, hours, cores that
+    decode, bytes and objects), and change nothing."""
     take_over: bool = False
     """Go on with a run that somebody else seems to be working on, who then stops writing. For one
     call; whoever has ended without a word is taken over without it, after a minute at most."""

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
+import numpy as np
+
 from pipeline import __version__
 from pipeline.clips.frames_cache import FramesCache
 from pipeline.clips.reachable import find_witness
@@ -41,10 +43,11 @@ from pipeline.store.opening import (
     check_writable,
     find_store,
 )
-from pipeline.store.pending import pending_rows
+from pipeline.store.pending import pending_rows, read_status
 from pipeline.store.record import ModelFacts, ModelIdentity, RunIdentity, RunRecord, status_codes
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
+from pipeline.store.space import check_space
 
 ATTRIBUTION_VERSION = 2
 """Part of a run's identity: raised when the same input would give other attributions."""
@@ -121,6 +124,45 @@ def plan_run(
     """
     call = call or OneCall()
     pool = machine and check_models(config, machine)
+    target = find_store(store_url(config.out), mode="r+")
+    plan = describe_run(config, call, target=target, machine=machine)
+    if machine and pool:
+        fit_into_store(
+            plan.sizes,
+            clip_bytes=plan.checkpoint.geometry.clip_bytes,
+            row_bytes=plan.layout.row_bytes,
+            cpus=machine.cpus,
+            n_models=pool.n_models,
+            store_bytes=int(config.local_object_store),
+        )
+    n_pending = _check_target(plan, target)
+    if not call.overwrite:  # Deleting a run makes room, and it isn't known how much.
+        check_space(config.out, plan.layout, n_pending)
+    return replace(plan, witness=find_witness(plan.manifest) if n_pending else None)
+
+
+def describe_run(
+    config: AttributeConfig,
+    call: OneCall | None = None,
+    *,
+    target: Target | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """Read what a configuration names, and say what its run is; nothing is held against it.
+
+    Parameters
+    ----------
+    target
+        What is at the run's store; by default it is looked at.
+    call, machine
+        As in `plan_run`.
+
+    Raises
+    ------
+    StaaError
+        One of its kinds, which names what is wrong.
+    """
+    call = call or OneCall()
     manifest = read_manifest(config.manifest)
     for key, url in (("out", config.out), ("manifest", config.manifest), ("clips", manifest.root)):
         if url.startswith("memory://"):
@@ -134,23 +176,12 @@ def plan_run(
     class_of_label = resolve_labels(
         manifest, class_names=checkpoint.class_names, model=checkpoint.name
     )
-    target = find_store(store_url(config.out), mode="r+")
+    target = target or find_store(store_url(config.out))
     record = _record(config, manifest, checkpoint, sampling, views, Sizes(1, 1))
     stored = target.store.record if isinstance(target, Found) and not call.overwrite else None
     sizes = _sizes(config, checkpoint, record, stored, machine)
     record = _record(config, manifest, checkpoint, sampling, views, sizes)
-    if machine and pool:
-        fit_into_store(
-            sizes,
-            clip_bytes=checkpoint.geometry.clip_bytes,
-            row_bytes=record.layout.row_bytes,
-            cpus=machine.cpus,
-            n_models=pool.n_models,
-            store_bytes=int(config.local_object_store),
-        )
-    reads_clips = _check_target(target, config, call, manifest, record.identity, checkpoint)
-    witness = find_witness(manifest) if reads_clips else None
-    return Plan(config, call, manifest, checkpoint, views, class_of_label, record, witness)
+    return Plan(config, call, manifest, checkpoint, views, class_of_label, record)
 
 
 def _record(
@@ -254,35 +285,30 @@ def _sizes(
     )
 
 
-def _check_target(
-    target: Target,
-    config: AttributeConfig,
-    call: OneCall,
-    manifest: Manifest,
-    identity: RunIdentity,
-    checkpoint: Checkpoint,
-) -> bool:
+def _check_target(plan: Plan, target: Target) -> int:
     """Refuse a target that holds another run or something else, or that can't be written.
 
     Returns
     -------
-    Whether the run has a clip to read
+    Rows that are to be computed, at the most
     """
+    config, call = plan.config, plan.call
     match target:
         case Foreign(reason):
-            raise StoreError(f"out: {store_url(config.out)} is {reason}")
+            raise StoreError(f"out: {plan.store_url} is {reason}")
         case Unreadable(reason) if not call.overwrite:
             raise StoreError(f"out: {reason}")
         case Found(store) if not call.overwrite:
-            _check_store(store, call, manifest, identity)
-            adds = call.append or bool(call.statuses_to_retry)
-            return adds or pending_rows(store).n_rows > 0
+            _check_store(store, call, plan.manifest, plan.record.identity)
+            n_more = plan.layout.n_rows - store.layout.n_rows if call.append else 0
+            n_again = int(np.isin(read_status(store), call.statuses_to_retry).sum())
+            return pending_rows(store).n_rows + n_more + n_again
         case Absent() | Unfinished() if call.append:
             raise ConfigError(f"append: there is no run in {config.out} to add to")
         case _:
             # A store that is there has the digest of weights that could be loaded.
-            _check_weights(checkpoint)
-    return True
+            _check_weights(plan.checkpoint)
+    return plan.layout.n_rows
 
 
 def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunIdentity) -> None:

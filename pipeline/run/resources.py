@@ -294,3 +294,8 @@ def check_models(config: AttributeConfig, machine: Machine) -> ModelPool:
     if config.compile_model:
         check_compiler(pool.device)
     return pool
+
+
+def decoding_cpus(config: AttributeConfig, pool: ModelPool, cpus: float) -> float:
+    """CPUs that decode beside the models."""
+    return max(1.0, cpus - pool.n_models * config.cpus_per_model)

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError, StorageError
 from pipeline.models.compiler import check_compiler
-from pipeline.models.device import n_gpus
+from pipeline.models.device import device_of, n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.gather import concatenated
 from pipeline.run.job import (
@@ -27,7 +27,7 @@ from pipeline.run.job import (
 )
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Explain, Stages, read_rows
-from pipeline.run.tally import LocalChannel, Tally
+from pipeline.run.tally import LocalChannel, Tally, pace_of
 from pipeline.store.lease import Lease
 from pipeline.store.state import RunSummary
 
@@ -87,7 +87,7 @@ def _in_this_process(plan: Plan, n_pending: int, *, stages_of: StagesOf) -> Iter
         except (StorageError, OSError) as error:
             raise PassBrokenError(str(error), tally.end_pass()) from error
 
-    yield Carriage(run_pass, tally.progress, lambda: {"decode": 1, "explain": 1, "write": 1})
+    yield Carriage(run_pass, tally.progress, partial(pace_of, n_cpus=1, n_writers=1))
 
 
 def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel) -> None:
@@ -105,4 +105,4 @@ def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel
 
 
 def _device(config: AttributeConfig) -> str:
-    return config.device if config.device != "auto" else ("cuda" if n_gpus() else "cpu")
+    return device_of(config.device)

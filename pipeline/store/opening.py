@@ -10,7 +10,7 @@ from zarr.core.group import Group
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from pipeline.errors import RunMismatchError, StoreError, reason_of
+from pipeline.errors import RunMismatchError, StaaError, StorageError, StoreError, reason_of
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
 from pipeline.storage.zarr_store import UnreadStore, zarr_location
@@ -69,10 +69,31 @@ class Store:
 def _array(store: Store, name: str) -> Any:
     try:
         array: Any = store.group[name]
-    except DAMAGE as error:
+        is_as_made = _is_as_made(store, array, name)
+    except (StorageError, StoreError):
+        raise
+    # Of metadata that say nonsense, zarr raises whatever that comes to.
+    except Exception as error:
         raise StoreError(f"{store.url}/{name}/zarr.json is lost or damaged") from error
+    if not is_as_made:
+        raise StoreError(f"{store.url}/{name}/zarr.json is damaged: it is of another array")
     # So that an object that isn't there is known to be lost.
     return array.with_config({"write_empty_chunks": store.layout.checksums})
+
+
+def _is_as_made(store: Store, array: Any, name: str) -> bool:
+    """Whether an array has the sizes of its template; all are enlarged, and ``status`` last."""
+    spec, layout = store.layout.arrays()[name], store.layout
+    rows = layout.n_rows if name == "status" else store.array("status").shape[0]
+    return bool(
+        (array.shape[0] == layout.n_rows or array.shape[0] == rows or name == "status")
+        and array.shape[0] <= layout.n_rows
+        and array.shape[1:] == spec.shape
+        and (array.shards or array.chunks)[0] == layout.rows_per_shard
+        and tuple(array.metadata.dimension_names) == ("clip", *spec.dims[1:])
+        and (array.dtype.kind == "T" if spec.dtype == "str" else array.dtype == spec.dtype)
+        and isinstance(array.metadata.attributes, dict)
+    )
 
 
 @cache
@@ -131,7 +152,10 @@ def find_store(url: str, *, mode: Mode = "r") -> Target:
         return Absent() if _is_free(url) else Foreign("something that is no Zarr group")
     except zarr.errors.ContainsArrayError:
         return Foreign("a Zarr array, not a store of this product")
-    except (*STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
+    except (StorageError, StaaError):
+        raise
+    # Of a file that says nonsense, zarr raises whatever that comes to.
+    except Exception as error:
         raise StoreError(f"can't read {url}: {reason_of(error)}") from error
     attributes = group.attrs.asdict()
     schema = attributes.get("schema")

@@ -50,7 +50,7 @@ class Passes:
 
     @contextmanager
     def __call__(self, plan, n_pending):
-        yield Carriage(self.run_pass, lambda: None, dict)
+        yield Carriage(self.run_pass, lambda: None, lambda progress: None)
 
     def run_pass(self, work):
         shards = work.shards
