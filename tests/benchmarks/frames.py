@@ -55,8 +55,6 @@ MODELS = {
 ALL_VIEWS = Views.of_config(
     ViewsConfig(clips=5, crops=3), Sampling("strided", 16, stride=4), PIXELS
 )
-    ViewsConfig(clips=5, crops=3), Sampling("strided", 16, stride=4), PIXELS
-)
 
 
 def _cpu_s() -> float:
