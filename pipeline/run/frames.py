@@ -1,18 +1,14 @@
 """Which cache of frames the runs of a job read and fill, and what they decode for one another."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-
-from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.clips.frames_cache import FramesCache
 from pipeline.clips.frames_folder import FramesIdentity, find_part, open_parts, remove_cache
 from pipeline.clips.shared_decode import SharedReader
 from pipeline.errors import ConfigError
 from pipeline.run.plan import Plan
-from pipeline.storage.files import open_filesystem
+from pipeline.store.space import free_bytes
 
 TEMPORARY_NAME = ".frames"
 """Folder beside the runs of a job, in which one leaves frames for those behind it. No run has a
@@ -57,7 +53,7 @@ def with_frames(plans: Sequence[Plan], job_url: str) -> tuple[Plan, ...]:
             first.manifest,
             n_views=len(first.views),
             batch_size=first.record.identity.batch_size,
-            max_bytes=size if configured else min(size, _spare_bytes(job_url)),
+            max_bytes=size if configured else min(size, _spare_bytes(job_url, plans)),
         )
     given = list(plans)
     for place, own in identities.items():
@@ -95,12 +91,10 @@ def _temporary_url(job_url: str) -> str:
     return f"{job_url.rstrip('/')}/{TEMPORARY_NAME}"
 
 
-def _spare_bytes(job_url: str) -> int:
-    """Half of what is free where the runs are: they get the other. Not bounded where none tells."""
-    filesystem, path = open_filesystem(job_url)
-    if not isinstance(filesystem, LocalFileSystem):
+def _spare_bytes(job_url: str, plans: Sequence[Plan]) -> int:
+    """Half of what the runs leave free where they are; without bound where that isn't told."""
+    free = free_bytes(job_url)
+    if free is None:
         return 1 << 62
-    folder = Path(path)
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free // 2
+    needed = sum(plan.layout.row_bytes * plan.layout.n_rows for plan in plans)
+    return max(0, free - needed) // 2
