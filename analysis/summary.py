@@ -17,11 +17,11 @@ class RunCounts(TypedDict):
     """Rows that `jobs.forget` has taken out."""
     n_pending: int
     n_labelled: int
-    """Rows that are ok and have a label."""
+    """Ok rows that have a label."""
     failed: dict[str, int]
-    """Failed rows by the name of their status; only those that occur."""
+    """Failed rows by the name of their status; only statuses that occur."""
     accuracy: float | None
-    """Share of the labelled rows whose prediction is their label; None where there are none."""
+    """Share of the labelled rows whose prediction is their label; None if there are none."""
 
 
 def run_summary(ds: xr.Dataset) -> RunCounts:

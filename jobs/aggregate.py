@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from jobs.audit import write_page
 from jobs.cli import RunWriter, owned_run, run_job, writing
 from pipeline.errors import ConfigError, StoreError
 from pipeline.text import printable
@@ -33,7 +34,9 @@ class AggregateConfig(RunWriter):
     report: bool = True
     """Write the page, too."""
     clips_per_class: int = Field(default=2, ge=0)
-    """Clips that the page shows of each class: correct and wrong ones in turn."""
+    """Clips that the page shows of each class for each reason: typical, odd, right, wrong ones."""
+    clips_with_frames: int = Field(default=200, ge=0)
+    """Clips that the page shows with their frames; others are shown by their maps."""
     dask: str | None = None
     """Address of a Dask scheduler, `tcp://host:8786`; needs the extra `dask`."""
     workers: int | None = Field(default=None, ge=1)
@@ -56,7 +59,7 @@ def aggregate(config: AggregateConfig) -> int:
 
 
 def _aggregate(config: AggregateConfig, lease: "Lease") -> int:
-    from analysis import open_run, run_summary, save_statistics, write_report
+    from analysis import open_run, run_summary, save_statistics
     from analysis.statistics import classes_with_lost_clips, default_grouping
     from pipeline.store.verify import lost_attributions
 
@@ -92,8 +95,12 @@ def _aggregate(config: AggregateConfig, lease: "Lease") -> int:
     if config.report:
         lease.check()
         with writing("run", config.run):
-            page = write_report(
-                config.run, statistics=statistics, clips_per_class=config.clips_per_class
+            page = write_page(
+                "aggregate",
+                config.run,
+                statistics=statistics,
+                clips_per_class=config.clips_per_class,
+                clips_with_frames=config.clips_with_frames,
             )
         print(f"aggregate: report in {page}")
     return 0

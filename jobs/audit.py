@@ -1,10 +1,11 @@
 """Find what of a run a person should look at: ``python -m jobs.audit --help``."""
 
 import sys
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from analysis.audit.settings import AuditSettings
 from jobs.cli import RunWriter, owned_run, run_job, writing
@@ -25,6 +26,21 @@ class AuditConfig(RunWriter):
     """What counts as a finding."""
     most: int = Field(default=20, ge=0)
     """Findings to print; all are kept."""
+    report: str | None = None
+    """Folder for a page about the run and its findings, which opens from disk; any fsspec URL."""
+    beside: str | None = None
+    """Folder of a second run over the same classes, which the page shows beside this one."""
+    clips_per_class: int = Field(default=2, ge=0)
+    """Clips that the page shows of each class for each reason: typical, odd, right, wrong ones."""
+    clips_with_frames: int = Field(default=200, ge=0)
+    """Clips that the page shows with their frames, examples of findings first; others are shown by
+    their maps."""
+
+    @model_validator(mode="after")
+    def _beside_on_a_page(self) -> "AuditConfig":
+        if self.beside is not None and self.report is None:
+            raise ValueError("beside: a second run is shown on the page, expected --report DIR")
+        return self
 
 
 def audit_run(config: AuditConfig) -> int:
@@ -50,7 +66,44 @@ def _audit(config: AuditConfig, lease: "Lease") -> int:
         save_findings(found, config.run, config.audit)
     print_findings(found, config.most)
     print(f"audit: {len(found)} findings in {findings_url(config.run)}")
+    if config.report is not None:
+        with writing("report", config.report):
+            page = write_page(
+                "audit",
+                config.run,
+                config.report,
+                found=found,
+                other=config.beside,
+                clips_per_class=config.clips_per_class,
+                clips_with_frames=config.clips_with_frames,
+            )
+        print(f"audit: page in {page}")
     return 0
+
+
+_BAR_AFTER_S = 2.0
+
+
+def write_page(verb: str, run: str, out: str | None = None, **options: Any) -> str:
+    """Write the page of a run, with a bar where that takes a while; gives its URL."""
+    from analysis.page.report import write_report
+    from pipeline.progress_bar import progress_bar
+
+    begun = time.monotonic()
+    bars: list[Any] = []
+
+    def show(done: int, total: int) -> None:
+        if not bars and time.monotonic() - begun < _BAR_AFTER_S:
+            return
+        if not bars:
+            bars.append(progress_bar(total=total, unit="parts", desc=f"{verb}: page"))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        return write_report(run, out, progress=show, **options)
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def print_findings(found: "Sequence[Finding]", most: int) -> None:

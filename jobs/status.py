@@ -56,6 +56,7 @@ def _text(state: "RunState") -> str:
         f"{summary.n_pending} pending, {summary.n_failed} failed{removed}",
         "shards": f"{state.n_shards_done} of {state.n_shards} done",
         "written": _when(state.last_written),
+        **({"pace": str(state.pace)} if state.pace else {}),
     }
     text = [printable(f"{key:<10}{value}") for key, value in lines.items()]
     for code, example in state.examples.items():

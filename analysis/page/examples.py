@@ -1,8 +1,7 @@
-"""Clips that stand for a class: which ones, and the frames that the model saw of them."""
+"""The frames of a run's clips, as the model saw them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,43 +17,6 @@ from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ManifestError
 from pipeline.status import DecodeError
 from pipeline.store.record import RunRecord
-
-
-def choose_clips(
-    groups: NDArray[np.integer],
-    correct: NDArray[np.bool_],
-    probability: NDArray[np.floating],
-    *,
-    n_classes: int,
-    clips_per_class: int,
-) -> list[list[int]]:
-    """Take the most confident clips of each class: a correct one, a wrong one, and so on in turn.
-
-    The choice is a function of its arguments alone; of equals, the earlier clip comes first.
-
-    Parameters
-    ----------
-    groups
-        (clips,) class index; clips of another index are not taken.
-    correct
-        (clips,) whether the prediction is right.
-    probability
-        (clips,) of the predicted class.
-
-    Returns
-    -------
-    Positions of the clips taken, for each class in order
-    """
-    by_confidence = np.lexsort((-probability, groups))
-    bounds = np.searchsorted(groups[by_confidence], np.arange(n_classes + 1))
-    chosen = []
-    for start, stop in pairwise(bounds):
-        members = by_confidence[start:stop]
-        right = members[correct[members]][:clips_per_class].tolist()
-        wrong = members[~correct[members]][:clips_per_class].tolist()
-        in_turn = chain.from_iterable(zip_longest(right, wrong))
-        chosen.append([clip for clip in in_turn if clip is not None][:clips_per_class])
-    return chosen
 
 
 def manifest_rows(

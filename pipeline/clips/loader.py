@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -61,6 +62,8 @@ class ClipLoader:
     """Whether a row is the part of its file from ``start_time`` to ``end_time``, or all of it."""
     decode: str = DECODE
     """What the child runs; see `pipeline.clips.decoder_process`."""
+    fetching: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Gives a context that is open while a clip's bytes are waited for."""
     on_clip: Callable[[int], None] = lambda row: None
     """Is told the row of each clip once its frames are there, or it has failed."""
     cache: FramesCache | None = None
@@ -103,7 +106,8 @@ class ClipLoader:
             wanted = [*mine, *(part for parts in theirs for part in parts)]
             digest = bytes(DIGEST_BYTES)
             try:
-                data, digest = fetched.result()
+                with self.fetching():
+                    data, digest = fetched.result()
                 outcomes = self._read(rows, data, wanted)
                 if len(wanted) > len(mine) and any(map(_timed_out, outcomes)):
                     # What becomes of a clip must not depend on who shares the pass.

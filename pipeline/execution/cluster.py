@@ -217,13 +217,9 @@ def check_alive() -> None:
         raise ClusterError("no node of Ray is left that could work on the run")
 
 
-def steps_at_once(config: AttributeConfig, pool: ModelPool) -> dict[Stage, float]:
-    """How many of each step go on at once on the cluster as it is now."""
-    return {
-        "decode": ray.cluster_resources().get("CPU", 1),
-        "explain": pool.n_models,
-        "write": pool.n_writers,
-    }
+def n_cpus() -> float:
+    """CPUs of the cluster as it is now."""
+    return float(ray.cluster_resources().get("CPU", 1))
 
 
 def steps_of_run(config: AttributeConfig) -> dict[Stage, float]:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.models.device import device_of
+from pipeline.run.gather import concatenated
 from pipeline.run.job import StagesOf, real_stages
 from pipeline.run.plan import Plan
-from pipeline.run.steps import Explain, Load, concatenated, read_rows
+from pipeline.run.steps import Explain, Load, read_rows
 from pipeline.run.tally import LocalChannel, Stage, Tally
 from pipeline.status import Status
 from pipeline.store.create import create_store

@@ -6,9 +6,10 @@ the last one ended or was broken off. At the end every row is accounted for.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +20,20 @@ from pipeline.logs import fields
 from pipeline.models.attributor import Attributor
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Load, Stages, Write
-from pipeline.run.tally import Channel, Fault, Progress, Stage, shown_progress, what_bounds
+from pipeline.run.tally import Channel, Fault, Progress, shown_progress
 from pipeline.status import Status
 from pipeline.store.create import consolidate, unconsolidate
 from pipeline.store.failures import write_failures
 from pipeline.store.lease import Lease
 from pipeline.store.opening import Absent, Foreign, find_store, open_store
+from pipeline.store.pace import Pace, write_pace
 from pipeline.store.pending import PendingRows, pending_rows, read_status
 from pipeline.store.state import RunSummary, summarise
 
 _LOGGER = logging.getLogger(__name__)
 
+_NOTE_S = 30.0
+"""Between two notes of a run's pace."""
 _PROCESS_BYTES = 1_000_000_000
 """Memory of a process that has loaded torch, with room for the frames of a batch."""
 
@@ -80,22 +84,26 @@ class Pass:
         Parameters
         ----------
         n_clips
-            Clips of a task, a multiple of the batch's.
+            Clips of a task, a multiple of the batch's. Where it is one of `Sizes.unit`, no task
+            ends amid the views of a video.
         n_small
-            Tasks of one batch that come first, before as many of two, and so on: something is
-            there for the models, and then for the storage, as soon as can be.
+            Tasks of one batch (or unit) that come first, before as many of two, and so on:
+            something is there for the models, and then for the storage, as soon as can be.
         """
-        batch_size = self.plan.sizes.batch_size
+        sizes = self.plan.sizes
+        unit = sizes.batch_size if n_clips % sizes.unit else sizes.unit
         tasks: list[range] = []
-        size = batch_size if n_small else n_clips
+        size = unit if n_small else n_clips
         for shard in self.shards.tolist():
             rows = self.plan.layout.shard_rows(shard)
             start = rows.start
             while start < rows.stop:
                 if n_small and size < n_clips:
-                    size = min(n_clips, batch_size << (len(tasks) // n_small))
-                tasks.append(range(start, min(start + size, rows.stop)))
-                start += size
+                    size = min(n_clips, unit << (len(tasks) // n_small))
+                # A shard may begin amid a video, if its size was chosen so.
+                stop = min((start + size) // unit * unit, rows.stop)
+                tasks.append(range(start, stop))
+                start = stop
         return tasks
 
     def load(self, stages: Stages, channel: Channel) -> Load:
@@ -116,8 +124,8 @@ class Carriage:
     """Computes the pending rows of a pass; raises `PassBrokenError`."""
     progress: Callable[[], Progress | None]
     """Says how far the run is; None if that isn't known now."""
-    n_at_once: Callable[[], Mapping[Stage, float]]
-    """Says how many of each step go on at once."""
+    pace: Callable[[Progress], Pace | None]
+    """Says how fast it is, and what bounds it."""
 
 
 Carrier = Callable[[Plan, int], AbstractContextManager[Carriage]]
@@ -143,11 +151,12 @@ def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
             witness=plan.witness,
             cache=plan.cache,
             shared=plan.shared,
+            fetching=partial(channel.part, "fetch"),
             on_clip=channel.decoded,
         ),
         attribute=Attributor,
         attribute_arguments={
-            "timed": channel.timed,
+            "timed": channel.part,
             "checkpoint": checkpoint,
             "method": config.method,
             "layout": plan.layout,
@@ -193,10 +202,10 @@ def carry_out(
                     n_rows=plan.layout.n_rows,
                     n_done=plan.layout.n_rows - pending.n_rows,
                     log_format=plan.config.log_format,
+                    watch=_now_and_then(partial(_noted, plan, carriage)),
                 ):
                     broken_by = _in_passes(plan, pending, carriage.run_pass, limits, lease)
-                if progress := carriage.progress():
-                    bounded = what_bounds(progress, carriage.n_at_once())
+                bounded = _noted(plan, carriage, carriage.progress())
             seconds = time.monotonic() - started_s
         store = open_store(plan.store_url)
         status = read_status(store)
@@ -218,6 +227,30 @@ def carry_out(
     counts = {code.label: count for code, count in summary.counts.items()}
     _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
     return summary
+
+
+def _noted(plan: Plan, carriage: Carriage, progress: Progress | None) -> str:
+    """Note a run's pace beside its store, and say it; empty where it isn't known."""
+    pace = carriage.pace(progress) if progress else None
+    if pace is None:
+        return ""
+    # For whoever asks: a run doesn't fail for it.
+    with suppress(StorageError, OSError):
+        write_pace(plan.config.out, pace)
+    return str(pace)
+
+
+def _now_and_then(note: Callable[[Progress], str]) -> Callable[[Progress], None]:
+    """Give what calls ``note`` at most every `_NOTE_S`."""
+    noted_at_s = time.monotonic()
+
+    def watch(progress: Progress) -> None:
+        nonlocal noted_at_s
+        if time.monotonic() - noted_at_s > _NOTE_S:
+            noted_at_s = time.monotonic()
+            note(progress)
+
+    return watch
 
 
 def _in_passes(

@@ -82,7 +82,7 @@ class Plan:
     @property
     def sizes(self) -> Sizes:
         """How its rows are cut."""
-        return Sizes(self.record.identity.batch_size, self.layout.rows_per_shard)
+        return Sizes(self.record.identity.batch_size, self.layout.rows_per_shard, len(self.views))
 
     @property
     def store_url(self) -> str:
@@ -261,7 +261,10 @@ def _sizes(
     if stored is not None:
         given = (config.batch_size, config.rows_per_shard)
         kept = (stored.identity.batch_size, stored.identity.rows_per_shard)
-        return Sizes(*(size or of_run for size, of_run in zip(given, kept, strict=True)))
+        batch_size, rows_per_shard = (
+            size or of_run for size, of_run in zip(given, kept, strict=True)
+        )
+        return Sizes(batch_size, rows_per_shard, len(stored.views))
     gpus = machine.gpus if machine else n_gpus()
     device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
     geometry = checkpoint.geometry

@@ -51,6 +51,16 @@ class Sizes:
     """Clips in one forward pass."""
     rows_per_shard: int
     """A multiple of it."""
+    n_views: int = 1
+    """Rows of a video, which lie side by side."""
+
+    @property
+    def unit(self) -> int:
+        """Rows that are whole batches and whole videos.
+
+        Where what is loaded together begins and ends so, a file is read once for all its views.
+        """
+        return math.lcm(self.batch_size, self.n_views)
 
 
 def chosen_sizes(
@@ -80,9 +90,10 @@ def chosen_sizes(
     store_bytes
         Of Ray's object store; None where that isn't known.
     """
-    batch_size = config.batch_size or _fitting_batch(config.rows_per_shard, BATCH_SIZE[device])
+    default = BATCH_SIZE[device]
+    batch_size = config.batch_size or _fitting_batch(config.rows_per_shard, n_views, default)
     if config.rows_per_shard:
-        return Sizes(batch_size, config.rows_per_shard)
+        return Sizes(batch_size, config.rows_per_shard, n_views)
     wanted = min(MAX_ROWS_PER_SHARD, max(ROWS_PER_SHARD, n_rows * ROWS_PER_SHARD // 100_000))
     wanted = min(wanted, max(ROWS_PER_SHARD, int(SHARD_S * clips_per_s)))
     if store_bytes is not None:
@@ -91,14 +102,19 @@ def chosen_sizes(
     unit = math.lcm(batch_size, n_views)
     unit = unit if unit <= max(wanted, ROWS_PER_SHARD) else batch_size
     # Powers of two of a unit, so that a little more data doesn't give a size of its own.
-    return Sizes(batch_size, unit * 2 ** max(0, (max(1, wanted // unit)).bit_length() - 1))
+    rows_per_shard = unit * 2 ** max(0, (max(1, wanted // unit)).bit_length() - 1)
+    return Sizes(batch_size, rows_per_shard, n_views)
 
 
-def _fitting_batch(rows_per_shard: int | None, default: int) -> int:
-    """Give the default, or the largest size below it that parts the shards that were asked for."""
-    if not rows_per_shard:
-        return default
-    return max(size for size in range(1, default + 1) if rows_per_shard % size == 0)
+def _fitting_batch(rows_per_shard: int | None, n_views: int, default: int) -> int:
+    """Give the default, or the largest size below it that parts the shards that were asked for.
+
+    For several views of a video, a size of half as many or more that goes well with their number.
+    """
+    if rows_per_shard:
+        return max(size for size in range(1, default + 1) if rows_per_shard % size == 0)
+    sizes = range(default, (default - 1) // 2, -1)
+    return min(sizes, key=lambda size: max(default, math.lcm(size, n_views)))
 
 
 def guessed_rate(*, weights_bytes: int, n_tokens: int, cpus: float, gpus: int) -> float:
@@ -117,7 +133,7 @@ def guessed_rate(*, weights_bytes: int, n_tokens: int, cpus: float, gpus: int) -
 def clips_per_task(
     sizes: Sizes, *, clip_bytes: int, cpus: float, n_models: int, store_bytes: int
 ) -> int:
-    """Clips that a task decodes: whole batches of one shard.
+    """Clips that a task decodes: whole batches of one shard, and whole videos if they fit.
 
     As many as give `TASK_BYTES` or are `TASK_CLIPS`, but fewer where the object store would not
     hold one task for each CPU and two for each model.
@@ -145,12 +161,16 @@ def clips_per_task(
             f"(local_object_store) of {MIN_TASKS * batch_bytes / FRAMES_SHARE / 1e6:.0f} MB or more"
         )
     n_wanted = max(MIN_TASKS, int(cpus) + 2 * n_models)
-    n_batches = min(TASK_BYTES, budget // n_wanted) // batch_bytes
-    n_batches = max(1, min(n_batches, TASK_CLIPS // sizes.batch_size))
-    batches_per_shard = sizes.rows_per_shard // sizes.batch_size
+    # All views of a video are decoded in one pass, also where they are more than `TASK_BYTES`.
+    unit = sizes.unit
+    if MIN_TASKS * unit * clip_bytes > budget or unit > sizes.rows_per_shard:
+        unit = sizes.batch_size
+    n_units = min(TASK_BYTES, budget // n_wanted) // (unit * clip_bytes)
+    n_units = max(1, min(n_units, TASK_CLIPS // unit))
+    units_per_shard = -(-sizes.rows_per_shard // unit)
     # The tasks of a shard are about equal.
-    n_tasks = -(-batches_per_shard // n_batches)
-    return -(-batches_per_shard // n_tasks) * sizes.batch_size
+    n_tasks = -(-units_per_shard // n_units)
+    return -(-units_per_shard // n_tasks) * unit
 
 
 def check_columns(sizes: Sizes, *, row_bytes: int, n_models: int, store_bytes: int) -> None:

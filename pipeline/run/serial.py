@@ -27,7 +27,7 @@ from pipeline.run.job import (
 )
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Explain, Stages, read_rows
-from pipeline.run.tally import LocalChannel, Tally
+from pipeline.run.tally import LocalChannel, Tally, pace_of
 from pipeline.store.lease import Lease
 from pipeline.store.state import RunSummary
 
@@ -87,7 +87,7 @@ def _in_this_process(plan: Plan, n_pending: int, *, stages_of: StagesOf) -> Iter
         except (StorageError, OSError) as error:
             raise PassBrokenError(str(error), tally.end_pass()) from error
 
-    yield Carriage(run_pass, tally.progress, lambda: {"decode": 1, "explain": 1, "write": 1})
+    yield Carriage(run_pass, tally.progress, partial(pace_of, n_cpus=1, n_writers=1))
 
 
 def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel) -> None:
@@ -99,8 +99,8 @@ def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel
             table = read_rows(plan.manifest, rows, plan.views)
         return explain(load({name: table[name].to_numpy() for name in table.column_names}))
 
-    batches = work.tasks(plan.sizes.batch_size)
-    for _, of_shard in groupby(batches, lambda rows: rows.start // plan.sizes.rows_per_shard):
+    tasks = work.tasks(plan.sizes.unit)
+    for _, of_shard in groupby(tasks, lambda rows: rows.start // plan.sizes.rows_per_shard):
         write(concatenated([explained(rows) for rows in of_shard]))
 
 

@@ -12,6 +12,8 @@ LEASE_NAME = "lease.json"
 """Who is working on the run."""
 REMOVED_NAME = "removed.json"
 """What was taken out of the run and must not come back."""
+PACE_NAME = "pace.json"
+"""How fast the run goes, and what bounds it."""
 REPORT_NAME = "report"
 """Folder of the page."""
 SCORES_NAME = "scores.parquet"
@@ -25,7 +27,7 @@ FINDINGS_JSON_NAME = "findings.json"
 
 DERIVED_NAMES = (
     *(FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME),
-    *(SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME),
+    *(PACE_NAME, SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME),
 )
 """What jobs leave beside the store in a run's folder."""
 RUN_NAMES = (STORE_NAME, LEASE_NAME, REMOVED_NAME, *DERIVED_NAMES)
@@ -85,3 +87,8 @@ def lease_url(run_url: str) -> str:
 def removed_url(run_url: str) -> str:
     """Where it is kept what was taken out of a run, see `pipeline.store.removed`."""
     return in_run(run_url, REMOVED_NAME)
+
+
+def pace_url(run_url: str) -> str:
+    """Where the pace of a run is, see `pipeline.store.pace`."""
+    return in_run(run_url, PACE_NAME)

@@ -15,6 +15,7 @@ from pipeline.status import Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
 from pipeline.store.opening import DAMAGE, Store, open_store
+from pipeline.store.pace import Pace, read_pace
 from pipeline.store.pending import read_status
 from pipeline.store.run_folder import store_url
 
@@ -96,6 +97,8 @@ class RunState:
     """The first row of each way to fail that occurs."""
     last_written: datetime | None
     """When a shard was committed last, UTC; None where none is or the storage doesn't say."""
+    pace: Pace | None
+    """How fast it goes or went, and what bounded it; None where that isn't noted."""
     model: dict[str, Any]
     manifest: dict[str, Any]
     sampling: dict[str, Any]
@@ -119,6 +122,7 @@ class RunState:
             "shards": {"total": self.n_shards, "done": self.n_shards_done},
             "failures": {status.label: asdict(first) for status, first in self.examples.items()},
             "last_written": self.last_written and self.last_written.isoformat(timespec="seconds"),
+            "pace": self.pace and self.pace.to_json(),
             "model": self.model,
             "manifest": self.manifest,
             "sampling": self.sampling,
@@ -157,6 +161,7 @@ def read_state(run_url: str) -> RunState:
             if code.failed
         },
         last_written=_last_written(f"{url}/status/c"),
+        pace=read_pace(run_url),
         model=record.model.model_dump(),
         manifest={"url": record.config["manifest"], "digest": identity["manifest"]},
         sampling=identity["sampling"],

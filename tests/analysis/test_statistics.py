@@ -226,7 +226,7 @@ def test_statistics_that_were_cut_off_are_refused(tmp_path):
     attributes = dict(group.attrs)
     del attributes["identity"]
     group.attrs.put(attributes)
-    with pytest.raises(StoreError, match="is not whole"):
+    with pytest.raises(StoreError, match="is not complete"):
         open_statistics(url)
 
 

@@ -1,6 +1,9 @@
 """One pass over a file for several models: each gets what it would get by itself."""
 
+import random
 import shutil
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +13,13 @@ from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.shared_decode import SharedReader
-from pipeline.clips.views import Views, ViewsConfig
+from pipeline.clips.views import View, Views, ViewsConfig
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.status import Status
 from tests.support import counting
 from tests.support.clips import numbered_frames, write_mp4
+from tests.support.recordings import damaged, noisy_frames
 from tests.support.stand_ins import DECODE as STAND_IN
 
 N_CLIPS = 4
@@ -141,3 +145,79 @@ def test_what_hangs_on_anothers_frames_is_not_this_models_timeout(manifest, part
         manifest, "four", decode=STAND_IN, shared=shared, decode_timeout_s=0.3, cache=parts["four"]
     )
     assert_same(both, alone)
+
+
+CASE = Path(__file__).resolve().parents[3] / "shared" / "cases" / "rot_n60_bad57.mp4"
+SIZE = (48, 64)
+PIXELS = Preprocessing(shortest_edge=48, crop=SIZE)
+
+
+def damaged_behind(tmp_path, seed):
+    """Bytes of a clip like the case, and which of its 60 frames is damaged, near the end."""
+    path = write_mp4(tmp_path / "twin.mp4", noisy_frames(), g="250", bf="0", sc_threshold="0")
+    frame = seed.randrange(57, 60)
+    return damaged(path, frame, seed.choice(["zeros", "noise"]), seed), frame
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        pytest.param(
+            None,
+            marks=pytest.mark.skipif(
+                not CASE.exists(), reason="no folder shared/cases beside the checkout"
+            ),
+        ),
+        0,
+        1,
+        2,
+    ],
+)
+def test_damage_behind_ones_samples_and_amid_anothers_is_the_others_alone(tmp_path, twin):
+    seed = f"{date.today()} {twin}"
+    print(f"seed {seed}")
+    data, bad = (
+        (CASE.read_bytes(), 57) if twin is None else damaged_behind(tmp_path, random.Random(seed))
+    )
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(data)
+    table = build_manifest(layout="files", clips=str(tmp_path / "clips"))
+    write_manifest(table, str(tmp_path / "m.parquet"))
+    manifest = read_manifest(str(tmp_path / "m.parquet"))
+    samplings = {
+        # Up to frame 56, up to the damaged one, and every frame.
+        "before": Sampling("uniform", 8),
+        "at": Sampling("strided", bad + 1, stride=1, position=0.0, target_fps=30),
+        "all": Sampling("uniform", 60),
+    }
+    views = {name: Views((View(sampling, PIXELS),)) for name, sampling in samplings.items()}
+    identities = {n: FramesIdentity.of_run(v, SIZE, "pyav", False) for n, v in views.items()}
+    parts = open_parts(
+        str(tmp_path / "cache"),
+        list(identities.values()),
+        manifest,
+        n_views=1,
+        batch_size=1,
+        max_bytes=10**9,
+    )
+    rows = {name: table[name].to_numpy() for name in table.column_names} | {"row": np.arange(1)}
+
+    def outcome(name, **more):
+        given = {"root": manifest.root, "views": views[name], "input_size": SIZE}
+        columns = ClipLoader(**given, class_of_label={}, **more)(rows)
+        return columns
+
+    alone = {name: outcome(name) for name in views}
+    assert alone["before"]["status"].tolist() == [Status.OK]
+    assert alone["before"]["frame_index"][0][-1] == 56
+    for name in ("at", "all"):
+        assert alone[name]["status"].tolist() == [Status.TRUNCATED]
+        assert f"frame {bad} of 60 can't be decoded" in alone[name]["message"][0]
+    for name in views:
+        others = [other for other in views if other != name]
+        shared = tuple(
+            SharedReader(views[other], SIZE, parts[identities[other]]) for other in others
+        )
+        assert_same(outcome(name, shared=shared), alone[name])
+        for other in others:
+            assert_same(outcome(other, cache=parts[identities[other]]), alone[other])

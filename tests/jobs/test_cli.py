@@ -146,7 +146,10 @@ BAD_FLAGS = {
     "a rate without its stride": ((*REQUIRED, "--sampling.target-fps=25"), "a rate goes with"),
     "an empty name": ((*REQUIRED[:2], "--out="), "out: is empty"),
     "an absurd size": ((*REQUIRED, "--rows-per-shard=99999999999"), "rows_per_shard: .*65536"),
-    "a time of no unit": ((*REQUIRED, "--decode-timeout=30x"), "decode_timeout: '30x' is no time"),
+    "a time of no unit": (
+        (*REQUIRED, "--decode-timeout=30x"),
+        "decode_timeout: '30x' is not a time",
+    ),
     "no time at all": ((*REQUIRED, "--decode-timeout=0s"), "decode_timeout: .*greater than 0"),
     "too little memory": ((*REQUIRED, "--decode-memory=1MB"), "decode_memory: .*500000000"),
     "too small a store": ((*REQUIRED, "--local-object-store=10MB"), "local_object_store: .*8000"),

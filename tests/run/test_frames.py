@@ -1,5 +1,6 @@
 """Runs with a cache of frames, and runs of a job that share a decode: the bits of those without."""
 
+import math
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.clips.frames_folder import find_part
+from pipeline.clips.views import ViewsConfig
 from pipeline.errors import ConfigError, StorageError
+from pipeline.run.config import SamplingConfig
 from pipeline.run.frames import TEMPORARY_NAME, frames_identity, with_frames
 from pipeline.run.job import real_stages
 from pipeline.run.plan import plan_run
@@ -16,7 +19,15 @@ from pipeline.run.serial import execute_serially
 from pipeline.status import Status
 from tests.support import counting
 from tests.support.checkpoints import save_timesformer
-from tests.support.runs import objects, run_attribute, stored_columns, write_inputs
+from tests.support.runs import (
+    assert_same_columns,
+    objects,
+    plain_columns,
+    prepared,
+    run_attribute,
+    stored_columns,
+    write_inputs,
+)
 
 N_CLIPS = 10
 DAMAGED = {1: "missing", 3: "truncated", 6: "empty", 8: "too_short"}
@@ -215,3 +226,23 @@ def test_a_cache_that_can_not_be_written_is_one_line_before_anything_is_made(
     assert "frames_cache: can't write" in stderr
     assert stderr.count("\n") == 1
     assert not (tmp_path / "run" / "attributions.zarr").exists()
+
+
+@pytest.mark.parametrize("sizes", [(2, 6), (2, 12), (3, 3)])
+def test_a_file_is_decoded_once_for_its_views_whatever_the_batch(inputs, tmp_path, notes, sizes):
+    batch_size, rows_per_shard = sizes
+    config = inputs.config(
+        tmp_path / "run",
+        sampling=SamplingConfig(kind="strided", stride=2),
+        views=ViewsConfig(clips=3),
+        batch_size=batch_size,
+        rows_per_shard=rows_per_shard,
+    )
+    plan = prepared(config)
+    assert plan.sizes.unit == math.lcm(3, batch_size)
+    notes.taken()
+    execute_serially(plan, stages_of=counted)
+    passes = notes.taken()
+    # What fails is looked at once more, view by view.
+    assert sorted(passes.values())[:N_OK] == [1] * N_OK
+    assert_same_columns(stored_columns(tmp_path / "run"), plain_columns(plan))

@@ -1,5 +1,7 @@
 """How many models run, and how many clips a task takes, on machines of many sizes."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,7 +176,9 @@ def test_shards_are_whole_batches_and_whole_videos_if_they_may_be(
         n_rows, n_views=n_views, batch_size=batch_size, row_bytes=row_bytes, clips_per_s=clips_per_s
     )
     assert sizes.rows_per_shard % sizes.batch_size == 0
-    assert sizes.batch_size == (batch_size or 8)
+    if batch_size or n_views == 1:
+        assert sizes.batch_size == (batch_size or 8)
+    assert batch_size or 4 <= sizes.batch_size <= 8
     assert sizes.rows_per_shard <= max(4096, sizes.batch_size)
     if sizes.batch_size * n_views <= 256:
         assert sizes.rows_per_shard % n_views == 0
@@ -185,3 +189,26 @@ def test_the_guess_of_the_rate_is_right_within_a_factor_of_three():
     base = guessed_rate(weights_bytes=486_000_000, n_tokens=1568, cpus=2, gpus=0)
     assert 0.45 / 3 < base < 0.45 * 3
     assert guessed_rate(weights_bytes=486_000_000, n_tokens=1568, cpus=2, gpus=1) == 20
+
+
+@pytest.mark.parametrize(
+    ("n_views", "batch_size"), [(1, 8), (2, 8), (3, 6), (10, 5), (12, 6), (15, 5), (24, 8)]
+)
+def test_batches_go_with_the_views_of_a_video(n_views, batch_size):
+    sizes = sizes_of(1000, n_views=n_views)
+    assert sizes.batch_size == batch_size
+    assert sizes.unit == math.lcm(batch_size, n_views) <= 24
+    # On a GPU the same, and what is asked for stands.
+    assert sizes_of(1000, n_views=15, device="cuda").unit == 30
+    assert sizes_of(1000, n_views=15, batch_size=8) == Sizes(8, 240, 15)
+
+
+def test_a_video_of_more_frames_than_a_task_has_is_one_task():
+    clip_bytes = 16 * 224 * 224 * 3
+    sizes = Sizes(5, 240, n_views=15)
+    assert 15 * clip_bytes > TASK_BYTES
+    given = {"clip_bytes": clip_bytes, "cpus": 2, "n_models": 1}
+    assert clips_per_task(sizes, **given, store_bytes=10**9) == 15
+    # Where three of them don't fit into the object store, its views are read in parts.
+    assert clips_per_task(sizes, **given, store_bytes=2 * 10**8) == 5
+    assert clips_per_task(Sizes(2, 4, n_views=3), **given, store_bytes=10**9) == 4

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as it is told, request by request."""
+"""A real HTTP server on loopback whose answers are set request by request."""
 
 import socket
 import struct
@@ -15,16 +15,16 @@ Answer = int | str
 RESET = "reset"
 """The connection is reset without an answer."""
 CUT = "cut"
-"""Half of the body, and the end of the connection."""
+"""Half of the body, then the connection ends."""
 
 
 @dataclass
 class Served:
-    """What a server gives, and what it was asked."""
+    """What a server answers, and what it was asked."""
 
     content: dict[str, bytes]
     answer: Callable[[str, int], Answer | None] = lambda path, nth: None
-    """Path, and how often it was asked for before, to an answer; None for what is right."""
+    """From a path, and how often it was asked for before, to an answer; None for the right one."""
     url: str = ""
     etags: dict[str, str] = field(default_factory=dict)
     """By path; of others none is told."""
@@ -73,7 +73,7 @@ def served(content: dict[str, bytes]) -> Iterator[Served]:
             try:
                 super().handle()
             except (OSError, ValueError):
-                # The connection that was reset here.
+                # This connection was reset above.
                 self.close_connection = True
 
         def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""Which clips stand for a class, and that their frames are the ones that the run saw."""
+"""The frames of a clip are the ones that the run saw, or the reason why not is told."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import open_run
-from analysis.page.examples import ClipSource, choose_clips, manifest_rows
+from analysis.page.examples import ClipSource, manifest_rows
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views, ViewsConfig
@@ -19,34 +19,6 @@ from tests.support import stand_ins
 from tests.support.clips import numbered_frames, write_mp4
 
 ONE_VIEW = Views.of_config(ViewsConfig(), Sampling("uniform", 4), Preprocessing())
-
-
-def _choose(groups, correct, probability, clips_per_class):
-    return choose_clips(
-        np.array(groups),
-        np.array(correct, bool),
-        np.array(probability),
-        n_classes=3,
-        clips_per_class=clips_per_class,
-    )
-
-
-def test_the_most_confident_correct_and_wrong_clips_are_taken_in_turn():
-    groups = [0, 0, 0, 0, 0, 2, -1]
-    correct = [1, 1, 0, 0, 1, 1, 1]
-    probability = [0.5, 0.9, 0.3, 0.8, 0.7, 0.1, 1.0]
-    assert _choose(groups, correct, probability, 1) == [[1], [], [5]]
-    assert _choose(groups, correct, probability, 2) == [[1, 3], [], [5]]
-    assert _choose(groups, correct, probability, 3) == [[1, 3, 4], [], [5]]
-    assert _choose(groups, correct, probability, 9) == [[1, 3, 4, 2, 0], [], [5]]
-
-
-def test_equal_clips_are_taken_in_their_order():
-    assert _choose([1, 1, 1], [1, 1, 1], [0.5, 0.5, 0.5], 2) == [[], [0, 1], []]
-
-
-def test_no_clips_can_be_asked_for():
-    assert _choose([0, 1, 2], [1, 1, 0], [0.5, 0.5, 0.5], 0) == [[], [], []]
 
 
 def test_manifest_rows_are_found_across_row_groups(tmp_path):
