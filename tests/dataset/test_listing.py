@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset.listing import Listing, list_folder
@@ -54,6 +54,7 @@ PATHS = (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PATHS), min_size=1, max_size=9), st.integers(0, 9))
 def test_a_column_is_what_its_paths_are_one_by_one(paths, cut):
     prefixes = ("file:///a/b/", "/a/b/")
