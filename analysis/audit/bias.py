@@ -38,19 +38,31 @@ class ScoreTest:
     class, those of the others, and the number of time steps."""
     seen: str
     check: str
-    place: Callable[[int], Place]
+    place: Callable[[NDArray[np.float64], NDArray[np.float64]], Place]
+    """Where to look, from the mean T of the class and that of the others, (time,) each."""
 
 
-def _at_first(n_times: int) -> Place:
-    return Place(time=(0, 1))
+def _at_first(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> Place:
+    return Place(time=(0, _n_raised(inside, outside)))
 
 
-def _at_last(n_times: int) -> Place:
-    return Place(time=(n_times - 1, n_times))
+def _at_last(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> Place:
+    n_times = len(inside)
+    return Place(time=(n_times - _n_raised(inside[::-1], outside[::-1]), n_times))
 
 
-def _anywhere(n_times: int) -> Place:
+def _anywhere(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> Place:
     return Place()
+
+
+def _n_raised(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> int:
+    """Count the steps, from the first on, that get more than in other classes.
+
+    A flash may last longer than one step; at least one is counted, and at most half of the clip.
+    """
+    raised = inside >= 1.25 * outside
+    n_raised = int(np.argmin(raised)) if not raised.all() else len(raised)
+    return max(1, min(n_raised, len(inside) // 2))
 
 
 def _half_more(inside: NDArray[np.float64], outside: NDArray[np.float64], n_times: int) -> bool:
@@ -171,7 +183,7 @@ def _class_finding(
         examples=evidence.examples(rows[np.argsort(-inside, kind="stable")]),
         method=evidence.method,
         class_specific=evidence.class_specific,
-        place=test.place(evidence.grid[0]),
+        place=test.place(*(evidence.when[part].mean(axis=0) for part in (member, ~member))),
     )
 
 

@@ -24,10 +24,12 @@ FINDINGS_NAME = "findings.parquet"
 """What `jobs.audit` has found."""
 FINDINGS_JSON_NAME = "findings.json"
 """The same as JSON."""
+INTERVENTIONS_NAME = "interventions"
+"""Folder of what came of interventions, by `jobs.audit --verify`."""
 
 DERIVED_NAMES = (
     *(FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME),
-    *(PACE_NAME, SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME),
+    *(PACE_NAME, SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME, INTERVENTIONS_NAME),
 )
 """What jobs leave beside the store in a run's folder."""
 RUN_NAMES = (STORE_NAME, LEASE_NAME, REMOVED_NAME, *DERIVED_NAMES)
@@ -87,6 +89,11 @@ def lease_url(run_url: str) -> str:
 def removed_url(run_url: str) -> str:
     """Where it is kept what was taken out of a run, see `pipeline.store.removed`."""
     return in_run(run_url, REMOVED_NAME)
+
+
+def interventions_url(run_url: str) -> str:
+    """Where the outcomes of interventions are in a run's folder."""
+    return in_run(run_url, INTERVENTIONS_NAME)
 
 
 def pace_url(run_url: str) -> str:
