@@ -6,10 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import CliPositionalArg
 
-from jobs.cli import run_job
-from pipeline.base_config import FrozenConfig
+from jobs.cli import RunWriter, owned_run, run_job
 from pipeline.errors import StorageError
 from pipeline.run.config import Device
 from pipeline.store.run_folder import failures_url, faithfulness_url, metrics_url
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.store.state import RunSummary
 
 
-class EvaluateConfig(FrozenConfig):
+class EvaluateConfig(RunWriter):
     """Measure a run's attributions against ground truth, by perturbing its clips, or both.
 
     With ground truth: the share of attribution that falls on the mask, and its lift, for the run's
@@ -39,8 +37,6 @@ class EvaluateConfig(FrozenConfig):
     is kept in the run's folder, shard by shard; the same command goes on where it was.
     """
 
-    run: CliPositionalArg[str]
-    """Folder of the run, any fsspec URL."""
     ground_truth: str | None = None
     """The `ground_truth.zarr` of a synthetic dataset, or of `jobs.ground_truth`."""
     kind: str | None = None
@@ -70,8 +66,6 @@ class EvaluateConfig(FrozenConfig):
     """Ask in this process alone, without Ray."""
     overwrite: bool = False
     """Delete what an earlier sample has told, and start over; for one call."""
-    take_over: bool = False
-    """Go on with a sample that somebody else seems to be working on. For one call."""
 
     @model_validator(mode="after")
     def _something_is_asked_for(self) -> Self:
@@ -96,7 +90,14 @@ def _localise(config: EvaluateConfig, ground_truth: str) -> None:
     from pipeline.store.ground_truth import open_ground_truth
 
     truth = open_ground_truth(ground_truth)
-    evaluation = evaluate_run(config.run, truth, kind=config.kind, n_transported=config.emd_clips)
+    with owned_run(config, "evaluate") as (_, lease):
+        evaluation = evaluate_run(
+            config.run,
+            truth,
+            kind=config.kind,
+            n_transported=config.emd_clips,
+            before_writing=lease.check,
+        )
     print(f"{'method':<28} {'on mask':>8} {'covered':>8} {'lift':>6}  (standard error)")
     for method, lift in evaluation.methods.items():
         print(f"{method:<28} {lift.share:>8.1%} {lift.covered:>8.1%} {_value(lift)}")
@@ -137,11 +138,10 @@ def _perturb(config: EvaluateConfig) -> int:
     from pipeline.evaluation.perturbation import FILLS
     from pipeline.logs import set_up_logging
     from pipeline.run.sample import discard_sample, prepare_sample
-    from pipeline.store.lease import leased
 
     set_up_logging("text", logging.WARNING)
     out = faithfulness_url(config.run)
-    with leased(out, verb="evaluate", take_over=config.take_over) as lease:
+    with owned_run(config, "evaluate") as (_, lease):
         if config.overwrite:
             discard_sample(out)
         plan = planned(config)

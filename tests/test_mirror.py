@@ -32,10 +32,6 @@ ELSEWHERE = {
         "synthetic/test_dataset.py",
         "the flags of its jobs",
     ),
-    "analysis/page/clip_cards.py": (
-        "analysis/page/test_report.py",
-        "read on the page",
-    ),
     "jobs/evaluate.py": ("evaluation/test_evaluate.py", "runs and ground truth take long to make"),
     "jobs/synthesize.py": ("jobs/test_manifest.py", "the clips that it writes are listed there"),
     "jobs/train.py": ("synthetic/test_training.py", "a model that was trained takes long to make"),

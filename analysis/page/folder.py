@@ -1,80 +1,81 @@
-"""The report's page: its folder of files, its images, and the template that is filled in."""
+"""The page's folder: its fixed files, its data as scripts, and its pictures, at any fsspec URL."""
 
-import io
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
 
-_NONE = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of the page."""
-
-    source: str
-    """URL relative to the page."""
-    alt: str
-    """What it shows, in words."""
-    width: int
-    """Pixels; with the height, it keeps a lazily loaded page from jumping."""
-    height: int
+_DIGITS = 4
+"""Significant digits of the page's numbers: more can't be seen, and costs bytes."""
 
 
 class PageFolder:
-    """Where the page and its images go, at any fsspec URL."""
+    """Where the page goes."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self._filesystem, self._path = open_filesystem(url)
-        with_retries(url, lambda: self._filesystem.makedirs(f"{self._path}/images", exist_ok=True))
+        self.url = url.rstrip("/")
+        self._filesystem, self._path = open_filesystem(self.url)
+        with_retries(url, self._make_folders)
+
+    def _make_folders(self) -> None:
+        for name in ("data", "images"):
+            self._filesystem.makedirs(f"{self._path}/{name}", exist_ok=True)
 
     def write(self, name: str, data: bytes) -> str:
-        """Write a file of the report; gives its URL."""
+        """Write a file of the page; gives its URL."""
         where = f"{self._path}/{name}"
         with_retries(where, lambda: self._filesystem.pipe_file(where, data))
         return f"{self.url}/{name}"
 
-    def add_picture(self, name: str, png: bytes, alt: str) -> Picture:
-        """Write an image of the report.
+    def write_data(self, name: str, value: Any) -> None:
+        """Write data as a script that hands it over: a page from disk can't fetch a file.
 
         Parameters
         ----------
         name
             File name without suffix. It is never made from a class name, which may hold anything.
         """
-        source = f"images/{name}.png"
-        self.write(source, png)
-        width, height = Image.open(io.BytesIO(png)).size
-        return Picture(source, alt, width, height)
+        self.write(f"data/{name}.js", f"staa.take({as_json(name)},{as_json(value)});\n".encode())
 
 
-def render_page(**context: Any) -> str:
-    """Fill in the template; whatever is in the context is text, never markup."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(count=_count, percent=_percent, decimals=_decimals)
-    return environment.get_template("report.html").render(context)
+def as_json(value: Any) -> str:
+    """Write plain values, arrays and their nests as JSON: NaN as null, ``<`` as its number.
+
+    So no text of a run can end a script or begin markup, wherever the JSON is put.
+    """
+    return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _count(value: int) -> str:
-    return f"{value:,}"
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        short = float(f"{value:.{_DIGITS}g}")
+        return int(short) if short.is_integer() and abs(short) < 1e15 else short
+    return value
 
 
-def _percent(value: float | None) -> str:
-    return _NONE if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+def site_file(name: str) -> str:
+    """Text of a fixed file of the page."""
+    return (files("analysis.page") / "site" / name).read_text(encoding="utf-8")
 
 
-def _decimals(value: float) -> str:
-    return _NONE if np.isnan(value) else f"{value:.2f}"
+def render_shell(**context: Any) -> str:
+    """Fill in the page's frame; whatever is in the context is text, never markup."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(site_file("index.html")).render(context)

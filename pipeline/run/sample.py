@@ -1,8 +1,7 @@
 """A sample of a finished run's clips, planned to go through the model again.
 
-It is a run of its own in a folder below the run's: with a manifest of the chosen clips, a store of
-what is measured of each, failures and a lease. So it is carried out, resumed and committed as any
-run is. The clips are decoded as the run has decoded them, and seen by the same model.
+It is a run of its own in a folder below the run's, with a manifest of the chosen clips, a store of
+what is measured of each, and failures. So it is carried out, resumed and committed as any run is. The clips are decoded as the run has decoded them, and seen by the same model.
 """
 
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from pipeline.store.run_folder import (
     FAILURES_NAME,
     MANIFEST_NAME,
     METRICS_NAME,
+    PACE_NAME,
     in_run,
     metrics_url,
     store_url,
@@ -223,7 +223,7 @@ def discard_sample(out: str) -> None:
         If the storage refuses.
     """
     try:
-        for name in (METRICS_NAME, MANIFEST_NAME, FAILURES_NAME):
+        for name in (METRICS_NAME, MANIFEST_NAME, FAILURES_NAME, PACE_NAME):
             filesystem, path = open_filesystem(in_run(out, name))
             filesystem.invalidate_cache()
             if filesystem.exists(path):

@@ -1,10 +1,12 @@
-"""Which clips stand for a class, and that their frames are the ones that the run saw."""
+"""The frames of a clip are the ones that the run saw, or the reason why not is told."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from analysis import open_run
-from analysis.page.examples import ClipSource, choose_clips, manifest_rows
+from analysis.page.examples import ClipSource, manifest_rows
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views, ViewsConfig
@@ -13,37 +15,10 @@ from pipeline.dataset.manifest import ROWS_PER_GROUP, read_manifest, write_manif
 from pipeline.errors import ManifestError
 from pipeline.status import DecodeError, Status
 from tests.analysis.stores import FRAME_SIZE, random_columns, small_layout, write_run
+from tests.support import stand_ins
 from tests.support.clips import numbered_frames, write_mp4
 
 ONE_VIEW = Views.of_config(ViewsConfig(), Sampling("uniform", 4), Preprocessing())
-
-
-def _choose(groups, correct, probability, clips_per_class):
-    return choose_clips(
-        np.array(groups),
-        np.array(correct, bool),
-        np.array(probability),
-        n_classes=3,
-        clips_per_class=clips_per_class,
-    )
-
-
-def test_the_most_confident_correct_and_wrong_clips_are_taken_in_turn():
-    groups = [0, 0, 0, 0, 0, 2, -1]
-    correct = [1, 1, 0, 0, 1, 1, 1]
-    probability = [0.5, 0.9, 0.3, 0.8, 0.7, 0.1, 1.0]
-    assert _choose(groups, correct, probability, 1) == [[1], [], [5]]
-    assert _choose(groups, correct, probability, 2) == [[1, 3], [], [5]]
-    assert _choose(groups, correct, probability, 3) == [[1, 3, 4], [], [5]]
-    assert _choose(groups, correct, probability, 9) == [[1, 3, 4, 2, 0], [], [5]]
-
-
-def test_equal_clips_are_taken_in_their_order():
-    assert _choose([1, 1, 1], [1, 1, 1], [0.5, 0.5, 0.5], 2) == [[], [0, 1], []]
-
-
-def test_no_clips_can_be_asked_for():
-    assert _choose([0, 1, 2], [1, 1, 0], [0.5, 0.5, 0.5], 0) == [[], [], []]
 
 
 def test_manifest_rows_are_found_across_row_groups(tmp_path):
@@ -97,6 +72,25 @@ def test_a_clip_that_has_changed_is_told(run):
     with pytest.raises(DecodeError) as caught:
         source.frames(0, "gone.mp4", run["frame_index"].values[0])
     assert caught.value.status == Status.MISSING
+
+
+@pytest.mark.parametrize(
+    ("what", "status"), [("hang", Status.TIMEOUT), ("segfault", Status.CRASHED)]
+)
+def test_a_file_that_hangs_or_crashes_the_decoder_costs_its_picture_alone(
+    run, tmp_path, what, status
+):
+    source = replace(ClipSource.of_run(run), decode=stand_ins.DECODE, timeout_s=0.5)
+    (tmp_path / "clips" / "one.mp4").write_bytes(f"STAND-IN {what}".encode())
+    with pytest.raises(DecodeError) as caught:
+        source.frames(0, "one.mp4", run["frame_index"].values[0])
+    assert caught.value.status == status
+
+
+def test_limits_are_those_of_the_run(run):
+    config = run.attrs["config"] | {"decode_timeout": 7.0, "decode_memory": 600_000_000}
+    source = ClipSource.of_run(run.assign_attrs(config=config))
+    assert (source.timeout_s, source.memory_bytes) == (7.0, 600_000_000)
 
 
 def test_another_manifest_than_the_runs_is_refused(run, tmp_path):

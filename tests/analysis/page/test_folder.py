@@ -1,58 +1,57 @@
-"""The page's folder: files at any URL, pictures with their sizes, a template without gaps."""
+"""The page's folder: files at any URL, data as scripts, and texts that stay texts."""
+
+import json
 
 import fsspec
 import jinja2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from analysis.page.figures import pixels_png
-from analysis.page.folder import PageFolder, Picture, _count, _decimals, _percent, render_page
-
-NONE = "\N{EN DASH}"
+from analysis.page.folder import PageFolder, as_json, render_shell
 
 
 def url_of_disk(tmp_path):
-    return str(tmp_path / "report")
+    return str(tmp_path / "page")
 
 
 def url_of_memory(tmp_path):
-    return f"memory://{tmp_path.name}/report"
+    return f"memory://{tmp_path.name}/page"
 
 
 @pytest.mark.parametrize("url_of", [url_of_disk, url_of_memory])
-def test_files_and_pictures_lie_below_the_page(tmp_path, url_of):
+def test_files_and_data_lie_below_the_page(tmp_path, url_of):
     url = url_of(tmp_path)
-    folder = PageFolder(url)
+    folder = PageFolder(f"{url}/")
     assert folder.write("index.html", b"<p>") == f"{url}/index.html"
-    png = pixels_png(np.zeros((3, 5, 3), np.uint8))
-    assert folder.add_picture("map-1", png, "a map") == Picture("images/map-1.png", "a map", 5, 3)
-    with fsspec.open(f"{url}/images/map-1.png") as file:
-        assert file.read() == png
-    with fsspec.open(f"{url}/index.html") as file:
-        assert file.read() == b"<p>"
-    # A second report of the same run goes over the first.
+    folder.write_data("class-1", {"a": 1})
+    with fsspec.open(f"{url}/data/class-1.js") as file:
+        assert file.read() == b'staa.take("class-1",{"a":1});\n'
+    # A second page of the same run goes over the first.
     PageFolder(url).write("index.html", b"again")
     with fsspec.open(f"{url}/index.html") as file:
         assert file.read() == b"again"
 
 
-def test_numbers_are_shown_as_people_read_them():
-    assert _count(1234567) == "1,234,567"
-    assert (_percent(0.12345), _percent(None), _percent(float("nan"))) == ("12.3 %", NONE, NONE)
-    assert (_decimals(0.005), _decimals(float("nan"))) == ("0.01", NONE)
+TEXTS = st.text() | st.sampled_from(["</script>", "<!--", "\u2028", "\x00", "]]>", "\\u003c"])
 
 
-@pytest.fixture
-def template(monkeypatch):
-    """A template of one name, in the place of the report's."""
-    loader = jinja2.DictLoader({"report.html": "<p>{{ name }} {{ 1234 | count }}</p>"})
-    monkeypatch.setattr(jinja2, "PackageLoader", lambda package: loader)
+@given(st.recursive(TEXTS | st.integers() | st.booleans() | st.none(), st.lists, max_leaves=8))
+def test_json_says_the_same_without_an_opening_bracket(value):
+    text = as_json(value)
+    assert "<" not in text
+    assert json.loads(text) == value
 
 
-def test_what_is_filled_in_is_text_and_never_markup(template):
-    assert render_page(name="<b>&") == "<p>&lt;b&gt;&amp; 1,234</p>"
+def test_numbers_are_short_and_what_is_none_is_null():
+    value = {"a": np.array([0.123456, np.nan, np.inf]), "n": np.int64(3), "w": (1.0, np.float32(2))}
+    assert as_json(value) == '{"a":[0.1235,null,null],"n":3,"w":[1,2]}'
 
 
-def test_what_the_template_lacks_is_an_error_and_no_gap(template):
+def test_what_the_shell_is_filled_with_is_text_and_never_markup():
+    shell = render_shell(name='"><script>x</script>', run_url="{{ 7 * 7 }}")
+    assert shell.count("<script") == shell.count("<script src=")
+    assert "{{ 7 * 7 }}" in shell
     with pytest.raises(jinja2.UndefinedError, match="'name' is undefined"):
-        render_page()
+        render_shell(run_url="run")

@@ -1,5 +1,7 @@
-"""The page, read back as a browser would: its images, links, escaping, and what it leaves out."""
+"""The page as files: what it holds of a run, and what it leaves out."""
 
+import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,103 +11,115 @@ import pytest
 from PIL import Image
 
 from analysis import class_statistics, open_run, write_report
-from pipeline.dataset.layouts import build_manifest
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from analysis.audit.audit import save_findings
+from analysis.audit.settings import AuditSettings
+from analysis.page.folder import site_file
 from pipeline.errors import StoreError
 from pipeline.status import Status
-from tests.analysis.stores import random_columns, small_layout, write_run
-from tests.support.clips import numbered_frames, write_mp4
-
-HOSTILE = ('<script>alert("x")</script>', '"onerror="alert(1)', "{{ 7 * 7 }} $x_2$")
+from tests.analysis.page.pages import HOSTILE, SEEN, data_of, findings_of, write_dataset
+from tests.analysis.stores import CLASS_NAMES, random_columns, small_layout, write_run
 
 
 class Page(HTMLParser):
-    """Elements of a page, and its text with single spaces."""
+    """Elements of a page."""
 
     def __init__(self, source):
         super().__init__()
         self.elements = []
-        self.text = ""
         self.feed(source)
-        self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
 
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def _page(url):
-    return Page(Path(url).read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    """A manifest of six clips, the last of which is no video any more."""
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    for row in range(6):
-        write_mp4(clips / f"{row}.mp4", numbered_frames(12))
-    url = str(tmp_path / "manifest.parquet")
-    write_manifest(build_manifest(layout="files", clips=str(clips)), url)
-    (clips / "5.mp4").write_bytes(b"")
-    return {"manifest": url, "digest": read_manifest(url).digest}
-
-
-def _columns(layout, **given):
-    n_rows = layout.n_rows
-    frame_index = np.tile(np.array([1, 4, 7, 10], np.int32), (n_rows, 1))
+def columns_of(layout, **given):
+    frame_index = np.tile(SEEN, (layout.n_rows, 1))
     return random_columns(layout, frame_index=frame_index, **given)
 
 
-def test_a_report_shows_its_classes_and_clips_and_holds_all_its_images(tmp_path, dataset):
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A manifest of six clips, the last of which is no video any more."""
+    folder = tmp_path_factory.mktemp("dataset")
+    given = write_dataset(folder, 6)
+    (folder / "clips" / "05.mp4").write_bytes(b"")
+    return given
+
+
+def test_a_page_shows_its_classes_and_clips_with_their_frames(tmp_path, dataset):
     layout = small_layout(6)
-    columns = _columns(
+    columns = columns_of(
         layout,
         status=np.array([1, 1, 1, Status.TRUNCATED, 1, 1], np.uint8),
         label=np.array([0, 0, 0, 0, 1, 1], np.int32),
         prediction=np.array([0, 1, 0, 0, 1, 1], np.int32),
         probability=np.array([0.5, 0.6, 0.9, 0.9, 0.4, 0.8], np.float32),
     )
-    url = write_report(write_run(tmp_path / "run", layout, columns, **dataset))
+    url = write_report(write_run(tmp_path / "run", layout, columns, **dataset), clips_per_class=1)
     assert url == f"{tmp_path}/run/report/index.html"
-    page = _page(url)
-    images = page.all("img")
-    for image in images:
-        with Image.open(Path(url).parent / image["src"]) as picture:
-            assert picture.size == (int(image["width"]), int(image["height"]))
-        assert image["alt"]
-        assert image["loading"] == "lazy"
-    sources = [image["src"] for image in images if "/clip-" in image["src"]]
-    assert sources == ["images/clip-2.png", "images/clip-1.png", "images/clip-4.png"]
-    assert "Wrong: bowling (0.60), label archery" in page.text
-    assert "row 5 · 5.mp4 · not shown: the file has no bytes" in page.text
-    assert "clip3 is broken" in page.text
-    assert "truncated" in page.text
-    links = {link["href"][1:] for link in page.all("a")}
-    assert links <= {attributes.get("id") for _, attributes in page.elements}
-    assert {"class-0", "class-1"} <= links
-    assert "class-2" not in links
+    overview = data_of(url, "overview")
+    assert overview["classes"]["name"] == list(CLASS_NAMES)
+    assert overview["classes"]["n"] == [3, 2, 0]
+    assert overview["classes"]["failed"] == [1, 0, 0]
+    assert overview["summary"]["accuracy"] == pytest.approx(0.8)
+    assert not overview["audited"]
+    clips = {
+        clip["row"]: clip for index in (0, 1) for clip in data_of(url, f"class-{index}")["clips"]
+    }
+    assert {row for row, clip in clips.items() if "right" in clip["why"]} == {2, 5}
+    assert {row for row, clip in clips.items() if "wrong" in clip["why"]} == {1}
+    assert clips[1]["label"] == "archery"
+    assert clips[1]["prediction"] == "bowling"
+    assert clips[1]["path"] == "01.mp4"
+    assert clips[2]["frames"] == [1, 7]
+    assert clips[5]["note"] == "the file has no bytes"
+    width, height = clips[2]["size"]
+    with Image.open(Path(url).parent / clips[2]["picture"]) as picture:
+        assert picture.size == (2 * width, height)
+    assert data_of(url, "failures") == [
+        {"row": 3, "video": "clip3", "status": "truncated", "message": "clip3 is broken"}
+    ]
+    assert data_of(url, "clips")["row"] == sorted(clips)
+    assert not (Path(url).parent / "data" / "class-2.js").exists()
 
 
-def test_the_page_needs_no_network(tmp_path, dataset):
+def test_the_page_needs_no_network_and_runs_no_script_of_its_text(tmp_path, dataset):
     layout = small_layout(6)
-    url = write_report(write_run(tmp_path / "run", layout, _columns(layout), **dataset))
-    source = Path(url).read_text()
-    assert "//" not in source.replace("// Sorting", "").replace(str(tmp_path), "")
-    assert "@import" not in source
-    page = _page(url)
-    assert not page.all("link")
-    assert all("src" not in script for script in page.all("script"))
+    url = write_report(write_run(tmp_path / "run", layout, columns_of(layout), **dataset))
+    page = Page(Path(url).read_text())
+    (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv")]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert all("src" in script for script in page.all("script"))
+    assert not any(name.startswith("on") for _, a in page.elements for name in a)
+    assert not any("style" in attributes for _, attributes in page.elements)
+    for attributes in page.all("script") + page.all("link"):
+        source = attributes.get("src") or attributes["href"]
+        assert source == "data:," or (Path(url).parent / source).is_file()
+    for name in (
+        "page.css",
+        "base.js",
+        "figures.js",
+        "player.js",
+        "plots.js",
+        "lists.js",
+        "views.js",
+    ):
+        text = site_file(name)
+        assert "@import" not in text
+        assert set(re.findall(r"https?://[\w./-]+", text)) <= {
+            "http://www.w3.org/2000/svg",
+            "https://vega.github.io/schema/vega-lite/v6.json",
+        }
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
 
 
 def test_names_paths_and_messages_are_text(tmp_path):
     layout = small_layout(6)
-    columns = _columns(
+    columns = columns_of(
         layout,
         status=np.array([1, 1, 1, 1, 1, Status.UNREADABLE], np.uint8),
         video_id=np.array(HOSTILE * 2, object),
@@ -113,81 +127,104 @@ def test_names_paths_and_messages_are_text(tmp_path):
         label=np.array([0, 1, 2, 0, 1, 2], np.int32),
     )
     run = write_run(
-        tmp_path / "run", layout, columns, class_names=HOSTILE, manifest=f"/none/{HOSTILE[0]}"
+        tmp_path / HOSTILE[1], layout, columns, class_names=HOSTILE, manifest=f"/none/{HOSTILE[0]}"
     )
-    page = _page(write_report(run))
-    assert len(page.all("script")) == 1
-    assert not any("onerror" in attributes for _, attributes in page.elements)
-    assert all(name in page.text for name in HOSTILE)
-    assert "alert" in page.text
+    url = write_report(run, str(tmp_path / "page"), found=findings_of(HOSTILE))
+    shell = Path(url).read_text()
+    assert "alert(1)" in shell
+    assert not any(name.startswith("on") for _, a in Page(shell).elements for name in a)
+    for script in (tmp_path / "page" / "data").iterdir():
+        assert "<" not in script.read_text()
+    assert data_of(url, "overview")["classes"]["name"] == list(HOSTILE)
 
 
-def test_without_its_manifest_a_report_has_no_frames_and_says_so(tmp_path):
+def test_findings_beside_the_run_are_shown_while_they_are_of_its_rows(tmp_path):
+    layout = small_layout(9)
+    run = write_run(tmp_path / "run", layout, columns_of(layout))
+    found = findings_of(CLASS_NAMES)
+    save_findings(found, run, AuditSettings())
+    url = write_report(run, clips_per_class=0)
+    overview = data_of(url, "overview")
+    assert overview["audited"]
+    assert overview["nFindings"] == len(found)
+    assert overview["states"]["confirmed"] == 1
+    listed = data_of(url, "findings")
+    assert [one["key"] for one in listed] == [one.key for one in found]
+    assert listed[2]["low"] is None
+    # All their examples are shown, whatever the number of clips of a class.
+    shown = reasons_of(url)
+    assert shown.keys() == {0, 1, 2, 3, 4, 5, 7}
+    assert shown[5] == ["suspect"]
+    about = json.loads((tmp_path / "run" / "findings.json").read_text())
+    (tmp_path / "run" / "findings.json").write_text(json.dumps({**about, "coverage": 1}))
+    assert not data_of(write_report(run), "overview")["audited"]
+
+
+def reasons_of(url):
+    index = data_of(url, "clips")
+    names = {f"class-{i}" if i >= 0 else "class-none" for i in index["class"]}
+    return {clip["row"]: clip["why"] for name in names for clip in data_of(url, name)["clips"]}
+
+
+def test_without_its_manifest_a_page_has_no_frames_and_says_so(tmp_path):
     layout = small_layout(6)
-    run = write_run(tmp_path / "run", layout, _columns(layout), manifest="gone.parquet")
-    page = _page(write_report(run))
-    assert "Clips are shown without their frames: can't read manifest gone.parquet" in page.text
-    assert not any("/clip-" in image["src"] for image in page.all("img"))
-    assert any("-map" in image["src"] for image in page.all("img"))
+    run = write_run(tmp_path / "run", layout, columns_of(layout), manifest="gone.parquet")
+    url = write_report(run)
+    assert data_of(url, "overview")["sourceNote"].startswith("can't read manifest gone.parquet")
+    assert not list(Path(url).parent.glob("images/clip-*"))
 
 
-def test_a_run_without_labels_is_reported_by_prediction(tmp_path, dataset):
+def test_frames_are_read_of_so_many_clips_and_no_more(tmp_path, dataset):
     layout = small_layout(6)
-    columns = _columns(layout, label=np.full(6, -1, np.int32))
-    page = _page(write_report(write_run(tmp_path / "run", layout, columns, **dataset)))
-    assert "predicted class" in page.text
-    assert "Wrong:" not in page.text
-    assert "Correct:" not in page.text
-    assert any("/clip-" in image["src"] for image in page.all("img"))
+    run = write_run(tmp_path / "run", layout, columns_of(layout), **dataset)
+    url = write_report(run, clips_with_frames=2)
+    assert data_of(url, "overview")["nFrames"] == 2
+    assert len(list(Path(url).parent.glob("images/clip-*"))) <= 2
 
 
-def test_a_run_that_has_just_begun_can_be_reported(tmp_path):
+def test_a_run_without_labels_is_shown_by_prediction(tmp_path):
     layout = small_layout(6)
-    run = write_run(tmp_path / "run", layout, _columns(layout), pending_shards=(0, 1))
-    page = _page(write_report(run))
-    assert "pending: the run is not finished" in page.text
-    assert page.all("img") == []
-
-
-def test_failures_are_capped_and_their_number_said(tmp_path):
-    layout = small_layout(6)
-    columns = _columns(layout, status=np.full(6, Status.MISSING, np.uint8))
-    page = _page(write_report(write_run(tmp_path / "run", layout, columns), max_failures=2))
-    assert "6 missing. The first 2 of 6 are listed." in page.text
-    assert "clip1 is broken" in page.text
-    assert "clip2 is broken" not in page.text
+    columns = columns_of(layout, label=np.full(6, -1, np.int32))
+    url = write_report(write_run(tmp_path / "run", layout, columns))
+    overview = data_of(url, "overview")
+    assert overview["by"] == "prediction"
+    assert overview["summary"]["accuracy"] is None
+    assert data_of(url, "confusion") == {"label": [], "prediction": [], "n": []}
 
 
 def test_statistics_that_are_given_are_the_ones_shown(tmp_path):
     layout = small_layout(6)
-    run = write_run(tmp_path / "run", layout, _columns(layout))
+    run = write_run(tmp_path / "run", layout, columns_of(layout))
     statistics = class_statistics(open_run(run), "prediction")
-    page = _page(write_report(run, statistics=statistics, clips_per_class=0))
-    assert "predicted class" in page.text
-    assert page.all("figure") == []
-
-
-def test_another_runs_statistics_are_refused(tmp_path):
-    layout = small_layout(4)
-    run = write_run(tmp_path / "run", layout, _columns(layout))
-    other = write_run(tmp_path / "other", layout, _columns(layout), digest="1")
+    url = write_report(run, statistics=statistics, clips_per_class=0)
+    assert data_of(url, "overview")["by"] == "prediction"
+    other = write_run(tmp_path / "other", layout, columns_of(layout), digest="1")
     with pytest.raises(StoreError, match=r"the statistics are of run .*'manifest': '1'"):
         write_report(run, statistics=class_statistics(open_run(other)))
 
 
-def test_a_report_goes_to_any_filesystem():
+def test_progress_reaches_its_end(tmp_path):
+    layout = small_layout(6)
+    seen = []
+    write_report(
+        write_run(tmp_path / "run", layout, columns_of(layout)),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_a_page_goes_to_any_filesystem():
     layout = small_layout(4)
-    run = write_run("memory://analysis-report/run", layout, _columns(layout))
+    run = write_run("memory://analysis-page/run", layout, columns_of(layout))
     url = write_report(run)
-    with fsspec.open(url) as file:
-        page = Page(file.read().decode())
     folder = url.rsplit("/", 1)[0]
-    for image in page.all("img"):
-        with fsspec.open(f"{folder}/{image['src']}") as file:
-            Image.open(file).verify()
+    for name in ("index.html", "charts.js", "data/overview.js", "images/maps.png"):
+        with fsspec.open(f"{folder}/{name}") as file:
+            assert file.read(4)
 
 
-def test_no_run_is_no_report(tmp_path):
+def test_no_run_is_no_page(tmp_path):
     with pytest.raises(StoreError, match="no store at"):
         write_report(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
