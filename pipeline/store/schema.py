@@ -23,6 +23,18 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What a store holds of each clip in the place of its attribution."""
+
+    name: str
+    dims: tuple[str, ...]
+    """Names of the dimensions behind ``clip``."""
+    shape: tuple[int, ...]
+    description: str
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
 class StoreLayout:
     """Sizes of a store's dimensions."""
 
@@ -45,6 +57,8 @@ class StoreLayout:
     """Names of the arrays that not every store has, and this one does."""
     checksums: bool = False
     """Whether chunks carry checksums, and each is written, also one of fill values."""
+    measures: tuple[Measure, ...] = ()
+    """What the store holds if it isn't one of attributions, but of what was measured of them."""
 
     @property
     def n_shards(self) -> int:
@@ -70,6 +84,8 @@ class StoreLayout:
 
     def arrays(self) -> dict[str, ArraySpec]:
         """Template of every array, by name."""
+        if self.measures:
+            return self._measure_arrays()
         time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)
         grid = (self.n_times, self.height, self.width)
         nan = float("nan")
@@ -107,6 +123,24 @@ class StoreLayout:
             ),
             **self._layer_and_head_arrays(),
             **{name: self._optional_arrays()[name] for name in self.optional},
+        }
+
+    def _measure_arrays(self) -> dict[str, ArraySpec]:
+        """Templates of a store of measures."""
+        return {
+            "status": ArraySpec(("clip",), (), "uint8", 0, "what became of the clip"),
+            "message": ArraySpec(("clip",), (), "str", "", "why the clip failed"),
+            "video_id": ArraySpec(("clip",), (), "str", "", "id in the manifest"),
+            **{
+                each.name: ArraySpec(
+                    ("clip", *each.dims),
+                    each.shape,
+                    each.dtype,
+                    float("nan") if np.dtype(each.dtype).kind == "f" else -1,
+                    each.description,
+                )
+                for each in self.measures
+            },
         }
 
     def _optional_arrays(self) -> dict[str, ArraySpec]:
