@@ -34,11 +34,23 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 	$(BIN)/python -m jobs.aggregate $(DEMO)
 	@echo "== demo: hold the attributions against the ground truth"
 	$(BIN)/python -m jobs.evaluate $(DEMO) --ground-truth $(DEMO)/dataset/ground_truth.zarr
+	@echo "== demo: audit a model that learnt shortcuts, and try what is found on it"
+	$(BIN)/python -m jobs.synthesize --task shortcuts --n-clips 200 --seed 3 --out $(DEMO)/shortcuts \
+		--width 128 --height 96 --fps 10 --min-duration-s 2 --max-duration-s 4
+	$(BIN)/python -m jobs.manifest --layout kinetics \
+		--annotations $(DEMO)/shortcuts/annotations.csv --clips $(DEMO)/shortcuts/clips \
+		--out $(DEMO)/shortcuts.parquet
+	$(BIN)/python -m jobs.attribute --serial --manifest $(DEMO)/shortcuts.parquet \
+		--model pipeline/synthetic/checkpoints/shortcuts --sampling.kind uniform \
+		--out $(DEMO)/shortcuts_run
+	$(BIN)/python -m jobs.audit $(DEMO)/shortcuts_run --verify --proof.serial --most 3 \
+		--report $(DEMO)/audit
 	@echo
 	@echo "clips         $(DEMO)/dataset/clips"
 	@echo "attributions  $(DEMO)/attributions.zarr   in Python: analysis.open_run('$(DEMO)')"
 	@echo "statistics    $(DEMO)/statistics.zarr     in Python: analysis.open_statistics('$(DEMO)')"
 	@echo "report        open in a browser: file://$(CURDIR)/$(DEMO)/report/index.html"
+	@echo "audit         open in a browser: file://$(CURDIR)/$(DEMO)/audit/index.html"
 
 # Two processes: one has all tests that start a Ray, the other the rest (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup

@@ -1,4 +1,4 @@
-"""Attributions to class-level answers, with xarray over Dask; loads neither torch nor Ray.
+"""From attributions to class-level answers, with xarray over Dask; loads neither torch nor Ray.
 
 A run in a notebook::
 
@@ -8,16 +8,17 @@ A run in a notebook::
     statistics = class_statistics(ds).compute()
     statistics.spatial_map.sel({"class": "archery"}).plot()
 
-- `open_run`: a run as a lazy dataset, or several joined on their videos (`join_runs`);
+- `open_run`: a run as a lazy dataset, or several joined on their videos (`join_runs`); `ok`: its
+  clips that have an attribution;
   `joint_attribution`: its A = S * T; `class_names`: names of its labels or predictions
 - `by_video`: a run of several views, as (video, view)
-- `focused_attribution`: A after `Threshold` and `Focus`, with the parameters recorded
+- `focused_attribution`: A after `Threshold` and `Focus`, with their parameters recorded
 - `run_summary`: its rows by outcome
-- `class_statistics`: where and when the model looks, per class; `overall_statistics`: over all
+- `class_statistics`: where and when the model looks, by class; `overall_statistics`: over all
 - `group_statistics`: the same, and quantiles of scores, by any columns together
-- `scores`: a table with some 30 numbers of each clip, beside the manifest's columns; `score_run`
-  makes it; `describe_scores` says what each is
-- `findings`: what of a run a person should look at, ranked
+- `scores`: a table with some 30 numbers for each clip, beside the manifest's columns; `score_run`
+  makes it; `describe_scores` says what each number is
+- `findings`: what a person should look at in a run, ranked
 - `save_statistics`, `open_statistics`: keep them beside the run
 - `show_clip`: a clip that plays under its attribution, in a notebook
 - `write_report`: a page about the run, which opens from disk
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         for_netcdf,
         join_runs,
         joint_attribution,
+        ok,
         open_run,
     )
     from analysis.score_table import describe_scores, score_run, scores
@@ -63,6 +65,7 @@ __all__ = [
     "group_statistics",
     "join_runs",
     "joint_attribution",
+    "ok",
     "open_run",
     "open_statistics",
     "overall_statistics",
@@ -84,6 +87,7 @@ _ON_DEMAND = {
     "for_netcdf": "analysis.runs",
     "join_runs": "analysis.runs",
     "joint_attribution": "analysis.runs",
+    "ok": "analysis.runs",
     "open_run": "analysis.runs",
     "describe_scores": "analysis.score_table",
     "score_run": "analysis.score_table",
@@ -97,7 +101,7 @@ _ON_DEMAND = {
     "Focus": "pipeline.attribution.focus",
     "Threshold": "pipeline.attribution.focus",
 }
-"""Where each name is: who asks for one waits for its module alone, and `--help` for none."""
+"""Module of each name: using a name loads its module alone, and `--help` loads none."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
-"""Numbers that describe each clip's attribution: pure functions on arrays of a block of clips.
+"""Numbers that describe each clip's attribution: pure functions on arrays for a block of clips.
 
-All scores lie in [0, 1], so that histograms of fixed bins fit them. A clip's numbers depend on that
-clip alone, to the last bit: sums run along rows, and what goes through a matrix product is a sum of
-whole multiples of one power of two, which is exact in float64 in any order.
+All scores lie in [0, 1], so that histograms with fixed bins fit them. A clip's numbers depend on
+that clip alone, to the last bit: sums run along rows, and matrix products add whole multiples of
+one power of two, which is exact in float64 in any order.
 """
 
 from collections.abc import Iterator
@@ -19,46 +19,47 @@ Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
 _CLIPS_AT_ONCE = 128
-"""Clips whose maps fit into a core's cache together at 8 x 14 x 14."""
+"""As many clips as fit into a core's cache with maps of 8 x 14 x 14."""
 
 _QUANTUM = 2.0**-32
-"""Maps are rounded to whole multiples of it; half of that is 1e-8 of a patch's share of 1 %."""
+"""Maps are rounded to whole multiples of this: an error of about 1e-8 in a patch whose share is 1
+%."""
 
 SCORES = {
-    "entropy": "H(A) over its maximum: 0 for one patch of one time step, 1 for uniform",
-    "spatial_entropy": "the same of the spatial map, the sum of A over time",
-    "temporal_entropy": "the same of T",
+    "entropy": "H(A) divided by its maximum: 0 for one patch of one time step, 1 for uniform",
+    "spatial_entropy": "entropy of the spatial map (the sum of A over time) divided by its maximum",
+    "temporal_entropy": "entropy of T divided by its maximum",
     "gini": "Gini coefficient of the spatial map: 0 for uniform, near 1 for one patch",
     "top5_mass": "share of the spatial map in its largest 5 % of patches",
     "top10_mass": "share of the spatial map in its largest 10 % of patches",
     "top25_mass": "share of the spatial map in its largest 25 % of patches",
-    "temporal_gini": "Gini coefficient of T over the highest that it can have",
-    "peak_mass": "share of the time step that has most",
+    "temporal_gini": "Gini coefficient of T divided by its maximum",
+    "peak_mass": "largest value of T",
     "center_y": "centre of mass of the spatial map: 0 at the top, 1 at the bottom",
     "center_x": "centre of mass of the spatial map: 0 at the left, 1 at the right",
     "center_time": "centre of mass of T: 0 at the start, 1 at the end",
-    "spread": "root mean square distance from the centre of mass, over the longest there can be",
-    "temporal_spread": "standard deviation of time under T, over the highest that it can be",
+    "spread": "root mean square distance from the centre of mass, divided by its maximum",
+    "temporal_spread": "standard deviation of time under T, divided by its maximum",
     "border_mass": "share of the spatial map in the frame's outer ring",
-    "top_left_mass": "share of the spatial map in the corner of a quarter of each side",
-    "top_right_mass": "share of the spatial map in the corner of a quarter of each side",
-    "bottom_left_mass": "share of the spatial map in the corner of a quarter of each side",
-    "bottom_right_mass": "share of the spatial map in the corner of a quarter of each side",
+    "top_left_mass": "share of the spatial map in the upper left corner, 1/4 of each side",
+    "top_right_mass": "share of the spatial map in the upper right corner, 1/4 of each side",
+    "bottom_left_mass": "share of the spatial map in the lower left corner, 1/4 of each side",
+    "bottom_right_mass": "share of the spatial map in the lower right corner, 1/4 of each side",
     "center_mass": "share of the spatial map in the middle half of each side",
-    "first_frame_mass": "share of the first time step",
-    "last_frame_mass": "share of the last time step",
+    "first_frame_mass": "value of T at the first time step",
+    "last_frame_mass": "value of T at the last time step",
     "movement": "mean total variation distance between the maps of neighbouring time steps",
-    "stillness": "mean under T of each time step's cosine with the spatial map: 1 for a still one",
+    "stillness": "mean under T of each time step's cosine with the spatial map: 1 if all are alike",
     "center_agreement": "Bhattacharyya coefficient of the spatial map and a centred Gaussian",
 }
 """What each score of an attribution says, by its name."""
 
 PEAKS = {
-    "peak_time": "time step that has most of T, from 0",
+    "peak_time": "time step with the largest T, from 0",
     "peak_y": "row of patches of the spatial map's peak, from 0",
     "peak_x": "column of patches of the spatial map's peak, from 0",
 }
-"""Places of the largest value, integers, -1 where there is no attribution."""
+"""Positions of the largest value, integers; -1 where there is no attribution."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class MapScores:
     """What `map_scores` gives for a block of clips."""
 
     scores: dict[str, Float64Array]
-    """(clips,) each, by the names of `SCORES`; NaN for a clip without an attribution."""
+    """(clips,) each, by the names in `SCORES`; NaN for a clip without an attribution."""
     peaks: dict[str, NDArray[np.int32]]
-    """(clips,) each, by the names of `PEAKS`."""
+    """(clips,) each, by the names in `PEAKS`."""
     spatial_map: Float64Array
     """(clips, y * x): sum of A over time, in whole multiples of 2^-32."""
     temporal: Float64Array
@@ -81,14 +82,14 @@ def map_scores(spatial: NDArray[Any], temporal: NDArray[Any]) -> MapScores:
     Parameters
     ----------
     spatial
-        (clips, time, y, x) float, S: sums to 1 over (y, x) within rounding. NaN where a clip has
-        no attribution.
+        (clips, time, y, x) float, S: sums to 1 over (y, x) within rounding. NaN if a clip has no
+        attribution.
     temporal
         (clips, time) float, T: sums to 1. A = S * T.
 
     Returns
     -------
-    MapScores; of a map of one patch, or of one time step, entropies and Gini coefficients are 0
+    MapScores; with one patch or one time step, entropies and Gini coefficients are 0
     """
     n_clips, n_times, height, width = spatial.shape
     scores = {name: np.empty(n_clips) for name in SCORES}
@@ -141,7 +142,7 @@ def gini(shares: Float64Array) -> Float64Array:
 def agreement(maps: NDArray[np.floating], others: NDArray[np.floating]) -> Float64Array:
     """Bhattacharyya coefficient of distributions, sum sqrt(p q): (..., n) to (...) in [0, 1].
 
-    1 where both are the same, 0 where they share no patch; defined for uniform ones, too.
+    It is 1 for equal distributions, 0 if they share no patch, and defined for uniform ones, too.
     """
     product = np.asarray(maps * others, np.float64)
     np.maximum(product, 0, out=product)
@@ -164,10 +165,11 @@ def _parts(n_clips: int) -> Iterator[slice]:
 
 
 def _as_float32(spatial: NDArray[Any]) -> tuple[Float32Array, NDArray[np.bool_]]:
-    """Values of a block, and whether each clip has an attribution; 0 where it hasn't.
+    """Values of a block, 0 for clips without attribution, and whether each clip has one.
 
-    NumPy converts half precision value by value. Its bits moved into those of single precision
-    need the exponent's bias alone, a multiplication by 2^112, which is exact, subnormals included.
+    NumPy converts half precision value by value, which is slow. Here the bits are moved into those
+    of single precision; then only the exponent's bias is missing, a multiplication by 2^112, which
+    is exact even for subnormals.
     """
     whole: NDArray[np.bool_]
     if spatial.dtype != np.float16:
@@ -175,7 +177,7 @@ def _as_float32(spatial: NDArray[Any]) -> tuple[Float32Array, NDArray[np.bool_]]
         whole = np.asarray(np.isfinite(values).all(axis=(1, 2)))
     else:
         bits = np.ascontiguousarray(spatial).view(np.uint16)
-        # Infinity and NaN, and what has a sign.
+        # Bits from 0x7C00 on are infinity, NaN, or values with a sign.
         whole = bits.reshape(len(bits), -1).max(axis=1) < 0x7C00
         values = (bits.astype(np.uint32) << 13).view(np.float32)
         values *= np.float32(2.0**112)
@@ -185,13 +187,13 @@ def _as_float32(spatial: NDArray[Any]) -> tuple[Float32Array, NDArray[np.bool_]]
 
 
 def _moments(values: Float32Array, when: Float64Array) -> _Moments:
-    """All that needs the maps of single time steps: (clips, time, patches) and (clips, time)."""
-    # Sums by einsum: row by row, in single precision, in a quarter of the time that `sum` takes.
+    """Scores that need each time step's map: (clips, time, patches) and (clips, time)."""
+    # einsum adds row by row in single precision, in a quarter of the time that `sum` takes.
     n_clips, n_times, n_patches = values.shape
     size = n_times * n_patches
     weights = when.astype(np.float32)
     per_frame = np.einsum("ntp->nt", values).astype(np.float64)
-    # v log v goes to 0 with v; the smallest half precision is 6e-8.
+    # v log v goes to 0 with v; the smallest number of half precision is 6e-8.
     logarithm = np.maximum(values, np.float32(1e-12))
     np.log(logarithm, out=logarithm)
     logs = np.einsum("ntp,ntp->nt", values, logarithm).astype(np.float64)
@@ -216,12 +218,12 @@ def _moments(values: Float32Array, when: Float64Array) -> _Moments:
 
 
 def _entropy(shares: Float64Array) -> Float64Array:
-    """Entropy of rows over its maximum, (clips, n) to (clips,); 0 where n is 1."""
+    """Entropy of rows divided by its maximum, (clips, n) to (clips,); 0 if n is 1."""
     n = shares.shape[-1]
     if n == 1:
         return np.zeros(len(shares))
     total = shares.sum(axis=-1)
-    # Single precision tells entropies apart to 1e-6, in half of the time.
+    # Single precision resolves entropies to 1e-6, in half the time.
     single = shares.astype(np.float32)
     logarithm = np.maximum(single, np.float32(1e-30))
     np.log(logarithm, out=logarithm)
@@ -243,7 +245,7 @@ def _of_time(when: Float64Array) -> dict[str, Float64Array]:
         "temporal_gini": gini(shares) / (most or 1),
         "peak_mass": shares.max(axis=-1),
         "center_time": center,
-        # Half on the first and half on the last time step.
+        # The highest: half on the first time step, half on the last.
         "temporal_spread": np.sqrt(np.maximum(variance, 0)) / (most / 2 or 1),
         "first_frame_mass": shares[:, 0],
         "last_frame_mass": shares[:, -1],
@@ -252,16 +254,16 @@ def _of_time(when: Float64Array) -> dict[str, Float64Array]:
 
 @dataclass(frozen=True)
 class _Regions:
-    """Weights of patches, whole numbers, (patches, columns)."""
+    """Weights of patches by region: whole numbers, (patches, columns)."""
 
     weights: Float64Array
     names: tuple[str, ...]
     gaussian: Float64Array
-    """(patches,) the centred Gaussian of one frame."""
+    """(patches,) a centred Gaussian for one frame."""
 
 
 def border_width(side: int) -> int:
-    """Patches that the outer ring of a frame is wide, of a side of ``side`` patches."""
+    """Width of a frame's outer ring, in patches, for a side of ``side`` patches."""
     return max(1, round(side / 14))
 
 
@@ -294,7 +296,7 @@ def _regions(height: int, width: int) -> _Regions:
 
 def _of_map(where: Float64Array, height: int, width: int) -> dict[str, Float64Array]:
     regions = _regions(height, width)
-    # Exact, and so the same in any order of adding: see the module's first lines.
+    # Sums are exact, so the same in any order: see the module's docstring.
     of = dict(zip(regions.names, (where @ regions.weights).T, strict=True))
     total = of["total"]
     shares = where / total[:, None]

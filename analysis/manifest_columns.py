@@ -23,7 +23,7 @@ from pipeline.store.run_folder import metrics_url
 
 @dataclass(frozen=True)
 class ManifestColumns:
-    """Every column of a run's manifest, whichever it has; no columns where it can't be read."""
+    """Every column that a run's manifest has; no columns if it can't be read."""
 
     file: pq.ParquetFile | None
     names: tuple[str, ...]
@@ -31,13 +31,13 @@ class ManifestColumns:
 
     @classmethod
     def of_run(cls, ds: xr.Dataset, url: str | None, notes: list[str]) -> "ManifestColumns":
-        """Open the manifest of a run, at ``url`` or where it was when the run was made.
+        """Open a run's manifest, at ``url`` or where it was when the run was made.
 
         Raises
         ------
         ManifestError
-            When a ``url`` was given and isn't that of the run's manifest. Without one, a note is
-            added in its place.
+            When a ``url`` was given and the manifest there isn't the run's. Without a ``url``, a
+            note is added instead.
         """
         record = record_of(ds)
         where = url or str(record.config["manifest"])
@@ -46,24 +46,23 @@ class ManifestColumns:
             identity = record.identity.manifest
             n_rows = record.views.video(record.layout.n_rows)
             same = manifest.digest == identity
-            # A run takes in by --append what was added to its manifest.
+            # --append later takes in what was added to a run's manifest.
             longer = manifest.n_rows > n_rows and manifest.digest_of_first(n_rows) == identity
             if not (same or longer):
                 raise ManifestError(
-                    f"manifest {where} isn't the one that the run was made from: its rows are "
-                    "others"
+                    f"manifest {where} isn't the one that the run was made from: its rows differ"
                 )
             filesystem, path = open_filesystem(where)
             file = pq.ParquetFile(RetryingReader(filesystem, path))
         except ManifestError as error:
             if url is not None:
                 raise
-            notes.append(f"{error}; paths, splits and other columns of it are left out")
+            notes.append(f"{error}; its paths, splits and other columns are left out")
             return cls(None, (), record.views)
         return cls(file, tuple(file.schema_arrow.names), record.views)
 
     def rows(self, rows: NDArray[np.integer]) -> dict[str, pa.ChunkedArray]:
-        """Columns of some rows of the manifest, in ascending order."""
+        """Columns for some of the manifest's rows, given in ascending order."""
         if self.file is None or not len(rows):
             return {}
         parts = []
@@ -74,7 +73,7 @@ class ManifestColumns:
         return dict(zip(chosen.column_names, chosen.columns, strict=True))
 
     def assign_to(self, ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
-        """Add columns to a run, as text along ``clip``; reads them whole.
+        """Add columns to a run, as text along ``clip``; reads whole columns.
 
         Raises
         ------
@@ -91,20 +90,20 @@ class ManifestColumns:
             values = column.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
             levels, codes = np.unique(values.astype(str), return_inverse=True)
             of_rows = codes.astype(np.int32)[self.views.video(ds["clip"].values)]
-            # Objects of few texts, which the rows share.
+            # Few text objects, shared by the rows.
             ds = ds.assign_coords({name: ("clip", levels.astype(object)[of_rows])})
         return ds
 
 
 def metric_columns(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
-    """Values per clip that `jobs.evaluate` has written of this run, by name; none if it hasn't."""
+    """Values per clip that `jobs.evaluate` has written for this run, by name; may be empty."""
     url = metrics_url(run_url)
     try:
         group: Any = zarr.open_group(zarr_location(url), mode="r")
     except (OSError, ValueError, zarr.errors.BaseZarrError):
         return {}
     if group.attrs.get("identity") != attribute(ds, "identity"):
-        notes.append(f"{url} is of another run, and left out")
+        notes.append(f"{url} is of another run and is left out")
         return {}
     n_rows = ds.sizes["clip"]
     columns = {

@@ -1,7 +1,7 @@
-"""One pass over a run: blocks of clips become sums by group, merged as a tree, and scores of clips.
+"""One pass over a run: blocks of clips become clip scores, and sums by group, merged as a tree.
 
-A block is read, scored and summed in one task, so that a shard is read once, memory depends on the
-number of groups and never on that of clips, and the graph has about one task for each block.
+A block is read, scored and summed in one task. So a shard is read once, memory depends on the
+number of groups and never on the number of clips, and the graph has about one task per block.
 """
 
 from collections.abc import Sequence
@@ -23,53 +23,54 @@ from pipeline.errors import StoreError
 from pipeline.status import Status, failed_rows
 
 da: Any = dask.array
-"""Its functions have no types."""
+"""Its functions aren't typed."""
 
 Columns = dict[str, NDArray[Any]]
 
 RESULTS = {
     "probability": "probability of the predicted class",
-    "margin": "probability of the predicted class less that of the second",
+    "margin": "probability of the predicted class minus that of the second",
     "label_probability": "probability of the labelled class",
-    "correct": "1 where the prediction is the label, 0 where it isn't, NaN without a label",
+    "correct": "1 if the prediction is the label, 0 if it isn't, NaN without a label",
 }
-"""What is summed of the model's answer, beside the scores; what a clip lacks isn't counted."""
+"""What is summed from the model's answer, besides the scores; a value that a clip lacks isn't
+counted."""
 
 SUMMED = (*SCORES, *RESULTS)
-"""Columns of a pass's sums, in order; behind them come the spatial map and T."""
+"""Columns of a pass's sums, in order; the spatial map and T come behind them."""
 
 _READ = ("status", "label", "prediction", "probability", "label_probability", "top_probabilities")
 _ROWS_PER_BLOCK = 2048
-"""Rows of a block of a dataset that is in memory."""
+"""Rows per block, for a dataset in memory."""
 _FAN_IN = 8
-"""Tables that one task of the tree merges."""
+"""How many tables one task of the tree merges."""
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """What rows are summed by."""
+    """How rows are grouped for summing."""
 
     by: tuple[str, ...]
-    """Columns of the dataset with the dimension ``clip`` alone, or ``correct``; all of a clip's
-    values together are its group."""
+    """Columns of the dataset with the dimension ``clip`` alone, or ``correct``; a clip's values in
+    all of them together name its group."""
     rows: Literal["ok", "failed"] = "ok"
-    """Rows that count: those with an attribution, or those that failed, which are only counted."""
+    """Which rows: those with an attribution, or those that failed, which are only counted."""
     histograms: bool = True
     """Keep histograms of the scores, for quantiles: 64 bins for each score and group."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a pass makes of a block of clips."""
+    """What a pass makes from a block of clips."""
 
     sums: tuple[Sums, ...]
-    """By the groupings, in order."""
+    """One for each grouping, in order."""
     coverage: int
-    """Hash of which rows there were and what had become of each; blocks' hashes add up."""
+    """Hash of the rows and the status of each; blocks' hashes add up."""
     columns: Columns
-    """Scores and peaks of each row, where they were asked for."""
+    """Scores and peaks of each row, if requested."""
     spatial_map: NDArray[np.float16]
-    """(clips, y, x) of each row, where scores were asked for."""
+    """(clips, y, x) of each row, if scores were requested."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Totals:
 
     @classmethod
     def of(cls, parts: Sequence["Block | Totals"]) -> "Totals":
-        """Merge blocks, or totals, in their order."""
+        """Merge blocks or totals in their order."""
         merged = tuple(map(Sums.merged, zip(*(part.sums for part in parts), strict=True)))
         return cls(merged, sum(part.coverage for part in parts) % 2**64)
 
@@ -89,7 +90,7 @@ class Totals:
 def block_tasks(
     ds: xr.Dataset, groupings: Sequence[Grouping], *, keep_scores: bool = False
 ) -> list[Delayed]:
-    """Give a task for each block of a run, whose result is its `Block`.
+    """Make a task for each block of a run, whose result is its `Block`.
 
     Parameters
     ----------
@@ -99,8 +100,7 @@ def block_tasks(
     Raises
     ------
     StoreError
-        When the dataset lacks a column that the pass needs, or one has a dimension that isn't
-        known.
+        When the dataset lacks a column that the pass needs, or a column has an unknown dimension.
     """
     names = [*_READ, *(name for name in ("frame_index", "frame_time") if name in ds)]
     keys = {name for grouping in groupings for name in grouping.by} - {"correct"}
@@ -114,8 +114,9 @@ def block_tasks(
     for name, array in arrays.items():
         whole = dict.fromkeys(range(1, array.ndim), -1)
         inputs += [array.rechunk({0: rows, **whole}), _indices(name, array.ndim)]
-    # Dask puts what reads an array into the task that uses it, unless that loses a dimension. So
-    # the result, an object and no array, has every dimension there is.
+    # Dask fuses the reading of an array into the task that uses it, unless that task drops a
+    # dimension. So the result, though an object and not an array, is given every dimension there
+    # is.
     dims = tuple(dict.fromkeys(dim for indices in inputs[1::2] for dim in indices))
     blocks = da.blockwise(
         partial(
@@ -136,7 +137,7 @@ def block_tasks(
 
 
 def tree(tasks: Sequence[Delayed]) -> Delayed:
-    """Merge the blocks of tasks, in their order: a task that gives `Totals`."""
+    """Merge the tasks' blocks in their order: a task that gives `Totals`."""
     merge = delayed(Totals.of, pure=True)
     level = [merge(list(part)) for part in _in_parts(tasks)]
     while len(level) > 1:
@@ -151,10 +152,10 @@ def reduce_block(
     groupings: tuple[Grouping, ...],
     keep_scores: bool,
 ) -> Block:
-    """Score and sum one block; the arrays are those of `block_tasks`, by ``names``."""
+    """Score and sum one block; the arrays come from `block_tasks`, by ``names``."""
     columns = dict(zip(names, arrays, strict=True))
     for name in ("status", "label", "prediction"):
-        # `Dataset.where` makes numbers of codes, and NaN of what it takes out.
+        # `Dataset.where` turns codes into floats, and what it takes out into NaN.
         codes = columns[name]
         if codes.dtype.kind == "f":
             codes = np.nan_to_num(codes, nan=_ABSENT[name])
@@ -179,7 +180,7 @@ def reduce_block(
         kept = _kept(columns, ok, values[:, :n_scores], scored.peaks)
     values[:, n_scores : n_scores + height * width] = scored.spatial_map
     values[:, n_scores + height * width :] = scored.temporal
-    # A multiple of the maps' quantum, so that what equal maps differ from it by is exact.
+    # A multiple of the maps' quantum, so that its difference from a map is exact.
     origin = np.rint(uniform * 2**32) / 2**32
     optional = slice(len(SCORES), n_scores)
     scored_rows = Rows.of(values, origin, n_histograms=n_scores, optional=optional)
@@ -201,10 +202,10 @@ _ABSENT = {"status": int(Status.PENDING), "label": -1, "prediction": -1}
 
 
 def row_hash(rows: NDArray[np.integer], status: NDArray[np.integer]) -> int:
-    """Hash of rows and what has become of each, the same in any order.
+    """Hash of rows and the status of each, the same in any order.
 
-    The sum of splitmix64 (Steele et al. 2014) of each pair, modulo 2^64: what one block has and
-    what another has add up.
+    It is the sum of splitmix64 (Steele et al. 2014) over the pairs, modulo 2^64, so that the hashes
+    of blocks add up.
     """
     value = rows.astype(np.uint64) * np.uint64(256) + status.astype(np.uint64)
     value += np.uint64(0x9E3779B97F4A7C15)
@@ -222,13 +223,13 @@ def _column(ds: xr.Dataset, name: str, dims: tuple[str, ...]) -> Any:
     variable = ds[name]
     if unknown := [str(dim) for dim in variable.dims if dim not in dims]:
         raise StoreError(
-            f"{name} has the dimension {unknown[0]!r}, which isn't known: select one of it first, "
+            f"{name} has the unknown dimension {unknown[0]!r}: select one item along it first, "
             f"as in ds.isel({unknown[0]}=0)"
         )
     if "clip" not in variable.dims:
         raise StoreError(
-            f"{name} has the dimensions {variable.dims}, expected 'clip' among them; one clip is "
-            "selected by a list, as in ds.isel(clip=[5])"
+            f"{name} has the dimensions {variable.dims}, expected 'clip' among them; select one "
+            "clip by a list, as in ds.isel(clip=[5])"
         )
     ordered = variable.transpose(*(dim for dim in dims if dim in variable.dims))
     if isinstance(ordered.data, dask.array.Array):
@@ -241,7 +242,7 @@ def _row_numbers(ds: xr.Dataset, rows: tuple[int, ...]) -> Any:
     index = ds.indexes.get("clip")
     n_rows = ds.sizes["clip"]
     if index is None or isinstance(index, pd.RangeIndex):
-        # Its numbers needn't be in the graph.
+        # An index that is a range needn't be in the graph.
         start, step = (0, 1) if index is None else (index.start, index.step)
         return start + step * da.arange(n_rows, chunks=(rows,))
     return da.from_array(np.asarray(index), chunks=(rows,))
@@ -303,7 +304,7 @@ def _kept(
 
 
 def _of_peak(of_frames: NDArray[Any], peak_time: NDArray[np.int32], n_times: int) -> NDArray[Any]:
-    """Value (clips, frames) of the first frame of each clip's peak time step."""
+    """Take the values (clips, frames) at the first frame of each clip's peak time step."""
     per_step = of_frames.shape[1] // n_times
     first = np.maximum(peak_time, 0)[:, None] * per_step
     absent = np.nan if of_frames.dtype.kind == "f" else -1

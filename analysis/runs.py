@@ -10,11 +10,13 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.attribution.focus import Step, apply_steps, steps_name
-from pipeline.errors import StoreError
-from pipeline.store.opening import open_store
+from pipeline.errors import StorageError, StoreError
+from pipeline.status import Status
+from pipeline.store.opening import Store, open_store
 from pipeline.store.record import RunRecord
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
+from pipeline.store.verify import REMEDY, check_store
 
 _ROWS_PER_CHUNK = 2048
 """Rows of a Dask chunk at most, in whole shards: fewer tasks, and less of their overhead."""
@@ -22,7 +24,9 @@ _CHUNK_BYTES = 32 * 2**20
 """Size of a Dask chunk at most, unless a shard is larger."""
 
 
-def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -> xr.Dataset:
+def open_run(
+    url: str | Sequence[str], *, shards_per_chunk: int | None = None, check: bool = False
+) -> xr.Dataset:
     """Open the attributions of a run, or of several side by side; nothing but metadata is read.
 
     Works while the run goes on: rows that it hasn't reached have ``status`` 0 and fill values.
@@ -33,6 +37,9 @@ def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -
         The run's folder, any fsspec URL; or several, which are joined by `join_runs`.
     shards_per_chunk
         Shards of a Dask chunk; by default as many as have 2,048 rows and 32 MB at most.
+    check
+        Read every object of the store first, and refuse a store of which any is damaged or lost:
+        without it, a lost object reads as fill values.
 
     Returns
     -------
@@ -48,12 +55,15 @@ def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -
     Raises
     ------
     StoreError
-        When there is no run at the URL, its store has another schema, or it is being enlarged.
+        When there is no run at the URL, its store has another schema, or it is being enlarged; with
+        ``check``, names the first object that is damaged.
     """
     if not isinstance(url, str):
-        runs = {one: open_run(one, shards_per_chunk=shards_per_chunk) for one in url}
+        runs = {one: open_run(one, shards_per_chunk=shards_per_chunk, check=check) for one in url}
         return join_runs(runs)
     store = open_store(store_url(url))
+    if check:
+        check_store(store)
     layout, record = store.layout, store.record
     # Its status is the last array to be enlarged.
     (n_rows,) = store.array("status").shape
@@ -64,12 +74,18 @@ def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -
         )
     # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.
     chunk = layout.rows_per_shard * (shards_per_chunk or _shards_per_chunk(layout))
-    dataset = xr.open_zarr(
-        store.group.store,
-        group=store.group.path or None,
-        consolidated=False,
-        chunks={"clip": chunk},
-    )
+    try:
+        dataset = xr.open_zarr(
+            store.group.store,
+            group=store.group.path or None,
+            consolidated=False,
+            chunks={"clip": chunk},
+        )
+    except StorageError:
+        raise
+    # Of metadata that say nonsense, zarr and xarray raise whatever that comes to.
+    except Exception as error:
+        raise StoreError(f"{store_url(url)}: {_damaged_metadata(store)}; {REMEDY}") from error
     # Storage lists arrays in any order; the template's is the one to read them in.
     names = list(layout.arrays())
     others = sorted(set(map(str, dataset.data_vars)) - set(names))
@@ -92,6 +108,21 @@ def open_run(url: str | Sequence[str], *, shards_per_chunk: int | None = None) -
         rows = da.arange(layout.n_rows, chunks=chunk)
         labelled = labelled.assign_coords(view=("clip", record.views.view(rows)))
     return labelled
+
+
+def ok(ds: xr.Dataset) -> xr.Dataset:
+    """Take the clips that have an attribution; reads the column ``status``.
+
+    Parameters
+    ----------
+    ds
+        A run from `open_run`, or a selection of its clips.
+
+    Returns
+    -------
+    The dataset's clips whose status is ok, lazily; ``clip`` still says which rows they are
+    """
+    return _where(ds, ds["status"].values == Status.OK)
 
 
 def join_runs(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
@@ -125,11 +156,16 @@ def join_runs(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
                     "joined whatever the grid"
                 )
     if len({_row_identity(ds) for ds in datasets}) > 1:
-        ids = {name: _clip_ids(ds, name) for name, ds in runs.items()}
+        # Rows that were removed have no id any more.
+        datasets = [_where(ds, ds["status"].values != Status.REMOVED) for ds in datasets]
+        ids = {name: _clip_ids(ds, name) for name, ds in zip(names, datasets, strict=True)}
         shared = ids[names[0]]
         for name in names[1:]:
             shared = shared[shared.isin(ids[name])]
-        datasets = [ds.isel(clip=ids[name].get_indexer(shared)) for name, ds in runs.items()]
+        datasets = [
+            ds.isel(clip=ids[name].get_indexer(shared))
+            for name, ds in zip(names, datasets, strict=True)
+        ]
         datasets = [ds.assign_coords(clip=datasets[0]["clip"]) for ds in datasets]
     common = [name for name in datasets[0].data_vars if all(name in ds for ds in datasets)]
     joined: xr.Dataset = xr.concat(
@@ -236,6 +272,25 @@ def _row_identity(ds: xr.Dataset) -> tuple[Any, ...]:
     """Give what two runs share if their rows are the same clips."""
     identity = record_of(ds).identity
     return identity.manifest, ds.sizes["clip"], identity.views
+
+
+def _damaged_metadata(store: Store) -> str:
+    for name in store.layout.arrays():
+        try:
+            store.array(name)
+        except StoreError as error:
+            return str(error).removeprefix(f"{store.url}/")
+    return "its metadata are damaged"
+
+
+def _where(ds: xr.Dataset, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> xr.Dataset:
+    if chosen.ndim != 1:
+        raise StoreError(
+            f"status has the dimensions {ds['status'].dims}, expected 'clip' alone: take one run, "
+            "as in ds.isel(run=0), or clips before `by_video`"
+        )
+    selected: xr.Dataset = ds.isel(clip=np.flatnonzero(chosen))
+    return selected
 
 
 def _clip_ids(ds: xr.Dataset, name: str) -> pd.MultiIndex:

@@ -1,9 +1,9 @@
-"""A table of scores, a row for each row of a run: what any further question starts from.
+"""A table of scores, with a row for each row of a run: the start of any further question.
 
 ``scores.parquet`` lies beside the run's store: the manifest's columns, the model's answer, and the
-scores of `analysis.clip_scores`. One pass over the store makes it, with the class statistics; the
-maps that are summed over time are kept beside it, since agreement with a class's mean can only be
-told once the mean is known. Memory doesn't depend on the number of clips.
+scores of `analysis.clip_scores`. One pass over the store makes it, together with the class
+statistics. Maps summed over time are kept beside it, since a clip's agreement with its class's mean
+can be computed only once the mean is known. Memory doesn't depend on the number of clips.
 """
 
 import json
@@ -50,20 +50,21 @@ _METADATA = b"staa.scores"
 AGREEMENTS = {
     "class_agreement": "Bhattacharyya coefficient of the spatial map and the mean of its class's "
     "other clips: by label, or by prediction in a run without labels",
-    "dataset_agreement": "the same with the mean of all other clips",
+    "dataset_agreement": "Bhattacharyya coefficient of the spatial map and the mean of all "
+    "other clips",
 }
 
 _BLOCKS_AT_ONCE = 8
-"""Blocks whose scores are in memory together."""
+"""How many blocks' scores are in memory at a time."""
 _ROWS_AT_ONCE = 1024
-"""Rows whose maps are compared with means together."""
+"""How many rows' maps are compared with means at a time."""
 
 STANDARD = (
     Grouping(("label",)),
     Grouping(("label",), rows="failed"),
     Grouping(("prediction",)),
 )
-"""What every pass sums by; the class statistics come of it."""
+"""Groupings of every pass; the class statistics come from them."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class ScoredRun:
     """What a pass over a run has found."""
 
     totals: Totals
-    """Sums by `STANDARD`, and by the further groupings behind them."""
+    """Sums by `STANDARD`, followed by those of the further groupings."""
     url: str
-    """Version of the table of scores."""
+    """Version of the table."""
     notes: tuple[str, ...]
-    """What couldn't be read, and so isn't in the table."""
+    """What couldn't be read and so isn't in the table."""
 
 
 def score_run(
@@ -87,20 +88,20 @@ def score_run(
 ) -> ScoredRun:
     """Score every clip of a run, write the table beside it, and sum the scores by group.
 
-    Dask computes blocks on its current scheduler: threads, or a cluster. The sums' bits depend on
-    the run alone.
+    Dask computes blocks on its current scheduler: threads, or a cluster. The sums are equal to the
+    bit for the same run.
 
     Parameters
     ----------
     run_url
         The run's folder, any fsspec URL.
     by
-        Groupings beside `STANDARD`; their columns are arrays of the run, ``correct``, or columns of
-        the manifest.
+        Groupings besides `STANDARD`; their columns are arrays of the run, ``correct``, or columns
+        of the manifest.
     manifest
-        Where the manifest is now; by default where it was when the run was made.
+        Where the manifest is now; by default, where it was when the run was made.
     progress
-        Is called with the blocks that are done and all blocks.
+        Called with the number of blocks done and of all blocks.
 
     Raises
     ------
@@ -142,7 +143,7 @@ def score_run(
 
 
 def _upload(path: Path, url: str) -> None:
-    """Write a local file to a URL, without reading it into memory whole."""
+    """Copy a local file to a URL without reading all of it into memory."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         view = memoryview(data)
         try:
@@ -152,23 +153,23 @@ def _upload(path: Path, url: str) -> None:
 
 
 def scores(run_url: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Table of a run's scores, a row for each row of the run; makes it where there is none.
+    """Table of a run's scores, with a row for each row of the run; computed if there is none.
 
     Parameters
     ----------
     columns
-        Those that are wanted; by default all.
+        The columns to read; by default all.
 
     Returns
     -------
     DataFrame whose index is the run's row. ``label``, ``prediction``, ``status`` and the manifest's
-    texts are categories or strings, missing where unknown; scores are NaN where a clip has no
+    texts are categories or strings, missing if unknown; scores are NaN for a clip without
     attribution. `describe_scores` says what each column is.
 
     Raises
     ------
     StoreError
-        When the run has gone on since the table was made, or a column isn't in it.
+        When the run has gone on since the table was made, or the table lacks a column.
     """
     url = scores_url(run_url)
     try:
@@ -181,14 +182,14 @@ def scores(run_url: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     check_scores_current(about, open_run(run_url), url)
     known = file.schema_arrow.names
     if unknown := [name for name in columns or () if name not in known]:
-        raise StoreError(f"{url} has no column {unknown[0]!r}: it has {', '.join(known)}")
+        raise StoreError(f"{url} has no column {unknown[0]!r}; it has {', '.join(known)}")
     wanted = None if columns is None else list(dict.fromkeys(["row", *columns]))
     table: pd.DataFrame = file.read(columns=wanted).to_pandas()
     return table.set_index("row")
 
 
 def describe_scores() -> pd.Series:
-    """Say what each of the scores is: descriptions by column."""
+    """Say what each score means: descriptions by column."""
     return pd.Series({**SCORES, **RESULTS, **PEAKS, **AGREEMENTS, **_PLACES}, name="description")
 
 
@@ -199,16 +200,16 @@ _PLACES = {
 
 
 def check_scores_current(about: dict[str, Any], ds: xr.Dataset, url: str) -> None:
-    """Refuse a table of another run, or of other rows than the run has now."""
+    """Refuse a table of another run, or that doesn't match the run's rows as they are now."""
     again = "jobs.aggregate makes it again"
     if about["identity"] != attribute(ds, "identity"):
-        raise StoreError(f"{url} is of another run than the one beside it; {again}")
+        raise StoreError(f"{url} is not of the run beside it; {again}")
     status = ds["status"].values
     if about["coverage"] != row_hash(np.arange(len(status)), status):
         n_done = int((status != Status.PENDING).sum())
         raise StoreError(
-            f"{url} is of other rows than the run has now, {n_done} of {len(status)} of which are "
-            f"done; {again}"
+            f"{url} doesn't match the run's rows as they are now ({n_done} of {len(status)} are "
+            f"done); {again}"
         )
 
 
@@ -216,7 +217,9 @@ def _about(file: pq.ParquetFile, url: str) -> dict[str, Any]:
     metadata = file.schema_arrow.metadata or {}
     about: dict[str, Any] = json.loads(metadata.get(_METADATA, b"{}"))
     if about.get("schema") != SCHEMA:
-        raise StoreError(f"{url} is no table of scores of schema {SCHEMA}; jobs.aggregate makes it")
+        raise StoreError(
+            f"{url} is not a table of scores of schema {SCHEMA}; jobs.aggregate makes it"
+        )
     return about
 
 
@@ -229,7 +232,7 @@ def _concatenated(tables: Sequence[Columns]) -> pa.Table:
 
 
 class _Parts:
-    """The scores of a pass on a local disk, batch by batch."""
+    """A pass's scores on a local disk, batch by batch."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -251,7 +254,7 @@ class _Parts:
 
 
 class _MapsWriter:
-    """``spatial_maps.zarr``: the map of each clip, summed over time, float16 (clip, y, x)."""
+    """Writes ``spatial_maps.zarr``: each clip's map, summed over time, float16 (clip, y, x)."""
 
     def __init__(self, url: str, ds: xr.Dataset) -> None:
         n_rows, _, height, width = ds["spatial"].shape
@@ -284,7 +287,7 @@ class _MapsWriter:
 
 @dataclass(frozen=True)
 class _Finished:
-    """Adds to a batch of scores what needs the whole run, the store's texts and the manifest."""
+    """Adds to a batch of scores what the whole run, the store's texts and the manifest say."""
 
     ds: xr.Dataset
     totals: Totals
@@ -304,7 +307,7 @@ class _Finished:
             "view": (rows % n_views).astype(np.int32),
             "video_id": video_id,
         }
-        of_manifest = self.manifest.rows(rows // n_views)
+        of_manifest = _without_removed(self.manifest.rows(rows // n_views), status)
         columns |= {name: of_manifest.get(name) for name in ("path", "split")}
         columns |= {
             "label": _named(scored["label"].to_numpy(), names),
@@ -364,7 +367,7 @@ class _Finished:
             ("class_agreement", total[at], np.where(known, sums.n[at], 0)),
             ("dataset_agreement", total.sum(axis=0), np.full(len(maps), sums.n.sum())),
         ):
-            # Without the clip itself, which would agree with a mean of few too well.
+            # Leave out the clip itself, which would agree too well with a mean of few clips.
             others = count - 1
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = np.maximum(mass - maps, 0) / others[:, None]
@@ -373,8 +376,19 @@ class _Finished:
         return result
 
 
+def _without_removed(
+    columns: dict[str, pa.ChunkedArray], status: NDArray[np.integer]
+) -> dict[str, pa.ChunkedArray]:
+    """Leave out what the manifest says of rows that `jobs.forget` has taken out of the run."""
+    removed = status == Status.REMOVED
+    if not removed.any():
+        return columns
+    kept = pa.array(np.arange(len(removed)), pa.int64(), mask=removed)
+    return {name: column.take(kept) for name, column in columns.items()}
+
+
 def _named(codes: NDArray[np.integer], names: NDArray[Any]) -> pa.Array:
-    """Names of codes as a dictionary; null where no name belongs to a code."""
+    """Names of codes, as a dictionary array; null for a code without a name."""
     unknown = (codes < 0) | (codes >= len(names))
     indices = pa.array(np.where(unknown, 0, codes).astype(np.int32), mask=unknown)
     return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()))

@@ -1,8 +1,8 @@
-"""Class-level statistics: a few small tables from attributions of any size, in one pass over them.
+"""Class-level statistics: a few small tables from attributions of any size, in one pass.
 
 Each block of clips becomes a table of classes, and the tables are merged as a tree (see
-`analysis.reduction`), so that memory depends on the number of classes and on the patch grid, never
-on that of clips.
+`analysis.reduction`). So memory depends on the number of classes and on the patch grid, never on
+the number of clips.
 """
 
 from collections.abc import Sequence
@@ -32,22 +32,22 @@ By = Literal["label", "prediction"]
 _SCHEMA = {"name": "staa-statistics", "version": 2}
 
 _FLAT_SCHEMA = {"name": "staa-statistics", "version": 1}
-"""Version of statistics by one column, written before coverage was kept."""
+"""Schema of older statistics, by one column, from before coverage was kept."""
 
 _DESCRIPTIONS = {
     "n_clips": "clips with an attribution",
-    "n_failed": "failed clips that have the class as their label, whatever the grouping",
+    "n_failed": "failed clips whose label is the class, whatever the grouping",
     "accuracy": "share of labelled clips whose prediction is their label",
     "probability": "mean probability of the predicted class",
     "spatial_map": "mean over clips of sum_t A: where the model attends; sums to 1",
-    "spatial_map_std": "its standard deviation over clips",
+    "spatial_map_std": "standard deviation of the spatial map over clips",
     "temporal_profile": "mean over clips of T: when the model attends; sums to 1",
-    "temporal_profile_std": "its standard deviation over clips",
+    "temporal_profile_std": "standard deviation of T over clips",
     "entropy": "mean over clips of H(A) / log(time * y * x): 0 for one patch, 1 for uniform",
-    "entropy_std": "its standard deviation over clips",
+    "entropy_std": "standard deviation of the entropy over clips",
 }
 
-_COVERAGE = "hash of the rows that there were and of what had become of each"
+_COVERAGE = "hash of the rows and of the status of each"
 
 _KNOWN_DIMS = {"clip", "time", "y", "x", "rank", "frame", "class", "video", "view"}
 _USED = (
@@ -56,33 +56,34 @@ _USED = (
 )
 
 
-def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
+def class_statistics(ds: xr.Dataset, by: By | None = None) -> xr.Dataset:
     """Reduce a run to statistics of its classes, lazily.
 
-    Clips count that are ok and whose class is known. Standard deviations are those of the
-    population (``ddof=0``). Sums are in float64, since half precision loses them after a few clips.
+    Only clips that are ok and whose class is known count. Standard deviations are those of the
+    population (``ddof=0``). Sums are in float64, since half precision fails after a few clips.
 
     Parameters
     ----------
     ds
         A run from `analysis.open_run`, lazy or in memory; a selection of its clips or its classes,
-        in any order; or what `analysis.by_video` gives of it, whose views count as clips. A
-        dimension that a run doesn't have, as ``run`` of several that were joined, is kept: the
-        statistics have it, too.
+        in any order; or the result of `analysis.by_video`, whose views count as clips. A dimension
+        that a single run doesn't have, such as ``run`` of joined runs, is kept in the statistics.
     by
-        Group by the manifest's class or by the predicted one.
+        Group by the manifest's class or by the predicted one; by default by ``label``, and by
+        ``prediction`` where no ok clip has a label, which reads both columns. The attribute ``by``
+        of what is returned says which it is.
 
     Returns
     -------
-    Dataset over Dask with the dimension ``class`` (names), of the dataset's classes in its order:
+    Dataset over Dask with the dimension ``class`` (names), the dataset's classes in its order:
     ``n_clips``, ``n_failed`` (class) int64; ``accuracy``, ``probability``, ``entropy``,
     ``entropy_std`` (class); ``spatial_map``, ``spatial_map_std`` (class, y, x);
     ``temporal_profile``, ``temporal_profile_std`` (class, time), all float64. A class without clips
-    has a count of 0 and NaN elsewhere; so has ``accuracy`` in a class without labels. ``coverage``
-    () uint64 says which rows were there and what had become of each.
+    has a count of 0 and NaN elsewhere; ``accuracy`` is NaN in a class without labels. ``coverage``
+    () uint64 identifies the rows and the status of each.
 
-    An ok clip whose attribution isn't there makes its class NaN, and is not passed over: either its
-    shard was finished while it was being read, and computing again mends it, or the store has lost
+    An ok clip whose attribution isn't there makes its class NaN and is not skipped. Either its
+    shard was finished while it was being read, which computing again mends, or the store has lost
     an object.
 
     Raises
@@ -92,6 +93,7 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
     StoreError
         When the dataset lacks an array or the coordinate ``class_index``.
     """
+    by = by or _grouping_of(ds)
     if by not in get_args(By):
         raise ValueError(f"by: {by!r} is not one of {', '.join(get_args(By))}")
     extra = [
@@ -132,16 +134,16 @@ def class_statistics(ds: xr.Dataset, by: By = "label") -> xr.Dataset:
 def statistics_of_sums(
     ds: xr.Dataset, sums: Sums, failed: Sums, coverage: int, by: By
 ) -> xr.Dataset:
-    """Give the `class_statistics` of a run whose sums by class are there already.
+    """Give the `class_statistics` of a run from sums by class that are already there.
 
     Parameters
     ----------
     ds
-        The run that was summed, whole.
+        The whole run that was summed.
     sums
-        By ``label`` or by ``prediction``, as ``by`` says.
+        Sums by ``label`` or by ``prediction``, as ``by`` says.
     failed
-        Those of failed rows, by ``label``.
+        Sums of failed rows, by ``label``.
     """
     sizes = {dim: ds["spatial"].sizes[dim] for dim in ("time", "y", "x")}
     return _dataset(ds, _tables(sums, failed, coverage, class_index(ds), by, sizes), by)
@@ -151,12 +153,12 @@ def group_statistics(ds: xr.Dataset, by: Sequence[str]) -> xr.Dataset:
     """Mean, spread and quantiles of the scores, and mean maps, by any columns together.
 
     For example ``group_statistics(ds, ["label", "prediction"])`` by confusion pair, or
-    ``group_statistics(ds, ["correct"])``. Computes them, in one pass.
+    ``group_statistics(ds, ["correct"])``. This computes at once, in one pass.
 
     Parameters
     ----------
     ds
-        As in `class_statistics`, of known dimensions.
+        As for `class_statistics`, but with a run's dimensions only.
     by
         Arrays or coordinates of the dataset along ``clip`` alone, or ``correct``: 1, 0, or -1
         without a label.
@@ -165,7 +167,7 @@ def group_statistics(ds: xr.Dataset, by: Sequence[str]) -> xr.Dataset:
     -------
     Dataset with the dimension ``group``, whose coordinates are the columns: ``n`` (group) int64,
     ``mean``, ``std``, ``q05``, ``q50``, ``q95`` (group, score), ``spatial_map`` (group, y, x),
-    ``temporal_profile`` (group, time) float64. Quantiles come of 64 equal bins on [0, 1].
+    ``temporal_profile`` (group, time) float64. Quantiles come from 64 equal bins on [0, 1].
     """
     rows = _as_clips(ds)
     (totals,) = dask.compute(tree(block_tasks(rows, (Grouping(tuple(by)),))))  # type: ignore[attr-defined, no-untyped-call]
@@ -231,7 +233,7 @@ def _tables(
     by: str,
     sizes: dict[str, int],
 ) -> dict[str, NDArray[Any]]:
-    """Statistics of the classes that have the given indices, in their order."""
+    """Statistics of the classes with the given indices, in their order."""
     sums = sums.select(pd.MultiIndex.from_arrays([index], names=[by]))
     failed = failed.select(pd.MultiIndex.from_arrays([index], names=["label"]))
     mean, deviation = sums.mean, sums.deviation
@@ -256,14 +258,14 @@ def _tables(
 def _maps_of(
     table: NDArray[np.float64], sizes: dict[str, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Spatial map (groups, y, x) and profile (groups, time) of a table of a pass's columns."""
+    """Spatial map (groups, y, x) and profile (groups, time) from a table of a pass's columns."""
     start, n_patches = len(SUMMED), sizes["y"] * sizes["x"]
     where = table[:, start : start + n_patches].reshape(-1, sizes["y"], sizes["x"])
     return where, table[:, start + n_patches :]
 
 
 def _as_clips(ds: xr.Dataset) -> xr.Dataset:
-    """Rows along ``clip`` again, of a dataset by video."""
+    """Put the rows of a dataset by video along ``clip`` again."""
     if "clip" in ds.dims or "video" not in ds.dims:
         return ds
     if "view" not in ds.dims:
@@ -275,20 +277,27 @@ def _as_clips(ds: xr.Dataset) -> xr.Dataset:
 
 
 def classes_with_lost_clips(statistics: xr.Dataset) -> list[str]:
-    """Names of classes in whose computed statistics an ok clip's attribution isn't there."""
+    """Names of classes that have an ok clip without attribution, from computed statistics."""
     lost = statistics[["spatial_map", "temporal_profile", "entropy"]].isnull()
     missing = lost["spatial_map"].any(("y", "x")) | lost["temporal_profile"].any("time")
     concerned = (statistics["n_clips"] > 0) & (missing | lost["entropy"])
     return [str(name) for name in statistics["class"].values[concerned.values]]
 
 
+def _grouping_of(ds: xr.Dataset) -> By:
+    if "status" not in ds or "label" not in ds:
+        return "label"
+    labelled = (ds["status"] == Status.OK) & (ds["label"] >= 0)
+    return "label" if bool(labelled.any()) else "prediction"
+
+
 def default_grouping(summary: RunCounts) -> By:
-    """Group by label where any row has one, else by prediction."""
+    """Group by label if any row has one, else by prediction."""
     return "label" if summary["n_labelled"] else "prediction"
 
 
 def overall_statistics(statistics: xr.Dataset) -> xr.Dataset:
-    """Means over all clips of all classes, from those of the classes.
+    """Means over all clips of all classes, from the classes' means.
 
     Returns
     -------
@@ -296,7 +305,7 @@ def overall_statistics(statistics: xr.Dataset) -> xr.Dataset:
     float64; NaN where no class has a clip.
     """
     means = statistics[["spatial_map", "temporal_profile", "entropy", "probability"]]
-    # A class without clips has no mean to weigh; one that lost clips makes all of it NaN.
+    # A class without clips has no mean to weigh; a class that lost clips makes the result NaN.
     present = statistics["n_clips"] > 0
     weights = statistics["n_clips"].where(present, 0)
     total = (means.where(present, 0.0) * weights).sum("class", skipna=False, keep_attrs=True)
@@ -307,11 +316,11 @@ def overall_statistics(statistics: xr.Dataset) -> xr.Dataset:
 
 
 def save_statistics(statistics: xr.Dataset, run_url: str) -> str:
-    """Write `class_statistics` of a run beside its store; computes them first.
+    """Compute `class_statistics` of a run and write them beside its store.
 
-    Those by label and those by prediction are kept side by side, each over what was there of it.
-    The run's identity is written last, as in the store itself, so that a reader can tell statistics
-    that were cut off.
+    Statistics by label and by prediction are kept side by side; each replaces its predecessor. The
+    run's identity is written last, as in the store itself, so that a reader can recognise
+    statistics that were cut off.
 
     Returns
     -------
@@ -320,12 +329,12 @@ def save_statistics(statistics: xr.Dataset, run_url: str) -> str:
     Raises
     ------
     StoreError
-        When the statistics don't say which run they are of.
+        When the statistics don't say which run they come from.
     """
     url = statistics_url(run_url)
     identity = attribute(statistics, "identity")
     by = attribute(statistics, "by")
-    # A computation that fails leaves the former statistics as they were.
+    # Compute first: a failure leaves the former statistics as they were.
     computed = statistics.compute().assign_attrs(schema=_SCHEMA)
     del computed.attrs["identity"]
     # NumPy's fixed-length strings have no specification in Zarr v3.
@@ -347,7 +356,7 @@ def open_statistics(run_url: str, by: By | None = None) -> xr.Dataset:
     Parameters
     ----------
     by
-        Those by label or by prediction; by default those that are there, by label if both are.
+        Which to read, by label or by prediction; by default those that exist, by label if both do.
 
     Raises
     ------
@@ -362,7 +371,7 @@ def open_statistics(run_url: str, by: By | None = None) -> xr.Dataset:
         flat = root.attrs.get("schema") == _FLAT_SCHEMA
         kept = [root.attrs["by"]] if flat else [k for k in get_args(By) if f"by_{k}" in root]
         if by is not None and by not in kept:
-            raise StoreError(f"no statistics by {by} at {url}: there are those by {kept}")
+            raise StoreError(f"no statistics by {by} at {url}; there are some by {kept}")
         group = None if flat else f"by_{by or next(iter(kept), 'label')}"
         statistics = xr.open_zarr(location, group=group, consolidated=False, chunks=None).load()
     except (OSError, ValueError, ImportError, KeyError, zarr.errors.BaseZarrError) as error:
@@ -370,7 +379,7 @@ def open_statistics(run_url: str, by: By | None = None) -> xr.Dataset:
     expected = _FLAT_SCHEMA if flat else _SCHEMA
     if statistics.attrs.get("schema") != expected or "identity" not in statistics.attrs:
         raise StoreError(
-            f"{url} is not whole, or not of schema {_SCHEMA}; jobs.aggregate writes it again"
+            f"{url} is not complete, or not of schema {_SCHEMA}; jobs.aggregate writes it again"
         )
     check_current(statistics, open_run(run_url), f"the statistics in {url}")
     ordered: xr.Dataset = statistics[[name for name in _VARIABLES if name in statistics]]
@@ -378,14 +387,14 @@ def open_statistics(run_url: str, by: By | None = None) -> xr.Dataset:
 
 
 def check_current(statistics: xr.Dataset, ds: xr.Dataset, name: str = "the statistics") -> None:
-    """Refuse statistics of another run, or of other rows than the run has now.
+    """Refuse statistics of another run, or that don't match the run's rows as they are now.
 
     Parameters
     ----------
     statistics
-        Computed ones.
+        Computed statistics.
     ds
-        The run, from `analysis.open_run`; its column of status is read.
+        The run, from `analysis.open_run`; its column ``status`` is read.
 
     Raises
     ------
@@ -407,8 +416,8 @@ def check_current(statistics: xr.Dataset, ds: xr.Dataset, name: str = "the stati
     if not current:
         n_pending = int((status == Status.PENDING).sum())
         raise StoreError(
-            f"{name} are of other rows than the run has now, {len(status) - n_pending} of "
-            f"{len(status)} of which are done; {again}"
+            f"{name} don't match the run's rows as they are now ({len(status) - n_pending} of "
+            f"{len(status)} are done); {again}"
         )
 
 

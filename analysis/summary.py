@@ -8,18 +8,20 @@ from pipeline.status import Status
 
 
 class RunCounts(TypedDict):
-    """Rows of a run by outcome; ``n_ok + n_failed + n_pending == n_rows``."""
+    """Rows of a run by outcome; ``n_ok + n_failed + n_removed + n_pending == n_rows``."""
 
     n_rows: int
     n_ok: int
     n_failed: int
+    n_removed: int
+    """Rows that `jobs.forget` has taken out."""
     n_pending: int
     n_labelled: int
-    """Rows that are ok and have a label."""
+    """Ok rows that have a label."""
     failed: dict[str, int]
-    """Failed rows by the name of their status; only those that occur."""
+    """Failed rows by the name of their status; only statuses that occur."""
     accuracy: float | None
-    """Share of the labelled rows whose prediction is their label; None where there are none."""
+    """Share of the labelled rows whose prediction is their label; None if there are none."""
 
 
 def run_summary(ds: xr.Dataset) -> RunCounts:
@@ -45,6 +47,7 @@ def run_summary(ds: xr.Dataset) -> RunCounts:
         n_rows=ds.sizes["clip"],
         n_ok=int(counts[Status.OK.label]),
         n_failed=sum(failed.values()),
+        n_removed=int(counts[Status.REMOVED.label]),
         n_pending=int(counts[Status.PENDING.label]),
         n_labelled=n_labelled,
         failed={name: count for name, count in failed.items() if count},

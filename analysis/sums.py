@@ -1,8 +1,9 @@
 """Sums, squares and histograms of numbers by group: small tables that are updated and merged.
 
 Groups are the combinations of key columns that occur, so that no table of all pairs of classes is
-made. What is added up is taken from a fixed origin, near which the numbers lie, so that a variance
-keeps its digits. Merging is a sum of tables: in one order of merges the result has the same bits.
+made. Numbers are measured from a fixed origin near them before they are added up, so that a
+variance keeps its digits. Merging adds tables: with the same order of merges, the result has the
+same bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,23 +18,23 @@ from scipy import sparse
 Float64Array = NDArray[np.float64]
 
 N_BINS = 64
-"""Equal bins of the histograms on [0, 1]; a quantile is found to half of one."""
+"""Equal bins of the histograms on [0, 1]; a quantile is exact to half a bin."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a block that are ready to be summed, by as many groupings as there are."""
+    """Rows of a block, prepared to be summed by any number of groupings."""
 
     origin: Float64Array
-    """(columns,) what is taken off the values before they are summed."""
+    """(columns,) what is subtracted from the values before they are summed."""
     values: Float64Array
-    """(rows, columns) value - origin; 0 where an optional value is absent."""
+    """(rows, columns) value - origin; 0 for an absent optional value."""
     squares: Float64Array
     """(rows, columns)."""
     absent: NDArray[np.bool_]
-    """(rows, columns that have a histogram) where an optional value is absent."""
+    """(rows, columns with a histogram) whether an optional value is absent."""
     bins: NDArray[np.int64]
-    """(rows, columns that have a histogram) bin of each value; -1 for NaN."""
+    """(rows, columns with a histogram) bin of each value; -1 for NaN."""
 
     @classmethod
     def of(
@@ -44,16 +45,16 @@ class Rows:
         n_histograms: int = 0,
         optional: slice = slice(0),
     ) -> "Rows":
-        """Take values (rows, columns), which are overwritten.
+        """Prepare values (rows, columns), which are overwritten.
 
         Parameters
         ----------
         origin
             (columns,) a number near the values of each column.
         n_histograms
-            Leading columns, within [0, 1], that may get a histogram.
+            Number of leading columns, with values in [0, 1], that may get a histogram.
         optional
-            Those of the leading columns in which NaN means that a row has no such value.
+            Leading columns in which NaN means that a row has no such value.
         """
         leading = values[:, :n_histograms]
         unknown = np.isnan(leading)
@@ -67,7 +68,7 @@ class Rows:
 
     @classmethod
     def counted(cls, n_rows: int) -> "Rows":
-        """Rows of which nothing is known but that they are there."""
+        """Rows that are only counted."""
         return cls.of(np.zeros((n_rows, 0)), np.zeros(0))
 
 
@@ -75,7 +76,7 @@ class Rows:
 class Sums:
     """Sums of blocks of rows by group.
 
-    A value that is NaN leaves its group's sum NaN, but in optional columns, where it isn't counted.
+    A NaN makes its group's sum NaN, except in optional columns, where it isn't counted.
     """
 
     keys: pd.MultiIndex
@@ -83,7 +84,7 @@ class Sums:
     n: NDArray[np.int64]
     """(groups,) rows."""
     absent: NDArray[np.int64]
-    """(groups, leading columns) optional values that aren't counted."""
+    """(groups, leading columns) absent optional values."""
     total: Float64Array
     """(groups, columns) sum of value - origin."""
     squares: Float64Array
@@ -91,13 +92,13 @@ class Sums:
     origin: Float64Array
     """(columns,)."""
     histogram: NDArray[np.int32]
-    """(groups, leading columns, bins); no columns where none were asked for."""
+    """(groups, leading columns, bins); no columns if no histograms were requested."""
 
     @classmethod
     def of(
         cls, keys: Mapping[str, NDArray[Any]], rows: Rows, *, histograms: bool = False
     ) -> "Sums":
-        """Sum one block by key columns, (rows,) each by name."""
+        """Sum one block by key columns, given by name, (rows,) each."""
         n_rows = len(rows.values)
         codes, groups = _factorise(keys)
         n_groups = len(groups)
@@ -117,7 +118,7 @@ class Sums:
 
     @classmethod
     def merged(cls, parts: Sequence["Sums"]) -> "Sums":
-        """Add up one part or more, from the first to the last, in one table that is made once."""
+        """Add up one or more parts, from first to last, in a table that is allocated once."""
         first = parts[0]
         if len(parts) == 1:
             return first
@@ -136,7 +137,7 @@ class Sums:
 
     @property
     def count(self) -> NDArray[np.int64]:
-        """(groups, columns) values that are summed."""
+        """(groups, columns) number of values that were summed."""
         count = np.repeat(self.n[:, None], self.total.shape[1], axis=1)
         count[:, : self.absent.shape[1]] -= self.absent
         return count
@@ -155,10 +156,10 @@ class Sums:
         return np.sqrt(np.maximum(variance, 0))
 
     def quantile(self, share: float) -> Float64Array:
-        """Quantile of the leading columns, from their histograms, linear within a bin.
+        """Quantile of the leading columns from their histograms, linear within a bin.
 
-        The value is within a bin's width of a number below and above which at least the shares
-        lie that a quantile has; the same however the rows were split into blocks.
+        The value is within a bin's width of a true quantile, and the same however the rows were
+        split into blocks.
 
         Returns
         -------
@@ -174,7 +175,7 @@ class Sums:
         return np.where(cumulative[..., -1] > 0, quantile, np.nan)
 
     def select(self, keys: pd.MultiIndex) -> "Sums":
-        """Tables of the given groups in their order; zeros for those that don't occur."""
+        """Select the given groups in their order; those that don't occur are zeros."""
         at = self.keys.get_indexer(keys)
         tables = {}
         for name in _TABLES:
@@ -188,7 +189,7 @@ _TABLES = ("n", "absent", "total", "squares", "histogram")
 
 
 def _union(indices: Sequence[pd.MultiIndex]) -> pd.MultiIndex:
-    """Give the groups that occur in any, sorted."""
+    """Return the groups that occur in any index, sorted."""
     if indices[0].nlevels == 1:
         levels = [index.get_level_values(0).to_numpy() for index in indices]
         return pd.MultiIndex.from_arrays(

@@ -6,11 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
-from pydantic_settings import CliPositionalArg
 
 from jobs.audit import write_page
-from jobs.cli import run_job, writing
-from pipeline.base_config import FrozenConfig
+from jobs.cli import RunWriter, owned_run, run_job, writing
 from pipeline.errors import ConfigError, StoreError
 from pipeline.text import printable
 
@@ -18,17 +16,16 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from analysis.score_table import ScoredRun
+    from pipeline.store.lease import Lease
 
 
-class AggregateConfig(FrozenConfig):
+class AggregateConfig(RunWriter):
     """Reduce a run to scores of each clip and statistics of its classes, beside the run.
 
     Also writes a page about it. One pass over the store makes all of it, on threads of this
     machine, or on a cluster.
     """
 
-    run: CliPositionalArg[str]
-    """Folder of the run, any fsspec URL."""
     by: Literal["label", "prediction"] | None = None
     """Group the table and the page by `label` or by `prediction`; by default by label in a run that
     has labels. Statistics by both are kept."""
@@ -57,8 +54,14 @@ class AggregateConfig(FrozenConfig):
 
 def aggregate(config: AggregateConfig) -> int:
     """Score and sum, keep both, print the statistics, and draw the page from them."""
+    with owned_run(config, "aggregate") as (_, lease):
+        return _aggregate(config, lease)
+
+
+def _aggregate(config: AggregateConfig, lease: "Lease") -> int:
     from analysis import open_run, run_summary, save_statistics
     from analysis.statistics import classes_with_lost_clips, default_grouping
+    from pipeline.store.verify import lost_attributions
 
     ds = open_run(config.run)
     with _damage_named(config.run):
@@ -72,7 +75,7 @@ def aggregate(config: AggregateConfig) -> int:
     if by == "label" and not summary["n_labelled"]:
         raise ConfigError(f"by: 'label', but no clip of {config.run} has one; try 'prediction'")
     with _scheduler(config), writing("run", config.run), _damage_named(config.run):
-        scored = _score(config)
+        scored = _score(config, lease)
     for note in scored.notes:
         print(f"aggregate: warning: {note}", file=sys.stderr)
     groupings: list[Literal["label", "prediction"]] = ["label", "prediction"]
@@ -81,11 +84,8 @@ def aggregate(config: AggregateConfig) -> int:
     of = {grouping: _statistics(ds, scored, grouping) for grouping in groupings}
     statistics = of[by]
     if lost := classes_with_lost_clips(statistics):
-        raise StoreError(
-            f"{config.run}: ok clips of {', '.join(lost[:3])} have no attribution: the store has "
-            f"lost objects. jobs.verify {config.run} names them, and with --repair sets their rows "
-            "pending"
-        )
+        raise lost_attributions(config.run, lost)
+    lease.check()
     with writing("run", config.run):
         for one in of.values():
             url = save_statistics(one, config.run)
@@ -93,6 +93,7 @@ def aggregate(config: AggregateConfig) -> int:
     print(f"aggregate: scores of {summary['n_ok']} clips in {scored.url}")
     print(f"aggregate: {int(statistics['n_clips'].sum())} clips by {by}; statistics in {url}")
     if config.report:
+        lease.check()
         with writing("run", config.run):
             page = write_page(
                 "aggregate",
@@ -119,23 +120,20 @@ def _damage_named(run: str) -> Iterator[None]:
     except (ValueError, RuntimeError, KeyError) as error:
         from pipeline.store.opening import open_store
         from pipeline.store.run_folder import store_url
-        from pipeline.store.verify import verify_store
+        from pipeline.store.verify import check_store
 
-        damages = verify_store(open_store(store_url(run)))
-        if not damages:
-            raise
-        raise StoreError(
-            f"{damages[0]}; jobs.verify names all damage, and with --repair sets such rows pending"
-        ) from error
+        check_store(open_store(store_url(run)))
+        raise error
 
 
-def _score(config: AggregateConfig) -> "ScoredRun":
+def _score(config: AggregateConfig, lease: "Lease") -> "ScoredRun":
     from analysis.score_table import score_run
     from pipeline.progress_bar import progress_bar
 
     bars: list[Any] = []
 
     def show(done: int, total: int) -> None:
+        lease.check()
         # A run that is done in one go needs no bar.
         if not bars and done == total:
             return

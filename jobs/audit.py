@@ -6,27 +6,31 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
-from pydantic_settings import CliPositionalArg
 
 from analysis.audit.settings import AuditSettings
-from jobs.cli import run_job, writing
-from pipeline.base_config import FrozenConfig
+from jobs.cli import RunWriter, owned_run, run_job, writing
+from jobs.proof import ProofConfig, proven
 from pipeline.store.run_folder import findings_url
 
 if TYPE_CHECKING:
     from analysis.audit.finding import Finding
+    from pipeline.store.lease import Lease
+    from pipeline.store.opening import Store
 
 
-class AuditConfig(FrozenConfig):
+class AuditConfig(RunWriter):
     """Find what of a run a person should look at, ranked, and keep it beside the run.
 
     The exit code is 0 whether something was found or not.
     """
 
-    run: CliPositionalArg[str]
-    """Folder of the run, any fsspec URL."""
     audit: AuditSettings = AuditSettings()
     """What counts as a finding."""
+    verify: bool = False
+    """Try findings on the model: what they name is taken away, beside a random part of the same
+    size. Needs the run's model, manifest and clips."""
+    proof: ProofConfig = ProofConfig()
+    """How they are tried."""
     most: int = Field(default=20, ge=0)
     """Findings to print; all are kept."""
     report: str | None = None
@@ -48,6 +52,11 @@ class AuditConfig(FrozenConfig):
 
 def audit_run(config: AuditConfig) -> int:
     """Look for findings, keep them, and print the first ones."""
+    with owned_run(config, "audit") as (store, lease):
+        return _audit(config, store, lease)
+
+
+def _audit(config: AuditConfig, store: "Store", lease: "Lease") -> int:
     from analysis.audit.audit import audit, save_findings
     from analysis.audit.evidence import read_evidence
 
@@ -59,8 +68,14 @@ def audit_run(config: AuditConfig) -> int:
     found = audit(
         evidence, config.audit, progress=lambda name: print(f"audit: {name}", file=sys.stderr)
     )
-    with writing("run", config.run):
-        save_findings(found, config.run, config.audit)
+    for try_now in (False, True) if config.verify else (False,):
+        # What was found is kept before it is tried, which takes longer.
+        found = proven(
+            found, evidence, store, lease, config.proof, run_url=config.run, try_now=try_now
+        )
+        lease.check()
+        with writing("run", config.run):
+            save_findings(found, config.run, config.audit)
     print_findings(found, config.most)
     print(f"audit: {len(found)} findings in {findings_url(config.run)}")
     if config.report is not None:
@@ -112,12 +127,34 @@ def print_findings(found: "Sequence[Finding]", most: int) -> None:
             f"\n{position}. {_NAMES[finding.kind]}{proof} (q {finding.q:.1g}, {finding.n} videos)"
         )
         print(f"   {finding.seen}")
+        if (tried := _tried(finding)) is not None:
+            print(f"   {tried}")
         print(f"   {finding.check}")
         shown = [example.path or example.video_id for example in finding.examples[:3]]
         print(f"   {', '.join(shown)}")
     if len(found) > most:
         print(f"\n   and {len(found) - most} more")
     print()
+
+
+def _tried(finding: "Finding") -> str | None:
+    """Say what came of trying a finding on the model; None if it wasn't tried."""
+    proof = finding.proof
+    if proof.change is None or proof.random_change is None:
+        return None
+    what = (
+        ("one frame repeated", "frames shuffled")
+        if finding.kind == "static"
+        else (
+            "that taken away",
+            "a random part of that size taken away",
+        )
+    )
+    return (
+        f"Tried on {proof.n_clips} clips: with {what[0]}, the class's probability changes by "
+        f"{proof.change:+.2f}, with {what[1]} by {proof.random_change:+.2f} (95 % interval of the "
+        f"difference {proof.low:+.2f} to {proof.high:+.2f})."
+    )
 
 
 _NAMES = {

@@ -13,14 +13,28 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from jobs import hand_over_signals
 from jobs.last_word import tell_carried_out, with_last_word
-from jobs.settings import described, flag, merge, read_settings, with_suggestion
+from jobs.settings import (
+    check_given_once,
+    described,
+    flag,
+    merge,
+    read_settings,
+    with_suggestion,
+)
+from pipeline.base_config import FrozenConfig
 from pipeline.errors import (
     ConfigError,
     ManifestChangedError,
@@ -32,6 +46,10 @@ from pipeline.errors import (
 )
 from pipeline.run.config import FOR_ONE_CALL
 from pipeline.text import LINE_LENGTH, one_line, without_credentials
+
+if TYPE_CHECKING:
+    from pipeline.store.lease import Lease
+    from pipeline.store.opening import Store
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -132,6 +150,7 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
     """
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     file_parser.add_argument("--config")
+    check_given_once(argv, config_class)
     try:
         known, flags = file_parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
@@ -183,6 +202,36 @@ def _nobody_reads() -> bool:
 def _program(verb: str) -> str:
     """Name of the command as it was called."""
     return f"staa {verb}" if Path(sys.argv[0]).stem == "staa" else f"python -m jobs.{verb}"
+
+
+class RunWriter(FrozenConfig):
+    """Options of a job that writes into a run's folder."""
+
+    run: CliPositionalArg[str]
+    """Folder of the run, any fsspec URL."""
+    take_over: bool = False
+    """Go on although somebody else seems to be working on the run, who then stops writing; whoever
+    has ended without a word is taken over without it, after a minute at most."""
+
+
+@contextmanager
+def owned_run(config: RunWriter, verb: str) -> Iterator[tuple["Store", "Lease"]]:
+    """Hold the lease of a run that is there, while open: gives its store and the lease.
+
+    Raises
+    ------
+    StoreError
+        If there is no run; nothing is written then.
+    LeaseError
+        If somebody else is working on it.
+    """
+    from pipeline.store.lease import leased
+    from pipeline.store.opening import open_store
+    from pipeline.store.run_folder import store_url
+
+    store = open_store(store_url(config.run), mode="r+")
+    with leased(config.run, verb=verb, take_over=config.take_over) as lease:
+        yield store, lease
 
 
 class _MidwayError(StorageError):

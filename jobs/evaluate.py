@@ -4,10 +4,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
-from jobs.cli import run_job
-from pipeline.base_config import FrozenConfig
+from jobs.cli import RunWriter, owned_run, run_job
 from pipeline.store.run_folder import metrics_url
 
 if TYPE_CHECKING:
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.scores import Score
 
 
-class EvaluateConfig(FrozenConfig):
+class EvaluateConfig(RunWriter):
     """Measure the share of attribution that falls on the ground truth's mask, and its lift.
 
     Prints both for the run's attribution and for maps to compare it with; then for the attribution
@@ -24,8 +22,6 @@ class EvaluateConfig(FrozenConfig):
     and how concentrated the map is.
     """
 
-    run: CliPositionalArg[str]
-    """Folder of the run, any fsspec URL."""
     ground_truth: str
     """The `ground_truth.zarr` of a synthetic dataset, or of `jobs.ground_truth`."""
     kind: str | None = None
@@ -43,7 +39,14 @@ def evaluate(config: EvaluateConfig) -> int:
     from pipeline.store.ground_truth import open_ground_truth
 
     truth = open_ground_truth(config.ground_truth)
-    evaluation = evaluate_run(config.run, truth, kind=config.kind, n_transported=config.emd_clips)
+    with owned_run(config, "evaluate") as (_, lease):
+        evaluation = evaluate_run(
+            config.run,
+            truth,
+            kind=config.kind,
+            n_transported=config.emd_clips,
+            before_writing=lease.check,
+        )
     print(f"{'method':<28} {'on mask':>8} {'covered':>8} {'lift':>6}  (standard error)")
     for method, lift in evaluation.methods.items():
         print(f"{method:<28} {lift.share:>8.1%} {lift.covered:>8.1%} {_value(lift)}")

@@ -3,13 +3,18 @@
 Ray ends a driver that has lost its cluster without a word, and so does a machine whose memory runs
 out. So the job runs in a child process, and this one, which loads next to nothing, waits. It passes
 signals on, and if the child couldn't say what happened, it does.
+
+It also stands between the child's native code and the terminal: lines of Ray's own log, which mean
+nothing to a user and are in the session's folder, aren't passed on.
 """
 
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -18,6 +23,10 @@ _PR_SET_PDEATHSIG = 1
 _SI_KERNEL = 0x80
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _BROKEN_OFF = 1
+_END_S = 1.0
+"""For what native code has written last."""
+_LOG_LINE = re.compile(rb"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ [DIWE] \d+ \d+\] ")
+"""Start of a line of Ray's own log, below what ends a process."""
 _told: int | None = None
 """Where the child tells what its parent can't know."""
 
@@ -36,15 +45,24 @@ def with_last_word(job: Callable[[], int], *, verb: str) -> int:
         # Elsewhere than on Linux it isn't told whom a signal was for.
         return job()
     reading, writing = os.pipe()
+    native_reading, native_writing = os.pipe()
+    sys.stderr.flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
     parent = os.getpid()
     child = os.fork()
     if not child:
         os.close(reading)
+        os.close(native_reading)
+        _part_from_native_code(native_writing)
         _be_the_child(job, writing, parent, before)
     os.close(writing)
+    os.close(native_writing)
+    passing = threading.Thread(target=_pass_on, args=(native_reading,), daemon=True)
+    passing.start()
     try:
         status = _wait(child)
+        # Processes of Ray that outlive the job may hold its other end.
+        passing.join(_END_S)
         with os.fdopen(reading) as told:
             words: dict[str, Any] = {}
             for line in told:
@@ -98,6 +116,27 @@ def _be_the_child(
                 stream.flush()
         # Threads and exit handlers of a Ray that is lost would hold it up, or say more.
         os._exit(code)
+
+
+def _part_from_native_code(writing: int) -> None:
+    """Have Python write to stderr as before, and native code into a pipe."""
+    stderr = os.dup(2)
+    os.dup2(writing, 2)
+    os.close(writing)
+    sys.stderr = os.fdopen(stderr, "w", buffering=1, errors="backslashreplace")
+
+
+def _pass_on(reading: int) -> None:
+    """Write to stderr what comes through a pipe, without the lines of Ray's log."""
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        rest = b""
+        while data := pipe.read(65_536):
+            *lines, rest = (rest + data).split(b"\n")
+            kept = [line + b"\n" for line in lines if not _LOG_LINE.match(line)]
+            if kept:
+                os.write(2, b"".join(kept))
+        if rest and not _LOG_LINE.match(rest):
+            os.write(2, rest + b"\n")
 
 
 def _tell(**words: Any) -> None:

@@ -41,7 +41,7 @@ class ManifestConfig(FrozenConfig):
     layout: str
     """folders (one per class), files (a folder or glob, without labels), list (a file of `path
     label` lines), table (any Parquet or CSV table with a column of paths), or a dataset's own form:
-    kinetics, ucf101, hmdb51, ssv2, charades, activitynet, ava-kinetics."""
+    kinetics, ucf101, hmdb51, ssv2, charades, activitynet, ava-kinetics, epic-kitchens."""
     clips: str
     """Folder of the clips, or a glob; any fsspec URL."""
     out: str
@@ -61,7 +61,8 @@ class ManifestConfig(FrozenConfig):
     """Exit with 1 where a row's file is missing, a video is passed over for its suffix, or a header
     isn't ok."""
     segments: bool = False
-    """Take each row for the part of its file from start_time to end_time, as in untrimmed sets."""
+    """Have each row be a part of its file, from start_time to end_time, as in untrimmed sets: one
+    for each action that charades, activitynet, ava-kinetics or epic-kitchens annotates."""
     check: bool = False
     """Open every file's header as well, and write beside the manifest a table of what each says:
     `header ok`, or the reason."""
@@ -85,6 +86,7 @@ def manifest(config: ManifestConfig) -> int:
         split=config.split,
         labels_from=config.labels_from,
         columns=config.columns,
+        segments=config.segments,
     )
     table = dataset.table
     if config.segments:

@@ -102,6 +102,29 @@ def with_suggestion(message: str, arguments: Sequence[str], config_class: type[B
     return message
 
 
+def check_given_once(arguments: Sequence[str], config_class: type[BaseModel]) -> None:
+    """Refuse a flag that is given twice, of which the last would win without a word.
+
+    Raises
+    ------
+    ConfigError
+        Names it.
+    """
+    known = {flag(key) for key in _keys(config_class)} | {"--config"}
+    seen: set[str] = set()
+    for argument in arguments:
+        if argument == "--":
+            return
+        name = argument.partition("=")[0].replace("_", "-")
+        if name not in known and name.startswith("--no-"):
+            name = f"--{name.removeprefix('--no-')}"
+        if name not in known:
+            continue
+        if name in seen:
+            raise ConfigError(f"{name} is given twice")
+        seen.add(name)
+
+
 def _described(problem: dict[str, Any], config_class: type[BaseModel]) -> str:
     location = [str(part)[:60] for part in problem["loc"]]
     key = ".".join(location)

@@ -10,6 +10,7 @@ from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job
 from pipeline.base_config import FrozenConfig
+from pipeline.status import Status
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def _text(state: "RunState") -> str:
     summary, model = state.summary, state.model
     n_done = summary.n_rows - summary.n_pending
     revision = f", revision {model['revision']}" if model["revision"] else ""
+    n_removed = summary.counts.get(Status.REMOVED, 0)
+    removed = f", {n_removed} removed" if n_removed else ""
     lines = {
         "run": f"{state.run} in {state.store}",
         "model": f"{model['name']} ({model['family']}{revision}, weights {_short(model)})",
@@ -50,9 +53,10 @@ def _text(state: "RunState") -> str:
         "views": _facts(state.views),
         "method": _facts(state.method),
         "rows": f"{n_done} of {summary.n_rows} done ({n_done / summary.n_rows:.1%}), "
-        f"{summary.n_pending} pending, {summary.n_failed} failed",
+        f"{summary.n_pending} pending, {summary.n_failed} failed{removed}",
         "shards": f"{state.n_shards_done} of {state.n_shards} done",
         "written": _when(state.last_written),
+        **({"pace": str(state.pace)} if state.pace else {}),
     }
     text = [printable(f"{key:<10}{value}") for key, value in lines.items()]
     for code, example in state.examples.items():

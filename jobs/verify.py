@@ -3,40 +3,50 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pydantic_settings import CliPositionalArg
+from pydantic import Field
 
-from jobs.cli import run_job
-from pipeline.base_config import FrozenConfig
-from pipeline.store.run_folder import store_url
+from jobs.cli import RunWriter, owned_run, run_job
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from pipeline.store.lease import Lease
     from pipeline.store.opening import Store
     from pipeline.store.verify import Damage
 
 _N_NAMED = 20
 
 
-class VerifyConfig(FrozenConfig):
+class VerifyConfig(RunWriter):
     """Read every object of a run's store, and name what is damaged or lost.
 
     The exit code is 0 if nothing is, or all of it was repaired, and 1 if something is damaged.
     """
 
-    run: CliPositionalArg[str]
-    """Folder of the run, any fsspec URL."""
     repair: bool = False
     """Set the rows of damaged objects pending; the command that made the run then computes them."""
+    sample: int = Field(default=0, ge=0)
+    """Also compute so many rows again, drawn at random, and hold their bits against what is stored;
+    needs the run's model, manifest and clips. Another kind of device, or other versions of
+    libraries, may give other last bits."""
 
 
 def verify(config: VerifyConfig) -> int:
     """Read the store, say what is damaged, and repair it if that is asked for."""
-    from pipeline.progress_bar import progress_bar
     from pipeline.store.opening import open_store
+    from pipeline.store.run_folder import store_url
+
+    if config.repair:
+        with owned_run(config, "verify --repair") as (store, lease):
+            return _verify(config, store, lease)
+    return _verify(config, open_store(store_url(config.run)), None)
+
+
+def _verify(config: VerifyConfig, store: "Store", lease: "Lease | None") -> int:
+    from pipeline.progress_bar import progress_bar
     from pipeline.store.verify import verify_store
 
-    store = open_store(store_url(config.run), mode="r+" if config.repair else "r")
     if not store.layout.checksums:
         print(
             f"verify: {store.url} was written without checksums: a value that was changed on the "
@@ -51,9 +61,12 @@ def verify(config: VerifyConfig) -> int:
         print(f"verify: and {len(damages) - _N_NAMED} more")
     objects = len(store.layout.arrays()) * store.layout.n_shards
     print(f"verify: {len(damages)} damaged of up to {objects} objects in {store.url}")
-    if not damages:
-        return 0
-    return _repair(store, damages, config) if config.repair else _advise(config)
+    if damages:
+        if lease is None:
+            return _advise(config)
+        lease.check()
+        _repair(store, damages)
+    return _compare(config, store) if config.sample else 0
 
 
 def _advance(bar: "tqdm[Any]") -> None:
@@ -62,14 +75,14 @@ def _advance(bar: "tqdm[Any]") -> None:
 
 def _advise(config: VerifyConfig) -> int:
     print(
-        f"verify: error: {config.run} is damaged; jobs.verify {config.run} --repair sets the rows "
-        "of damaged objects pending",
+        f"verify: error: {config.run} is damaged; with --repair, jobs.verify sets the rows of "
+        "damaged objects pending",
         file=sys.stderr,
     )
     return 1
 
 
-def _repair(store: "Store", damages: "list[Damage]", config: VerifyConfig) -> int:
+def _repair(store: "Store", damages: "list[Damage]") -> None:
     from pipeline.store.verify import repair_store
 
     rows = repair_store(store, damages)
@@ -77,7 +90,44 @@ def _repair(store: "Store", damages: "list[Damage]", config: VerifyConfig) -> in
         f"verify: {len(rows)} rows are pending; the jobs.attribute command that made the run "
         "computes them again"
     )
-    return 0
+
+
+def _compare(config: VerifyConfig, store: "Store") -> int:
+    """Compute a sample of rows again: 1 if any isn't what is stored."""
+    import numpy as np
+
+    from pipeline.run.recompute import plan_again, recompute, sample_rows
+    from pipeline.store.opening import open_store
+
+    store = open_store(store.url)
+    rows = sample_rows(store, config.sample, np.random.default_rng())
+    found = recompute(plan_again(config.run, store), store, rows)
+    for difference in found[:_N_NAMED]:
+        print(f"verify: {printable(str(difference))}")
+    print(f"verify: {len(rows) - len(found)} of {len(rows)} rows have equal bits, computed again")
+    if not found:
+        return 0
+    print(
+        f"verify: error: {len(found)} of {len(rows)} rows of {config.run} are not what is computed "
+        "now; the run was made with "
+        + ", ".join(f"{name} {version}" for name, version in _made_with(store)),
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _made_with(store: "Store") -> list[tuple[str, str]]:
+    """Give packages whose version was another one when the run was made; all, where none was."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def now(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return ""
+
+    packages = sorted(store.record.packages.items())
+    return [(name, there) for name, there in packages if now(name) != there] or packages
 
 
 if __name__ == "__main__":

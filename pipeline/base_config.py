@@ -14,31 +14,33 @@ _SECONDS = {"": 1, "ms": 1e-3, "s": 1, "min": 60, "h": 3600}
 
 
 def _seconds(value: Any) -> Any:
-    """Seconds of a text such as 30s or 2min; anything else is left to pydantic."""
+    """Convert a text such as 30s or 2min to seconds; anything else is left to pydantic."""
     if not isinstance(value, str):
         return value
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h|)\s*", value)
     if not parts:
-        raise ValueError(f"{value!r} is no time; expected a number of ms, s, min or h, such as 30s")
+        raise ValueError(
+            f"{value!r} is not a time; expected a number of ms, s, min or h, such as 30s"
+        )
     return float(parts[1]) * _SECONDS[parts[2]]
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
-"""Time in seconds, which may be given as text with a unit."""
+"""Time in seconds; may be given as text with a unit."""
 
 
 _ROOT = re.compile(r"([\w+.-]+:)?/[/.]*")
-"""A file system's own root, in any of the ways to write it; of a storage, no bucket."""
+"""The root of a file system, however it is written, or a storage's URL without a bucket."""
 
 
 def _with_home(value: Any) -> Any:
-    """Put home's folder in place of ``~`` at a text's start, and behind ``name=`` in a list."""
+    """Replace ``~`` by the home folder at a text's start, and behind ``name=`` in a list."""
     if isinstance(value, dict):
         return {key: _with_home(item) for key, item in value.items()}
     if not isinstance(value, str) or "~" not in value:
         return value
     home = str(Path.home())
-    # A Path would take the slashes of a URL together, and refuse the home of an unknown user.
+    # A Path would merge the slashes of a URL, and refuse the home of an unknown user.
     expanded = os.path.expanduser(value)  # noqa: PTH111
     return re.sub(r"(?<==)~(?=/|,|$)", lambda _: home, expanded)
 
@@ -51,7 +53,7 @@ class FrozenConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _home_is_a_folder(cls, values: Any) -> Any:
-        """Write out ``~``, which a shell leaves alone behind a flag's ``=`` and in files."""
+        """Expand ``~``, which a shell leaves alone behind a flag's ``=`` and in files."""
         if not isinstance(values, dict):
             return values
         return {key: _with_home(value) for key, value in values.items()}
@@ -65,16 +67,16 @@ class FrozenConfig(BaseModel):
                 raise ValueError(
                     f"out: {text[:40]} is the root of a file system; expected something below it"
                 )
-            # What is in a configuration is recorded in the store, and shown in reports.
+            # A configuration is recorded in the store and shown in reports.
             if holds_credentials(text):
                 raise ValueError(
-                    f"{key}: the URL holds credentials or a signature, which belong into the "
+                    f"{key}: the URL holds credentials or a signature, which belong in the "
                     "environment or fsspec's configuration"
                 )
         return self
 
     def _texts(self) -> Iterator[tuple[str, str]]:
-        """Every text and its key, those of a table among them."""
+        """Yield every text with its key, including those in tables."""
         for name, value in self:
             if isinstance(value, str):
                 yield name, value

@@ -1,4 +1,4 @@
-"""Errors that a user can mend; each says what was found, what was expected, and where."""
+"""Errors that a user can fix; each says what was found, what was expected, and where."""
 
 
 class StaaError(Exception):
@@ -14,7 +14,7 @@ class ManifestError(StaaError):
 
 
 class ModelError(StaaError):
-    """A checkpoint can't be loaded, or isn't a family that is known."""
+    """A checkpoint can't be loaded, or isn't of a known family."""
 
 
 class StoreError(StaaError):
@@ -22,7 +22,7 @@ class StoreError(StaaError):
 
 
 class RunMismatchError(StoreError):
-    """A store was made by another run than the one that wants to go on with it."""
+    """A store was made by another run than the one that wants to continue it."""
 
 
 class LeaseError(StaaError):
@@ -30,18 +30,18 @@ class LeaseError(StaaError):
 
 
 class StorageError(Exception):
-    """A storage couldn't be reached for as long as it was tried; jobs exit with 1.
+    """A storage couldn't be reached, however often it was tried; jobs exit with 1.
 
-    It isn't known to be the input's fault, and the same command may succeed later.
+    The input may not be at fault, and the same command may succeed later.
     """
 
 
 class ClusterError(StorageError):
-    """The cluster that carries a run out was lost, or stands still; jobs exit with 1."""
+    """The cluster that carries out a run was lost or stands still; jobs exit with 1."""
 
 
 class StoreGoneError(StorageError):
-    """The store was deleted while a run went on; jobs exit with 1, and nothing is left."""
+    """The store was deleted during a run; jobs exit with 1, and nothing is left."""
 
 
 class LeaseLostError(StorageError):
@@ -49,14 +49,14 @@ class LeaseLostError(StorageError):
 
 
 class ManifestChangedError(Exception):
-    """A manifest was rewritten while a run read it; jobs exit with 1, and what is written stays."""
+    """A manifest changed while a run read it; jobs exit with 1, and what was written stays."""
 
 
 class CredentialsError(PermissionError):
-    """A storage doesn't know the credentials, or they have expired, or there are none."""
+    """A storage refuses the credentials, they have expired, or there are none."""
 
 
 def reason_of(error: Exception) -> str:
-    """Say on one line why a library failed, without the path, which a message names itself."""
+    """Say on one line why a library failed, without the path, which our message names."""
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or " ".join(str(error).split()) or type(error).__name__

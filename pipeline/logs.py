@@ -1,7 +1,7 @@
-"""Log records with fields, as text or as one JSON object a line, in the driver and in workers.
+"""Log records with fields, as text or as one JSON object per line, in the driver and in workers.
 
-Ray keeps what a worker writes to stderr in a file of the session's folder on its node
-(``/tmp/ray/session_latest/logs/worker-*.err``), and the dashboard shows it.
+Ray keeps a worker's stderr in a file on its node (``/tmp/ray/session_latest/logs/worker-*.err``),
+and the dashboard shows it.
 """
 
 import json
@@ -16,12 +16,12 @@ LogFormat = Literal["text", "json"]
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
-    """``extra`` of a log call: values that are kept apart from the message, under their names."""
+    """Make the ``extra`` of a log call: named values that are kept apart from the message."""
     return {"fields": values}
 
 
 def set_up_logging(log_format: LogFormat, level: int) -> None:
-    """Have this process write the pipeline's log records to stderr; what was set up before goes."""
+    """Write this process's log records of the pipeline to stderr, in place of any earlier setup."""
     logger = logging.getLogger("pipeline")
     for handler in logger.handlers:
         if isinstance(handler, _Handler):
@@ -36,9 +36,9 @@ class TextFormatter(logging.Formatter):
     """Time, level, logger, message, and the fields as ``key=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and a traceback below it where there is one."""
+        """One line, with a traceback below it if there is one."""
         head = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}"
-        # Names and reasons are others': they may hold what does something to a terminal.
+        # Names and reasons come from elsewhere and may hold codes that a terminal obeys.
         line = printable(
             " ".join([head, *(f"{key}={value}" for key, value in _fields(record).items())])
         )
@@ -46,7 +46,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """The same as an object: ``time``, ``level``, ``logger``, ``message``, and each field."""
+    """The same as one object: ``time``, ``level``, ``logger``, ``message``, and each field."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -63,10 +63,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what stderr is at the time; the handler that `set_up_logging` replaces."""
+    """Writes to whatever stderr is at the time; `set_up_logging` replaces this handler."""
 
     def __init__(self) -> None:
-        # Not StreamHandler's, which keeps the stderr of now.
+        # Skip StreamHandler's, which would keep the stderr of this moment.
         logging.Handler.__init__(self)
 
     @property

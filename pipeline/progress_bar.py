@@ -1,4 +1,4 @@
-"""How far a job is: a bar on a terminal, a line now and then in a log."""
+"""Show how far a job is: a bar on a terminal, a line now and then in a log."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pipeline.logs import fields
 
 _LOG_EVERY_S = 10.0
-"""Seconds between lines where the output is a log and not a terminal."""
+"""Seconds between lines if the output is a log and not a terminal."""
 _LINE = (
     "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 )
@@ -25,9 +25,9 @@ def progress_bar(
     desc: str,
     logger: logging.Logger | None = None,
 ) -> "tqdm[Any]":
-    """Show items done, their rate and the time left, around an iterable or updated by hand.
+    """Show items done, their rate and the time left; wraps an iterable or is updated by hand.
 
-    With a logger, they are fields of its records, and nothing else is shown.
+    With a logger, these are fields of its records, and nothing else is shown.
     """
     shown: dict[str, Any] = {"total": total, "initial": initial, "unit": unit, "desc": desc}
     if logger is not None:
@@ -38,19 +38,19 @@ def progress_bar(
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]
-    """Whole lines: in a log, what a bar draws over itself would pile up in one."""
+    """Writes whole lines: in a log, a bar that redraws itself would pile up in one line."""
 
     def __init__(self, iterable: Iterable[Any] | None, **kwargs: Any) -> None:
-        # With `leave`, tqdm would close with a line break of its own.
+        # With `leave`, tqdm would add a line break when it closes.
         super().__init__(iterable, **kwargs, leave=False)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write where it is; not the empty message, with which tqdm clears a bar."""
+        """Write the current state, except for the empty message, with which tqdm clears a bar."""
         if msg is None:
             self._write()
 
     def close(self) -> None:
-        """Write where it ended."""
+        """Write the final state."""
         if not self.disable:
             self.display()
         super().close()
@@ -60,7 +60,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]
 
 
 class _Records(_Lines):
-    """Log records with fields."""
+    """Writes log records with fields."""
 
     def __init__(
         self, iterable: Iterable[Any] | None, *, logger: logging.Logger, **kwargs: Any
@@ -72,7 +72,7 @@ class _Records(_Lines):
     def set_postfix(
         self, ordered_dict: Any = None, refresh: bool | None = True, **values: Any
     ) -> None:
-        """Keep as fields what a bar shows behind the rate."""
+        """Keep what a bar shows behind the rate as fields."""
         self._more = values
 
     def _write(self) -> None:

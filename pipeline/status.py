@@ -5,7 +5,7 @@ from typing import Any
 
 
 class Status(IntEnum):
-    """Outcome of one manifest row, as stored in the ``status`` array (uint8).
+    """Outcome of one row of the manifest, as stored in the ``status`` array (uint8).
 
     ``PENDING`` is the fill value: a row is accounted for once its code is not 0. The codes are part
     of the store's format, so a code is never reused or renumbered.
@@ -18,17 +18,20 @@ class Status(IntEnum):
     EMPTY = 3
     """The object has no bytes."""
     UNREADABLE = 4
-    """Not a video, no video stream, a codec that the decoder lacks, or no file that may be read."""
+    """Not a video, no video stream, a codec that the decoder lacks, or a file that may not be
+    read."""
     TRUNCATED = 5
-    """A video whose requested frames can't all be decoded."""
+    """A video of which some requested frames can't be decoded."""
     TOO_SHORT = 6
     """Fewer frames than the model sees; frames are never repeated to fill up."""
     TIMEOUT = 7
-    """Decoding took longer than ``decode_timeout``, and was stopped."""
+    """Decoding took longer than ``decode_timeout`` and was stopped."""
     CRASHED = 8
-    """The decoder took its process down in each of several tries, or wanted too much memory."""
+    """The decoder crashed its process in each of several tries, or wanted too much memory."""
     MODEL_ERROR = 9
     """The model gave NaN or infinity."""
+    REMOVED = 10
+    """Taken out by `jobs.forget`: nothing of it is kept, and it is never computed again."""
 
     @property
     def label(self) -> str:
@@ -37,12 +40,12 @@ class Status(IntEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the row was looked at and has no attribution."""
-        return self not in (Status.PENDING, Status.OK)
+        """Whether the row was looked at and couldn't be given an attribution."""
+        return self not in (Status.PENDING, Status.OK, Status.REMOVED)
 
 
 class DecodeError(Exception):
-    """One clip has no frames for the model; becomes the row's ``status`` and ``message``."""
+    """One clip has no frames for the model; this becomes the row's ``status`` and ``message``."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
@@ -52,4 +55,4 @@ class DecodeError(Exception):
 
 def failed_rows(status: Any) -> Any:
     """Whether each row of a ``status`` array (NumPy, Dask or xarray) was looked at and failed."""
-    return (status != Status.OK) & (status != Status.PENDING)
+    return (status != Status.OK) & (status != Status.PENDING) & (status != Status.REMOVED)

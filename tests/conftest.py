@@ -1,7 +1,7 @@
-"""One Ray for the whole session, small; jobs that a test starts as a user would bring their own.
+"""One small Ray for the whole session; jobs that a test starts like a user bring their own.
 
-``make test`` runs the tests in two processes. All that start a Ray go to one of them, one after the
-other, since two Rays at once would share the CPUs; the rest goes to the other.
+``make test`` runs the tests in two processes. All tests that start Ray go to one of them, one after
+the other, since two Rays at once would share the CPUs. The rest goes to the other.
 """
 
 import os
@@ -30,18 +30,18 @@ from tests.support.object_storage import (
 )
 from tests.support.processes import kill, processes_of
 
-# Ray, torch and what needs them are loaded by the fixtures: most tests do without.
+# The fixtures load Ray, torch and what needs them, as most tests do without.
 if TYPE_CHECKING:
     from tests.support.runs import Inputs
 
-# Of what is meant to fail in tests, nothing gets better by waiting for a minute.
+# What is meant to fail in tests doesn't get better by waiting for a minute.
 os.environ.setdefault(PATIENCE_VARIABLE, "10")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the CPUs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RAY_FIXTURES = {"local_ray", "ray_folder", "cluster"}
-"""What a test that starts a Ray, or uses the session's, asks for."""
+"""Fixtures of tests that start Ray, or use the session's."""
 
 ALLOWED_SKIPS = {
     "no folder shared/clips beside the checkout": "real clips are not part of the repository",
@@ -50,19 +50,19 @@ ALLOWED_SKIPS = {
     "decord is given no transport streams": "such a clip is refused, which another test says",
     "STAA_KUBERAY_CRDS: no folder of KubeRay's CRDs": "they are downloaded by who changes cluster/",
 }
-"""Reasons for which a test may be skipped in CI, and why it is not an error."""
+"""Reasons for which a test may be skipped in CI, and why that isn't an error."""
 
 N_CLIPS = 14
 DAMAGED = {1: "missing", 3: "truncated", 6: "empty", 8: "unreadable", 13: "too_short"}
-"""In each shard of 4 rows one, but for the third and the last, which is short."""
+"""One row in each shard of 4, except in the third and in the last, which is short."""
 
 LONG = {0: 3000, 5: 1500}
-"""Frames of clips that are decoded while the batches behind theirs are done already."""
+"""Frames in long clips, which are still being decoded when later batches are done."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests that need a Ray to one of two processes, first, as they take longest."""
+    """Give the tests that need Ray to one of two processes, first, as they take longest."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     with_ray = [item for item in items if RAY_FIXTURES & set(getattr(item, "fixturenames", ()))]
@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI, make a skip for a reason that is not listed an error."""
+    """In CI, turn a skip for a reason that isn't listed into an error."""
     report = yield
     if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
@@ -106,7 +106,7 @@ def local_ray() -> Iterator[None]:
 
     ray.init(
         address="local",
-        # More than there are: Ray Data would have batches decoded one by one, and so in order.
+        # More CPUs than there are: else Ray Data would decode batches one by one, and so in order.
         num_cpus=8,
         object_store_memory=300_000_000,
         include_dashboard=False,
@@ -118,7 +118,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Endpoint of an S3 server of the tests' own."""
+    """Endpoint of the tests' own S3 server."""
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as endpoint:
         yield endpoint
 
@@ -131,14 +131,14 @@ def shared_proxy(s3_server: str) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def proxy(shared_proxy: FaultProxy) -> FaultProxy:
-    """Proxy before the S3 server, without faults as yet."""
+    """Proxy before the S3 server, without faults at first."""
     shared_proxy.reset()
     return shared_proxy
 
 
 @pytest.fixture
 def s3(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """The proxy, with this process as a user of the bucket behind it, who is patient."""
+    """The proxy, with this process as a patient user of the bucket behind it."""
     monkeypatch.setenv(PATIENCE_VARIABLE, "60")
     with environment(monkeypatch, OWNER.environment(proxy.endpoint)):
         yield proxy
@@ -159,8 +159,8 @@ def finished_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> F
 
 @pytest.fixture
 def ray_folder() -> Iterator[str]:
-    """Folder of a Ray of its own, which is gone with all its processes after the test."""
-    # Not below tmp_path: the names of Ray's sockets may have 107 characters.
+    """Folder for a Ray of the test's own, removed after the test with all its processes."""
+    # Not below tmp_path, as the names of Ray's sockets may have 107 characters at most.
     folder = tempfile.mkdtemp(prefix="ray-")
     yield folder
     while left := processes_of(folder):
@@ -171,7 +171,7 @@ def ray_folder() -> Iterator[str]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Torch with as many threads as a run gives it: with more, the last bits may be others."""
+    """Torch with as many threads as a run gives it: with more, the last bits may differ."""
     import torch
 
     n_threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The whole audit of a run: every kind of finding, ranked, kept beside the run."""
+"""The whole audit of a run: every kind of finding, ranked and kept beside the run."""
 
 import io
 import json
@@ -36,7 +36,7 @@ DETECTORS: dict[str, Detector] = {
     "label suspects": outliers.label_suspects,
     "near duplicates": outliers.near_duplicates,
 }
-"""What looks for findings, in the order in which it is done."""
+"""Detectors of findings, in the order in which they run."""
 
 SCHEMA = {"name": "staa-findings", "version": 1}
 _METADATA = b"staa.findings"
@@ -48,12 +48,12 @@ def audit(
     *,
     progress: Callable[[str], None] | None = None,
 ) -> list[Finding]:
-    """Look for every kind of finding; pure: the same evidence gives the same findings.
+    """Look for every kind of finding; the same evidence always gives the same findings.
 
     Parameters
     ----------
     progress
-        Is called with the name of each detector before it begins.
+        Called with the name of each detector before it begins.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def audit_run(
     Raises
     ------
     StoreError
-        When there is no run, or no clip of it is ok.
+        When there is no run, or none of its clips is ok.
     """
     evidence = read_evidence(run_url)
     found = audit(evidence, settings, progress=progress)
@@ -88,7 +88,7 @@ def audit_run(
 
 
 def save_findings(found: Sequence[Finding], run_url: str, settings: AuditSettings) -> None:
-    """Write findings beside a run, over those that are there."""
+    """Write findings beside a run, in place of earlier ones."""
     ds = open_run(run_url)
     status = ds["status"].values
     about = {
@@ -108,12 +108,13 @@ def save_findings(found: Sequence[Finding], run_url: str, settings: AuditSetting
 
 
 def read_findings(run_url: str) -> list[Finding]:
-    """Read what `audit_run` has found.
+    """Read the findings of `audit_run`.
 
     Raises
     ------
     StoreError
-        When there are no findings, or they are of another run or of other rows than it has now.
+        When there are no findings, or they come from another run or from other rows than it has
+        now.
     """
     url = findings_json_url(run_url)
     try:
@@ -129,13 +130,13 @@ def read_findings(run_url: str) -> list[Finding]:
     for name, value in current.items():
         if document.get(name) != value:
             raise StoreError(
-                f"{url}: its {name} isn't that of the run as it is now; jobs.audit makes it again"
+                f"{url}: its {name} isn't that of the run now; jobs.audit makes it again"
             )
     return [Finding.from_json(_with_nan(values)) for values in document["findings"]]
 
 
 def findings(run_url: str) -> pd.DataFrame:
-    """Give a run's findings as a table, ranked; audits the run where that hasn't been done."""
+    """Give a run's findings as a ranked table; audits the run first if that hasn't been done."""
     try:
         found = read_findings(run_url)
     except StoreError:
@@ -154,7 +155,7 @@ _MAY_BE_UNKNOWN = ("low", "high")
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Give null for NaN, which JSON doesn't know."""
+    """Replace NaN, which JSON lacks, by null."""
     return {
         name: None if isinstance(value, float) and math.isnan(value) else value
         for name, value in values.items()

@@ -1,7 +1,7 @@
 """Classes, or a whole dataset, in which the model looks at the wrong place or time.
 
-Each class is held against the other classes of the same run, not against uniform attention: what
-all classes share comes of the model, and is no sign of a shortcut of one.
+Each class is compared with the other classes of the same run, not with uniform attention: what all
+classes share comes from the model and doesn't point to a shortcut in one of them.
 """
 
 from collections.abc import Callable
@@ -32,25 +32,37 @@ class ScoreTest:
     kind: Kind
     score: str
     least_auc: float
-    """Least probability that a clip of the class lies above one of the others."""
+    """Least probability that a clip of the class lies above a clip of another class."""
     unusual: Callable[[NDArray[np.float64], NDArray[np.float64], int], bool]
-    """Whether the values of the class, those of the others, and the number of time steps make it
-    worth a look, however significant it is."""
+    """Whether the difference is worth a look, however significant it is; takes the values of the
+    class, those of the others, and the number of time steps."""
     seen: str
     check: str
-    place: Callable[[int], Place]
+    place: Callable[[NDArray[np.float64], NDArray[np.float64]], Place]
+    """Where to look, from the mean T of the class and that of the others, (time,) each."""
 
 
-def _at_first(n_times: int) -> Place:
-    return Place(time=(0, 1))
+def _at_first(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> Place:
+    return Place(time=(0, _n_raised(inside, outside)))
 
 
-def _at_last(n_times: int) -> Place:
-    return Place(time=(n_times - 1, n_times))
+def _at_last(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> Place:
+    n_times = len(inside)
+    return Place(time=(n_times - _n_raised(inside[::-1], outside[::-1]), n_times))
 
 
-def _anywhere(n_times: int) -> Place:
+def _anywhere(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> Place:
     return Place()
+
+
+def _n_raised(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> int:
+    """Count the steps, from the first on, that get more than in other classes.
+
+    A flash may last longer than one step; at least one is counted, and at most half of the clip.
+    """
+    raised = inside >= 1.25 * outside
+    n_raised = int(np.argmin(raised)) if not raised.all() else len(raised)
+    return max(1, min(n_raised, len(inside) // 2))
 
 
 def _half_more(inside: NDArray[np.float64], outside: NDArray[np.float64], n_times: int) -> bool:
@@ -64,7 +76,7 @@ def _a_quarter_more(
 
 
 def _much_stiller(inside: NDArray[np.float64], outside: NDArray[np.float64], n_times: int) -> bool:
-    # Cosines of neighbouring maps bunch below 1: what is left to 1 tells.
+    # Cosines of neighbouring maps lie close below 1, so compare what they lack to 1.
     return bool(n_times > 1 and 1 - np.median(inside) <= 0.5 * (1 - np.median(outside)))
 
 
@@ -161,7 +173,7 @@ def _class_finding(
         ),
         check=test.check,
         effect=float(inside.mean() - outside.mean()),
-        effect_name=f"mean {test.score} less that of other classes",
+        effect_name=f"mean {test.score} minus that of other classes",
         low=low,
         high=high,
         p=float(p),
@@ -171,15 +183,16 @@ def _class_finding(
         examples=evidence.examples(rows[np.argsort(-inside, kind="stable")]),
         method=evidence.method,
         class_specific=evidence.class_specific,
-        place=test.place(evidence.grid[0]),
+        place=test.place(*(evidence.when[part].mean(axis=0) for part in (member, ~member))),
     )
 
 
 def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find classes of whose clips many share an excess in one patch near the frame's border.
+    """Find classes in which many clips share an excess in one patch near the frame's border.
 
-    Each patch of the outer ring, wider by one than a map's border, is tested in each class against
-    the same patch in other classes; a class's p is the least of its patches', times their number.
+    Each patch of the outer ring, which is one patch wider than a map's border, is tested in each
+    class against the same patch in other classes. A class's p is the smallest of its patches, times
+    their number.
     """
     groups, n_classes = evidence.groups, len(evidence.class_names)
     size = np.bincount(groups[groups >= 0], minlength=n_classes)
@@ -195,7 +208,7 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     q = adjusted(np.where(size >= settings.min_clips, least, np.nan))
     found = []
     for index in np.flatnonzero(q <= settings.q):
-        # The one with the highest share, if several patches are as sure.
+        # If several patches are equally significant, take the one with the highest share.
         member = groups == index
         shares = np.array([evidence.maps[member, cell].mean() for cell in cells])
         sure = p[:, index] * len(cells) <= settings.q
@@ -218,12 +231,12 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
                 subject=(name,),
                 seen=f"In {name!r} the patch in row {y + 1}, column {x + 1} "
                 f"({where_in_words(y, x, evidence.grid)}) gets {ratio:.1f} times the attention "
-                f"that it gets in other classes, in {recurs:.0%} of the clips more than in nine "
-                "of ten others.",
+                f"that it gets in other classes; in {recurs:.0%} of the clips it gets more than in "
+                "nine out of ten others.",
                 check="Look at that place in these clips for a logo, a caption or a border that "
                 "other classes don't have.",
                 effect=float(ratio),
-                effect_name="share of the patch over its share in other classes",
+                effect_name="share of the patch divided by its share in other classes",
                 low=low,
                 high=high,
                 p=float(least[index]),
@@ -240,7 +253,7 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
 
 
 def ring(grid: tuple[int, int, int], *, extra: int = 0) -> NDArray[np.int64]:
-    """Patches (of y * x) in the outer ring of a frame."""
+    """Index the patches (of y * x) in the outer ring of a frame."""
     _, height, width = grid
     rows, columns = border_width(height) + extra, border_width(width) + extra
     y, x = np.mgrid[:height, :width]
@@ -257,7 +270,7 @@ def where_in_words(y: int, x: int, grid: tuple[int, int, int]) -> str:
 
 
 def _around(y: int, x: int, grid: tuple[int, int, int]) -> Place:
-    """Give the patch and its neighbours."""
+    """Return the patch and its neighbours."""
     _, height, width = grid
     return Place(
         y=(max(y - 1, 0), min(y + 2, height)),
@@ -266,10 +279,11 @@ def _around(y: int, x: int, grid: tuple[int, int, int]) -> Place:
 
 
 def attention_sinks(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find patches that get much the same large share whatever the clip shows.
+    """Find patches that get nearly the same large share whatever the clip shows.
 
-    A sink is among a clip's highest twentieth of patches in at least four fifths of all clips, and
-    its share varies little. The test is against a patch that is there by chance, in one of twenty.
+    A sink is among the highest twentieth of patches in at least four fifths of all clips, and its
+    share varies little. It is tested against a patch that gets there by chance, in one clip of
+    twenty.
     """
     _, _, width = evidence.grid
     n, n_patches = evidence.maps.shape
@@ -298,10 +312,10 @@ def attention_sinks(evidence: Evidence, settings: AuditSettings) -> list[Finding
                 seen=f"The patch in row {y + 1}, column {x + 1} "
                 f"({where_in_words(y, x, evidence.grid)}) gets {times:.1f} times an even share "
                 f"in {among[cell] / n:.0%} of all clips, whatever they show.",
-                check="Take it for a habit of the model and not for something in the clips: "
+                check="Take it as a habit of the model, not as something in the clips: "
                 "compare maps with the dataset's mean, not with zero.",
                 effect=float(times),
-                effect_name="share of the patch over an even share",
+                effect_name="share of the patch divided by an even share",
                 low=low,
                 high=high,
                 p=float(p[cell]),
@@ -318,9 +332,9 @@ def attention_sinks(evidence: Evidence, settings: AuditSettings) -> list[Finding
 
 
 def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find classes whose attention misses what `ground_truth.zarr` marks, where it was measured.
+    """Find classes whose attention misses what `ground_truth.zarr` marks, if that was measured.
 
-    Held against the other classes, as the share on the mask over what it covers (lift).
+    Classes are compared with the others by lift: the share on the mask divided by its area.
     """
     if "lift" not in evidence.table:
         return []
@@ -337,7 +351,7 @@ def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     found = []
     for index in np.flatnonzero((q <= settings.q) & (auc >= 0.75)):
         inside, outside = lift[groups == index], lift[groups != index]
-        # A class that is looked at well enough isn't one to look into, however well others are.
+        # Skip a class whose attention is good enough, even if that of others is better.
         if inside.mean() > 0.5 * outside.mean() and inside.mean() > 1:
             continue
         name = evidence.class_names[int(index)]
@@ -353,7 +367,7 @@ def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
                 f"even share of the attention, in other classes {outside.mean():.1f} times.",
                 check="Look at what the model attends to instead in these clips.",
                 effect=float(inside.mean() / max(outside.mean(), 1e-12)),
-                effect_name="lift over the marked region, over that of other classes",
+                effect_name="lift of the marked region divided by that in other classes",
                 low=low,
                 high=high,
                 p=float(p[index]),
@@ -369,7 +383,7 @@ def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
 
 
 def centred_dataset(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find out whether nearly all maps are a blob in the middle, whatever the class."""
+    """Find out whether nearly all maps are a blob in the middle, for any class."""
     centred = evidence.score("center_agreement")
     n_patches = evidence.grid[1] * evidence.grid[2]
     uniform = np.sqrt(np.maximum(evidence.maps, 0) / n_patches).sum(axis=1)
@@ -377,7 +391,7 @@ def centred_dataset(evidence: Evidence, settings: AuditSettings) -> list[Finding
     if n < settings.min_clips:
         return []
     nearer = int((centred > uniform).sum())
-    # Sign test: a map that knows nothing is as often nearer to the one as to the other.
+    # Sign test: a map that knows nothing is nearer to either of the two equally often.
     p = float(special.bdtrc(nearer - 1, n, 0.5)) if nearer else 1.0
     if p > settings.q or centred.mean() < 0.95 or nearer < 0.9 * n:
         return []
@@ -389,8 +403,8 @@ def centred_dataset(evidence: Evidence, settings: AuditSettings) -> list[Finding
             subject=(),
             seen=f"Nearly every map is a blob in the middle: agreement with a centred Gaussian is "
             f"{centred.mean():.2f} on average.",
-            check="Check whether the maps say anything of single clips, for example by their lift "
-            "over a centred Gaussian.",
+            check="Check whether the maps say anything about single clips, for example by their "
+            "lift over a centred Gaussian.",
             effect=float(centred.mean()),
             effect_name="mean agreement with a centred Gaussian",
             low=low,

@@ -16,21 +16,21 @@ COMPARED = (
     *("entropy", "border_mass", "center_mass", "first_frame_mass", "last_frame_mass"),
     *("movement", "stillness", "label_probability"),
 )
-"""Scores of which the change is tested; the map is tested patch by patch besides."""
+"""Scores whose change is tested; the map is tested as well, patch by patch."""
 
 _LEAST_CHANGE = 0.5
-"""A mean change, in standard deviations of the first run's score over all clips, below which it is
-no finding: what rounding or another precision makes of the same model is far below."""
+"""The least mean change that is a finding, in standard deviations of the first run's score over all
+clips. Rounding or another precision changes the same model far less."""
 _LEAST_PROBABILITY = 0.05
-"""The same of a probability, and of the share of clips that are right."""
+"""The least change of a probability, and of the share of clips that are right."""
 
 
 def drift(first: Evidence, second: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find classes in which the second run attends, or answers, otherwise than the first.
+    """Find classes in which the second run attends or answers differently from the first.
 
     Videos are paired by id and label. Each class is tested in each score, and in each patch of the
-    mean map where the grids are the same (Wilcoxon's signed rank test); its p is the least, times
-    the number of its tests.
+    mean map if the grids are equal (Wilcoxon's signed rank test). Its p is the smallest, times the
+    number of its tests.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def drift(first: Evidence, second: Evidence, settings: AuditSettings) -> list[Fi
         When the runs have no video in common, or their classes differ.
     """
     if list(first.class_names) != list(second.class_names):
-        raise StoreError("the runs have other classes: they can't be compared by class")
+        raise StoreError("the runs have different classes: they can't be compared by class")
     rows, others = _paired(first, second)
     if not len(rows):
         raise StoreError("the runs have no video id in common")
@@ -107,7 +107,7 @@ class _Tested:
 
 
 def _paired(first: Evidence, second: Evidence) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of both runs that are of the same video; by label as well where ids repeat."""
+    """Rows of both runs that show the same video; matched by label as well if ids repeat."""
     keys = [
         pd.MultiIndex.from_frame(evidence.table[["video_id", "label_index"]])
         for evidence in (first, second)
@@ -136,7 +136,7 @@ def _least(by_score: dict[str, NDArray[np.float64]], of_map: NDArray[np.float64]
 
 
 def _signed_rank(change: NDArray[np.float64]) -> float:
-    """Two-sided p of Wilcoxon's test; 1 where nothing has changed."""
+    """Two-sided p of Wilcoxon's test; 1 if nothing has changed."""
     moved = change[np.abs(change) > 1e-6]
     if len(moved) < 5:
         return 1.0
@@ -153,7 +153,7 @@ def _told(
     scale: dict[str, float],
     same_grid: bool,
 ) -> tuple[NDArray[np.float64], str, str, Place, float] | None:
-    """Say what has changed most, over what is worth telling; None if nothing is."""
+    """Say what has changed most; None if no change is worth telling."""
     size = {
         name: abs(float(np.nanmean(change[member]))) / scale[name]
         for name, change in changes.items()

@@ -1,4 +1,4 @@
-"""What an audit looks at: a run's scores, maps and answers, a row for each video and label."""
+"""What an audit looks at: a run's scores, maps and answers, one row per video and label."""
 
 import zlib
 from collections.abc import Sequence
@@ -18,11 +18,12 @@ from analysis.score_table import score_run, scores
 from pipeline.errors import StoreError
 from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.run_folder import maps_url
+from pipeline.store.verify import lost_attributions
 
 Float32Array = NDArray[np.float32]
 
 VECTOR_NAMES = ("pooled",)
-"""Arrays of a run that hold one vector a clip of the model's own, (clip, channel)."""
+"""Arrays of a run that may hold a vector of the model for each clip, (clip, channel)."""
 
 _AVERAGED = (
     *SCORES,
@@ -33,10 +34,10 @@ _AVERAGED = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """One row for each video and label: clips and views of a video aren't independent.
+    """One row per video and label, as clips and views of a video aren't independent.
 
-    Numbers and maps of several clips of a video are averaged, so that tests and intervals that
-    take rows for independent are those clustered by video.
+    Numbers and maps are averaged over a video's clips. So tests and intervals that assume
+    independent rows are clustered by video.
     """
 
     table: pd.DataFrame
@@ -47,7 +48,7 @@ class Evidence:
     when: Float32Array
     """(n, time) T; sums to 1."""
     vectors: Float32Array | None
-    """(n, channels) the model's own pooled vector, where the run has stored it."""
+    """(n, channels) the model's own pooled vector, if the run has stored it."""
     grid: tuple[int, int, int]
     """Time steps, rows and columns of patches."""
     class_names: Sequence[str]
@@ -66,11 +67,11 @@ class Evidence:
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """(n,) class that a row counts for: its label, or the prediction if no row has a label."""
+        """(n,) class that a row counts for: its label, or its prediction if no row has a label."""
         return self.label if (self.label >= 0).any() else self.prediction
 
     def score(self, name: str) -> NDArray[np.float64]:
-        """(n,) a score by name."""
+        """(n,) the score of that name."""
         return self.table[name].to_numpy(np.float64)
 
     def examples(self, rows: NDArray[np.integer], most: int = 5) -> tuple[Example, ...]:
@@ -85,17 +86,17 @@ class Evidence:
 
 
 def seed_of(*names: Any) -> int:
-    """Give a seed that depends on names alone, so that an audit gives the same again."""
+    """Return a seed that depends on names alone, so that an audit can be repeated exactly."""
     return zlib.crc32("\0".join(map(str, names)).encode())
 
 
 def read_evidence(run_url: str) -> Evidence:
-    """Read what an audit looks at; scores the run first where that hasn't been done.
+    """Read what an audit looks at; scores the run first if that hasn't been done.
 
     Raises
     ------
     StoreError
-        When there is no run, or no clip of it is ok.
+        When there is no run, or none of its clips is ok.
     """
     ds = open_run(run_url)
     table = scores(run_url)
@@ -114,10 +115,7 @@ def read_evidence(run_url: str) -> Evidence:
     maps = spatial_map[:].reshape(len(table), -1).astype(np.float32)[ok]
     when = ds["temporal"].values.astype(np.float32)[ok]
     if not (np.isfinite(maps).all() and np.isfinite(when).all()):
-        raise StoreError(
-            f"{run_url}: ok clips have no attribution: the store has lost objects. Delete the "
-            "status of their shards (status/c/N) and run jobs.attribute again"
-        )
+        raise lost_attributions(run_url)
     stored = next((name for name in VECTOR_NAMES if name in ds), None)
     vectors = None if stored is None else ds[stored].values.astype(np.float32)[ok]
     record = record_of(ds)
@@ -138,7 +136,7 @@ def read_evidence(run_url: str) -> Evidence:
 
 
 def per_video(evidence: Evidence) -> Evidence:
-    """Average the clips of each video and label; the first of them stands for them all."""
+    """Average the clips of each video and label; other columns are those of the first clip."""
     table = evidence.table
     codes, first = _groups(table)
     if len(first) == len(table):
@@ -155,7 +153,7 @@ def per_video(evidence: Evidence) -> Evidence:
     columns = [name for name in _AVERAGED if name in table]
     means = table[columns].astype(np.float64).groupby(codes).mean()
     averaged[columns] = means.to_numpy()
-    # The answer of several views is that of the surest.
+    # With several views, the answer is that of the most confident one.
     surest = table["probability"].groupby(codes).idxmax().to_numpy()
     for name in ("prediction", "prediction_index", "correct"):
         if name in table:

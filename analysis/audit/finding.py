@@ -31,7 +31,7 @@ WITHOUT_PROOF: tuple[Kind, ...] = (
 
 @dataclass(frozen=True)
 class Place:
-    """Patches and time steps that a finding names: half-open ranges; None for all of them."""
+    """Patches and time steps that a finding names: half-open ranges; None means all of them."""
 
     time: tuple[int, int] | None = None
     y: tuple[int, int] | None = None
@@ -50,13 +50,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Proof:
-    """What became of the answer when what was found was taken away, by `jobs.audit --verify`."""
+    """How the answer changed when what was found was taken away, by `jobs.audit --verify`."""
 
     state: ProofState = "not tried"
     change: float | None = None
     """Mean change of the class's probability."""
     low: float | None = None
-    """Lower end of the 95 % interval of the change less that of a random region."""
+    """Lower end of the 95 % interval of the change minus that of a random region."""
     high: float | None = None
     random_change: float | None = None
     """Mean change when a random region of the same size was taken away."""
@@ -77,21 +77,21 @@ class Finding:
     """What to check, in one sentence."""
     effect: float
     effect_name: str
-    """What the effect is a number of."""
+    """What the effect measures."""
     low: float
     """Lower end of the effect's 95 % interval, by a bootstrap of videos; NaN for single clips."""
     high: float
     p: float
     q: float
-    """Benjamini-Hochberg over all tests of the kind: the share of false ones among findings that
-    are accepted up to this one."""
+    """By Benjamini-Hochberg over all tests of the kind: the share of false findings if all up to
+    this one are accepted."""
     n: int
-    """Videos that the effect is of."""
+    """Number of videos that the effect was measured on."""
     strength: float
-    """0 to 1, to rank findings of all kinds by."""
+    """0 to 1; findings of all kinds are ranked by it."""
     examples: tuple[Example, ...]
     method: str
-    """Name of the attribution that it stands on."""
+    """Name of the attribution method that it is based on."""
     class_specific: bool
     """Whether that attribution says what speaks for a class, or only where the model looks."""
     place: Place = Place()
@@ -99,20 +99,20 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """Name of the finding, the same whenever it is found again."""
+        """Name of the finding; the same whenever it is found again."""
         return ":".join((self.kind, *self.subject))
 
     def with_proof(self, proof: Proof) -> "Finding":
-        """Give the finding with what an intervention has shown."""
+        """Return the finding with the result of an intervention."""
         return replace(self, proof=proof)
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain values, as JSON holds them."""
+        """Return plain values that JSON can hold."""
         return {"key": self.key, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Finding":
-        """Read what `to_json` gave."""
+        """Rebuild a finding from the values of `to_json`."""
         own = {name: value for name, value in values.items() if name != "key"}
         place = {name: tuple(v) if v else None for name, v in own["place"].items()}
         return cls(
@@ -127,13 +127,13 @@ class Finding:
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """Order findings: what was confirmed first, what was refuted last, then by strength."""
+    """Order findings: confirmed ones first, refuted ones last, and by strength within these."""
     order = {"confirmed": 0, "not tried": 1, "not applicable": 1, "not confirmed": 2}
     return sorted(findings, key=lambda f: (order[f.proof.state], -f.strength, f.q, f.key))
 
 
 def as_table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """Make a table of findings, a row each: nested parts are columns of their own."""
+    """Make a table with a row per finding; nested parts become columns."""
     rows = []
     for finding in findings:
         plain = finding.to_json()
@@ -146,5 +146,5 @@ def as_table(findings: Sequence[Finding]) -> pd.DataFrame:
 
 
 def kinds() -> tuple[Kind, ...]:
-    """Give every kind of finding."""
+    """Return every kind of finding."""
     return get_args(Kind)

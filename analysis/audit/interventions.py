@@ -1,9 +1,9 @@
-"""Proof by intervention, as tables: what to do to which clips, and what came of it.
+"""Proof by intervention, as tables: what to do to which clips, and the outcome.
 
-A plan is a table of interventions, a row each; whoever has the model carries them out
-(`pipeline.evaluation`) and gives back the same rows with one more column, ``probability``: that of
-the class in ``target`` for the changed clip. The unchanged clip is a row, too (``arm`` is
-``none``), so that outcomes need no second table. Nothing here loads a model.
+A plan is a table with a row per intervention. `pipeline.evaluation`, which has the model, carries
+them out and returns the same rows with one more column, ``probability``: that of the class in
+``target`` for the changed clip. The unchanged clip is a row, too (``arm`` is ``none``), so that
+outcomes need no second table. Nothing here loads a model.
 
 Columns of a plan:
 
@@ -15,11 +15,11 @@ Columns of a plan:
 ``arm``        ``none``, ``named`` (what the finding names) or ``random`` (of the same size)
 ``action``     ``keep``, ``replace`` (region or frames by ``fill``), ``freeze`` (all frames are the
                middle one) or ``shuffle`` (frames in the order of ``seed``)
-``fill``       ``blur``, ``median_frame`` or ``mean_colour`` for ``replace``, else empty
+``fill``       ``blur``, ``median`` (frame) or ``mean`` (colour) for ``replace``, else empty
 ``t0`` ``t1``  time steps of the model, half-open
 ``y0`` ``y1``  rows of patches, half-open
 ``x0`` ``x1``  columns of patches, half-open
-``seed``       of ``shuffle``
+``seed``       seed of ``shuffle``
 =============  ====================================================================================
 """
 
@@ -35,18 +35,18 @@ from analysis.audit.finding import Finding, Place, Proof
 from analysis.audit.significance import bootstrap_interval, mean_of
 from pipeline.errors import StoreError
 
-FILLS = ("blur", "median_frame", "mean_colour")
-"""What a region is replaced by: three, since each leaves something that a model may see."""
+FILLS = ("blur", "median", "mean")
+"""What a region is replaced by: three fills, since each leaves something that a model may see."""
 
 COLUMNS = (
     *("finding", "row", "video_id", "target", "arm", "action", "fill"),
     *("t0", "t1", "y0", "y1", "x0", "x1", "seed"),
 )
 OUTCOME = "probability"
-"""Column that the outcome has beside those of the plan."""
+"""Column that an outcome has besides those of the plan."""
 
 _LEAST_CHANGE = 0.02
-"""A mean drop of probability, beyond that of a random region, below which nothing is confirmed."""
+"""The least mean drop of probability, beyond that of a random region, that confirms a finding."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ class _Action:
 def plan_interventions(
     findings: Sequence[Finding], evidence: Evidence, *, clips_per_finding: int = 20
 ) -> pd.DataFrame:
-    """Plan how each finding that can be proved is tried on the model.
+    """Plan how to test on the model each finding that can be proved.
 
-    Findings of a region or of time steps: these are replaced, and beside that a random region of
-    the same size, disjoint from it where there is room; the clips are those of the class with most
-    attention there. Static ones: all frames are frozen to one, against shuffled; a class that needs
-    no movement loses nothing. Findings whose proof is not applicable are left out, and so are label
-    suspects, which a second model is asked about.
+    For findings about a region or time steps, these are replaced, and for comparison a random
+    region of the same size, disjoint from it if there is room; the clips are those of the class
+    with the most attention there. For static findings, all frames are frozen to one, or shuffled
+    for comparison; a class that needs no movement loses nothing. Findings that can't be proved this
+    way are left out, and so are label suspects, which a second model checks.
 
     Returns
     -------
-    DataFrame with the columns of the module's first lines
+    DataFrame with the columns that the module's docstring lists
     """
     rows: list[dict[str, object]] = []
     for finding in findings:
@@ -102,17 +102,17 @@ def plan_interventions(
 
 
 def prove(findings: Sequence[Finding], outcomes: pd.DataFrame) -> list[Finding]:
-    """Put what came of interventions into the findings.
+    """Add the outcome of interventions to the findings.
 
-    A finding is confirmed if the class's probability drops by more when what it names is taken
-    away than when a random region of the same size is: by 0.02 or more in the mean over fills and
-    clips, with a 95 % interval above 0 (bootstrap over videos). A static finding is confirmed if
-    freezing the frames costs less than 0.02 more than nothing, or less than shuffling does.
+    A finding is confirmed if taking away what it names lowers the class's probability by more than
+    taking away a random region of the same size: by 0.02 or more in the mean over fills and clips,
+    with a 95 % interval above 0 (bootstrap over videos). A static finding is confirmed if freezing
+    the frames costs less than 0.02, or less than shuffling does.
 
     Parameters
     ----------
     outcomes
-        A plan with the column ``probability``; rows of findings that aren't among these are
+        A plan with the column ``probability``; rows of findings other than the given ones are
         ignored.
 
     Raises
@@ -142,7 +142,7 @@ def _proof(finding: Finding, outcomes: pd.DataFrame) -> Proof:
     beyond = named - random
     low, high = bootstrap_interval(mean_of, beyond, seed=seed_of("proof", finding.key))
     if finding.kind == "static":
-        # Freezing is the named one: a class that needs no movement doesn't mind.
+        # Here ``named`` is freezing, which doesn't hurt a class that needs no movement.
         holds = named.mean() > -_LEAST_CHANGE or (low > 0 and named.mean() > 0.5 * random.mean())
     else:
         holds = high < 0 and beyond.mean() <= -_LEAST_CHANGE
@@ -169,7 +169,7 @@ def _actions(
         ]
     place = finding.place
     if finding.kind == "centre_only":
-        # What the finding claims is that the rest doesn't matter.
+        # The finding claims that everything else doesn't matter.
         _, height, width = grid
         place = Place(y=(height // 4, height - height // 4), x=(width // 4, width - width // 4))
     for fill in FILLS:
@@ -179,7 +179,7 @@ def _actions(
 
 
 def random_place(place: Place, grid: tuple[int, int, int], rng: np.random.Generator) -> Place:
-    """Draw a place of the same size elsewhere: without overlap where there is room for that."""
+    """Draw a place of the same size elsewhere, without overlap if there is room."""
     moved: dict[str, tuple[int, int] | None] = {}
     given = {"time": place.time, "y": place.y, "x": place.x}
     sizes = dict(zip(given, grid, strict=True))
@@ -208,7 +208,7 @@ def _bounds(place: Place, grid: tuple[int, int, int]) -> tuple[int, ...]:
 
 
 def _share(evidence: Evidence, rows: NDArray[np.integer], place: Place) -> NDArray[np.float64]:
-    """Attention that clips give to a place, for the order in which they are tried."""
+    """Attention that each clip gives to a place; clips are tried in this order."""
     t0, t1, y0, y1, x0, x1 = _bounds(place, evidence.grid)
     _, height, width = evidence.grid
     maps = evidence.maps[rows].reshape(-1, height, width)[:, y0:y1, x0:x1]

@@ -1,31 +1,31 @@
-"""Nearest neighbours of every clip: exact, in blocks, in memory that doesn't grow with pairs."""
+"""Exact nearest neighbours of every clip, in blocks: memory doesn't grow with pairs."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 _ROWS_AT_ONCE = 1024
 _COLUMNS_AT_ONCE = 16384
-"""Size of a block of distances: 64 MB in single precision."""
+"""Columns in a block of distances: 64 MB in single precision."""
 
 
 def nearest(
     vectors: NDArray[np.float32], group: NDArray[np.integer], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find the k nearest rows of each row that are of another group.
+    """Find the k nearest rows of another group for each row.
 
-    Candidates come from products in single precision, in which distances near 0 lose their digits;
-    those of the 2 k best are then computed again from the differences.
+    Candidates come from products in single precision, in which distances near 0 lose their digits.
+    The distances of the 2 k best are then computed again from differences.
 
     Parameters
     ----------
     vectors
         (n, d).
     group
-        (n,) rows of one group aren't neighbours of each other.
+        (n,) rows of the same group aren't neighbours of each other.
 
     Returns
     -------
-    (n, k) rows, and (n, k) Euclidean distances, ascending; a row of too few others has -1 and
+    (n, k) rows, and (n, k) Euclidean distances, ascending; a row with too few neighbours has -1 and
     infinity at the end
     """
     n = len(vectors)
@@ -63,8 +63,8 @@ def nearest(
 def two_nn_dimension(distances: NDArray[np.float64]) -> float:
     """Intrinsic dimension from the first two neighbours' distances (Facco et al. 2017).
 
-    r_2 / r_1 is Pareto distributed with the dimension as its exponent; the median of its logarithm
-    gives it, so that pairs of duplicates don't count.
+    r_2 / r_1 has a Pareto distribution whose exponent is the dimension. That is estimated from the
+    median of the logarithm, on which pairs of duplicates have little influence.
     """
     first, second = distances[:, 0], distances[:, 1]
     usable = (first > 0) & np.isfinite(second)

@@ -1,7 +1,7 @@
-"""Single clips: unlike their class, with a suspect label, or near duplicates of others.
+"""Findings about single clips: unlike their class, with a suspect label, or near duplicates.
 
-Clips are compared in square-root space (Hellinger): each clip is a vector of sqrt(spatial map) and
-sqrt(T), less the mean of all clips, of length 1.
+Clips are compared in square-root space (Hellinger): each clip is the vector of sqrt(spatial map)
+and sqrt(T), minus the mean of all clips, scaled to length 1.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ Float64Array = NDArray[np.float64]
 
 
 def directions(evidence: Evidence) -> Float64Array:
-    """Say where each clip's attention differs from the mean of all: (n, d), of length 1, or 0."""
+    """Directions in which clips differ from the mean of all: (n, d), each of length 1, or 0."""
     vectors = hellinger(evidence)
     vectors -= vectors.mean(axis=0)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -27,9 +27,9 @@ def directions(evidence: Evidence) -> Float64Array:
 
 
 def hellinger(evidence: Evidence) -> Float64Array:
-    """Give square roots of the spatial map and of T, (n, y * x + time).
+    """Return square roots of the spatial map and of T, (n, y * x + time).
 
-    Their Euclidean distance is Hellinger's of both together, up to a factor.
+    Euclidean distance between these vectors is Hellinger's over both together, up to a factor.
     """
     maps = np.maximum(evidence.maps.astype(np.float64), 0)
     when = np.maximum(evidence.when.astype(np.float64), 0)
@@ -38,7 +38,7 @@ def hellinger(evidence: Evidence) -> Float64Array:
 
 
 class ClassProducts:
-    """How much each clip goes with each class, and how much it would by chance."""
+    """How well each clip fits each class, and how well it would by chance."""
 
     def __init__(self, evidence: Evidence) -> None:
         vectors = directions(evidence)
@@ -51,7 +51,7 @@ class ClassProducts:
         self._products = vectors @ sums.T
         self._itself = np.einsum("nd,nd->n", vectors, vectors)
         covariance = vectors.T @ vectors / max(len(vectors), 1)
-        # Variance of a clip's product with one clip that is drawn from all.
+        # Variance of a clip's product with a clip drawn from all.
         self.spread = np.einsum("nd,de,ne->n", vectors, covariance, vectors)
 
     def own(self, rows: NDArray[np.integer]) -> Float64Array:
@@ -69,7 +69,7 @@ class ClassProducts:
 
 
 def _beyond_class(value: float, members: Float64Array) -> float:
-    """One-sided p that a value is above those of a class's other clips, by Student's t."""
+    """One-sided p for a value above those of a class's other clips, by Student's t."""
     n = len(members)
     deviation = float(members.std(ddof=1)) * np.sqrt(1 + 1 / n)
     if deviation <= 0:
@@ -78,11 +78,11 @@ def _beyond_class(value: float, members: Float64Array) -> float:
 
 
 def _unskewed(values: Float64Array, groups: NDArray[np.integer]) -> Float64Array:
-    """Standardise values within their groups, and take off the skew that groups have in common.
+    """Standardise values within their groups, and remove the skew that groups have in common.
 
-    Agreement is bounded above and has a long tail below, which a test that takes it for normal
-    would take for outliers. One power for all groups (Yeo & Johnson 2000) isn't bent by the
-    outliers of one.
+    Agreement is bounded above and has a long tail below, which a test that assumes a normal
+    distribution would take for outliers. One power is fitted for all groups (Yeo & Johnson 2000),
+    so that one group's outliers can't distort it.
     """
     standard = np.zeros(len(values))
     for index in np.unique(groups):
@@ -97,12 +97,13 @@ def _unskewed(values: Float64Array, groups: NDArray[np.integer]) -> Float64Array
 
 
 def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find clips that attend against their class.
+    """Find clips that attend differently from their class.
 
-    Two tests have to agree, and the larger p counts. A clip goes with its class less than one that
-    is drawn from all would: its mean product with n - 1 others then has mean 0 and variance
-    v' S v / (n - 1). And its map agrees less with its class's mean than the maps of the class's
-    other clips do: minus the logarithm of ``class_agreement`` is taken as normal, skew removed.
+    Two tests have to agree, and the larger p counts. First, a clip fits its class less than a clip
+    drawn from all would: for such a clip the mean product with n - 1 others has mean 0 and variance
+    v' S v / (n - 1). Second, its map agrees less with its class's mean than the maps of the class's
+    other clips do: minus the logarithm of ``class_agreement``, with the skew removed, is assumed to
+    be normal.
     """
     groups = evidence.groups
     products = ClassProducts(evidence)
@@ -134,7 +135,7 @@ def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
                 seen=f"In {example.video_id} the model attends to other places or times than in "
                 f"the other {size[at] - 1} clips of {name!r}: {-z[at]:.1f} standard errors below "
                 "what chance gives.",
-                check="Look at the clip: it may be of another kind than its class, or show "
+                check="Look at the clip: it may be of a different kind from its class, or show "
                 "something that the model mistakes.",
                 effect=float(own[at]),
                 effect_name="mean cosine with the other clips of its class",
@@ -153,13 +154,13 @@ def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
 
 
 def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find labels that the prediction and the attention both speak against.
+    """Find labels that both the prediction and the attention contradict.
 
     Candidates are those of confident learning (Northcutt et al. 2019): the predicted class isn't
-    the label, and is as probable as it is in the mean over clips that are labelled so. Of these the
-    ones count whose attention goes with the predicted class more than with the label's: more than
-    clips drawn at random would give, and more than it does in the other clips of that label. The
-    larger p of both counts.
+    the label, and is at least as probable as on average over clips with that label. A candidate
+    counts if its attention fits the predicted class better than its label's class, both by more
+    than clips drawn at random would and by more than the other clips of its label do. The larger p
+    of the two counts.
     """
     label, prediction = evidence.label, evidence.prediction
     if not (label >= 0).any():
@@ -200,7 +201,7 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
                 f"{predicted!r} ({probability[row]:.0%}) and attends as it does in that class.",
                 check=f"Look at the clip and decide whether its label should be {predicted!r}.",
                 effect=surplus,
-                effect_name="probability of the predicted class less that of the label",
+                effect_name="probability of the predicted class minus that of the label",
                 low=float("nan"),
                 high=float("nan"),
                 p=float(p[at]),
@@ -218,10 +219,10 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
 def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     """Find pairs of videos that are far nearer to each other than to the rest.
 
-    By the model's pooled vectors where they are stored, else by the maps. Among points of a
-    locally even density in d dimensions, (r_1 / r_k)^d of a point's distances to its first and
-    k-th neighbour is the least of k - 1 uniform numbers; d is estimated from all clips (Facco et
-    al. 2017). Clips of one video are no pair.
+    Distances are between the model's pooled vectors if they are stored, else between the maps. Take
+    r_1 and r_k, a point's distances to its first and k-th neighbour: among points of locally even
+    density in d dimensions, (r_1 / r_k)^d is the smallest of k - 1 uniform numbers. d is estimated
+    from all clips (Facco et al. 2017). Two clips of one video aren't a pair.
     """
     n, k = len(evidence.table), settings.duplicate_neighbours
     if n < 3 * k:
@@ -240,7 +241,7 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
     for at in np.flatnonzero((q <= settings.q) & (ratio <= settings.duplicate_ratio)).tolist():
         other = int(rows[at, 0])
         pair = (min(at, other), max(at, other))
-        if pair not in pairs or p[at] > p[pairs[pair]]:  # the less sure of both directions
+        if pair not in pairs or p[at] > p[pairs[pair]]:  # keep the less significant direction
             pairs[pair] = at
     found = []
     for (first, second), at in pairs.items():
@@ -259,10 +260,10 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
                 seen=f"{examples[0].video_id} and {examples[1].video_id} are near duplicates by "
                 f"their {basis}{where}: {1 / max(ratio[at], 1e-6):.0f} times nearer to each other "
                 f"than to the {k}th neighbour.",
-                check="Compare the two clips, and keep both out of different splits if they show "
+                check="Compare the two clips, and keep both in the same split if they show "
                 "the same footage.",
                 effect=float(ratio[at]),
-                effect_name=f"distance over that to the {k}th neighbour",
+                effect_name=f"distance divided by that to the {k}th neighbour",
                 low=float("nan"),
                 high=float("nan"),
                 p=float(p[at]),

@@ -1,4 +1,4 @@
-"""What an audit takes for a finding."""
+"""What counts as a finding in an audit."""
 
 from pydantic import Field
 
@@ -9,14 +9,15 @@ class AuditSettings(FrozenConfig):
     """Thresholds of an audit."""
 
     q: float = Field(default=0.05, gt=0, lt=1)
-    """Share of false findings of a kind that is accepted (Benjamini-Hochberg)."""
+    """Accepted share of false findings of a kind (Benjamini-Hochberg)."""
     min_clips: int = Field(default=10, ge=3)
-    """Videos that a class has at least to be tested."""
+    """Fewest videos with which a class is tested."""
     least_logo_ratio: float = Field(default=2.0, gt=1)
-    """A patch's share in a class over that in others, below which it is no finding."""
+    """Least ratio of a patch's share in a class to that in others that is a finding."""
     min_cluster: int = Field(default=8, ge=3)
-    """Videos of a strategy within a class at least."""
+    """Fewest videos in a strategy within a class."""
     duplicate_neighbours: int = Field(default=10, ge=3)
-    """Neighbours that a near duplicate's distance is compared with; more copies hide each other."""
+    """Number of neighbours with which a near duplicate's distance is compared; more copies than
+    that hide each other."""
     duplicate_ratio: float = Field(default=1 / 3, gt=0, lt=1)
-    """A near duplicate's distance over that to its last neighbour at most."""
+    """Highest ratio of a near duplicate's distance to that of its last neighbour."""

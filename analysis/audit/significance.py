@@ -1,4 +1,4 @@
-"""How sure a difference is: rank tests of each group against the rest, and bootstrap intervals."""
+"""How significant a difference is: rank tests of groups against the rest, bootstrap intervals."""
 
 from collections.abc import Callable
 
@@ -10,28 +10,28 @@ Float64Array = NDArray[np.float64]
 
 _RESAMPLES = 1000
 _MAX_RESAMPLED = 2000
-"""Values of a sample that are resampled at most; the interval of more is narrow enough."""
+"""Most values of a sample that are resampled; their interval is narrow enough."""
 
 
 def rank_tests(
     values: NDArray[np.floating], groups: NDArray[np.integer], n_groups: int
 ) -> tuple[Float64Array, Float64Array]:
-    """Test of each group's values against those of all other groups (Mann-Whitney).
+    """Test each group's values against those of all other groups (Mann-Whitney).
 
-    Values are ranked once for all groups; the normal approximation with ties, without continuity
-    correction, is that of `scipy.stats.mannwhitneyu`.
+    Values are ranked once for all groups. The normal approximation, with ties and without
+    continuity correction, is that of `scipy.stats.mannwhitneyu`.
 
     Parameters
     ----------
     values
         (n,) finite.
     groups
-        (n,) group of each; -1 takes part as one of the others of every group.
+        (n,) group of each value; -1 counts among the others for every group.
 
     Returns
     -------
-    (groups,) probability that a value of the group is above one of the others, ties half; and
-    (groups,) one-sided p that it is above: NaN for a group of no value or of all
+    (groups,) probability that a value of the group is above one of the others, ties counted half;
+    and (groups,) one-sided p for that. NaN for a group with no value or all values
     """
     n = len(values)
     ranks = stats.rankdata(values)
@@ -51,7 +51,7 @@ def rank_tests(
 
 
 def adjusted(p: NDArray[np.floating]) -> Float64Array:
-    """Benjamini-Hochberg's q of each p; NaN takes no part and stays NaN."""
+    """Benjamini-Hochberg's q for each p; NaN is left out and stays NaN."""
     q = np.full(np.shape(p), np.nan)
     known = np.isfinite(p)
     if known.any():
@@ -65,14 +65,14 @@ def bootstrap_interval(
     seed: int,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic of samples that are drawn again, each by itself.
+    """Percentile interval of a statistic of samples, each resampled independently.
 
     Parameters
     ----------
     statistic
-        From samples of shape (resamples, n) to (resamples,).
+        Maps samples of shape (resamples, n) to (resamples,).
     samples
-        (n,) each, a value a video; of more than 2,000, that many are taken.
+        (n,) each, one value per video; out of more than 2,000 values, 2,000 are drawn.
     """
     rng = np.random.default_rng(seed)
     drawn = []

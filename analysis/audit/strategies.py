@@ -1,4 +1,4 @@
-"""Several ways of looking within a class: clusters of attributions that are the class's own."""
+"""Several ways of looking within a class: clusters of attributions that only this class has."""
 
 import warnings
 
@@ -23,18 +23,19 @@ _LEAST_RAND = 0.6
 _SEEDS = 3
 _COMPONENTS = 8
 _MAX_CLIPS = 1000
-"""Videos of a class that are clustered at most: two strategies show in fewer."""
+"""Most videos of a class that are clustered; fewer are enough to show two strategies."""
 
 
 def strategies(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     """Find classes whose attributions fall into clusters that other classes don't have.
 
     A class's clips are clustered on their first principal components in square-root space. The
-    clusters have to be apart (silhouette of 0.3 or more) and to be found again in each of three
-    halves (adjusted Rand index of 0.6 or more). Then they are tested on clips that they weren't
-    made of: one half of the class makes the clusters, and in each of these the other half has to
-    be found more often than clips of other classes (Fisher's exact test; the p of a class is that
-    of its second surest cluster, since two are needed). So clusters that every class has are none.
+    clusters have to be separate (silhouette of 0.3 or more) and to be found again in random subsets
+    (adjusted Rand index of 0.6 or more). Then they are tested on clips that they weren't made from:
+    one half of the class makes the clusters, and the other half has to fall into each of them more
+    often than clips of other classes do (Fisher's exact test; the p of a class is that of its
+    second most significant cluster, since two are needed). So clusters that every class has don't
+    count.
     """
     groups = evidence.groups
     n_classes = len(evidence.class_names)
@@ -70,10 +71,10 @@ def strategies(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
 
 
 def cluster(vectors: Float64Array, least: int) -> NDArray[np.int64]:
-    """Cluster of each row, -1 for none: HDBSCAN's, or two spectral ones where it finds fewer.
+    """Cluster of each row, -1 for none: HDBSCAN's, or two spectral ones if it finds fewer.
 
-    HDBSCAN needs clusters that are denser than what lies between them; two that are merely apart
-    are found by their graph.
+    HDBSCAN needs clusters that are denser than the space between them. Spectral clustering also
+    finds two that are merely apart, by their graph.
     """
     n_neighbours = min(10, len(vectors) - 1)
     labels = HDBSCAN(min_cluster_size=least, min_samples=5, copy=True).fit_predict(vectors)
@@ -89,7 +90,7 @@ def cluster(vectors: Float64Array, least: int) -> NDArray[np.int64]:
     )
 
     with warnings.catch_warnings():
-        # A graph in two parts is what is looked for.
+        # The warning is about a graph in two parts, which is what we look for.
         warnings.simplefilter("ignore", UserWarning)
         two = np.asarray(spectral.fit_predict(vectors), np.int64)
     if np.bincount(two, minlength=2).min() < least:
@@ -100,7 +101,7 @@ def cluster(vectors: Float64Array, least: int) -> NDArray[np.int64]:
 def stability(
     vectors: Float64Array, clusters: NDArray[np.int64], least: int, rng: np.random.Generator
 ) -> float:
-    """Least adjusted Rand index of the clusters with those of random subsets of four fifths."""
+    """Lowest adjusted Rand index of the clusters with those of random subsets of four fifths."""
     indices = []
     for _ in range(_SEEDS):
         part = np.sort(rng.choice(len(vectors), max(4 * len(vectors) // 5, 2), replace=False))
@@ -112,10 +113,11 @@ def stability(
 def own_clusters(
     vectors: Float64Array, others: Float64Array, least: int, rng: np.random.Generator
 ) -> float:
-    """P that a class's second surest cluster draws its clips no more than those of others do.
+    """P that a class's second best cluster holds its clips no more often than those of others.
 
-    Clusters are made of one half of the class; a clip is in one if it is as near to its centre as
-    nine tenths of its members are. Both halves take either part, and the larger p, twice, counts.
+    Clusters are made from one half of the class. A clip is in a cluster if it is as near to the
+    centre as nine tenths of the members are. Each half takes both roles, and twice the larger p
+    counts.
     """
     order = rng.permutation(len(vectors))
     halves = order[: len(order) // 2], order[len(order) // 2 :]
@@ -175,7 +177,7 @@ def _finding(
         scope="class",
         subject=(name,),
         seen=f"The clips of {name!r} fall into {len(sizes)} ways of looking: {'; '.join(places)}.",
-        check="Compare clips of either kind: they may be two sub-classes, two sources, or a "
+        check="Compare clips of each kind: they may be two sub-classes, two sources, or a "
         "shortcut that only some clips offer.",
         effect=apart,
         effect_name="silhouette of the clusters",

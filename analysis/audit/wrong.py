@@ -1,4 +1,4 @@
-"""Other attention when wrong: within a class, clips that were misclassified against the rest."""
+"""Other attention when wrong: within a class, misclassified clips against the rest."""
 
 import numpy as np
 
@@ -18,13 +18,14 @@ COMPARED = {
     "dataset_agreement": "what all clips have in common",
     "class_agreement": "what the class's clips have in common",
 }
-"""Scores that are compared, and what a clip with more of one attends to."""
+"""Scores that are compared, and what a clip with a higher score attends to."""
 
 
 def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find classes whose misclassified clips attend to something else than the others.
+    """Find classes whose misclassified clips attend to something other than the rest do.
 
-    A class is tested in eight scores, either way; its p is the least one, times their number.
+    A class is tested in eight scores, in both directions; its p is the smallest, times their
+    number.
     """
     label, prediction = evidence.label, evidence.prediction
     names = [name for name in COMPARED if name in evidence.table]
@@ -66,13 +67,13 @@ def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Findin
                 kind="other_when_wrong",
                 scope="class",
                 subject=(class_name,),
-                seen=f"In {class_name!r} the {int(wrong.sum())} clips that are got wrong attend "
-                f"{'more' if more else 'less'} to {COMPARED[name]} than those that are got "
+                seen=f"In {class_name!r} the {int(wrong.sum())} misclassified clips attend "
+                f"{'more' if more else 'less'} to {COMPARED[name]} than those classified "
                 f"right ({name} {values[wrong].mean():.2f} against {values[~wrong].mean():.2f}).",
                 check="Compare wrong and right clips of this class: what the model misses or is "
                 "drawn to may be what they need.",
                 effect=float(values[wrong].mean() - values[~wrong].mean()),
-                effect_name=f"mean {name} of wrong clips less that of right ones",
+                effect_name=f"mean {name} of wrong clips minus that of right ones",
                 low=low,
                 high=high,
                 p=float(p_values[at]),

@@ -92,7 +92,7 @@ class OtherRun:
         read = Attributions(self.tables.store).read(rows[order])
         for position, arrays in zip(have[order].tolist(), read, strict=True):
             row = int(found[position])
-            prediction, probability = answers.loc[row].tolist()
+            prediction, probability = answers["prediction"][row], answers["probability"][row]
             records[position]["other"] = {
                 "row": row,
                 "prediction": str(prediction),

@@ -8,12 +8,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pipeline.clips.decode import read_frames
+from pipeline.clips.decode import Reading
+from pipeline.clips.decoder_process import DECODE, process_decoder
 from pipeline.clips.fetch import digest_of, fetch_clip
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ManifestError
+from pipeline.status import DecodeError
 from pipeline.store.record import RunRecord
 
 
@@ -33,6 +35,12 @@ class ClipSource:
     manifest: Manifest
     views: Views
     decoder: DecoderName = "pyav"
+    timeout_s: float = 60.0
+    """Time that decoding one file may take."""
+    memory_bytes: int = 4_000_000_000
+    """Memory that decoding one clip may take."""
+    decode: str = DECODE
+    """What the child runs that decodes, see `pipeline.clips.decoder_process`."""
 
     @classmethod
     def of_run(cls, ds: xr.Dataset) -> "ClipSource":
@@ -48,7 +56,14 @@ class ClipSource:
         manifest = read_manifest(url)
         if manifest.digest != record.identity.manifest:
             raise ManifestError(f"manifest {url} has changed since the run: its rows are others")
-        return cls(manifest, record.views, record.identity.decoder)
+        return cls(
+            manifest,
+            record.views,
+            record.identity.decoder,
+            # Records of before there were such limits lack them.
+            timeout_s=float(record.config.get("decode_timeout", cls.timeout_s)),
+            memory_bytes=int(record.config.get("decode_memory", cls.memory_bytes)),
+        )
 
     def records(self, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Look up the manifest's row of each of some rows of the run."""
@@ -70,7 +85,7 @@ class ClipSource:
     ) -> NDArray[np.uint8]:
         """Read the frames of a clip as the model saw them.
 
-        Decodes in this process: a clip with an attribution is one that could be decoded.
+        Decodes as a run does, in a child process with its limits: the file may be another by now.
 
         Parameters
         ----------
@@ -102,7 +117,19 @@ class ClipSource:
         data = fetch_clip(self.manifest.root, path)
         if digest is not None and digest_of(data) != digest:
             raise ValueError("the file has changed since the run: its bytes are others")
-        clip = read_frames(data, view.sampling, None, *segment, decoder=self.decoder)
-        if not np.array_equal(clip.frame_index, frame_index):
+        # A frame of any size: a run was refused whose processor gives several.
+        size = view.preprocessing.output_size(1000, 1500)
+        frames = np.zeros((view.sampling.n_samples, *size, 3), np.uint8)
+        decoder = process_decoder(self.decode, self.memory_bytes)
+        (outcome,) = decoder.decode_into(
+            [frames],
+            data,
+            [Reading(view.sampling, view.preprocessing, *segment)],
+            decoder=self.decoder,
+            timeout_s=self.timeout_s,
+        )
+        if isinstance(outcome, DecodeError):
+            raise outcome
+        if not np.array_equal(outcome.frame_index, frame_index):
             raise ValueError("the file has changed since the run: its frames are others")
-        return view.preprocessing.resize_and_crop(clip.frames)
+        return frames

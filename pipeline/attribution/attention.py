@@ -1,13 +1,13 @@
-"""Attention on SDPA that can hand over single rows of its softmax, without the matrix they are in.
+"""Attention on SDPA that can return single rows of its softmax without forming the whole matrix.
 
-`torch.nn.functional.scaled_dot_product_attention` never forms the attention matrix, and so can't
-return it. The rows that an attribution needs (one query of thousands, the short matrices over time,
-or the mean over all queries) are computed beside it from the same query and key, in float32.
+`torch.nn.functional.scaled_dot_product_attention` never forms the attention matrix, so it can't
+return it. The rows that an attribution needs (one query among thousands, the short matrices over
+time, or the mean over all queries) are computed separately from the same query and key, in float32.
 
 Models that look their attention up in transformers' registry run on `attend`, which is registered
 as `ATTENTION`: ``model.set_attn_implementation(ATTENTION)`` switches one model over. TimeSformer
-looks nothing up; `SdpaAttention` stands in for its modules. Either way, what is to be kept is known
-by module, so that models don't disturb each other.
+looks nothing up, so `SdpaAttention` replaces its modules. In both cases captures are registered by
+module, so that models don't disturb each other.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -26,12 +26,13 @@ ATTENTION = "staa"
 """Name of `attend` in transformers' registry of attention functions."""
 
 _SCORES_AT_ONCE = {"cpu": 1_200_000}
-"""Scores that are formed at a time where all queries count: on a CPU they stay in its cache, which
-made a mean row of 1568 queries 2 to 3 times as fast as forming 128 rows of all clips at a time."""
+"""Scores that are formed at a time where all queries are needed. On a CPU this many stay in the
+cache, which made a mean row of 1568 queries 2 to 3 times as fast as forming 128 rows of all clips
+at a time."""
 _SCORES_AT_ONCE_ELSEWHERE = 8_000_000
 
 _ITEMS_AT_ONCE = 65_535
-"""Batch items in one call of SDPA: CUDA's grids end there, and with them torch's kernels (issues
+"""Most batch items in one call of SDPA: CUDA's grids end there, and so do torch's kernels (issues
 142228 and 146704 of pytorch/pytorch). Attention over time has an item for each patch."""
 
 Name = TypeVar("Name", bound=Hashable)
@@ -39,7 +40,7 @@ Kept = TypeVar("Kept")
 
 
 class _QkvAttention(Protocol):
-    """What `SdpaAttention` takes over from the eager attention that it stands in for."""
+    """What `SdpaAttention` takes over from the eager attention that it replaces."""
 
     qkv: nn.Linear
     num_heads: int
@@ -49,9 +50,9 @@ class _QkvAttention(Protocol):
 class SdpaAttention(nn.Module):
     """Self-attention with one fused ``qkv`` projection, as in timm's and TimeSformer's ViT blocks.
 
-    A drop-in for ``TimesformerSelfAttention`` in inference: it takes over that module's projection
-    (the parameters are shared, their names in the state dict stay), and so belongs to one model;
-    the class of transformers isn't touched.
+    A drop-in for ``TimesformerSelfAttention`` in inference. It takes over that module's projection
+    (the parameters are shared and keep their names in the state dict), so it belongs to one model.
+    The class in transformers isn't touched.
     """
 
     def __init__(self, eager: _QkvAttention) -> None:
@@ -88,10 +89,10 @@ def attend(
     softcap: float | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Attend by transformers' SDPA, and read what a `capture` wants of ``module``.
+    """Attend by transformers' SDPA, and read what a `capture` wants from ``module``.
 
-    SDPA can't cap scores (VideoPrism caps those of its encoders): where ``softcap`` is given,
-    attention is computed plainly, some queries at a time.
+    SDPA can't cap scores, as VideoPrism does in its encoder. If ``softcap`` is given, attention is
+    computed plainly, some queries at a time.
 
     Parameters
     ----------
@@ -107,7 +108,8 @@ def attend(
     Raises
     ------
     ValueError
-        With a mask, or fewer heads of keys than of queries, which rows are read without regard to.
+        With a mask, or fewer heads for keys than for queries: rows would be read without regard to
+        them.
     """
     if _SOFTMAX_HELD.get(module):
         query, key = query.detach(), key.detach()
@@ -131,9 +133,9 @@ AttentionInterface.register(ATTENTION, attend)
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What an attention's softmax is made of: softmax(scale * query @ key^T) over the tokens.
+    """The inputs of an attention's softmax: softmax(scale * query @ key^T) over the tokens.
 
-    Rows are computed in float32 whatever the model's precision, and under autocast too.
+    Rows are computed in float32 whatever the model's precision, even under autocast.
     """
 
     query: Tensor
@@ -144,15 +146,15 @@ class Scores:
     softcap: float | None = None
     """Bound of the scores, softcap * tanh(scores / softcap), before the softmax."""
     value: Tensor | None = None
-    """(batch, heads, tokens, head_dim): what the softmax weighs; None where it wasn't kept."""
+    """(batch, heads, tokens, head_dim): what the softmax weighs; None if it wasn't kept."""
 
     def rows(self, queries: slice) -> Tensor:
-        """Rows of some queries: (batch, heads, rows, tokens) float32; each sums to 1."""
+        """Rows for some queries: (batch, heads, rows, tokens) float32; each sums to 1."""
         with torch.autocast(self.query.device.type, enabled=False):
             return self._softmax(self.query[:, :, queries], self.key.float().transpose(-2, -1))
 
     def weighted_row(self, weights: Tensor) -> Tensor:
-        """Sum of the rows of all queries, each times its weight; formed some queries at a time.
+        """Weighted sum of the rows of all queries, formed some queries at a time.
 
         Parameters
         ----------
@@ -182,7 +184,7 @@ class Scores:
         return self._context(value)
 
     def transposed_context(self, values: Tensor) -> Tensor:
-        """Weigh by the columns of the softmax, what each token is read for: sum_i a[i,j] value[i].
+        """Weigh by the columns of the softmax, one for each token j: sum_i a[i,j] value[i].
 
         Parameters
         ----------
@@ -217,7 +219,7 @@ class Scores:
         return context
 
     def pieces(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yield the whole softmax in pieces: of which batch items and queries, and their rows."""
+        """Yield the whole softmax in pieces: batch items, queries, and their rows."""
         batch, heads, n_queries, _ = self.query.shape
         at_once = _SCORES_AT_ONCE.get(self.query.device.type, _SCORES_AT_ONCE_ELSEWHERE)
         n_rows = max(1, at_once // (heads * self.key.shape[2]))
@@ -237,10 +239,10 @@ class Scores:
 
 
 def _is_one_node() -> bool:
-    """Whether what goes over all queries in pieces is to be one operation of a graph.
+    """Whether a loop over all queries in pieces should be one operation in a graph.
 
-    torch.compile would unroll the pieces, hundreds of nodes for each clip and layer of VideoPrism.
-    Operations of one's own have no gradient, and so gradients are taken through the pieces.
+    torch.compile would unroll the loop: hundreds of nodes for each clip and layer of VideoPrism.
+    Custom operations have no gradient, so gradients are taken through the pieces.
     """
     return torch.compiler.is_compiling() and not torch.is_grad_enabled()
 
@@ -272,26 +274,26 @@ def _(query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | 
 
 
 def first_row(scores: Scores) -> Tensor:
-    """Row of the first query, where CLS or a pooler's query is: (batch, heads, 1, tokens)."""
+    """Row of the first query, which is CLS or a pooler's query: (batch, heads, 1, tokens)."""
     return scores.rows(slice(0, 1))
 
 
 def all_rows(scores: Scores) -> Tensor:
-    """Take the whole softmax, for attention among few: (batch, heads, queries, tokens)."""
+    """Take the whole softmax, for attention among few tokens: (batch, heads, queries, tokens)."""
     return scores.rows(slice(None))
 
 
 def mean_row(scores: Scores) -> Tensor:
-    """Mean of all rows, what each token gets on average: (batch, heads, 1, tokens)."""
+    """Mean of all rows, which is what each token gets on average: (batch, heads, 1, tokens)."""
     batch, _, queries, _ = scores.query.shape
     return scores.weighted_row(torch.full((batch, queries), 1 / queries, device=scores.key.device))
 
 
 @cache
 def heads_averaged(read: Callable[[Scores], Tensor]) -> Callable[[Scores], Tensor]:
-    """Have rows averaged over the heads, as one head, where they are read: the others aren't kept.
+    """Average rows over the heads as they are read, so that single heads aren't kept.
 
-    For one function it is one function each time: to torch.compile another is another program.
+    Cached, as torch.compile would compile again for each new function.
     """
 
     def averaged(scores: Scores) -> Tensor:
@@ -301,8 +303,8 @@ def heads_averaged(read: Callable[[Scores], Tensor]) -> Callable[[Scores], Tenso
 
 
 def all_scores(scores: Scores) -> Scores:
-    """Keep query and key themselves, for rows that are only known after the forward pass."""
-    # A copy where they are views of one projection, which would be kept with its values.
+    """Keep query and key themselves, if the rows are chosen only after the forward pass."""
+    # Copy views of one fused projection, which would keep its values alive too.
     query, key = scores.query.contiguous(), scores.key.contiguous()
     return replace(scores, query=query, key=key, value=None)
 
@@ -314,17 +316,17 @@ def scores_and_values(scores: Scores) -> Scores:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """What goes into a module that is watched, and what comes out."""
+    """Input and output of a module that is watched."""
 
     before: Tensor
     behind: Tensor
 
 
 def watch(module: nn.Module) -> None:
-    """Let `capture` read what goes through a module that is no attention, as a `Stream`.
+    """Let `capture` read what goes through a module other than attention, as a `Stream`.
 
-    For the whole life of the module, and before it is compiled: a graph doesn't notice hooks that
-    come later.
+    The hook stays for the module's whole life. Call this before the module is compiled, as a graph
+    doesn't notice hooks that come later.
     """
     module.register_forward_hook(_tap_stream)
 
@@ -354,12 +356,12 @@ _TAPS: WeakKeyDictionary[nn.Module, _Tap[Any]] = WeakKeyDictionary()
 """What open captures want, by module; empty when none is open."""
 
 _SOFTMAX_HELD: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""Attention whose softmax gradients pass by; empty when none is held."""
+"""Attention modules whose softmax gets no gradient; empty when none is held."""
 
 
 @contextmanager
 def softmax_held(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While open, gradients go through the values of these modules' attention alone."""
+    """While open, gradients pass through these modules' values alone, not their softmax."""
     added = [module for module in modules if module not in _SOFTMAX_HELD]
     _SOFTMAX_HELD.update(dict.fromkeys(added, True))
     try:
@@ -370,13 +372,13 @@ def softmax_held(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class Captured(Generic[Name, Kept]):
-    """What was read of the last forward pass, by the names given to `capture`."""
+    """What was read from the last forward pass, by the names given to `capture`."""
 
     def __init__(self, taps: Mapping[Name, _Tap[Kept]]) -> None:
         self._taps = taps
 
     def __getitem__(self, name: Name) -> Kept:
-        """Give what was read under a name; `LookupError` before a forward pass."""
+        """Return what was read under a name; `LookupError` before a forward pass."""
         kept = self._taps[name].kept
         if kept is None:
             raise LookupError(f"{name!r} has captured nothing: no forward pass ran yet")
@@ -387,20 +389,20 @@ class Captured(Generic[Name, Kept]):
 def capture(
     wanted: Mapping[Name, tuple[nn.Module, Callable[[Any], Kept]]],
 ) -> Iterator[Captured[Name, Kept]]:
-    """While open, a forward pass keeps what ``wanted`` reads of its attention.
+    """While open, a forward pass keeps what ``wanted`` reads from its attention.
 
     Parameters
     ----------
     wanted
-        Name -> (module, what to read of it). Of attention, a `SdpaAttention` or one of a model
-        whose attention implementation is `ATTENTION`, a function of its `Scores`: `first_row`,
-        `mean_row`, `all_rows`, `all_scores` or another. Of a module that is `watch`ed, one of its
-        `Stream`.
+        Name -> (module, what to read from it). For attention (a `SdpaAttention`, or one in a model
+        whose attention implementation is `ATTENTION`) that is a function of its `Scores`:
+        `first_row`, `mean_row`, `all_rows`, `all_scores` or another. For a module that is
+        `watch`ed, it is a function of its `Stream`.
     """
     taps = {name: _Tap(read) for name, (_, read) in wanted.items()}
     for name, (module, _) in wanted.items():
         if module in _TAPS:
-            raise RuntimeError(f"the attention of {name!r} is being captured already")
+            raise RuntimeError(f"the attention of {name!r} is already being captured")
     try:
         for name, (module, _) in wanted.items():
             _TAPS[module] = taps[name]

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the clip, to compare an attribution with."""
+"""Maps that know nothing about the clip, as baselines for an attribution."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,17 +7,17 @@ Float64Array = NDArray[np.float64]
 
 
 def uniform_attribution(n_times: int, height: int, width: int) -> Float64Array:
-    """Give the map that knows nothing: (time, y, x), sums to 1."""
+    """Return the map that knows nothing: (time, y, x), sums to 1."""
     return np.full((n_times, height, width), 1 / (n_times * height * width))
 
 
 def center_gaussian(n_times: int, height: int, width: int, sigma: float = 0.25) -> Float64Array:
-    """Give the map that knows only that people film what matters in the middle: (time, y, x).
+    """Return the map that assumes only that what matters is in the middle: (time, y, x).
 
     Parameters
     ----------
     sigma
-        Standard deviation over the frame's side.
+        Standard deviation as a fraction of the frame's side.
     """
 
     def profile(n: int) -> Float64Array:

@@ -1,11 +1,11 @@
-"""The readout's column: a readout token's own way through a model, rebuilt from what it reads.
+"""The readout's column: a readout token's own path through a model, rebuilt from what it reads.
 
-In each layer the readout reads ``s_h = sum_i a_h[i] v_h[i]`` of the other tokens, in each head::
+In each head of each layer, the readout reads ``s_h = sum_i a_h[i] v_h[i]`` from the other tokens::
 
     m = r + W_O [s + own] + b;   r' = m + MLP(LN m);   logits = classifier(LN r_L)
 
-so that the reads, and what it gives itself (own), are all that the logits are made of. A family
-declares its column from the model's own modules.
+So the logits are made of these reads and of what the readout gives itself (own), and of nothing
+else. A family declares its column from the model's own modules.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from pipeline.attribution.attention import Scores, first_row
 
 _KEPT_AS = torch.float16
-"""How values in float32 are kept until g is known: a map moves by less than 1e-3, and all layers of
-a model take half of the memory."""
+"""The type in which float32 values are kept until g is known. It changes a map by less than 1e-3
+and halves the memory for all layers of a model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,32 +29,32 @@ class Read:
     total: Tensor
     """(batch, heads * head_dim) float32: the row times the values, summed over the other tokens."""
     own_share: Tensor | None
-    """(batch, heads) float32: what the readout, the first of the tokens, gives itself; None if it
-    isn't among them."""
+    """(batch, heads) float32: what the readout, if it is the first of the tokens, gives itself;
+    None if it isn't among them."""
     row: Tensor | None
-    """(batch, heads, tokens) float32: its row of the softmax."""
+    """(batch, heads, tokens) float32: the readout's row of the softmax."""
     value: Tensor | None
-    """(batch, heads, tokens, head_dim): the tokens' values, in half precision. Both are None in a
-    layer whose parts aren't asked for."""
+    """(batch, heads, tokens, head_dim): the tokens' values, in half precision. `row` and `value`
+    are None in a layer whose parts aren't needed."""
 
 
 def cls_read(scores: Scores) -> Read:
-    """Read of the first token, CLS, which reads itself too."""
+    """Take what the first token, CLS, reads; it reads itself too."""
     return _read(scores, n_own=1, keep=True)
 
 
 def cls_total(scores: Scores) -> Read:
-    """As `cls_read`, without row and values."""
+    """Do as `cls_read` does, without row and values."""
     return _read(scores, n_own=1, keep=False)
 
 
 def query_read(scores: Scores) -> Read:
-    """Read of a pooler's query, which isn't among the tokens."""
+    """Take what a pooler's query reads; it isn't among the tokens."""
     return _read(scores, n_own=0, keep=True)
 
 
 def query_total(scores: Scores) -> Read:
-    """As `query_read`, without row and values."""
+    """Do as `query_read` does, without row and values."""
     return _read(scores, n_own=0, keep=False)
 
 
@@ -67,7 +67,7 @@ def _read(scores: Scores, *, n_own: int, keep: bool) -> Read:
     total, own_share = read.flatten(1), row[..., 0] if n_own else None
     if not keep:
         return Read(total, own_share, None, None)
-    # A copy, as the values may be a view of one projection, which would be kept as a whole.
+    # Copy, as the values may be a view of one projection, all of which would be kept.
     kept = value.to(_KEPT_AS) if value.dtype is torch.float32 else value.contiguous()
     return Read(total, own_share, row, kept)
 
@@ -80,7 +80,7 @@ class Norm:
     bias: Tensor | None
     eps: float
     offset: float = 0.0
-    """What the weight is counted from: 1 in VideoPrism's."""
+    """Added to the weight: 1 in VideoPrism's norms."""
 
     @staticmethod
     def of(module: nn.LayerNorm) -> "Norm":
@@ -88,7 +88,7 @@ class Norm:
         return Norm(module.weight, module.bias, module.eps)
 
     def __call__(self, x: Tensor, *, frozen: bool) -> Tensor:
-        """Normalise (..., width) float32; frozen, the deviation has no derivative."""
+        """Normalise (..., width) float32; if frozen, the deviation has no derivative."""
         weight = self.weight.float() + self.offset if self.offset else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
         if not frozen:
@@ -101,7 +101,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """A linear layer of the column, or a part of one."""
+    """A linear layer of the column, or part of one."""
 
     weight: Tensor
     """(out, in)"""
@@ -127,7 +127,7 @@ class Mlp:
     down: Affine
 
     def __call__(self, m: Tensor, *, frozen: bool) -> Tensor:
-        """Map (..., width) float32 to the same; frozen, the activation's gate is held too."""
+        """Map (..., width) float32 to the same; if frozen, the activation's gate is held too."""
         hidden = self.up(self.norm(m, frozen=frozen))
         active = self.activation(hidden)
         if frozen:
@@ -145,13 +145,14 @@ class ColumnLayer:
     project: Affine | None = None
     """The attention's output projection; None if it has none."""
     own_value: tuple[Norm, Affine] | None = None
-    """From the readout's stream to its own values, where it is among the tokens that it reads."""
+    """From the readout's stream to its own values, if it is among the tokens that it reads."""
     mlp: Mlp | None = None
     keeps_stream: bool = True
-    """Whether a skip connection adds what was read to the stream; else it takes its place."""
+    """Whether a skip connection adds what was read to the stream; else what was read replaces
+    it."""
 
     def read(self, *, with_tokens: bool) -> Callable[[Scores], Read]:
-        """Give what `capture` is to read of the attention."""
+        """Return the function by which `capture` reads the attention."""
         if self.own_value is None:
             return query_read if with_tokens else query_total
         return cls_read if with_tokens else cls_total
@@ -159,38 +160,40 @@ class ColumnLayer:
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A readout token's way through a model, from its initial value to the logits.
+    """A readout token's path through a model, from its initial value to the logits.
 
     The mean of final tokens is a column without layers, whose start is that mean.
     """
 
     start: Tensor
-    """(width,), or (columns, width) where it depends on the clip."""
+    """(width,), or (columns, width) if it depends on the clip."""
     layers: tuple[ColumnLayer, ...]
     norm: Norm | None
     classifier: Affine
     n_reads: int = 1
-    """Reads of a layer that are averaged: the frames that TimeSformer's CLS is repeated in."""
+    """Number of a layer's reads that are averaged: the frames in which TimeSformer's CLS is
+    repeated."""
     n_columns: int = 1
-    """Columns of a clip, whose logits are averaged: frames that are predicted one by one."""
+    """Number of a clip's columns, whose logits are averaged: frames that are predicted one by
+    one."""
 
     def streams(
         self, reads: Sequence[Read], totals: Sequence[Tensor], *, frozen: bool = False
     ) -> list[tuple[Tensor, Tensor]]:
-        """Stream of the readout before and behind the attention of each layer.
+        """Compute the readout's stream before and behind the attention of each layer.
 
         Parameters
         ----------
         reads
-            Those of each layer; their ``total`` isn't looked at.
+            The reads of each layer; their ``total`` isn't used.
         totals
-            (..., columns, heads * head_dim) float32, of each layer: what was read, averaged over
+            For each layer, (..., columns, heads * head_dim) float32: what was read, averaged over
             ``n_reads``.
 
         Returns
         -------
-        For each layer x and y = x + W_O [s + own] + b, and at the end the final stream, twice; each
-        (..., columns, width) float32
+        For each layer x and y = x + W_O [s + own] + b, and last the final stream, twice; each (...,
+        columns, width) float32
         """
         stream, streams = self.start.float(), []
         for layer, read, total in zip(self.layers, reads, totals, strict=True):
@@ -205,7 +208,7 @@ class Column:
     def _own(
         self, own_value: tuple[Norm, Affine], read: Read, stream: Tensor, *, frozen: bool
     ) -> Tensor:
-        """Compute again what the readout reads of itself, so that derivatives go through it."""
+        """Recompute what the readout reads from itself, so that derivatives go through it."""
         assert read.own_share is not None
         norm, to_value = own_value
         share = self.averaged(read.own_share)[..., None]
@@ -215,11 +218,11 @@ class Column:
     def logits(
         self, reads: Sequence[Read], totals: Sequence[Tensor], *, frozen: bool = False
     ) -> Tensor:
-        """Logits (..., clips, classes) float32 of what was read, as `streams` takes it."""
+        """Logits (..., clips, classes) float32 from what was read, given as to `streams`."""
         return self.classify(self.streams(reads, totals, frozen=frozen)[-1][1], frozen=frozen)
 
     def classify(self, stream: Tensor, *, frozen: bool = False) -> Tensor:
-        """Logits (..., clips, classes) float32 of the final stream, (..., columns, width)."""
+        """Logits (..., clips, classes) float32 from the final stream, (..., columns, width)."""
         if self.norm is not None:
             stream = self.norm(stream, frozen=frozen)
         logits = self.classifier(stream)
@@ -232,5 +235,5 @@ class Column:
 
 
 def by_head(tensor: Tensor, n_heads: int) -> Tensor:
-    """Split (..., heads * head_dim) to (..., heads, head_dim)."""
+    """Split (..., heads * head_dim) into (..., heads, head_dim)."""
     return tensor.reshape(*tensor.shape[:-1], n_heads, -1)

@@ -20,22 +20,22 @@ def share_kept(attribution: FloatArray) -> Float64Array:
 
 
 def normalised_entropy(attribution: FloatArray) -> Float64Array:
-    """Entropy of each attribution, -sum A log A, over the highest it can have, log(time * y * x).
+    """Entropy of each attribution, -sum A log A, divided by its maximum, log(time * y * x).
 
     Parameters
     ----------
     attribution
-        (..., time, y, x), non-negative, of two values or more.
+        (..., time, y, x), non-negative, with at least two values.
 
     Returns
     -------
-    (...) float64 in [0, 1]: 0 where all attention is on one patch, 1 where it is uniform; NaN for a
-    clip without attribution
+    (...) float64 in [0, 1]: 0 if all attention is on one patch, 1 if it is uniform; NaN for a clip
+    without attribution
     """
     values = attribution.reshape(*attribution.shape[:-3], -1).astype(np.float64)
-    # Stored shares are rounded to half precision, and their sum with them.
+    # Stored shares are rounded to half precision, so their sum isn't exactly 1.
     values /= values.sum(axis=-1, keepdims=True)
-    # The limit of v log v is 0 where v is.
+    # v log v tends to 0 as v does.
     surprise = -np.log(np.where(values > 0, values, 1.0))
     entropy = (values * surprise).sum(axis=-1) / np.log(values.shape[-1])
     clipped: Float64Array = np.clip(entropy, 0.0, 1.0)

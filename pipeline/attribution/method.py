@@ -13,7 +13,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def _as_layers(value: Any) -> Any:
-    """Take one number for a list of one; the command line gives ``all`` and ``0,5`` as a list."""
+    """Accept one number as a list of one; the command line gives ``all`` and ``0,5`` as lists."""
     given = [
         part.strip() if isinstance(part, str) else part
         for item in (value if isinstance(value, list | tuple) else [value])
@@ -46,7 +46,7 @@ _ALIASES: dict[str, dict[str, Any]] = {
     "staa": {"name": "staa-paper"},
     "residual": {"name": "staa-paper", "residual": True},
 }
-"""Names that stand for another, with what they set."""
+"""Other names for a method, and the options that they set."""
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "staa-paper": ("layers", "heads", "residual"),
@@ -56,7 +56,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "rollout-contribution": (),
     "evidence": (
         *("layers", "heads", "target", "derivative", "store_layers", "step_back"),
-        *("change_weighted",),
+        *("change_weighted", "clamp"),
     ),
 }
 """What can be chosen, by method; `frame_importance` can with each, and `target` goes with it."""
@@ -65,11 +65,11 @@ _FIXED = {
     "staa-paper": "it is made of attention alone",
     "space": "it is made of attention over space alone",
     "contribution": "it weighs by what is added to the stream, all heads and the skip together",
-    "rollout": "it goes through every layer, with its heads averaged and its skips",
+    "rollout": "it goes through every layer, with heads averaged and skips included",
     "rollout-contribution": "it goes through every layer, all heads and the skip together",
-    "evidence": "it follows the readout, and nothing between the patches",
+    "evidence": "it follows the readout, not what passes between patches",
 }
-"""Why the other keys can't be."""
+"""Why a method's other options can't be chosen."""
 
 FOR_TARGETS = ("predicted", "label", "top2")
 """Values of `Method.target` that aren't the name of a class."""
@@ -79,26 +79,27 @@ class Method(FrozenConfig):
     """How a forward pass becomes an attribution."""
 
     name: Name = "staa-paper"
-    """What is computed. Of attention alone, and so blind to the class: `staa-paper` (or `staa`),
-    STAA of single layers; `space`, that without attention over time; `residual`, that with its skip
-    connection; `rollout`, attention rollout through all layers, the skips included. Weighed by what
-    each token adds to the stream, and as blind: `contribution`, `rollout-contribution`. Of a class:
-    `evidence`, what the readout reads for it."""
+    """What is computed. From attention alone, and so blind to the class: `staa-paper` (or `staa`),
+    STAA of single layers; `space`, the same without attention over time; `residual`, the same with
+    the skip connection of attention over time; `rollout`, attention rollout through all layers and
+    their skips. Weighed by what each token adds to the stream, and also blind to the class:
+    `contribution`, `rollout-contribution`. For one class: `evidence`, what the readout reads in
+    favour of it."""
     layers: Annotated[Literal["last", "all"] | tuple[int, ...], BeforeValidator(_as_layers)] = (
         "last"
     )
-    """Layers that are read, `last`, `all`, or numbers, from the last if negative; an attentive
-    pooler is one. STAA's attribution is the last one's, and the others are stored beside; evidence
-    is the sum over them, and of `all` if nothing is said."""
+    """Layers that are read: `last`, `all`, or numbers, which count from the last if negative. An
+    attentive pooler is one layer. STAA's attribution is that of the last layer, and the others are
+    stored beside it; evidence is the sum over layers, by default over `all`."""
     heads: Literal["mean", "keep"] = "mean"
-    """Average the heads' attention, or also store an attribution of each head. Of divided attention
-    those are the heads of the attention over space; that over time is averaged over its own."""
+    """`mean` averages the heads' attention; `keep` also stores an attribution for each head. With
+    divided attention these are the heads of the attention over space; attention over time is
+    averaged over its heads."""
     residual: bool = False
-    """Count the skip connection around divided temporal attention, as (B + I) / 2."""
+    """Include the skip connection around divided temporal attention, as (B + I) / 2."""
     target: str = "predicted"
-    """Class whose evidence is asked for: `predicted`, `label` (of a clip without one, the
-    predicted), the name of a class, or `top2`: the two best, each against all, and their
-    difference."""
+    """Class to find evidence for: `predicted`, `label` (the predicted class if a clip has none),
+    the name of a class, or `top2`: the two best classes, each against all, and their difference."""
     derivative: Literal["frozen", "plain"] = "frozen"
     """For evidence: hold LayerNorm's deviation and the activation's gate, so that the parts sum to
     the logit, or take the full derivative."""
@@ -107,11 +108,15 @@ class Method(FrozenConfig):
     step_back: bool = False
     """Evidence of a model that is read by the mean of its final tokens: follow them one step back,
     through the last block."""
+    clamp: Literal["parts", "sum"] = "parts"
+    """For evidence: drop what speaks against the class from the part of each layer and head, or
+    from a token's sum over all of them, in which what one head says for it and another against it
+    cancels."""
     change_weighted: bool = False
     """Multiply evidence by how far each token is from that of the clip's median frame."""
     frame_importance: Literal["gradient"] | None = None
-    """Store which times matter for the class, beside the attribution: `gradient`, by a backward
-    pass through the whole model. When evidence is read says something else."""
+    """Also store which times matter for the class: `gradient`, by a backward pass through the whole
+    model. (Evidence over time says when evidence was read, which is something else.)"""
 
     @model_validator(mode="before")
     @classmethod
@@ -119,7 +124,7 @@ class Method(FrozenConfig):
         if not isinstance(given, Mapping) or not isinstance(name := given.get("name"), str):
             return given
         if name == "evidence":
-            # Evidence of one layer is worth less, and costs nearly as much.
+            # One layer's evidence is worth less and costs nearly as much.
             return {"layers": "all", **given}
         return {**given, **_ALIASES.get(name, {})}
 
@@ -139,12 +144,12 @@ class Method(FrozenConfig):
 
     @property
     def is_of_class(self) -> bool:
-        """Whether what is stored depends on the class that is asked for."""
+        """Whether what is stored depends on the class that is explained."""
         return self.name == "evidence" or self.frame_importance is not None
 
     @property
     def optional_arrays(self) -> tuple[str, ...]:
-        """Arrays of the store that other methods don't have, by name."""
+        """Names of the store's arrays that only some methods fill."""
         names: tuple[str, ...] = ("target",) if self.is_of_class else ()
         if self.name == "evidence":
             names += ("signed",)
@@ -153,13 +158,13 @@ class Method(FrozenConfig):
         return names + (("frame_importance",) if self.frame_importance else ())
 
     def resolved(self, n_layers: int) -> "Method":
-        """Give the same method with the numbers of its layers, as a run's identity has it."""
+        """Give the same method with its layers as numbers, as a run's identity records it."""
         if self.name.startswith("rollout"):
             return self
         return self.model_copy(update={"layers": self.chosen_layers(n_layers)})
 
     def chosen_layers(self, n_layers: int) -> tuple[int, ...]:
-        """Give the numbers of the layers that are read, from 0, first to last; rollout reads all.
+        """Give the numbers of the layers that are read, from 0, in order; rollout reads all.
 
         Raises
         ------
@@ -177,12 +182,12 @@ class Method(FrozenConfig):
         return tuple(sorted({layer % n_layers for layer in self.layers}))
 
     def n_stored_layers(self, n_layers: int) -> int:
-        """Layers whose attribution is stored, of ``n_layers`` that are read; 1 is the run's own."""
+        """Count the layers whose attribution is stored, out of ``n_layers``; 1 is the run's own."""
         if self.name == "evidence":
             return n_layers if self.store_layers or self.heads == "keep" else 1
         return 1 if self.name.startswith("rollout") else n_layers
 
 
 def _named(value: Any) -> Any:
-    """Take ``method: rollout`` for ``method: {name: rollout}``."""
+    """Accept ``method: rollout`` as ``method: {name: rollout}``."""
     return {"name": value} if isinstance(value, str) else value

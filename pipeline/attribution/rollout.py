@@ -1,13 +1,13 @@
-"""Attention rollout: the readout followed back through every layer (Abnar & Zuidema 2020).
+"""Attention rollout: follow the readout back through every layer (Abnar & Zuidema 2020).
 
-With A_l the attention of layer l, its heads averaged, and half of a token carried on by the skip
-connection, a layer mixes its tokens by (A_l + I) / 2 (eq. 1), and the readout r reads the input by
+A_l is the attention of layer l, averaged over heads, and the skip connection carries half of a
+token on. So a layer mixes its tokens by (A_l + I) / 2 (eq. 1), and the readout r reads the input by
 
     r (A_L + I)/2 ... (A_1 + I)/2
 
-The row is multiplied from the left, the last layer first: no product of two matrices is formed, and
-of each softmax a few rows at a time. `pipeline.attribution.contribution` has layers that mix tokens
-by other weights.
+The row is multiplied from the left, beginning with the last layer, so no product of two matrices is
+formed, and only a few rows of each softmax at a time. `pipeline.attribution.contribution` has
+layers that mix tokens by other weights.
 """
 
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ class Mixing(Protocol):
 
     @property
     def scores(self) -> Scores:
-        """What its softmax is made of."""
+        """The inputs of its softmax."""
 
     def back(self, shares: Tensor) -> Tensor:
-        """Follow shares (batch, queries) to what made them, (batch, tokens), of the same sum."""
+        """Follow shares (batch, queries) back to their sources, (batch, tokens); the sum stays."""
 
     def row(self) -> Tensor:
-        """Give what the first query reads of each token, without its skip: (batch, tokens)."""
+        """Return what the first query reads from each token, without its skip: (batch, tokens)."""
 
 
 @dataclass(frozen=True, eq=False)
 class HalfSkip:
-    """Attention with its heads averaged, and half of a token carried on: (A + I) / 2."""
+    """Attention averaged over its heads, with half of each token carried on: (A + I) / 2."""
 
     scores: Scores
 
@@ -57,7 +57,7 @@ def rollout(readout: Tensor, layers: Sequence[Mixing]) -> Tensor:
     readout
         (batch, tokens) float32: the share of each token after the last layer.
     layers
-        First to last; of the same batch and tokens.
+        First to last, all with the same batch and tokens.
 
     Returns
     -------
@@ -81,9 +81,9 @@ def divided_rollout(
 ) -> tuple[Tensor, Tensor]:
     """Follow a readout back through divided space-time attention with CLS (TimeSformer).
 
-    A block attends over time, per patch and without CLS, then over space, per frame, where CLS
-    stands in every frame and what it reads is averaged over frames. Each of the two has a skip
-    connection of its own, so a block is (S + I)/2 (B + I)/2.
+    A block attends over time, per patch and without CLS, then over space, per frame. CLS is
+    repeated in every frame, and what it reads is averaged over frames. Both attentions have a skip
+    connection, so a block is (S + I)/2 (B + I)/2.
 
     Parameters
     ----------
@@ -92,8 +92,8 @@ def divided_rollout(
     patches
         (clips, T, P) float32: shares of the patches.
     layers
-        Attention over time, of batch items (clips * P) and tokens T, and over space, of (clips * T)
-        and 1 + P, of each block, first to last.
+        For each block, first to last: attention over time, with batch items (clips * P) and T
+        tokens, and attention over space, with batch items (clips * T) and 1 + P tokens.
 
     Returns
     -------

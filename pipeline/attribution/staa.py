@@ -1,11 +1,10 @@
 """STAA: from attention rows to where and when a model attends (arXiv 2411.00630).
 
-Every result is a distribution: non-negative, and it sums to 1 over the axes it is defined on. The
+Every result is a distribution: it is non-negative and sums to 1 over the axes it is defined on. The
 joint attribution A[t,p] is the share of the readout token's attention that the token at (t,p) gets;
 T[t] = sum_p A[t,p] and S[t,p] = A[t,p] / T[t], so that A = S * T always.
 
-Rows are of heads averaged or of single heads; the axes before the named ones, (clips) or (clips,
-heads), are kept.
+Rows belong to averaged heads or to single heads; leading axes, (clips) or (clips, heads), are kept.
 """
 
 import torch
@@ -16,23 +15,23 @@ def divided_attention(cls_rows: Tensor, temporal: Tensor, *, residual: bool = Fa
     """Joint attribution of divided space-time attention with CLS (TimeSformer).
 
     A block attends over time first, per patch, then over space, per frame, with CLS repeated in
-    every frame and averaged after. What CLS reads of frame t' at patch p therefore comes from that
-    patch's other times through B_p::
+    every frame and averaged after. So what CLS reads in frame t' at patch p comes from all times t
+    of that patch, through B_p::
 
         A[t,p] = (1/T) sum_t' s[t',p] B_p[t',t]
 
     Parameters
     ----------
     cls_rows
-        (..., T, 1 + P) float32: CLS's row of the spatial attention in each frame, CLS's own column
+        (..., T, 1 + P) float32: CLS's row in each frame's spatial attention, CLS's own column
         first.
     temporal
-        (..., P, T, T) float32: the temporal attention of each patch, rows are queries. Averaged
-        over its heads, with an axis of 1, where ``cls_rows`` are of single heads: the heads of two
-        modules have nothing to do with each other.
+        (..., P, T, T) float32: the temporal attention of each patch; rows are queries. If
+        ``cls_rows`` keeps single heads, this is averaged over its own, with an axis of 1: the heads
+        of the two modules have nothing to do with each other.
     residual
-        Use (B + I) / 2 in place of B, the share that the block's skip connection carries
-        (Abnar & Zuidema 2020, eq. 1).
+        Use (B + I) / 2 in place of B, to include what the block's skip connection carries (Abnar &
+        Zuidema 2020, eq. 1).
 
     Returns
     -------
@@ -45,14 +44,14 @@ def divided_attention(cls_rows: Tensor, temporal: Tensor, *, residual: bool = Fa
 
 
 def frame_attention(cls_rows: Tensor) -> Tensor:
-    """Joint attribution where every frame has a CLS of its own and all count alike.
+    """Joint attribution where every frame has its own CLS and all frames count equally.
 
-    TimeSformer with space-only attention: no attention goes from one frame to another, and the
-    frames' predictions are averaged. With s[t,p] CLS's row in frame t::
+    This is TimeSformer with space-only attention: no attention goes from one frame to another, and
+    the frames' predictions are averaged. If s[t,p] is CLS's row in frame t::
 
         A[t,p] = s[t,p] / T
 
-    so that T[t] = 1/T for every clip: the model can't prefer a moment.
+    so T[t] = 1/T for every clip: the model can't prefer a moment.
 
     Parameters
     ----------
@@ -69,7 +68,7 @@ def frame_attention(cls_rows: Tensor) -> Tensor:
 def cls_attention(cls_row: Tensor) -> Tensor:
     """Joint attribution of joint space-time attention with CLS (ViViT, TimeSformer).
 
-    With a[n] what CLS gives token n, its own column dropped::
+    If a[n] is what CLS gives token n, without its own column::
 
         A[n] = a[n] / sum_m a[m]
 
@@ -86,10 +85,11 @@ def cls_attention(cls_row: Tensor) -> Tensor:
 
 
 def pooled_attention(row: Tensor) -> Tensor:
-    """Joint attribution where the readout is no token with a column of its own.
+    """Joint attribution where the readout isn't a token with its own column.
 
-    Mean pooling over all tokens (VideoMAE) reads each query n' alike, and so the mean of their rows
-    a[n',n]; an attentive pooler (V-JEPA 2, VideoPrism) reads by the row a[n] of its own query::
+    Mean pooling over all tokens (VideoMAE) reads every query n' equally, which gives the mean of
+    their rows a[n',n]. An attentive pooler (V-JEPA 2, VideoPrism) reads by its own query's row
+    a[n]::
 
         A[n] = (1/N) sum_n' a[n',n]    or    A[n] = a[n]
 
@@ -116,7 +116,7 @@ def spatial_temporal(joint: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     spatial
-        (..., T, P), sums to 1 over P; uniform in a frame that gets nothing at all.
+        (..., T, P), sums to 1 over P; uniform in a frame that gets nothing.
     temporal
         (..., T), sums to 1.
     """
@@ -124,11 +124,11 @@ def spatial_temporal(joint: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def as_distribution(joint: Tensor) -> Tensor:
-    """Divide (..., T, P), non-negative, by its sum over (T, P); uniform where that is 0."""
+    """Divide a non-negative (..., T, P) by its sum over (T, P); uniform if the sum is 0."""
     return _shares(joint.flatten(-2)).reshape(joint.shape)
 
 
 def _shares(weights: Tensor) -> Tensor:
-    """Divide by the sum over the last axis; uniform where that is 0, NaN where it is NaN."""
+    """Divide by the sum over the last axis; uniform if the sum is 0, NaN if it is NaN."""
     total = weights.sum(dim=-1, keepdim=True)
     return torch.where(total == 0, 1 / weights.shape[-1], weights / total)

@@ -76,8 +76,8 @@ def check_headers(root: str, paths: Sequence[str], *, n_workers: int) -> Iterato
 
 
 def _read(decoder: ExpendableDecoder, data: bytes) -> Header:
-    pixel = np.zeros((1, 1, 1, 1, 3), np.uint8)
-    (outcome,) = decoder.decode_into(pixel, data, [_READING], timeout_s=_TIMEOUT_S)
+    pixel = np.zeros((1, 1, 1, 3), np.uint8)
+    (outcome,) = decoder.decode_into([pixel], data, [_READING], timeout_s=_TIMEOUT_S)
     if isinstance(outcome, DecodeError):
         raise outcome
     return Header(

@@ -1,8 +1,8 @@
-"""What a container's own bytes say: which one it is, and whether its end is there.
+"""What a container's own bytes say: which format it is, and whether its end is there.
 
-A demuxer is chosen here, by name, and none is asked to guess. FFmpeg has some 350, and hands what
-looks like a text to those of playlists, session descriptions and lists of files, which go on to
-open what these name. The ones below read the bytes that they are given.
+The demuxer is chosen here, by name, and FFmpeg never guesses. It has some 350 demuxers and gives
+whatever looks like text to those for playlists, session descriptions and lists of files, which then
+open what these name. The demuxers below read only the bytes that they are given.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pipeline.clips import matroska
 
 _BOXES = (b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx")
-"""Kinds of the first box of an MP4 or QuickTime file."""
+"""Kinds of box with which an MP4 or QuickTime file may begin."""
 
 _SIGNATURES = {
     "matroska": (b"\x1a\x45\xdf\xa3",),
@@ -28,16 +28,17 @@ _SIGNATURES = {
     "rm": (b".RMF\x00",),
     "dv": (b"\x1f\x07\x00\x3f", b"\x1f\x07\x00\xbf"),
 }
-"""First bytes of a file by the name of its demuxer in libavformat."""
+"""First bytes of a file, by the name of its demuxer in libavformat."""
 
 _TS_PACKETS = (188, 192, 204)
-"""Bytes of a transport stream's packet: plain, with a time code (camcorders), with parity."""
+"""Bytes in a transport stream's packet: plain, with a time code (camcorders), with parity."""
 _TS_SYNCS = 5
-"""Packets in a row that a transport stream is known by; fewer where the file ends before."""
+"""A transport stream is recognised by this many packets in a row; fewer if the file ends
+earlier."""
 
 
 def demuxer_of(data: bytes) -> str | None:
-    """Name libavformat's demuxer for a recording by its first bytes; None for anything else."""
+    """Name libavformat's demuxer for a recording from its first bytes; None for anything else."""
     if data[4:8] in _BOXES:
         return "mov"
     if data[:4] == b"RIFF" and data[8:12] in (b"AVI ", b"AVIX", b"AVI\x19", b"AMV "):
@@ -51,7 +52,7 @@ def demuxer_of(data: bytes) -> str | None:
 
 
 def _is_transport_stream(data: bytes) -> bool:
-    """Whether packets begin with the sync byte (ISO/IEC 13818-1, 2.4.3.2), the first cut or not."""
+    """Whether packets begin with the sync byte (ISO/IEC 13818-1, 2.4.3.2); the first may be cut."""
     for size in _TS_PACKETS:
         for start in range(size):
             syncs = data[start : start + size * _TS_SYNCS : size]
@@ -61,10 +62,10 @@ def _is_transport_stream(data: bytes) -> bool:
 
 
 def _elementary_stream(data: bytes) -> str | None:
-    """``h264`` or ``hevc`` for a bare stream (ITU-T H.264 and H.265, annex B), by its first unit.
+    """Return ``h264`` or ``hevc`` for a bare stream (their annex B), by its first unit.
 
-    Those are delimiters, parameter sets and supplemental information; a two-byte header of H.265
-    with layer 0 and temporal layer 0 is no header of H.264 of those kinds.
+    First units are delimiters, parameter sets and supplemental information. In H.265 their two-byte
+    header with layer 0 and temporal layer 0 can't be a header of these kinds in H.264.
     """
     start = 4 if data[:4] == b"\x00\x00\x00\x01" else 3 if data[:3] == b"\x00\x00\x01" else None
     if start is None or len(data) < start + 2:
@@ -76,16 +77,16 @@ def _elementary_stream(data: bytes) -> str | None:
 
 
 def lacking_bytes(data: bytes, demuxer: str) -> int:
-    """Bytes that an MP4, AVI or Matroska file declares beyond its end; 0 for a whole file.
+    """Count the bytes that an MP4, AVI or Matroska file declares beyond its end; 0 if it is whole.
 
-    Other containers declare no size, and so do streams of these that were never finished.
+    Other containers declare no size, nor do these if they were streamed and never finished.
     """
     ends = {"avi": _riff_ends, "matroska": matroska.ends, "mov": _mp4_ends}.get(demuxer)
     return max(max(ends(data), default=0) - len(data), 0) if ends else 0
 
 
 def _mp4_ends(data: bytes) -> Iterator[int]:
-    """Yield the ends of an MP4's boxes (ISO/IEC 14496-12, 4.2) of frames and of their index."""
+    """Yield the ends of an MP4's boxes (ISO/IEC 14496-12, 4.2) for frames and for their index."""
     start = 0
     while start + 8 <= len(data):
         size, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
@@ -93,14 +94,14 @@ def _mp4_ends(data: bytes) -> Iterator[int]:
             size = int.from_bytes(data[start + 8 : start + 16], "big")
         if size < 8:
             return
-        # Other kinds may be rubbish behind the last box, which players don't mind.
+        # Other kinds may be rubbish behind the last box, which players ignore.
         if kind in (b"ftyp", b"moov", b"moof", b"mdat"):
             yield start + size
         start += size
 
 
 def _riff_ends(data: bytes) -> Iterator[int]:
-    """Yield the end of an AVI's list of frames; the index behind it can be done without."""
+    """Yield the end of an AVI's list of frames; the index behind it isn't needed."""
     start = 12
     while start + 12 <= len(data):
         size = int.from_bytes(data[start + 4 : start + 8], "little")
@@ -110,5 +111,5 @@ def _riff_ends(data: bytes) -> Iterator[int]:
 
 
 def damaged_at(data: bytes, demuxer: str) -> int | None:
-    """Byte at which frames are lost to a demuxer that says nothing of it; None where none are."""
+    """Byte at which the demuxer would silently lose frames; None if it loses none."""
     return matroska.damaged_at(data) if demuxer == "matroska" else None

@@ -164,12 +164,12 @@ def _read_together(
     taken: list[list[NDArray[np.uint8]]] = [[] for _ in readings]
     positions = sorted(wanted)
     for position, frame in zip(positions, recording.frames_at(positions), strict=True):
-        # Crops of one frame share its resizing, which takes longer than they do.
+        # Crops of one frame share its resizing, which takes longer than they do, and so do models.
         resized: dict[Preprocessing, Image.Image] = {}
         for number in wanted[position]:
             fitted = frame
             if (preprocessing := readings[number].preprocessing) is not None:
-                central = replace(preprocessing, crop_position=0.5)
+                central = replace(preprocessing.geometry, crop_position=0.5)
                 if central not in resized:
                     resized[central] = central.resize_frame(frame)
                 fitted = preprocessing.crop_resized(resized[central], frame.shape[:2])

@@ -85,7 +85,7 @@ class ExpendableDecoder:
 
     def decode_into(
         self,
-        frames: NDArray[np.uint8],
+        frames: Sequence[NDArray[np.uint8]],
         data: bytes,
         readings: Sequence[Reading],
         *,
@@ -99,8 +99,8 @@ class ExpendableDecoder:
         Parameters
         ----------
         frames
-            (views, T, height, width, 3) uint8, contiguous: gets the frames of each view, and is
-            left alone where that fails.
+            (T, height, width, 3) uint8, contiguous, for each view: gets its frames, and is left
+            alone where that fails. Views may be those of several models.
         data
             The whole video file.
         readings
@@ -121,7 +121,7 @@ class ExpendableDecoder:
             When no child gets ready to decode, which is no property of the clip: it ends by itself,
             or is killed each time that it is started.
         ValueError
-            When the frames come in another shape than that of ``frames``.
+            When the frames of a view come in another shape than that of its ``frames``.
         """
         with self._lock:
             try:
@@ -142,7 +142,7 @@ class ExpendableDecoder:
 
     def _try(
         self,
-        frames: NDArray[np.uint8],
+        frames: Sequence[NDArray[np.uint8]],
         data: bytes,
         readings: Sequence[Reading],
         decoder: DecoderName,
@@ -183,7 +183,7 @@ class ExpendableDecoder:
     def _exchange(
         self,
         connection: Connection,
-        frames: NDArray[np.uint8],
+        frames: Sequence[NDArray[np.uint8]],
         request: bytes,
         data: bytes,
         timeout_s: float,

@@ -17,6 +17,7 @@ import hashlib
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 import fsspec
@@ -37,6 +38,75 @@ def digest_of(data: bytes) -> bytes:
     BLAKE2b of `DIGEST_BYTES`; a GB takes a second. It guards against files that change by accident.
     """
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def check_same_file(data: bytes, digest: bytes | None) -> None:
+    """Refuse a file that is another than the one that a run has read.
+
+    Parameters
+    ----------
+    digest
+        As the run stored it; None or zeros where it stored none.
+
+    Raises
+    ------
+    ValueError
+        On one line.
+    """
+    if digest is not None and any(digest) and digest_of(data) != digest:
+        raise ValueError("the file has changed since the run: its bytes are others")
+
+
+KEY_BYTES = 16
+"""Length of what `file_key` gives."""
+
+
+def file_key(root: str, path: str) -> bytes | None:
+    """Tell a clip from what it was before, and from others, without reading it.
+
+    A digest of its path, its size, and its ETag or the times of its last changes. On a disk the
+    time of its inode's last change is among them, which a copy that keeps times doesn't set back.
+
+    Returns
+    -------
+    `KEY_BYTES`; None where the storage tells nothing of the kind, or there is no such clip
+
+    Raises
+    ------
+    StorageError
+        As `fetch_clip` does.
+    """
+    if "\0" in path:
+        return None
+    filesystem, location = locate(root, path)
+    try:
+        marks = with_retries(location, lambda: _marks(filesystem, location))
+    except CredentialsError as error:
+        raise StorageError(str(error)) from error
+    except (OSError, ValueError, InvalidURL):
+        # Reading it will tell what is the matter.
+        return None
+    if marks is None:
+        return None
+    text = "\0".join((path, *map(str, marks)))
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=KEY_BYTES).digest()
+
+
+def _marks(filesystem: fsspec.AbstractFileSystem, location: str) -> tuple[object, ...] | None:
+    """Size of an object, and what changes whenever it is written; None if that isn't told."""
+    if isinstance(filesystem, LocalFileSystem):
+        # fsspec would tell the times of a link, and not of its file.
+        stat = Path(location).stat()
+        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    filesystem.invalidate_cache(location)
+    info = filesystem.info(location)
+    marks = [info.get("ETag") or info.get("etag")]
+    if marks == [None]:
+        # Not HTTP's Last-Modified: a file may be written twice in its second.
+        marks = [info.get(name) for name in ("mtime", "created")]
+    if info.get("size") is None or not any(marks):
+        return None
+    return info["size"], *marks
 
 
 _last_read: dict[str, str] = {}

@@ -1,15 +1,16 @@
-"""A recording that libavcodec decodes, through PyAV: the default decoder.
+"""A recording that libavcodec decodes through PyAV: the default decoder.
 
-It runs in this thread alone, in the order of decoding, so that what becomes of a clip is a function
-of its bytes and of the frames that are wanted. Three ways of reading give the same frames, those of
-reading everything forward, and which one is taken follows from the packets (see
-`pipeline.clips.reading_plan`): by a plan, where times tell each frame's place; forward, where a
-packet is a frame and the order isn't told; and forward behind a pass that counts.
+It runs in this thread alone, in decoding order, so that the result for a clip depends only on its
+bytes and on the frames that are wanted. There are three ways of reading, and all give the frames
+that reading everything forward gives: by a plan, if times tell each frame's place; forward, if each
+packet is a frame and the order isn't known; and forward after a pass that counts. The packets
+decide which one is used (see `pipeline.clips.reading_plan`).
 
-libavcodec conceals what it can't decode, by default, and flags some of it. Here an error is an
-error (``err_detect=explode``): of 60 damaged files of H.265 25 went unseen, and 45 without. In
-H.264 that also stops at slips of encoders that change no picture, such as marking a reference
-unused that is gone. There a complaint counts if decoding that isn't strict has one, too.
+By default, libavcodec conceals what it can't decode and flags only some of it. Here an error is an
+error (``err_detect=explode``): out of 60 damaged H.265 files 25 went unnoticed, without this option
+45. In H.264, it also stops at encoders' slips that change no picture, such as marking a reference
+as unused that is already gone. So in H.264 a complaint counts only if decoding that isn't strict
+has one, too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,9 +35,9 @@ from pipeline.clips.timeline import ContradictionError, Timeline
 from pipeline.status import DecodeError, Status
 
 MAX_PACKETS = 4_000_000
-"""Packets of a clip: 18 hours at 60 frames/s. Some kB can declare more of them."""
+"""Most packets in a clip: 18 hours at 60 frames/s. A file of some kB can declare more."""
 _KEPT_BYTES = 256_000_000
-"""Packets of a file up to this size are kept from the first reading; others are read again."""
+"""For files up to this size, packets of the first reading are kept; others are read again."""
 _PROGRESSIVE = (0, 1)
 """libavcodec's field orders ``unknown`` and ``progressive``."""
 
@@ -56,13 +57,13 @@ class LibavRecording:
     data
         The whole file.
     demuxer
-        Its container's name, see `pipeline.clips.containers.demuxer_of`.
+        Name of its container, see `pipeline.clips.containers.demuxer_of`.
 
     Raises
     ------
     DecodeError
-        ``UNREADABLE``, when there is no video in it that can be decoded, or one that is beyond all
-        bounds; ``TRUNCATED``, when the container can't be read to its end.
+        ``UNREADABLE``, if it holds no video that can be decoded, or one beyond all bounds;
+        ``TRUNCATED``, if the container can't be read to its end.
     """
 
     timeline: Timeline
@@ -85,9 +86,11 @@ class LibavRecording:
             interlaced=context.field_order not in _PROGRESSIVE,
         )
         self._damaged: dict[int, int] = {}
-        """Position of the frame of each packet that the counting pass could not decode."""
+        """Frame position of each packet that the counting pass couldn't decode, by packet
+        number."""
         self._shown: NDArray[np.int64] | None = None
-        """Position of each frame that decoding gives, in turn, where they were counted."""
+        """Position of each frame in the order in which decoding gives them, if they were
+        counted."""
         if self._order is not None:
             self.timeline = self._timeline_of(self._order)
         elif counts_by_packets(self._table, demuxer=demuxer, codec=self._codec):
@@ -116,8 +119,8 @@ class LibavRecording:
         reformatter = VideoReformatter()
         found, has_missed = 0, False
         for position, frame in self._decoded(wanted):
-            # A decoder may drop a whole frame with the damaged one behind it, which comes to light
-            # when it has been asked for that.
+            # A decoder may drop a whole frame together with the damaged one behind it, which shows
+            # only when that one is asked for.
             has_missed = has_missed or position > wanted[found]
             if has_missed or position < wanted[found]:
                 continue
@@ -128,7 +131,7 @@ class LibavRecording:
         raise ContradictionError
 
     def count(self) -> None:
-        """Decode everything, to learn which frames there are; from now on, read forward."""
+        """Decode everything to learn which frames there are; from now on, read forward."""
         self._order = None
         numbers, errors = self._decode_all()
         if errors and self._is_playable(None):
@@ -159,7 +162,7 @@ class LibavRecording:
         return rate
 
     def _timeline_of(self, order: NDArray[np.int64]) -> Timeline:
-        """Take the times of packets, given the packet of each frame."""
+        """Make the timeline from the packets' times, given the packet of each frame."""
         pts = np.array([self._table.pts[number] for number in order], np.int64)
         duration = self._table.durations[order[-1]]
         rate = self._rate
@@ -190,7 +193,7 @@ class LibavRecording:
         return table
 
     def _fresh_context(self) -> Any:
-        """Return a decoder that has decoded nothing; each pass takes one."""
+        """Return a decoder that has decoded nothing; each pass needs one."""
         if not self._is_fresh:
             self._container, self._stream = open_stream(self._data, self._demuxer)
         self._is_fresh = False
@@ -202,9 +205,9 @@ class LibavRecording:
         return context
 
     def _is_playable(self, wanted: Sequence[int] | None) -> bool:
-        """Whether H.264 is whole to a decoder that isn't strict, in what some or all frames take.
+        """Whether a decoder that isn't strict finds H.264 whole, in what some or all frames need.
 
-        It conceals what it lacks, and flags the frame in which it did.
+        Such a decoder conceals what it lacks, and flags the frame in which it did.
         """
         if self._codec != "h264" or not self._is_strict:
             return False
@@ -227,7 +230,7 @@ class LibavRecording:
             return False
 
     def _numbered(self) -> Iterator[tuple[int, Any]]:
-        """Packets with their numbers, which take their times' place: frames hand them on."""
+        """Yield packets with their numbers, which replace their times: frames pass these on."""
         if self._packets is not None:
             packets: Any = self._packets
         else:
@@ -237,7 +240,7 @@ class LibavRecording:
             yield number, packet
 
     def _decode_all(self) -> tuple[list[int | None], list[int]]:
-        """Decode everything: the packet of each frame in turn, and packets that are damaged."""
+        """Decode everything; return the packet of each frame in turn, and the damaged packets."""
         context = self._fresh_context()
         frames: list[int | None] = []
         damaged: list[int] = []
@@ -263,11 +266,11 @@ class LibavRecording:
 
     @property
     def _first_key(self) -> int:
-        """Packet that a recording begins with, which was cut out of a longer one."""
+        """Find the packet at which a recording begins that was cut out of a longer one."""
         return next((n for n, is_key in enumerate(self._table.is_key) if is_key), 0)
 
     def _decoded(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Yield frames with their positions, increasing, at least those that are wanted."""
+        """Yield frames with their positions, in increasing order: at least the wanted ones."""
         if self._order is None:
             yield from self._read_forward()
         else:
@@ -293,7 +296,7 @@ class LibavRecording:
             for frame in frames:
                 yield self._place(n_shown), frame
                 n_shown += 1
-            # More than the codec holds back have gone in and not come out.
+            # More packets than the codec holds back have gone in without coming out.
             if counted is None and n_sent - n_shown > context.reorder_depth + 1:
                 raise ContradictionError
         frames, damage = _whole(_drained(context))
@@ -304,7 +307,7 @@ class LibavRecording:
             raise self._error(self._damaged.get(damage.number, damage.number), damage.reason)
 
     def _place(self, n_before: int) -> int:
-        """Position of a frame by the number of those that came before it."""
+        """Position of a frame, given the number of frames that came before it."""
         if self._shown is None:
             return n_before
         if n_before >= len(self._shown):
@@ -332,7 +335,7 @@ class LibavRecording:
                 frames += drained
             bound = len(order)
             if damage is not None:
-                # One that is hidden is named by the first frame that may need it.
+                # A hidden packet is reported as the first frame that may need it.
                 following = (at for other, at in position_of.items() if other >= damage.number)
                 bound = position_of.get(damage.number, min(following, default=0))
             for frame in frames:
@@ -348,13 +351,13 @@ class LibavRecording:
                 return
 
     def _decode(self, context: Any, number: int, packet: Any) -> tuple[list[Any], "_Damage | None"]:
-        """Decode a packet: the frames that come, and the packet that is found to be damaged."""
+        """Decode a packet; return the frames that come, and a packet found to be damaged."""
         if self._table.is_damaged[number]:
             return [], _Damage(number, "its packet isn't whole")
         try:
             frames = context.decode(packet)
         except MemoryError:
-            # libav's is one of Python's: of the machine, and no damage.
+            # libav's own memory error arrives as this: a fault of the machine, not damage.
             raise
         except av.FFmpegError as error:
             return [], _Damage(number, reason_of(error))
@@ -368,7 +371,7 @@ class LibavRecording:
 
 
 def _drained(context: Any) -> list[Any]:
-    """Frames that the decoder has held back."""
+    """Return the frames that the decoder has held back."""
     try:
         frames: list[Any] = context.decode(None)
     except av.FFmpegError:
@@ -377,7 +380,7 @@ def _drained(context: Any) -> list[Any]:
 
 
 def _whole(frames: list[Any]) -> tuple[list[Any], _Damage | None]:
-    """Frames up to the first that is flagged as damaged, and that one."""
+    """Frames before the first that is flagged as damaged, and that damage."""
     for place, frame in enumerate(frames):
         if frame.is_corrupt:
             return frames[:place], _Damage(frame.pts, "it isn't whole")
@@ -385,7 +388,7 @@ def _whole(frames: list[Any]) -> tuple[list[Any], _Damage | None]:
 
 
 def _upright(frame: Any, reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    """Convert a frame to RGB, as ``frame.to_ndarray(format="rgb24")`` does, and turn it."""
+    """Convert a frame to RGB, as ``frame.to_ndarray(format="rgb24")`` does, and rotate it."""
     rgb: Any = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     turns = round(frame.rotation / 90) % 4
     upright: NDArray[np.uint8] = np.ascontiguousarray(np.rot90(rgb, k=turns)) if turns else rgb

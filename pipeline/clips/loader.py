@@ -1,19 +1,32 @@
 """Manifest rows to the model's uint8 input; a clip that fails stays a row with a named status."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.decode import Reading
-from pipeline.clips.decoder_process import DECODE, process_decoder
-from pipeline.clips.fetch import digest_of, fetch_clip
+from pipeline.clips.decoder_process import DECODE, FramesRead, process_decoder
+from pipeline.clips.fetch import KEY_BYTES, digest_of, fetch_clip, file_key
 from pipeline.clips.recording import DecoderName
+from pipeline.clips.shared_decode import SharedReader, Taking
 from pipeline.clips.views import Views
 from pipeline.status import DecodeError, Status
+
+if TYPE_CHECKING:
+    from pipeline.clips.frames_cache import FramesCache
+
+_N_ASKED = 8
+"""Files whose keys are asked for at once: the time is that of the storage's answers."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +35,8 @@ class ClipLoader:
 
     Rows of the same file that lie side by side, its views or its segments, are read in one pass.
     What handles the files' content runs in this process's child, which goes on from batch to batch.
-    While it decodes a clip, the next one is fetched.
+    While it decodes a clip, the next one is fetched. A clip whose frames are in the cache is
+    neither fetched nor decoded.
 
     Reads ``row``, ``video_id``, ``path``, ``label``, ``start_time`` and, for segments,
     ``end_time``; gives every column of the
@@ -48,58 +62,91 @@ class ClipLoader:
     """Whether a row is the part of its file from ``start_time`` to ``end_time``, or all of it."""
     decode: str = DECODE
     """What the child runs; see `pipeline.clips.decoder_process`."""
+    fetching: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Gives a context that is open while a clip's bytes are waited for."""
     on_clip: Callable[[int], None] = lambda row: None
-    """Is told the row of each clip once it was decoded, or has failed."""
+    """Is told the row of each clip once its frames are there, or it has failed."""
+    cache: FramesCache | None = None
+    """Where frames are looked for, and left."""
+    shared: tuple[SharedReader, ...] = ()
+    """Other models of the job, whose frames are decoded in the same pass."""
 
     def __call__(self, rows: Columns) -> Columns:
         """Load a batch of manifest rows."""
-        n_clips, n_frames = len(rows["row"]), next(iter(self.views)).sampling.n_samples
-        frames = np.zeros((n_clips, n_frames, *self.input_size, 3), np.uint8)
-        frame_index = np.full((n_clips, n_frames), -1, np.int32)
-        frame_time = np.full((n_clips, n_frames), np.nan)
-        clip_digest = np.zeros((n_clips, DIGEST_BYTES), np.uint8)
-        status = np.full(n_clips, Status.OK, np.uint8)
-        message = np.full(n_clips, "", object)
-        decoder = process_decoder(self.decode, self.decode_memory_bytes)
-        for same, fetched in _fetched_ahead(self.root, rows["path"], self.witness):
-            readings = [self._reading(rows, clip) for clip in range(same.start, same.stop)]
-            try:
-                data, digest = fetched.result()
-                clip_digest[same] = np.frombuffer(digest, np.uint8)
-                outcomes = decoder.decode_into(
-                    frames[same],
-                    data,
-                    readings,
-                    decoder=self.decoder,
-                    timeout_s=self.decode_timeout_s,
-                )
-            except DecodeError as error:
-                outcomes = [error] * len(readings)
-            for clip, outcome in enumerate(outcomes, start=same.start):
-                if isinstance(outcome, DecodeError):
-                    status[clip], message[clip] = outcome.status, outcome.message
-                else:
-                    frame_index[clip], frame_time[clip] = outcome
-            for row in rows["row"][same]:
+        own = Taking.of_rows(rows["row"], self.views, self.input_size)
+        files = _files(rows["path"])
+        keys = self._keys(rows["path"], files)
+        if self.cache is not None:
+            cached = self.cache.read(own.columns, keys)
+            own.wanted = ~cached
+            for row in rows["row"][cached]:
                 self.on_clip(int(row))
+        others = [reader.taking(rows["row"], keys, own.wanted) for reader in self.shared]
+        self._decode(rows, [same for same in files if own.wanted[same].any()], own, others)
+        caches = (self.cache, *(reader.cache for reader in self.shared))
+        for cache, taking in zip(caches, (own, *others), strict=True):
+            if cache is not None:
+                cache.write(taking.columns, keys, taking.taken)
         return {
-            "row": rows["row"],
             "video_id": rows["video_id"],
             "start_time": rows["start_time"].astype(np.float64),
             "label": np.array([self._label(label) for label in rows["label"]], np.int32),
-            "frames": frames,
-            "frame_index": frame_index,
-            "frame_time": frame_time,
-            "clip_digest": clip_digest,
-            "status": status,
-            "message": message,
+            **own.columns,
         }
 
-    def _reading(self, rows: Columns, clip: int) -> Reading:
-        view = self.views.of(int(rows["row"][clip]))
+    def _decode(
+        self, rows: Columns, files: Sequence[slice], own: Taking, others: Sequence[Taking]
+    ) -> None:
+        """Fill in what is wanted of some files, each in one pass."""
+        for same, fetched in _fetched_ahead(self.root, rows["path"], files, self.witness):
+            mine, *theirs = (
+                [(taking, clip) for clip in _where(taking.wanted, same)]
+                for taking in (own, *others)
+            )
+            wanted = [*mine, *(part for parts in theirs for part in parts)]
+            digest = bytes(DIGEST_BYTES)
+            try:
+                with self.fetching():
+                    data, digest = fetched.result()
+                outcomes = self._read(rows, data, wanted)
+                if len(wanted) > len(mine) and any(map(_timed_out, outcomes)):
+                    # What becomes of a clip must not depend on who shares the pass.
+                    outcomes[: len(mine)] = self._read(rows, data, mine)
+            except DecodeError as error:
+                outcomes = [error] * len(wanted)
+            for (taking, clip), outcome in zip(wanted, outcomes, strict=True):
+                taking.take(clip, outcome, digest)
+            for _, clip in mine:
+                self.on_clip(int(rows["row"][clip]))
+
+    def _read(
+        self, rows: Columns, data: bytes, wanted: Sequence[tuple[Taking, int]]
+    ) -> list[FramesRead | DecodeError]:
+        return process_decoder(self.decode, self.decode_memory_bytes).decode_into(
+            [taking.columns["frames"][clip] for taking, clip in wanted],
+            data,
+            [self._reading(rows, clip, taking.views) for taking, clip in wanted],
+            decoder=self.decoder,
+            timeout_s=self.decode_timeout_s,
+        )
+
+    def _reading(self, rows: Columns, clip: int, views: Views) -> Reading:
+        view = views.of(int(rows["row"][clip]))
         names = ("start_time", "end_time") if self.segments else ()
         bounds = (_seconds(rows[name][clip]) for name in names)
         return Reading(view.sampling, view.preprocessing, *bounds)
+
+    def _keys(self, paths: NDArray[Any], files: Sequence[slice]) -> NDArray[np.uint8]:
+        """Keys of the clips as they are now: zeros where there is none, or no cache to ask."""
+        keys = np.zeros((len(paths), KEY_BYTES), np.uint8)
+        if self.cache is None and not self.shared:
+            return keys
+        with ThreadPoolExecutor(_N_ASKED) as pool:
+            told = pool.map(partial(file_key, self.root), [str(paths[f.start]) for f in files])
+            for same, key in zip(files, told, strict=True):
+                if key is not None:
+                    keys[same] = np.frombuffer(key, np.uint8)
+        return keys
 
     def _label(self, label: str | None) -> int:
         return -1 if label is None else self.class_of_label[label]
@@ -110,22 +157,37 @@ def _seconds(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
 
 
+def _timed_out(outcome: FramesRead | DecodeError) -> bool:
+    return isinstance(outcome, DecodeError) and outcome.status is Status.TIMEOUT
+
+
+def _files(paths: Iterable[str]) -> list[slice]:
+    """Where rows of the same file lie side by side."""
+    lengths = [len(list(same)) for _, same in groupby(paths)]
+    stops = np.cumsum(lengths).tolist()
+    return [slice(stop - length, stop) for stop, length in zip(stops, lengths, strict=True)]
+
+
+def _where(mask: NDArray[np.bool_], part: slice) -> list[int]:
+    """Positions in a part of a mask where it is set."""
+    found: list[int] = (part.start + np.flatnonzero(mask[part])).tolist()
+    return found
+
+
 def _fetch(root: str, path: str, witness: str | None) -> tuple[bytes, bytes]:
     data = fetch_clip(root, path, witness)
     return data, digest_of(data)
 
 
 def _fetched_ahead(
-    root: str, paths: Iterable[str], witness: str | None
+    root: str, paths: NDArray[Any], files: Iterable[slice], witness: str | None
 ) -> Iterator[tuple[slice, Future[tuple[bytes, bytes]]]]:
-    """Fetch clips in order, each while the one before it is decoded: rows, bytes and digest."""
+    """Fetch files in order, each while the one before it is decoded: rows, bytes and digest."""
     with ThreadPoolExecutor(1) as pool:
         current: list[tuple[slice, Future[tuple[bytes, bytes]]]] = []
-        start = 0
-        for path, same in groupby(paths):
-            stop = start + len(list(same))
-            ahead = [(slice(start, stop), pool.submit(_fetch, root, str(path), witness))]
-            start = stop
+        for same in files:
+            path = str(paths[same.start])
+            ahead = [(same, pool.submit(_fetch, root, path, witness))]
             yield from current
             current = ahead
         yield from current

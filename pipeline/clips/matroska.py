@@ -1,6 +1,6 @@
-"""The structure of Matroska and WebM files (RFC 8794, RFC 9559), as far as damage shows in it.
+"""The structure of Matroska and WebM files (RFC 8794, RFC 9559), checked for damage.
 
-libavformat's demuxer goes on with the next cluster behind damage, and says nothing of the frames in
+libavformat's demuxer skips damage up to the next cluster without a word about the frames in
 between: a file that has lost most of its frames looks like a short one.
 """
 
@@ -11,13 +11,13 @@ _SEGMENT, _TRACKS, _CLUSTER = 0x18538067, 0x1654AE6B, 0x1F43B675
 _SEGMENT_PARTS = frozenset(
     (0x114D9B74, 0x1549A966, _TRACKS, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367)
 )
-"""Elements that lie in a segment itself, and so end a cluster whose size isn't told."""
+"""Elements directly in a segment; they end a cluster of unknown size."""
 _TRACK, _TRACK_NUMBER = 0xAE, 0xD7
 _BLOCK_GROUP, _BLOCK, _SIMPLE_BLOCK = 0xA0, 0xA1, 0xA3
 
 
 class Element(NamedTuple):
-    """An element's id, where it starts, and its content: from ``inside`` to ``end``, if told."""
+    """An element's id, its start, and its content: from ``inside`` to ``end``, if that is known."""
 
     identifier: int
     start: int
@@ -26,7 +26,7 @@ class Element(NamedTuple):
 
 
 class _BrokenError(Exception):
-    """The structure breaks at a byte."""
+    """The structure breaks at this byte."""
 
 
 def ends(data: bytes) -> Iterator[int]:
@@ -38,10 +38,11 @@ def ends(data: bytes) -> Iterator[int]:
 
 
 def damaged_at(data: bytes) -> int | None:
-    """Byte at which the structure breaks; None where it is whole.
+    """Byte at which the structure breaks; None if it is whole.
 
-    Elements fill what they are in, and blocks are of tracks that there are. Where a recorder never
-    told a size, clusters end where the next begins, and the last may be cut short.
+    In a whole file, elements fill their parent, and blocks belong to tracks that exist. If the
+    recorder left sizes unknown, a cluster ends where the next begins, and the last may be cut
+    short.
     """
     header = _element(data, 0)
     segment = _element(data, header.end) if header is not None and header.end else None
@@ -75,7 +76,7 @@ def _check_segment(data: bytes, segment: Element) -> None:
 
 
 def _check_cluster(data: bytes, cluster: Element, bound: int, tracks: set[int]) -> int:
-    """Follow a cluster's elements: where it ends."""
+    """Check a cluster's elements and return where it ends."""
     end = bound if cluster.end is None else cluster.end
     start = cluster.inside
     while start < end:
@@ -122,7 +123,7 @@ def _children(data: bytes, parent: Element) -> Iterator[Element]:
 
 
 def _element(data: bytes, start: int) -> Element | None:
-    """Read an element's head (RFC 8794, 4 to 6); None where there is none."""
+    """Read an element's head (RFC 8794, 4 to 6); None if there is none."""
     if start >= len(data):
         return None
     id_width = 9 - data[start].bit_length()
@@ -140,7 +141,7 @@ def _element(data: bytes, start: int) -> Element | None:
 
 
 def _number(data: bytes, start: int) -> tuple[int, int] | None:
-    """Read a number of variable width: the number, all ones if untold, and its width."""
+    """Read a number of variable width; return it (all ones if unknown) and its width."""
     if start >= len(data):
         return None
     width = 9 - data[start].bit_length()

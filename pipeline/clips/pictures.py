@@ -1,7 +1,7 @@
-"""What the first bytes of a packet say of the picture in it, without decoding it.
+"""What the first bytes of a packet say about its picture, without decoding it.
 
-A plan of reading needs three things of each packet that no container tells reliably: whether it
-gives a frame, whether decoding may begin at it, and how its layers depend on each other.
+A reading plan needs to know three things about each packet that no container tells reliably:
+whether it gives a frame, whether decoding may begin with it, and which temporal layer it is in.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,17 @@ class Picture(NamedTuple):
     """What a packet holds."""
 
     n_frames: int = 1
-    """Frames that decoding it gives; anything but 0 and 1 (two fields, say) isn't planned with."""
+    """Frames that decoding it gives; with anything but 0 and 1 (two fields, say) no plan is
+    made."""
     is_entry: bool = False
-    """Nothing that is shown later refers to anything before this picture."""
+    """Whether no picture that is shown later refers to anything before this one."""
     layer: int = 0
-    """Temporal layer: pictures of higher ones may refer to it whatever it says of itself."""
+    """Temporal layer. Pictures in higher layers may refer to this one, whatever it says of
+    itself."""
     doubtful: bool = False
-    """Whether it gives a frame can't be told without decoding it."""
+    """Only decoding can tell whether it gives a frame."""
     is_damaged: bool = False
-    """It isn't what a packet of its codec is; some decoders would leave it out without a word."""
+    """It isn't a valid packet of its codec; some decoders would silently leave it out."""
 
 
 DAMAGED = Picture(is_damaged=True)
@@ -30,16 +32,17 @@ Reader = Callable[[bytes], Picture]
 
 
 def picture_reader(codec: str, extradata: bytes | None) -> Reader | None:
-    """Return what reads the packets of a codec (libavcodec's name); None where none is known.
+    """Return the function that reads a codec's packets (libavcodec's name); None if none is known.
 
-    ``extradata`` is the codec's header, of which H.264 and H.265 take the size of a unit's length.
+    ``extradata`` is the codec's header; in H.264 and H.265 it tells the size of unit lengths.
     """
     header = extradata or b""
     if codec == "h264":
         width = (header[4] & 3) + 1 if len(header) > 6 and header[0] == 1 else 0
         return lambda data: _h264(data, width)
     if codec == "hevc":
-        # None of its 4 bytes of profile flags is a start code's: version 1, or an early draft's 0.
+        # A header with unit lengths begins with version 1, or 0 in an early draft, not a start
+        # code.
         prefixed = len(header) > 22 and header[:3] not in (b"\0\0\1", b"\0\0\0")
         width = (header[21] & 3) + 1 if prefixed else 0
         return lambda data: _hevc(data, width)
@@ -50,13 +53,13 @@ INTRA_ONLY = frozenset(
     {"mjpeg", "mjpegb", "prores", "dnxhd", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "magicyuv"}
     | {"cfhd", "v210", "dvvideo", "png", "jpeg2000", "jpegls"}
 )
-"""Codecs each of whose packets is a picture by itself, by libavcodec's names."""
+"""Codecs in which each packet is a picture by itself, by libavcodec's names."""
 
 
 def _units(data: bytes, length_width: int) -> list[int] | None:
-    """Where each unit of H.264 or H.265 begins: behind its length, or behind its start code.
+    """Positions at which units of H.264 or H.265 begin: behind a length or a start code.
 
-    None where lengths don't add up.
+    None if the lengths don't add up.
     """
     starts = []
     if length_width:
@@ -96,7 +99,7 @@ def _h264(data: bytes, length_width: int) -> Picture:
 
 
 _H264_OTHERS = frozenset((3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 19, 20, 21))
-"""Units that begin no picture: later partitions, parameters, and what players pass over."""
+"""Units that don't begin a picture: later partitions, parameters, and what players skip."""
 
 
 def _hevc(data: bytes, length_width: int) -> Picture:
@@ -119,12 +122,12 @@ def _hevc(data: bytes, length_width: int) -> Picture:
 
 
 def _vp8(data: bytes) -> Picture:
-    """Read RFC 6386, 9.1: the lowest bit is 0 for a key frame, and bit 4 1 for a shown one."""
+    """Read RFC 6386, 9.1: the lowest bit is 0 in a key frame, and bit 4 is 1 in a shown one."""
     return Picture(data[0] >> 4 & 1, not data[0] & 1)
 
 
 def _vp9(data: bytes) -> Picture:
-    """Read the VP9 bitstream's uncompressed header (6.2); of a superframe the last is shown."""
+    """Read the VP9 bitstream's uncompressed header (6.2); a superframe shows its last frame."""
     profile = (data[0] >> 5 & 1) | (data[0] >> 3 & 2)
     shift = 2 if profile == 3 else 3
     shows_existing, is_inter, shown = (data[0] >> shift & 1, data[0] >> shift - 1 & 1, 0)
@@ -135,7 +138,7 @@ def _vp9(data: bytes) -> Picture:
 
 
 def _av1(data: bytes) -> Picture:
-    """Read the AV1 bitstream's units (5.3): a sequence header and a shown key frame are an entry.
+    """Read the AV1 bitstream's units (5.3): a sequence header and a shown key frame make an entry.
 
     A packet is a temporal unit, which shows one frame.
     """
@@ -154,11 +157,11 @@ def _av1(data: bytes) -> Picture:
 
 
 _SHOWN_KEY_FRAMES = tuple(bytes([0b00010000 | low]) for low in range(16))
-"""First byte of a frame's header: shows no other, of type 0, shown."""
+"""First bytes of a frame's header: not showing an earlier frame, of type 0 (key), shown."""
 
 
 def _leb128(data: bytes, start: int) -> tuple[int, int]:
-    """Read a number of seven bits a byte, lowest first: the number, and where it ends."""
+    """Read a number with seven bits per byte, lowest first; return it and where it ends."""
     number = 0
     for shift in range(0, 56, 7):
         byte = data[start] if start < len(data) else 0
@@ -170,11 +173,11 @@ def _leb128(data: bytes, start: int) -> tuple[int, int]:
 
 
 _SMALLEST_VOP = 12
-"""Bytes; a picture of MPEG-4 that says that it isn't coded, and gives no frame, is smaller."""
+"""Bytes; MPEG-4 pictures that are marked as not coded, which give no frame, are smaller."""
 
 
 def _mpeg4(data: bytes) -> Picture:
-    """Read ISO/IEC 14496-2, 6.2.5: the type is in the two bits behind a VOP's start code."""
+    """Read ISO/IEC 14496-2, 6.2.5: two bits behind a VOP's start code give its type."""
     start = data.find(b"\0\0\1\xb6")
     if start < 0 or start + 4 >= len(data):
         return DAMAGED if len(data) >= _SMALLEST_VOP else Picture(doubtful=True)
@@ -182,9 +185,9 @@ def _mpeg4(data: bytes) -> Picture:
 
 
 def _mpeg12(data: bytes) -> Picture:
-    """Read ISO/IEC 13818-2, 6.2.2 and 6.2.3: an I picture behind a sequence's header is an entry.
+    """Read ISO/IEC 13818-2, 6.2.2 and 6.2.3: an I picture behind a sequence header is an entry.
 
-    Such a header may change the matrices of what follows.
+    A sequence header may change the matrices of what follows.
     """
     n_pictures = data.count(b"\0\0\1\0")
     if not n_pictures:

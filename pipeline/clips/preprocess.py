@@ -1,12 +1,12 @@
-"""Decoded frames to the model's input size, pixel for pixel as transformers' PIL processors do it.
+"""Decoded frames to the model's input size, with the same pixels as transformers' PIL processors.
 
 Resizing and cropping happen in the decode worker, in uint8 with Pillow, so that what travels to the
 GPU is small. Rescaling and normalisation are left to the GPU. transformers itself is not imported
-here: it brings torch, which costs a worker seconds and hundreds of megabytes.
+here, because it loads torch, which costs a worker seconds and hundreds of megabytes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.errors import ConfigError
 
-# Steps that a transformers processor may take and that would change the pixels, were they ignored.
+# Steps of transformers' processors that aren't done here and would change the pixels.
 UNSUPPORTED_STEPS = (
     "do_pad",
     "do_thumbnail",
@@ -25,6 +25,9 @@ UNSUPPORTED_STEPS = (
     "do_flip_channel_order",
 )
 
+_OF_VALUES = ("rescale_factor", "offset", "image_mean", "image_std")
+"""Parameters of what is done to pixels on the model's device."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -33,24 +36,25 @@ class Preprocessing:
     Attributes
     ----------
     shortest_edge
-        Length in pixels that the shorter side is resized to, the aspect ratio kept; None where
+        Length in pixels to which the shorter side is resized, keeping the aspect ratio; None if
         ``resize`` is given or nothing is resized.
     resize
         Exact (height, width) in pixels to resize to, or None.
     crop
-        (height, width) in pixels of the central crop, padded with zeros where the frame is smaller;
+        (height, width) in pixels of the central crop, padded with zeros if the frame is smaller;
         None for no crop.
     resample
         Pillow's filter, for example 2 for bilinear.
     rescale_factor
-        What uint8 values are multiplied by; 1.0 for no rescaling.
+        Factor for uint8 values; 1.0 for no rescaling.
     offset
         Whether 1 is subtracted after rescaling, as ViViT's processor does.
     image_mean, image_std
-        Per channel (R, G, B), of the rescaled values; (0, 0, 0) and (1, 1, 1) for no normalisation.
+        For the rescaled values, per channel (R, G, B); (0, 0, 0) and (1, 1, 1) for no
+        normalisation.
     crop_position
-        Where the crop lies along the longer side, from 0 (left or top) to 1, in the middle of the
-        other; see `pipeline.clips.views`.
+        Where the crop lies along the longer side, from 0 (left or top) to 1; along the other side
+        it is in the middle. See `pipeline.clips.views`.
     """
 
     shortest_edge: int | None = 224
@@ -75,7 +79,9 @@ class Preprocessing:
                 f"preprocessing shortest_edge is {self.shortest_edge}, expected 1 pixel or more"
             )
         if self.resample not in set(Image.Resampling):
-            raise ConfigError(f"preprocessing resample is {self.resample}, no filter of Pillow's")
+            raise ConfigError(
+                f"preprocessing resample is {self.resample}, which is not a filter of Pillow"
+            )
         if min(self.image_std) <= 0:
             raise ConfigError(f"preprocessing image_std is {self.image_std}, expected above 0")
         if not 0 <= self.crop_position <= 1:
@@ -87,14 +93,14 @@ class Preprocessing:
     def from_processor_dict(cls, params: Mapping[str, Any]) -> "Preprocessing":
         """Take over a processor's ``to_dict()``.
 
-        A ``preprocessor_config.json`` that a processor of today saved is as good. An older or
-        edited one may leave out what its class has a default of its own for, so that `registry`
-        hands over none that didn't go through its class.
+        A ``preprocessor_config.json`` saved by a current processor works as well. An older or
+        edited one may rely on defaults of its class, so `pipeline.models.checkpoint` passes every
+        file through its class first.
 
         Raises
         ------
         ConfigError
-            Naming the key that is absent or that can't be honoured.
+            Names the key that is absent or not supported.
         """
         for step in UNSUPPORTED_STEPS:
             if params.get(step):
@@ -117,12 +123,17 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Take back what ``dataclasses.asdict`` gave, also after JSON made lists of its tuples."""
+        """Rebuild from ``dataclasses.asdict``, even after JSON has turned its tuples into lists."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
         }
         return cls(**fields)
+
+    @property
+    def geometry(self) -> "Preprocessing":
+        """What of it decides the pixels of a frame: all but the values that come of them."""
+        return replace(self, **{name: getattr(Preprocessing, name) for name in _OF_VALUES})
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing and before cropping, for a frame of the given size."""
@@ -130,25 +141,25 @@ class Preprocessing:
             return self.resize
         if self.shortest_edge is None:
             return height, width
-        # int(edge * long / short), with a float division, is transformers' own rounding.
+        # transformers rounds like this: int(edge * long / short), with a float division.
         if width <= height:
             return int(self.shortest_edge * height / width), self.shortest_edge
         return self.shortest_edge, int(self.shortest_edge * width / height)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that the model gets, for a frame of the given size."""
+        """(height, width) of the model's input, for a frame of the given size."""
         return self.crop or self.resized_size(height, width)
 
     def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Crop in the resized frame's pixels: (left, top, right, bottom), Pillow's order.
 
-        Negative, or beyond the frame, where the frame is padded. Halves round down, for a crop and
-        for padding alike; transformers does the same by way of rounding the padding up.
+        It is negative or beyond the frame where the frame is padded. Halves round down, both for a
+        crop and for padding; transformers does the same by rounding the padding up.
         """
         resized_height, resized_width = self.resized_size(height, width)
         crop_height, crop_width = self.output_size(height, width)
         top, left = (resized_height - crop_height) // 2, (resized_width - crop_width) // 2
-        # Padding stays on both sides. Of a square, the width counts as the longer side.
+        # Padding stays on both sides. In a square, the width counts as the longer side.
         if resized_width >= resized_height and resized_width > crop_width:
             left = int((resized_width - crop_width) * self.crop_position)
         elif resized_height > resized_width and resized_height > crop_height:
@@ -156,7 +167,7 @@ class Preprocessing:
         return left, top, left + crop_width, top + crop_height
 
     def resize_and_crop(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring frames (T, H, W, 3) uint8 to the model's size: (T, h, w, 3) uint8.
+        """Resize and crop frames (T, H, W, 3) uint8 to the model's size: (T, h, w, 3) uint8.
 
         Raises
         ------
@@ -171,11 +182,11 @@ class Preprocessing:
         return self._fit(pictures, frames.shape[1:3], (3,), np.dtype(np.uint8))
 
     def resize_and_crop_mask(self, masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Bring ground-truth masks (T, H, W) bool through the frames' geometry: (T, h, w) float32.
+        """Resize and crop ground-truth masks (T, H, W) bool like the frames: (T, h, w) float32.
 
         Values are the share of each pixel that the mask covers, in [0, 1]; padding is 0. A filter
-        with negative lobes overshoots at edges, so masks are resized bilinearly whatever filter
-        the frames get.
+        with negative lobes overshoots at edges, so masks are always resized bilinearly, whatever
+        the frames' filter.
 
         Raises
         ------
@@ -188,7 +199,7 @@ class Preprocessing:
         fitted = self._fit(
             pictures, masks.shape[1:3], (), np.dtype(np.float32), Image.Resampling.BILINEAR
         )
-        # The filter's weights sum to 1 only within rounding.
+        # The filter's weights sum to 1 within rounding only.
         clipped: NDArray[np.float32] = np.clip(fitted, 0.0, 1.0)
         return clipped
 
@@ -222,14 +233,14 @@ class Preprocessing:
         return picture.resize((resized_width, resized_height), Image.Resampling(self.resample))
 
     def crop_resized(self, resized: Image.Image, frame_size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Crop what `resize_frame` made of a frame of (H, W) pixels: (h, w, 3), as by itself."""
+        """Crop what `resize_frame` made from a frame of (H, W) pixels: (h, w, 3) uint8."""
         cropped: NDArray[np.uint8] = np.asarray(resized.crop(self.crop_box(*frame_size)))
         return cropped
 
 
 def _resize_target(params: Mapping[str, Any]) -> tuple[int | None, tuple[int, int] | None]:
     size = params.get("size")
-    # Files written before transformers 4.24 hold a bare number, which means the shorter side.
+    # Files from before transformers 4.24 hold a bare number, which means the shorter side.
     if isinstance(size, int):
         return size, None
     if isinstance(size, Mapping):
@@ -258,7 +269,7 @@ def _crop_size(params: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _subtracts_one(params: Mapping[str, Any]) -> bool:
-    """ViViT's image processor has it as a flag, its video processor does it without one."""
+    """ViViT's image processor has a flag for this; its video processor always does it."""
     kind = params.get("video_processor_type") or params.get("image_processor_type") or ""
     return bool(params.get("offset", str(kind).startswith("Vivit")))
 

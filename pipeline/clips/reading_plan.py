@@ -1,10 +1,10 @@
-"""Which packets are decoded for some frames of a clip: pure functions of what its packets say.
+"""Which packets to decode for some frames of a clip: pure functions of what its packets say.
 
-A plan is made where a container's times can be trusted, for codecs whose packets give a frame each.
-Then a frame's place in the clip is the rank of its packet's time, pictures that nothing refers to
-are left out unless they are wanted, and so is all before the last entry in front of a wanted frame.
-Elsewhere a clip is read forward. The choice follows from packets alone, never from what is wanted,
-so that a clip's frames are the same however it is sampled.
+A plan is made if a container's times can be trusted and each of the codec's packets gives a frame.
+Then a frame's place in the clip is the rank of its packet's time. Pictures that nothing refers to
+are left out unless they are wanted, and so is everything before the last entry in front of a wanted
+frame. Otherwise a clip is read forward. The choice depends on packets alone, never on what is
+wanted, so that a clip's frames are the same however it is sampled.
 """
 
 from collections.abc import Sequence
@@ -16,33 +16,33 @@ from numpy.typing import NDArray
 from pipeline.clips.pictures import INTRA_ONLY, Picture
 
 TIMED_DEMUXERS = ("mov", "matroska", "flv", "ivf")
-"""Containers that store a presentation time with each packet. Those of others are of decoding, are
-left out for some packets, or jump."""
+"""Containers that store a presentation time with each packet. Times in others are decoding times,
+are absent for some packets, or jump."""
 
 _IN_ORDER = INTRA_ONLY | {"vp8", "vp9", "libdav1d", "av1"}
-"""Codecs whose packets come in the order in which they are shown."""
+"""Codecs whose packets come in presentation order."""
 _PLANNED = _IN_ORDER | {"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"}
 _COUNTED = INTRA_ONLY | {"mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4"}
-"""Codecs of which AVI holds a frame in each packet, without times."""
+"""Codecs for which AVI holds a frame in each packet, without times."""
 _SKIPPING = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8")
-"""Codecs that tell a picture that nothing refers to from its own first bytes."""
+"""Codecs in which a picture's own first bytes tell whether nothing refers to it."""
 
 
 @dataclass(frozen=True)
 class PacketTable:
-    """Packets of a video stream in the order of decoding, those without bytes left out.
+    """Packets of a video stream in decoding order, without those that have no bytes.
 
     Attributes
     ----------
     pts
-        Presentation times in ticks of the container, None where a packet has none.
+        Presentation times in ticks of the container; None for a packet without one.
     durations
-        In ticks; 0 or None where not told.
+        In ticks; 0 or None if unknown.
     is_key, is_hidden, is_damaged
-        What the container says: a key frame; decoded for what follows and not shown (edit lists);
-        known to be incomplete.
+        What the container says: it is a key frame; it is decoded for what follows but not shown
+        (edit lists); it is known to be incomplete.
     pictures
-        What the packets' first bytes say; None of codecs that aren't read.
+        What the packets' first bytes say; None for codecs that aren't read.
     """
 
     pts: list[int | None]
@@ -61,20 +61,21 @@ class PacketTable:
 def presentation_order(
     table: PacketTable, *, demuxer: str, codec: str, reorders: bool, interlaced: bool
 ) -> NDArray[np.int64] | None:
-    """Packet of each frame, in presentation order; None where that takes decoding to know.
+    """Packet of each frame, in presentation order; None if only decoding can tell.
 
     Parameters
     ----------
     reorders
-        Whether the codec's header says that frames are shown in another order than decoded.
+        Whether the codec's header says that frames are shown in another order than they are
+        decoded.
     interlaced
-        Whether it may hold fields, of which two packets would be one frame.
+        Whether it may hold fields; two such packets would be one frame.
 
     Returns
     -------
-    (n_frames,) int64, or None where times are missing, double, or contradict each other: an earlier
-    time than the first packet's belongs to a picture whose references were cut off; and times that
-    go back, where the codec reorders nothing.
+    (n_frames,) int64, or None if times are missing, occur twice, or contradict each other. That is
+    so if a time is earlier than the first packet's (a picture whose references were cut off), or if
+    times go back although the codec reorders nothing.
     """
     pictures = table.pictures
     if demuxer not in TIMED_DEMUXERS or codec not in _PLANNED or interlaced or not pictures:
@@ -102,10 +103,10 @@ def presentation_order(
 
 
 def counts_by_packets(table: PacketTable, *, demuxer: str, codec: str) -> bool:
-    """Whether a clip has a frame for each packet, though their order isn't known before decoding.
+    """Whether a clip has a frame for each packet, in an order that only decoding tells.
 
-    AVI has no presentation times. Reading forward gives the frames in order, and to know how many
-    there are takes no decoding of all of them.
+    AVI has no presentation times. Reading forward gives the frames in order, and their number is
+    known without decoding all of them.
     """
     return (
         demuxer == "avi"
@@ -116,9 +117,9 @@ def counts_by_packets(table: PacketTable, *, demuxer: str, codec: str) -> bool:
 
 
 def can_skip(table: PacketTable, codec: str) -> bool:
-    """Whether pictures that say that nothing refers to them can be left out.
+    """Whether pictures can be left out that say that nothing refers to them.
 
-    In H.265 a picture says so for its own temporal layer alone.
+    In H.265, a picture says so only for its own temporal layer.
     """
     return codec in _SKIPPING and not any(picture.layer for picture in table.pictures or ())
 
@@ -126,14 +127,14 @@ def can_skip(table: PacketTable, codec: str) -> bool:
 def packets_to_send(
     table: PacketTable, order: NDArray[np.int64], positions: Sequence[int]
 ) -> list[int]:
-    """Packets that the frames at ``positions`` take, in the order of decoding.
+    """Packets that the frames at ``positions`` need, in decoding order.
 
-    From the last entry before a frame, both decoded and shown before it, to the frame itself: what
-    is shown behind an entry refers to nothing before it.
+    For each frame these go from the last entry that is both decoded and shown before it to the
+    frame itself: what is shown behind an entry refers to nothing before it.
     """
     assert table.pictures is not None
     pts = np.array(table.pts, np.int64)
-    # A damaged packet may look like one: the container has to say so, too.
+    # A damaged packet may look like an entry, so the container has to say so, too.
     entries = np.array(
         [n for n, picture in enumerate(table.pictures) if picture.is_entry and table.is_key[n]],
         np.int64,

@@ -1,4 +1,4 @@
-"""A recording whose frames can be had at positions: what both decoders offer, and opening one."""
+"""A recording that gives frames at positions: the interface of both decoders, and opening one."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
@@ -14,45 +14,48 @@ DecoderName = Literal["pyav", "decord"]
 
 
 class Recording(Protocol):
-    """A recording that was opened."""
+    """An opened recording."""
 
     timeline: Timeline
-    """Times of its frames, as many as there are."""
+    """Times of all its frames."""
 
     def frames_at(self, positions: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Decode the frames at some positions, in increasing order: (height, width, 3) uint8, RGB.
 
-        Turned upright as the file's rotation says.
+        Frames are turned upright, as the file's rotation says.
 
         Raises
         ------
         DecodeError
-            ``TRUNCATED``, naming the frame that can't be decoded: one that is wanted, or that a
-            wanted one may refer to.
+            ``TRUNCATED``, naming the frame that can't be decoded: a wanted one, or one that a
+            wanted frame may refer to.
         ContradictionError
-            When the frames that come aren't those that the packets promised, and `count` is needed.
+            If the frames that come aren't those that the packets promised; call `count` then.
         """
 
     def count(self) -> None:
-        """Decode everything, to learn which frames there are; from now on, read forward."""
+        """Decode everything to learn which frames there are; from now on, read forward."""
 
 
 def open_recording(data: bytes, decoder: DecoderName) -> Recording:
     """Open a video file.
 
-    Its container is known by its first bytes, and what is none of a recording is never handed on.
+    The container is recognised by its first bytes; anything that isn't a recording is never passed
+    on.
 
     Raises
     ------
     DecodeError
-        ``EMPTY``, for no bytes; ``UNREADABLE``, when this is not a video that the decoder can open;
-        ``TRUNCATED``, when the file declares more bytes than there are, or frames are lost in it.
+        ``EMPTY``, for no bytes; ``UNREADABLE``, if this is not a video that the decoder can open;
+        ``TRUNCATED``, if the file declares more bytes than it has, or has lost frames.
     """
     if not data:
         raise DecodeError(Status.EMPTY, "the file has no bytes")
     demuxer = demuxer_of(data)
     if demuxer is None:
-        raise DecodeError(Status.UNREADABLE, "its first bytes are those of no known recording")
+        raise DecodeError(
+            Status.UNREADABLE, "its first bytes don't belong to any known kind of recording"
+        )
     if lacking := lacking_bytes(data, demuxer):
         raise DecodeError(
             Status.TRUNCATED, f"the file has {len(data)} bytes and declares {lacking} more"
@@ -61,7 +64,7 @@ def open_recording(data: bytes, decoder: DecoderName) -> Recording:
         raise DecodeError(
             Status.TRUNCATED, f"the file is damaged at byte {damage}: frames are lost"
         )
-    # Each is loaded where it is used: a child needs one of them.
+    # Load only the decoder that is used: a child needs just one.
     if decoder == "decord":
         from pipeline.clips.decord_recording import DecordRecording
 

@@ -1,8 +1,8 @@
-"""Which frames of a clip the model sees: pure functions from its frames' times to frame indices.
+"""Which frames of a clip the model sees: pure functions from frame times to frame indices.
 
-Where a clip's rate is constant, a count of frames is as good as a clock. Where it varies, as in a
-recording of a phone, frames that are even in number aren't even in time; samples follow the clock
-then, unless frames are asked for.
+In a clip of constant rate, counting frames is as good as a clock. If the rate varies, as in
+recordings from phones, frames that are evenly spaced by number aren't evenly spaced in time.
+Samples then follow the clock, unless frames are asked for.
 
 Both kinds give strictly increasing indices: a frame is never repeated to fill up, because a
 repeated frame would share the model's attention with its copy and so halve its attribution.
@@ -23,10 +23,10 @@ SamplingClock = Literal["time", "frame"]
 
 
 def uniform_frame_indices(*, n_frames: int, n_samples: int) -> NDArray[np.int64]:
-    """Centre frame of each of ``n_samples`` equal segments of the clip.
+    """Take the centre frame of each of ``n_samples`` equal segments of the clip.
 
-    The clip is cut into segments of ``n_frames / n_samples`` frames, and the frame that lies over
-    a segment's centre is taken; a centre that falls between two frames takes the later one::
+    The clip is cut into segments of ``n_frames / n_samples`` frames, and the frame at each
+    segment's centre is taken. If a centre falls between two frames, it is the later one::
 
         n_frames=12, n_samples=4: segments of 3 frames
 
@@ -63,10 +63,10 @@ def strided_frame_indices(
     target_fps: float = 30.0,
     position: float = 0.5,
 ) -> NDArray[np.int64]:
-    """Frames at a fixed interval in a window at the clip's centre, as TimeSformer is tested.
+    """Take frames at a fixed interval in a window at the clip's centre, as TimeSformer is tested.
 
-    The window spans ``stride * n_samples`` frames of a clip at ``target_fps``, whatever the clip's
-    own rate; its frames are spread from its first to its last and truncated to whole indices::
+    The window is as long as ``stride * n_samples`` frames at ``target_fps``, whatever the clip's
+    own rate. Samples are spread from its first frame to its last and truncated to whole indices::
 
         n_frames=20, n_samples=4, stride=4, fps=target_fps=30: a window of 4 * 4 = 16 frames
 
@@ -74,10 +74,10 @@ def strided_frame_indices(
         window          |--------------------------------------------|
         taken           ^              ^              ^              ^   -> [2, 7, 12, 17]
 
-    A window that is longer than the clip becomes the whole clip, and one that is shorter than
-    ``n_samples`` frames (a clip of a very low rate) becomes ``n_samples`` adjacent frames. The
-    original instead clamps what lies outside, and so repeats frames. That the interval was
-    narrower or wider than asked for shows in the indices, which are stored.
+    A window longer than the clip becomes the whole clip, and one shorter than ``n_samples`` frames
+    (in a clip of very low rate) becomes ``n_samples`` adjacent frames. The original code instead
+    clamps indices outside the clip, and so repeats frames. The indices are stored and show when the
+    interval was narrower or wider than asked for.
 
     Parameters
     ----------
@@ -86,8 +86,8 @@ def strided_frame_indices(
     n_samples
         Frames to take, 1 or more.
     stride
-        Interval between two taken frames, in frames of a clip at ``target_fps``; 32 for
-        TimeSformer's 8 frames, 4 for VideoMAE's 16.
+        Interval between two taken frames, in frames at ``target_fps``; 32 for TimeSformer's 8
+        frames, 4 for VideoMAE's 16.
     fps
         The clip's own rate, in frames/s.
     target_fps
@@ -102,8 +102,8 @@ def strided_frame_indices(
     Raises
     ------
     DecodeError
-        ``TOO_SHORT``, when the clip has fewer frames than are to be taken; ``UNREADABLE``, when
-        ``fps`` is not a positive number, as in some broken headers.
+        ``TOO_SHORT``, if the clip has fewer frames than are to be taken; ``UNREADABLE``, if ``fps``
+        is not a positive number, as in some broken headers.
 
     References
     ----------
@@ -124,10 +124,10 @@ def frame_indices_by_time(
     window_s: float | None = None,
     position: float = 0.5,
 ) -> NDArray[np.int64]:
-    """Frames that are shown at times which are even in a clip of any rate.
+    """Take frames at evenly spaced times, in a clip of any rate.
 
     The times are those at which `uniform_frame_indices` (without ``window_s``) and
-    `strided_frame_indices` would find their frames, had the clip its mean rate throughout::
+    `strided_frame_indices` would find their frames if the clip had its mean rate throughout::
 
         uniform, 3 samples of a clip of 5 s: its frames last 3 s, 1 s and 1 s
 
@@ -135,8 +135,8 @@ def frame_indices_by_time(
         frame     |0             |1   |2   |
         times         0.83   2.5      4.17          -> frames 0, 0 and 2: taken are [0, 1, 2]
 
-    A frame that lasts for several samples is taken once, for the first of them, and the next
-    samples take the frames behind it: frames are never repeated.
+    A frame that lasts for several samples is taken once, for the first of them; the next samples
+    take the frames behind it. So frames are never repeated.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def frame_indices_by_time(
     """
     n_frames = timeline.n_frames
     _require_frames(n_frames, n_samples)
-    # In whole numbers as far as that goes: floats would round where a frame begins.
+    # Use whole numbers as far as possible: floats would round at the start of a frame.
     if window_s is None or timeline.tick_s is None:
         shown_at = (2 * np.arange(n_samples, dtype=np.int64) + 1) * timeline.end
         begins: NDArray[np.int64] = timeline.ticks * (2 * n_samples)
@@ -166,10 +166,10 @@ def frame_indices_by_time(
 
 
 def _spread(n_frames: int, n_samples: int, window: float, position: float) -> NDArray[np.float64]:
-    """Spread samples over a window of so many frames: (n_samples,) float64, in frames."""
+    """Spread samples over a window of ``window`` frames: (n_samples,) float64, in frames."""
     window = min(max(window, n_samples), n_frames)
     start = (n_frames - window) * position
-    # The clip's end bounds the last one: `start + window - 1` may round up beyond it.
+    # Bound the last sample by the clip's end: `start + window - 1` may round up beyond it.
     return np.linspace(start, min(start + window - 1, n_frames - 1), n_samples)
 
 
@@ -190,8 +190,8 @@ class Sampling:
     position
         Where the window of ``strided`` lies, from 0 (start) to 1 (end); see `pipeline.clips.views`.
     clock
-        What samples are even in, where a clip's rate varies: ``time``, or ``frame``, which runs
-        take that don't say it, as there was no other when they were made.
+        What samples are evenly spaced in if a clip's rate varies: ``time`` or ``frame``. Older runs
+        that don't record it used ``frame``, as there was no other clock.
     """
 
     kind: SamplingKind
@@ -224,8 +224,8 @@ class Sampling:
         Raises
         ------
         DecodeError
-            ``TOO_SHORT``, when the clip has fewer frames than are to be taken; ``UNREADABLE``, when
-            a stride is to be counted in a clip that has no rate.
+            ``TOO_SHORT``, if the clip has fewer frames than are to be taken; ``UNREADABLE``, if a
+            stride is asked for and the clip has no rate.
         """
         if self.clock == "frame" or timeline.tick_s is None or timeline.is_constant:
             return self.indices(n_frames=timeline.n_frames, fps=timeline.rate)

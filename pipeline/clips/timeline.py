@@ -1,4 +1,4 @@
-"""When each frame of a clip is shown: its frames' times, whichever decoder has told them."""
+"""When each frame of a clip is shown: the frames' times, from either decoder."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 
 
 class ContradictionError(Exception):
-    """Decoding has shown what the packets didn't: it isn't a packet a frame, or in that order."""
+    """Decoding contradicts the packets: not every packet is a frame, or the order is another."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Times of a clip's frames in presentation order, from its first frame on.
+    """Times of a clip's frames in presentation order, starting with its first frame.
 
     Attributes
     ----------
     ticks
         (n_frames,) int64, strictly increasing from 0, in units of ``tick_s``.
     end
-        When the last frame ends, in ticks; more than the last of ``ticks``.
+        When the last frame ends, in ticks; later than the last of ``ticks``.
     tick_s
-        Length of a tick in s, the container's time base; None where nothing tells times.
+        Length of a tick in s, the container's time base; None if times are unknown.
     fps
-        The clip's mean rate by its header, in frames/s; NaN where the header has none.
+        The clip's mean rate by its header, in frames/s; NaN if the header has none.
     """
 
     ticks: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Timeline:
 
     @classmethod
     def of_rate(cls, n_frames: int, fps: Fraction | None) -> "Timeline":
-        """Frames at a constant rate; of none, nothing is said of their times in seconds."""
+        """Frames at a constant rate; with None, their times in seconds are unknown."""
         return cls(
             np.arange(n_frames, dtype=np.int64),
             n_frames,
@@ -56,9 +56,9 @@ class Timeline:
     def of_times(
         cls, times: NDArray[np.int64], last_duration: int | None, tick_s: Fraction, fps: float
     ) -> "Timeline":
-        """Frames at the times that their packets carry, (n_frames,) int64, strictly increasing.
+        """Frames at the times given by their packets, (n_frames,) int64, strictly increasing.
 
-        Where the last one's duration isn't known, it is the others' mean.
+        If the last frame's duration isn't known, the others' mean is taken.
         """
         ticks = times - times[0]
         mean = round(float(ticks[-1]) / (len(ticks) - 1)) if len(ticks) > 1 else 1
@@ -71,7 +71,7 @@ class Timeline:
 
     @property
     def rate(self) -> float:
-        """Frames/s by the header, or by the times of frames where it has none; NaN without both."""
+        """Frames/s by the header, or else by the frames' times; NaN without both."""
         if np.isfinite(self.fps) and self.fps > 0:
             return self.fps
         if self.tick_s is None or not self.n_frames:
@@ -79,7 +79,7 @@ class Timeline:
         return self.n_frames / (self.end * float(self.tick_s))
 
     def seconds(self, frame_index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Give the times of some frames in s from the first frame, float64; NaN if unknown."""
+        """Return the times of some frames in s from the first frame, float64; NaN if unknown."""
         if self.tick_s is None:
             return np.full(len(frame_index), np.nan)
         numerator, denominator = self.tick_s.as_integer_ratio()
@@ -88,9 +88,9 @@ class Timeline:
 
     @property
     def is_constant(self) -> bool:
-        """Whether every time lies within a tick of k / rate, for one rate.
+        """Whether, for a single rate, the time of every frame k lies within a tick of k / rate.
 
-        Times that were rounded to the container's ticks are those of a constant rate.
+        So a constant rate whose times were rounded to the container's ticks counts as constant.
         """
         if self.n_frames < 3:
             return True
@@ -110,7 +110,7 @@ class Timeline:
 
         Returns
         -------
-        The frames of the segment, of which there may be none, and the position of the first.
+        The frames of the segment, possibly none, and the position of the first.
         """
         first, stop = 0, self.n_frames
         if self.tick_s is not None:
@@ -125,5 +125,5 @@ class Timeline:
     def _first_from(self, time_s: float | None, *, otherwise: int) -> int:
         if time_s is None or np.isnan(time_s) or self.tick_s is None:
             return otherwise
-        # A time was rounded to its tick, up or down.
+        # Each time was rounded to a tick, up or down.
         return int(np.searchsorted(self.ticks, time_s / float(self.tick_s) - 0.5, "left"))

@@ -18,12 +18,15 @@ from pipeline.dataset.annotations import READERS, Row, listed
 from pipeline.dataset.columns import SCHEMA, check_path_column
 from pipeline.dataset.listing import OTHER_VIDEO_SUFFIXES, Listing, list_folder
 from pipeline.dataset.manifest import FORMAT_VERSION, METADATA_KEYS, Manifest
+from pipeline.dataset.segments import SEGMENT_READERS
 from pipeline.dataset.tables import read_table
 from pipeline.errors import ManifestError, reason_of
 from pipeline.text import without_credentials
 
-LAYOUTS = ("kinetics", "folders", "list", "files", "table", *list(READERS)[1:])
-_ANNOTATED = ("list", "table", *READERS)
+_OF_SEGMENTS = tuple(layout for layout in SEGMENT_READERS if layout not in READERS)
+"""Layouts whose rows are never whole files."""
+LAYOUTS = ("kinetics", "folders", "list", "files", "table", *list(READERS)[1:], *_OF_SEGMENTS)
+_ANNOTATED = ("list", "table", *READERS, *_OF_SEGMENTS)
 _WITH_SPLIT = ("kinetics", "table", "hmdb51", "activitynet")
 
 _SPLIT_FOLDERS = {
@@ -109,6 +112,7 @@ def build_manifest(
     split: str | None = None,
     labels_from: int | None = None,
     columns: Mapping[str, str] | None = None,
+    segments: bool = False,
 ) -> pa.Table:
     """List a dataset's clips: the table of `read_dataset`."""
     return read_dataset(
@@ -118,6 +122,7 @@ def build_manifest(
         split=split,
         labels_from=labels_from,
         columns=columns,
+        segments=segments,
     ).table
 
 
@@ -129,6 +134,7 @@ def read_dataset(
     split: str | None = None,
     labels_from: int | None = None,
     columns: Mapping[str, str] | None = None,
+    segments: bool = False,
 ) -> Dataset:
     """List a dataset's clips.
 
@@ -151,6 +157,9 @@ def read_dataset(
         The number that labels count from, 0 or 1, where all of them are numbers and none is 0.
     columns
         Names of a table's columns by the manifest's, see `pipeline.dataset.tables.read_table`.
+    segments
+        A row for each annotated segment of a file, where the layout has such, in place of one for
+        each file; see `pipeline.dataset.segments`.
 
     Raises
     ------
@@ -160,6 +169,10 @@ def read_dataset(
     """
     if layout not in LAYOUTS:
         raise ManifestError(f"layout {layout[:60]!r}: expected one of {', '.join(LAYOUTS)}")
+    if layout in _OF_SEGMENTS and not segments:
+        raise ManifestError(
+            f"layout {layout}: its rows are segments of files, expected segments (--segments)"
+        )
     if (annotations is None) == (layout in _ANNOTATED):
         wanted = "none" if annotations else "the URL of the annotation file, list or table"
         raise ManifestError(f"layout {layout}: annotations is {annotations!r}, expected {wanted}")
@@ -176,7 +189,7 @@ def read_dataset(
         if layout == "table":
             table = read_table(str(annotations), listing, columns or {})
         else:
-            table = _table_of(_rows(layout, annotations, listing, comments))
+            table = _table_of(_rows(layout, annotations, listing, comments, segments))
     except csv.Error as error:
         raise ManifestError(f"layout {layout}: {annotations} is not CSV: {error}") from error
     except UnicodeEncodeError as error:
@@ -221,7 +234,8 @@ def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
     table
         The dataset as it is now, from `build_manifest`: its clips that aren't in ``old`` are added,
         in its order. Those of Kinetics are known by their video and times, since a file that comes
-        later may lie elsewhere than its row expected; others by their path.
+        later may lie elsewhere than its row expected, segments by these and their label; others by
+        their path.
 
     Raises
     ------
@@ -239,7 +253,9 @@ def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
                 f"and the clips to append are of {without_credentials(now)}"
             )
     rows = old.whole_table()
-    key = ("video_id", "start_time", "end_time") if old.layout == "kinetics" else ("path",)
+    key: tuple[str, ...] = ("path",)
+    if old.segments or old.layout == "kinetics":
+        key = ("video_id", "start_time", "end_time", *(("label",) if old.segments else ()))
     known = set(_values(rows, key))
     new = table.filter(pa.array([values not in known for values in _values(table, key)]))
     try:
@@ -261,10 +277,16 @@ def _values(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]
 
 
 def _rows(
-    layout: str, annotations: str | None, listing: Listing, comments: list[str]
+    layout: str,
+    annotations: str | None,
+    listing: Listing,
+    comments: list[str],
+    segments: bool,
 ) -> Iterable[Row]:
     if layout == "list":
         return listed(str(annotations), listing, comments)
+    if segments and layout in SEGMENT_READERS:
+        return SEGMENT_READERS[layout](str(annotations), listing)
     if layout in READERS:
         return READERS[layout](str(annotations), listing)
     if layout == "folders":

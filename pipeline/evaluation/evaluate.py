@@ -1,5 +1,6 @@
 """Evaluates the attributions of a run and stores a value per clip beside it, row for row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,7 +97,12 @@ class Evaluation:
 
 
 def evaluate_run(
-    run_url: str, truth: GroundTruth, *, kind: str | None = None, n_transported: int = N_TRANSPORTED
+    run_url: str,
+    truth: GroundTruth,
+    *,
+    kind: str | None = None,
+    n_transported: int = N_TRANSPORTED,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Lift of a run's attributions, of maps to compare them with, and the effect of sharpening.
 
@@ -112,6 +118,8 @@ def evaluate_run(
         Which of the truth's kinds counts; by default the first.
     n_transported
         Clips, evenly over the run, of which the earth mover's distance in space is computed.
+    before_writing
+        Is called before anything is written, and raises where that isn't to be.
 
     Raises
     ------
@@ -183,6 +191,7 @@ def evaluate_run(
     covered = columns["mask_covered"][evaluated]
     if not covered.any():
         raise StoreError(f"{run_url}: the model saw no action, so there is nothing to evaluate")
+    before_writing()
     try:
         _write_metrics(metrics_url(run_url), columns, store.record.identity.model_dump(mode="json"))
     except OSError as error:

@@ -1,14 +1,16 @@
 """From annotation files to ground truth on the grid of a run's model, row for row."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.decode import read_frames
-from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.fetch import check_same_file, fetch_clip
 from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import View
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import StoreError
@@ -52,6 +54,7 @@ def build_ground_truth(
         If the manifest is of other clips, or the truth can't be written.
     """
     layout, record = store.layout, store.record
+    decoder = record.identity.decoder
     grid = (layout.n_times, layout.height, layout.width)
     video_ids = store.array("video_id")[:]
     if record.views.n_rows(manifest.n_rows) < layout.n_rows:
@@ -67,6 +70,7 @@ def build_ground_truth(
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             ok = store.array("status")[part] == Status.OK
             frame_index = store.array("frame_index")[part]
+            digests = store.array("clip_digest")[part] if "clip_digest" in layout.optional else None
             starts = store.array("start_time")[part]
             table = manifest.take(record.views.video(rows))
             expected = table["video_id"].to_pylist()
@@ -80,11 +84,10 @@ def build_ground_truth(
                     )
                 found.n_clips += 1
                 view = record.views.of(row)
-                path, frames = table["path"][place].as_py(), frame_index[place]
+                digest = None if digests is None else digests[place].tobytes()
+                entry = table.slice(place, 1).to_pylist()[0] | {"start_time": starts[place]}
                 try:
-                    clip = seen_clip(
-                        manifest.root, path, expected[place], frames, starts[place], view
-                    )
+                    clip = seen_clip(manifest, entry, frame_index[place], view, decoder, digest)
                 except DecodeError as error:
                     found.unread.append(f"{expected[place]}: {error.message}")
                     on_clip()
@@ -123,21 +126,35 @@ def build_ground_truth(
 
 
 def seen_clip(
-    root: str,
-    path: str,
-    video_id: str,
+    manifest: Manifest,
+    entry: Mapping[str, Any],
     frame_index: NDArray[np.integer],
-    start_time_s: float,
     view: View,
+    decoder: DecoderName,
+    digest: bytes | None,
 ) -> SeenClip:
     """Decode a clip again for its size and the times of the frames that the model saw.
+
+    Parameters
+    ----------
+    entry
+        The clip's row of the manifest, with its ``start_time`` as a number.
+    digest
+        Of the file's bytes, as the run stored it; None where it stored none.
 
     Raises
     ------
     DecodeError
-        If it can't be read, or gives other frames than the run has.
+        If it can't be read, is another file by now, or gives other frames than the run has.
     """
-    frames = read_frames(fetch_clip(root, path), view.sampling)
+    start, end = entry["start_time"], entry["end_time"]
+    data = fetch_clip(manifest.root, entry["path"])
+    try:
+        check_same_file(data, digest)
+    except ValueError as error:
+        raise DecodeError(Status.UNREADABLE, str(error)) from error
+    segment = (start, end) if manifest.segments else (None, None)
+    frames = read_frames(data, view.sampling, None, *segment, decoder=decoder)
     if not np.array_equal(frames.frame_index, frame_index):
         raise DecodeError(
             Status.UNREADABLE,
@@ -145,9 +162,12 @@ def seen_clip(
             f"{frame_index.tolist()}: the file has changed",
         )
     height, width = frames.frames.shape[1:3]
-    return SeenClip(
-        video_id, frame_index, frame_index / frames.fps, float(start_time_s), height, width
-    )
+    time_s = frames.frame_time
+    if np.isnan(time_s).any():
+        time_s = frame_index / frames.fps
+    # The file of a segment is the source video itself.
+    start_s = 0.0 if manifest.segments else float(start)
+    return SeenClip(entry["video_id"], frame_index, time_s, start_s, height, width)
 
 
 def on_grid(marked: Marked, preprocessing: Preprocessing, grid: tuple[int, int, int]) -> Truth:

@@ -7,6 +7,7 @@ background) and shows the model something that it wasn't trained on.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -173,6 +174,15 @@ class Probe:
         self._batch_size = batch_size
         self._filled: dict[Fill, Tensor] = {}
         self._known: dict[tuple[int, str, bytes], NDArray[np.float64]] = {}
+
+    def first(self, n_clips: int) -> "Probe":
+        """Ask about the first clips alone; what is known of them is shared."""
+        if n_clips >= self.n_clips:
+            return self
+        part = copy(self)
+        part.n_clips, part.n_forward = n_clips, 0
+        part._pixel_values, part._filled = self._pixel_values[:n_clips], {}
+        return part
 
     def logits(self, removed: NDArray[np.bool_], fill: Fill) -> NDArray[np.float64]:
         """Logits of the clips with some patches replaced.

@@ -56,7 +56,8 @@ def stages(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     grouped: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         block = _BLOCK.match(name)
-        key = block[0] if block else ".".join(name.split(".")[:2])
+        module = name.rpartition(".")[0]
+        key = block[0] if block else ".".join(module.split(".")[:2])
         grouped.setdefault(key, []).append(parameter)
     return list(grouped.items())[::-1]
 

@@ -11,10 +11,12 @@ That holds whichever is slower. Behind the models the columns of whole shards wa
 many as are written at once and one more. A store that stalls thereby stops the models, these stop
 the decoding, and nothing is spilled to disk.
 
-The same place has the watchdog: Ray Data asks it again and again whether there may be more.
+The same place has the watchdog, and starts more models where they bound the run: Ray Data asks it
+again and again whether there may be more.
 """
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,12 +33,15 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.exceptions import RayError
 
 from pipeline.execution.counter import ActorChannel
-from pipeline.run.resources import FRAMES_SHARE, MIN_TASKS, n_writers
+from pipeline.run.resources import FRAMES_SHARE, MIN_TASKS, ModelPool
 
 _WATCH_S = 5.0
 """Between two looks at who is at work."""
 _WAIT_S = 1.0
 """Between two looks at models that are starting."""
+_BUSY_S = 3.0
+"""Time in which frames have waited for every model that there is, after which one more is started.
+"""
 
 
 class StalledError(RayError):  # type: ignore[misc]
@@ -65,7 +70,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         self,
         task_bytes: int,
         tasks_per_shard: int,
-        n_models: int,
+        pool: ModelPool,
         channel: ActorChannel,
         stall_s: float,
         data_context: DataContext,
@@ -76,16 +81,18 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         # In front of them are the inputs.
         _, self._load, self._attribute, self._write = topology
         self._task_bytes = task_bytes
-        self._n_models = n_models
+        self._pool = pool
         self._channel, self._stall_s = channel, stall_s
         self._watched_at_s = time.monotonic()
-        self._n_writers = n_writers(n_models)
-        self._max_unwritten = 2 * n_models + tasks_per_shard * (self._n_writers + 1)
+        self._unfed_at_s = self._watched_at_s
+        # What is gathered isn't counted: as many tasks of each shard that is being written.
+        self._max_unwritten = 2 * pool.n_models + pool.n_writers + tasks_per_shard
 
     def can_add_input(self, op: Any) -> bool:
         """Whether an operator may start another task."""
         self._watch()
         if op is self._load:
+            self._add_a_model()
             explained = self._attribute.metrics.num_tasks_finished
             if op.metrics.num_tasks_submitted - explained < self._max_tasks():
                 return True
@@ -93,11 +100,33 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
             return False
         if op is self._attribute:
             self._check_models()
-            written = self._write.metrics.num_task_inputs_processed
-            return bool(op.metrics.num_tasks_submitted - written < self._max_unwritten)
+            return not self._is_held_up()
         if op is self._write:
-            return bool(op.metrics.num_tasks_running < self._n_writers)
+            return bool(op.metrics.num_tasks_running < self._pool.n_writers)
         return True
+
+    def _add_a_model(self) -> None:
+        """Start another model where frames have waited for those that there are.
+
+        Ray Data's own scaling starts all of them while the first is being loaded.
+        """
+        (models,) = self._attribute.get_autoscaling_actor_pools()
+        n_waiting = (
+            self._load.metrics.num_tasks_finished - self._attribute.metrics.num_tasks_finished
+        )
+        is_fed = models.num_running_actors() and n_waiting > models.current_size()
+        now_s = time.monotonic()
+        if not is_fed or models.num_pending_actors() or self._is_held_up():
+            self._unfed_at_s = now_s
+        elif now_s - self._unfed_at_s > _BUSY_S and models.current_size() < self._pool.n_models:
+            size = models.current_size() + 1
+            models._config = replace(models._config, min_size=size, max_size=size)
+            self._unfed_at_s = now_s
+
+    def _is_held_up(self) -> bool:
+        """Whether the models wait for the storage."""
+        written = self._write.metrics.num_task_inputs_processed
+        return bool(self._attribute.metrics.num_tasks_submitted - written >= self._max_unwritten)
 
     def _watch(self) -> None:
         """Break off an execution that nobody works on: Ray Data would wait for ever."""
@@ -139,7 +168,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         """Tasks whose frames may be in flight on the cluster as it is now; it may grow."""
         limits = self._resource_manager.get_global_limits()
         # One that is decoded and one that waits for each CPU, so that none is ever idle.
-        n_useful = 2 * int(limits.cpu) + 2 * self._n_models
+        n_useful = 2 * int(limits.cpu) + 2 * self._pool.n_models
         return max(MIN_TASKS, min(n_useful, int(limits.object_store_memory) // self._task_bytes))
 
 
@@ -148,7 +177,7 @@ def bound_in_flight(
     *,
     task_bytes: int,
     tasks_per_shard: int,
-    n_models: int,
+    pool: ModelPool,
     channel: ActorChannel,
     stall_s: float,
 ) -> None:
@@ -157,5 +186,5 @@ def bound_in_flight(
     context.override_object_store_memory_limit_fraction = FRAMES_SHARE
     context.set_config(
         ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
-        [partial(InFlight, task_bytes, tasks_per_shard, n_models, channel, stall_s)],
+        [partial(InFlight, task_bytes, tasks_per_shard, pool, channel, stall_s)],
     )

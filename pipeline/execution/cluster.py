@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
-from pipeline.run.resources import Machine, ModelPool, model_pool
+from pipeline.run.resources import Machine, ModelPool, check_models, decoding_cpus, model_pool
 from pipeline.run.tally import Stage
 
 RAYLET_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
@@ -217,11 +217,26 @@ def check_alive() -> None:
         raise ClusterError("no node of Ray is left that could work on the run")
 
 
-def steps_at_once(config: AttributeConfig, pool: ModelPool) -> dict[Stage, float]:
-    """How many of each step go on at once on the cluster as it is now."""
-    n_cpus = ray.cluster_resources().get("CPU", 1)
-    n_decoding = max(1.0, n_cpus - pool.n_models * config.cpus_per_model)
-    return {"decode": n_decoding, "explain": pool.n_models, "write": pool.n_writers}
+def n_cpus() -> float:
+    """CPUs of the cluster as it is now."""
+    return float(ray.cluster_resources().get("CPU", 1))
+
+
+def steps_of_run(config: AttributeConfig) -> dict[Stage, float]:
+    """How many of each step would go on at once, of a run that isn't to be started.
+
+    Raises
+    ------
+    ConfigError, ClusterError
+        As `connected` does; a Ray is asked only where one is there or named.
+    """
+    if machine := machine_to_start(config):
+        pool, cpus = check_models(config, machine), float(machine.cpus)
+    else:
+        with connected(config) as pool:
+            cpus = ray.cluster_resources().get("CPU", 1)
+    decoding = decoding_cpus(config, pool, cpus)
+    return {"decode": decoding, "explain": pool.n_models, "write": pool.n_writers}
 
 
 def _connect() -> None:

@@ -44,9 +44,10 @@ class TallyActor(Tally):
             self._metrics.set_pending(self._n_pending - self.progress().committed)
         return is_new
 
-    def hold_model(self, actor: ray.actor.ActorHandle) -> None:
+    def hold_model_in(self, actor: ray.actor.ActorHandle) -> None:
         """Take down who holds a model."""
         self._models.append(actor)
+        self.hold_model()
 
     def release_models(self) -> list[ray.actor.ActorHandle]:
         """Give those who hold a model, and forget them."""
@@ -89,7 +90,7 @@ class ActorChannel(Channel):
     def holds_model(self) -> None:
         """Tell that this process, an actor, holds a model until the pass ends."""
         with suppress(RayError):
-            ray.get(self.actor.hold_model.remote(ray.get_runtime_context().current_actor))
+            ray.get(self.actor.hold_model_in.remote(ray.get_runtime_context().current_actor))
 
     def end_pass(self) -> tuple[Fault, ...]:
         """End the pass's models, and give its faults; none if the actor is lost.

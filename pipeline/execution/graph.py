@@ -9,11 +9,11 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.execution.backpressure import bound_in_flight
 from pipeline.execution.counter import ActorChannel
-from pipeline.execution.sink import ShardSink
+from pipeline.execution.sink import ShardSink, start_gathering
 from pipeline.execution.source import ManifestSource
 from pipeline.logs import fields
 from pipeline.run.job import Limits, Pass
-from pipeline.run.resources import ModelPool, fit_into_store
+from pipeline.run.resources import DECODE_CPUS, MODEL_CPUS, ModelPool, fit_into_store
 from pipeline.run.steps import Explain, Stages
 
 _LOGGER = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ def run_graph(
     ConfigError
         As `fit_into_store` says.
     """
-    config, layout = work.plan.config, work.plan.layout
+    config, layout, sizes = work.plan.config, work.plan.layout, work.plan.sizes
     clip_bytes = work.plan.checkpoint.geometry.clip_bytes
     resources = ray.cluster_resources()
     n_clips = fit_into_store(
-        config,
+        sizes,
         clip_bytes=clip_bytes,
         row_bytes=layout.row_bytes,
         cpus=resources.get("CPU", 1),
@@ -43,21 +43,22 @@ def run_graph(
         store_bytes=int(resources["object_store_memory"]),
     )
     context = DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
+    # A clip that takes long holds up nobody: a block holds whole batches, and tells its rows.
+    context.execution_options.preserve_order = False
     # A task gives one block, however large: batches would not be what they are if it were cut.
     context.target_max_block_size = None
     context.enable_progress_bars = False
     bound_in_flight(
         context,
         task_bytes=n_clips * clip_bytes,
-        tasks_per_shard=-(-config.rows_per_shard // n_clips),
-        n_models=pool.n_models,
+        tasks_per_shard=-(-sizes.rows_per_shard // n_clips),
+        pool=pool,
         channel=channel,
         stall_s=limits.growing_stall_s if pool.may_grow else limits.stall_s,
     )
     # It logs tracebacks of what is raised here and told in one line; workers log theirs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    tasks = work.batches(n_clips)
+    tasks = work.tasks(n_clips, n_small=2 * int(resources.get("CPU", 1)))
     n_shards = len(work.shards)
     _LOGGER.info("pass started", extra=fields(run=work.plan.run, shards=n_shards, tasks=len(tasks)))
     with DataContext.current(context), warnings.catch_warnings():
@@ -68,20 +69,20 @@ def run_graph(
                 ManifestSource(work.plan.manifest, tasks, work.plan.views, channel),
                 override_num_blocks=len(tasks),
                 # As the loading's: Ray Data makes one task of the two then.
-                ray_remote_args={"max_retries": limits.retries},
+                ray_remote_args={"num_cpus": DECODE_CPUS, "max_retries": limits.retries},
             )
             .map_batches(
                 work.load(stages, channel),
                 batch_size=None,
-                num_cpus=1,
+                num_cpus=DECODE_CPUS,
                 max_retries=limits.retries,
             )
             .map_batches(
                 Explain,
-                fn_constructor_args=(stages, channel),
-                batch_size=config.batch_size,
-                compute=ActorPoolStrategy(size=pool.n_models),
-                num_cpus=config.cpus_per_model,
+                fn_constructor_args=(stages, channel, sizes.batch_size),
+                batch_size=None,
+                compute=ActorPoolStrategy(size=pool.n_at_first),
+                num_cpus=MODEL_CPUS,
                 num_gpus=1 if pool.device == "cuda" else 0,
                 # It also keeps Ray from fusing the loading into the actors, which it does for
                 # operators that ask for the same.
@@ -90,7 +91,7 @@ def run_graph(
                 max_task_retries=limits.retries,
             )
             .write_datasink(
-                ShardSink(work.write(stages, channel), config.rows_per_shard, config.log_format),
+                ShardSink(work.write(stages, channel), start_gathering(layout), config.log_format),
                 # A write waits for the storage most of the time; the CPUs are for decoding.
                 ray_remote_args={"num_cpus": 0, "max_retries": limits.retries},
             )

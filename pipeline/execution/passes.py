@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from pipeline.errors import ClusterError
 from pipeline.execution.backpressure import StalledError
-from pipeline.execution.cluster import check_alive, check_shared, connected, steps_at_once
+from pipeline.execution.cluster import check_alive, check_shared, connected, n_cpus
 from pipeline.execution.counter import tally_channel
 from pipeline.execution.graph import run_graph
 from pipeline.run.job import (
@@ -25,7 +25,9 @@ from pipeline.run.job import (
     real_stages,
 )
 from pipeline.run.plan import Plan
+from pipeline.run.tally import Progress, pace_of
 from pipeline.store.lease import Lease
+from pipeline.store.pace import Pace
 from pipeline.store.state import RunSummary
 from pipeline.text import without_credentials
 
@@ -64,7 +66,7 @@ def _on_ray(
     plan: Plan, n_pending: int, *, stages_of: StagesOf, limits: Limits
 ) -> Iterator[Carriage]:
     config = plan.config
-    rows_per_shard = config.rows_per_shard
+    rows_per_shard = plan.sizes.rows_per_shard
     with (
         connected(config) as pool,
         tally_channel(plan.run, rows_per_shard=rows_per_shard, n_pending=n_pending) as channel,
@@ -82,7 +84,10 @@ def _on_ray(
                 check_alive()
                 raise PassBrokenError(_reason_of(error), channel.end_pass()) from error
 
-        yield Carriage(run_pass, channel.progress, partial(steps_at_once, config, pool))
+        def pace(progress: Progress) -> Pace | None:
+            return pace_of(progress, n_cpus=n_cpus(), n_writers=pool.n_writers)
+
+        yield Carriage(run_pass, channel.progress, pace)
 
 
 def _reason_of(error: RayError) -> str:

@@ -2,33 +2,44 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.logs import LogFormat, set_up_logging
-from pipeline.run.steps import Write, concatenated
+from pipeline.run.gather import ShardGathering, concatenated
+from pipeline.run.steps import Write
+from pipeline.store.schema import StoreLayout
 
 
+@dataclass(frozen=True)
 class ShardSink(Datasink):  # type: ignore[misc]
-    """Gathers whole shards, and has them written by ``write``.
+    """Gathers the blocks of tasks, which come in any order, and has whole shards written.
 
-    Blocks come in the order of their rows, and a shard's end is the end of a block. So the blocks
-    that Ray Data gathers up to ``rows_per_shard`` rows are one shard exactly; the last shard, which
-    may be short, is what is left at the end. A write that gets anything else is refused.
+    Whoever brings the last block of a shard writes it. The blocks before it wait in an actor, which
+    lives as long as the pass.
     """
 
-    def __init__(self, write: Write, rows_per_shard: int, log_format: LogFormat) -> None:
-        self._write = write
-        self._rows_per_shard = rows_per_shard
-        self._log_format = log_format
-
-    @property
-    def min_rows_per_write(self) -> int:
-        """Rows that Ray Data gathers for one write."""
-        return self._rows_per_shard
+    write_shard: Write
+    gathering: ray.actor.ActorHandle
+    """A `ShardGathering`."""
+    log_format: LogFormat
 
     def write(self, blocks: Iterable[Block], ctx: object) -> None:
-        """Write the blocks of one shard; `StoreError` if they aren't exactly that."""
-        set_up_logging(self._log_format, logging.INFO)
-        self._write(concatenated([BlockAccessor.for_block(block).to_numpy() for block in blocks]))
+        """Hand over blocks, and write the shards that they complete."""
+        set_up_logging(self.log_format, logging.INFO)
+        for block in blocks:
+            columns = BlockAccessor.for_block(block).to_numpy()
+            if parts := ray.get(self.gathering.add.remote(columns)):
+                self.write_shard(concatenated(parts))
+                self.gathering.forget.remote(int(parts[0]["row"][0]))
+
+
+def start_gathering(layout: StoreLayout) -> ray.actor.ActorHandle:
+    """Start the actor that keeps what isn't a whole shard yet, beside the driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(ShardGathering).options(**options).remote(layout)

@@ -1,1 +1,1 @@
-"""Video classifiers of transformers: one adapter per family, found by the config's model type."""
+"""Video classifiers of transformers: one adapter per family, chosen by the config's model type."""

@@ -1,4 +1,4 @@
-"""What the rest of the pipeline knows of a model, whatever its family."""
+"""What the rest of the pipeline knows about a model of any family."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -23,11 +23,11 @@ class Block:
 
     attention: nn.Module
     before: nn.Module | None = None
-    """LayerNorm that takes the stream before the attention; None of a pooler, which has none."""
+    """LayerNorm of the stream before the attention; None for a pooler, which has none."""
     behind: nn.Module | None = None
-    """LayerNorm that takes the stream behind it."""
+    """LayerNorm of the stream behind the attention."""
     project: tuple[nn.Linear, ...] = ()
-    """Linear layers from what the heads read to what is added, in order."""
+    """Linear layers from what the heads read to what is added to the stream, in order."""
 
 
 class Adapter(ABC):
@@ -40,25 +40,25 @@ class Adapter(ABC):
     input_name: ClassVar[str] = "pixel_values"
     """The model's argument that takes the frames."""
     norm_offset: ClassVar[float] = 0.0
-    """What the weights of its LayerNorms are counted from."""
+    """A LayerNorm scales by its weight plus this."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.grid = self.geometry(model.config)
         self._run_on_sdpa()
-        # Each once, before the model may be compiled.
+        # Watch each module once, before the model may be compiled.
         for module in dict.fromkeys(self._watched()):
             watch(module)
 
     def _watched(self) -> Iterator[nn.Module]:
-        """Modules whose streams methods read, beside attention."""
+        """Modules other than attention whose streams a method reads."""
         for block in self.blocks().values():
             yield from (module for module in (block.before, block.behind) if module is not None)
         if self.last_block is not None:
             yield self.last_block
 
     def _run_on_sdpa(self) -> None:
-        """Switch the model's attention over to one that `capture` can read, in place."""
+        """Switch the model's attention, in place, to one that `capture` can read."""
         self.model.set_attn_implementation(ATTENTION)
 
     @staticmethod
@@ -73,7 +73,7 @@ class Adapter(ABC):
 
     @staticmethod
     def n_layers(config: PretrainedConfig) -> int:
-        """Layers that `Method.layers` chooses from: those that the readout attends in."""
+        """Layers that `Method.layers` chooses from: those in which the readout attends."""
         return int(config.num_hidden_layers)
 
     @staticmethod
@@ -83,17 +83,17 @@ class Adapter(ABC):
 
     @staticmethod
     def has_temporal_attention(config: PretrainedConfig) -> bool:
-        """Whether attention over time is a step of its own, that `Method.residual` can mix."""
+        """Whether attention over time is a step of its own, which `Method.residual` can mix."""
         return False
 
     @staticmethod
     def pools_mean(config: PretrainedConfig) -> bool:
-        """Whether the mean of the final tokens is classified, and no token is the readout."""
+        """Whether the classifier reads the mean of the final tokens instead of a readout token."""
         return False
 
     @abstractmethod
     def readout(self, layer: int) -> Readout:
-        """Rows that the readout of a layer, from 0, consists of."""
+        """Rows that make up the readout of a layer; layers count from 0."""
 
     @abstractmethod
     def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
@@ -102,8 +102,8 @@ class Adapter(ABC):
         Parameters
         ----------
         rows
-            What `readout` named, each (batch, heads, rows, tokens) float32; heads that are averaged
-            are one head.
+            By the names that `readout` gave, each (batch, heads, rows, tokens) float32; averaged
+            heads count as one head.
         residual
             As `Method.residual` says.
 
@@ -118,24 +118,24 @@ class Adapter(ABC):
 
     @property
     def last_block(self) -> nn.Module | None:
-        """Module that gives the final tokens, where their mean is classified."""
+        """Module whose output is the final tokens, if the classifier reads their mean."""
         return None
 
     @property
     @abstractmethod
     def patch_projection(self) -> nn.Conv2d | nn.Conv3d:
-        """The module that makes tokens of patches or of tubelets, one by one."""
+        """Module that turns each patch or tubelet into a token."""
 
     def blocks_of(self, layer: int) -> tuple[str, ...]:
-        """Names of those `blocks` that make up a layer."""
+        """Names of the `blocks` that make up a layer."""
         return tuple(name for name in self.blocks() if name.split()[-1] == str(layer))
 
     def streams(self, name: str, before: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
-        """Lay the streams of a block out as its attention takes them: (batch, tokens, width)."""
+        """Reshape the streams of a block to what its attention takes: (batch, tokens, width)."""
         return before, behind
 
     def n_copies(self, name: str) -> int:
-        """Batch items of a block's attention in which the same readout stands."""
+        """Count the batch items of a block's attention that hold the same readout."""
         return 1
 
     @abstractmethod
@@ -150,24 +150,25 @@ class Adapter(ABC):
 
     @abstractmethod
     def column(self, pixel_values: Tensor) -> Column:
-        """Way of the readout from its initial value to the logits, of the model's own modules.
+        """Path of the readout from its initial value to the logits, by the model's own modules.
 
-        Where the mean of the final tokens is classified: what is behind the mean, without a start.
+        If the mean of the final tokens is classified, the path begins behind the mean and has no
+        start.
 
         Parameters
         ----------
         pixel_values
-            (clips, frames, 3, height, width), for a readout that begins as a patch.
+            (clips, frames, 3, height, width); needed for a readout that begins as a patch.
         """
 
     @abstractmethod
     def tokens_on_grid(self, parts: Tensor) -> Tensor:
-        """Bring what is of the tokens that a readout reads to (clips, heads, T, P).
+        """Arrange values of the tokens that a readout reads as (clips, heads, T, P).
 
         Parameters
         ----------
         parts
-            (batch, heads, tokens), of the readout's attention; as many batch items as that has.
+            (batch, heads, tokens), with as many batch items as the readout's attention has.
         """
 
     def predict(self, pixel_values: Tensor) -> Tensor:
@@ -178,5 +179,5 @@ class Adapter(ABC):
     def explain(
         self, pixel_values: Tensor, method: Method, classes: Tensor | None = None
     ) -> Explanation:
-        """Predict and attribute, see `pipeline.models.explain.explain`."""
+        """Predict and attribute; see `pipeline.models.explain.explain`."""
         return explain(self, pixel_values, method, classes)

@@ -29,13 +29,13 @@ _MODEL_ARRAYS = frozenset(
         *("runner_up_spatial", "runner_up_temporal", "frame_importance"),
     )
 )
-"""The store's arrays that the model fills, as far as the layout has them."""
+"""The store's arrays that the model fills, if the layout has them."""
 
 
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "could not create a primitive"),
     *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
-    # cuBLAS without room for its handle, and cuDNN for the workspace of any of its convolutions.
+    # cuBLAS without room for its handle, and cuDNN without room for a convolution's workspace.
     *("CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine"),
 )
 """What torch's allocator on a CPU, oneDNN, and CUDA's libraries say in a plain RuntimeError."""
@@ -43,7 +43,7 @@ _OUT_OF_MEMORY = (
 _HALF_MAX = float(torch.finfo(torch.float16).max)
 
 Timed = Callable[[Literal["transfer", "forward"]], AbstractContextManager[None]]
-"""Gives a context whose seconds are those of one part of a forward pass."""
+"""Returns a context that times one part of a forward pass."""
 
 
 class Attributor:
@@ -60,16 +60,16 @@ class Attributor:
     compile_model
         Run the model through torch.compile. Attention is captured within the compiled graph.
     n_threads
-        Torch's threads, on a CPU; results are the same bit for bit only for the same number.
+        Torch's threads, on a CPU; results are equal bit for bit only with the same number.
     timed
-        Is told how long copying the frames to the device takes, and how long all behind it.
+        Times copying the frames to the device, and all that follows.
 
     Raises
     ------
     ModelError
         As `load_adapter` says.
     ConfigError
-        If the model is to be compiled, and this machine has nothing to compile with.
+        If the model is to be compiled and this machine lacks what that needs.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ class Attributor:
         self._clips_at_once: int | None = None
 
     def __call__(self, batch: Columns) -> Columns:
-        """Explain a batch as `ClipLoader` gives it: its columns but ``frames``, and the model's.
+        """Explain a batch of `ClipLoader`: its columns without ``frames``, and the model's.
 
         Clips that failed go through the model as zeros: every batch has the same shape, so a clip's
-        numbers don't depend on whether its neighbours could be decoded. A batch that has nothing
-        else doesn't go through.
+        numbers don't depend on whether its neighbours could be decoded. A batch in which all clips
+        failed skips the model.
 
-        A batch for which the device lacks memory goes through in halves, down to single clips, and
-        so do those after it; what halves leave over goes alone, 5 clips as 2, 2 and 1. Passes of
-        another size may give other last bits. Only a clip that doesn't fit alone fails, as
-        ``model_error``.
+        A batch too large for the device's memory is halved until it fits, down to single clips, and
+        so are the batches after it. A remainder goes by itself: 5 clips go as 2, 2 and 1. Passes of
+        another size may differ in the last bits. A clip fails, as ``model_error``, only if it
+        doesn't fit alone.
         """
         n_clips = len(batch["row"])
         columns = {name: values for name, values in batch.items() if name != "frames"} | {
@@ -140,19 +140,19 @@ class Attributor:
         return columns
 
     def _explain(self, frames: NDArray[np.uint8], label: NDArray[np.int32]) -> Columns | None:
-        """Model's columns of some clips; None if the device has no room for them."""
+        """Columns of the model for some clips; None if the device has no room for them."""
         try:
             with torch.inference_mode():
                 with self._timed("transfer"):
-                    # A copy: Ray's arrays are read-only, which torch would warn of.
+                    # Copy: Ray's arrays are read-only, and torch would warn about that.
                     on_device = torch.tensor(frames, device=self._device)
-                # It ends with the results on the host, and so with what the device had to do.
+                # The time ends when the results are on the host, so it includes the device's work.
                 with self._timed("forward"):
                     return self._columns(on_device, label)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-        # Behind the handler: the error's traceback keeps the tensors that take up the memory.
+        # Return outside the handler: the error's traceback keeps the tensors that fill the memory.
         return None
 
     def _columns(self, frames: Tensor, label: NDArray[np.int32]) -> Columns:
@@ -180,7 +180,7 @@ class Attributor:
         if explanation.target is not None:
             columns["target"] = explanation.target
         if explanation.signed is not None:
-            # Bounded: a part that half precision can't hold would count as a fault of the model.
+            # Clamp: a part too large for half precision would count as a fault of the model.
             signed = explanation.signed.clamp(-_HALF_MAX, _HALF_MAX).half()
             columns["signed"] = signed.reshape(-1, *self._templates["signed"].shape)
         if explanation.frame_importance is not None:
@@ -190,7 +190,7 @@ class Attributor:
         return {name: values.cpu().numpy() for name, values in columns.items()}
 
     def _classes(self, label: NDArray[np.int32], device: torch.device) -> Tensor | None:
-        """Class to explain of each clip, (clips,), -1 for its prediction; None for those of all."""
+        """Class to explain in each clip, (clips,): -1 for the prediction; None for all of these."""
         if self._method.target == "label":
             return torch.tensor(label, dtype=torch.int64, device=device)
         if self._class is not None:
@@ -198,7 +198,7 @@ class Attributor:
         return None
 
     def _attribution(self, prefix: str, joint: Tensor) -> dict[str, Tensor]:
-        """Spatial and temporal part of (clips, ..., T, P), as the store has them."""
+        """Spatial and temporal part of (clips, ..., T, P), as the store holds them."""
         spatial, temporal = spatial_temporal(joint)
         shape = self._templates[f"{prefix}spatial"].shape
         return {
@@ -243,7 +243,7 @@ def _out_of_memory_with(n_clips: int) -> str:
 
 
 def _fill(columns: Columns, clips: NDArray[np.intp], explained: Columns) -> None:
-    """Take over what the model says of clips that were decoded; NaN is a failure of the model."""
+    """Fill in the model's results for clips that were decoded; NaN is a failure of the model."""
     ok = columns["status"][clips] == Status.OK
     finite = np.isfinite(explained["probability"]) & np.isfinite(explained["temporal"]).all(axis=1)
     for name, values in explained.items():
@@ -252,7 +252,7 @@ def _fill(columns: Columns, clips: NDArray[np.intp], explained: Columns) -> None
 
 
 def _fail(columns: Columns, clips: NDArray[np.intp], message: str) -> None:
-    """Name the model's failure on clips that were decoded."""
+    """Record the model's failure on clips that were decoded."""
     failed = clips[columns["status"][clips] == Status.OK]
     columns["status"][failed] = Status.MODEL_ERROR
     columns["message"][failed] = message

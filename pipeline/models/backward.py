@@ -56,7 +56,7 @@ def gradient_relevance(adapter: Adapter, pixel_values: Tensor, classes: Tensor) 
 
 
 def _keeper(reads: dict[str, Tensor], name: str) -> Callable[..., None]:
-    """Keep what goes into a projection, or the first of what comes out of attention."""
+    """Make a hook that keeps a projection's input, or the first output of attention."""
 
     def keep(module: Any, inputs: tuple[Tensor, ...], output: Any = None) -> None:
         reads[name] = inputs[0] if output is None else output[0]
@@ -67,16 +67,16 @@ def _keeper(reads: dict[str, Tensor], name: str) -> Callable[..., None]:
 def held_gradient(
     adapter: Adapter, pixel_values: Tensor, classes: Tensor, *, from_median: bool
 ) -> Tensor:
-    """Input x gradient of each token's embedding, by LibraGrad's rules, see `relevance.held`.
+    """Input x gradient of each token's embedding by LibraGrad's rules, see `relevance.held`.
 
-    Of <u, logits> with ``u = e_class - softmax(logits of the others)``.
+    The gradient is that of <u, logits>, where ``u = e_class - softmax(logits of the others)``.
 
     Parameters
     ----------
     pixel_values, classes
         As `gradient_relevance` takes them.
     from_median
-        Count the input from the embedding of the clip's median frame, z - zmed; else from 0.
+        Measure the input from the embedding of the clip's median frame, z - zmed; else from 0.
 
     Returns
     -------
@@ -103,9 +103,10 @@ def held_gradient(
 
 
 def frame_importance(adapter: Adapter, pixel_values: Tensor, classes: Tensor) -> Tensor:
-    """Which times a class depends on: the share of each of what speaks for it, (clips, T) float32.
+    """Each time's share of what speaks for a class, (clips, T) float32.
 
-    By `held_gradient` counted from the median frame; uniform where nothing speaks for the class.
+    Computed by `held_gradient`, measured from the median frame; uniform if nothing speaks for the
+    class.
     """
     parts = held_gradient(adapter, pixel_values, classes, from_median=True)
     of_times = parts.clamp(min=0).sum(-1)
@@ -114,11 +115,11 @@ def frame_importance(adapter: Adapter, pixel_values: Tensor, classes: Tensor) ->
 
 @contextmanager
 def _differentiable(pixel_values: Tensor) -> Iterator[Tensor]:
-    """Give the clips for a pass that is differentiated, and isn't compiled."""
+    """Copy the clips for a pass that is differentiated and not compiled."""
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.compiler.set_stance("force_eager"),
     ):
-        # Tensors of inference mode can't be kept for a backward pass.
+        # Tensors made in inference mode can't be kept for a backward pass.
         yield pixel_values.clone()

@@ -54,7 +54,7 @@ _OF_TRAINING = (
     # These belong to the decoder of VideoMAE's pretraining, and to V-JEPA 2's predictor.
     *("decoder_", "norm_pix_loss", "pred_"),
 )
-"""Parts of the names of a config's keys that mean nothing to a trained classifier."""
+"""Config keys whose names contain one of these mean nothing to a trained classifier."""
 
 _PROCESSOR_FILES = (IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, PROCESSOR_NAME)
 
@@ -68,13 +68,13 @@ _VIDEO_PROCESSORS: dict[str, type[BaseVideoProcessor]] = {
         VJEPA2VideoProcessor,
     )
 }
-"""By the ``video_processor_type`` of a checkpoint's processor file. From their own modules: without
-torchvision, transformers itself hands out stand-ins that raise."""
+"""By the ``video_processor_type`` of a checkpoint's processor file. They are imported from their
+own modules because, without torchvision, transformers itself hands out stand-ins that raise."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run must know of a checkpoint before any weights are loaded."""
+    """What a run must know about a checkpoint before any weights are loaded."""
 
     name: str
     """Hub id or folder."""
@@ -83,29 +83,30 @@ class Checkpoint:
     weights_digest: str
     """SHA-256 over the safetensors files."""
     config: Mapping[str, Any]
-    """What of its config, by key, decides what the weights compute and what the classes mean."""
+    """The config's values, by key, that decide what the weights compute and what the classes
+    mean."""
     weights_bytes: int
     family: str
     class_names: tuple[str, ...]
     n_layers: int
     """Layers that `Method.layers` chooses from."""
     n_heads: int
-    """Heads of each of these."""
+    """Heads of each of these layers."""
     has_temporal_attention: bool
     """Whether attention over time is a step of its own."""
     pools_mean: bool
-    """Whether the mean of the final tokens is classified, and no token is the readout."""
+    """Whether the classifier reads the mean of the final tokens instead of a readout token."""
     geometry: Geometry
     sampling: Sampling
-    """As the published checkpoints of the family are tested."""
+    """How the family's published checkpoints are tested."""
     preprocessing: Preprocessing
 
     def n_layers_of(self, method: Method) -> int:
-        """Layers that `Method.layers` chooses from; the mean of final tokens is one."""
+        """Count the layers that `Method.layers` chooses from; the mean of final tokens is one."""
         return 1 if method.name == "evidence" and self.pools_mean else self.n_layers
 
     def check_method(self, method: Method) -> None:
-        """Refuse a method that the model can't be explained by.
+        """Refuse a method that can't explain the model.
 
         Raises
         ------
@@ -135,7 +136,7 @@ class Checkpoint:
         method.chosen_layers(self.n_layers_of(method))
 
     def class_of(self, method: Method) -> int | None:
-        """Index of the class that a method names; None if it is another one for each clip.
+        """Index of the class that a method names; None if each clip has a class of its own.
 
         Raises
         ------
@@ -148,24 +149,24 @@ class Checkpoint:
         if index is None:
             raise ConfigError(
                 f"method.target: {method.target!r} is not a class of {self.name}, which has "
-                f"{len(self.class_names)} ({', '.join(self.class_names[:3])}, ...); expected one, "
-                f"or of {', '.join(FOR_TARGETS)}"
+                f"{len(self.class_names)} ({', '.join(self.class_names[:3])}, ...); expected one "
+                f"of these, or {', '.join(FOR_TARGETS)}"
             )
         return index
 
 
 def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
-    """Read a checkpoint's config, processor and weight hash, all of one commit.
+    """Read a checkpoint's config, processor and weight hash, all from one commit.
 
     Raises
     ------
     ModelError
-        If there is no such checkpoint, it is no video classifier of a known family, or it has no
+        If there is no such checkpoint, it isn't a video classifier of a known family, or it has no
         safetensors weights.
     """
     content: dict[str, Any] = {}
     with _quiet(), _refused(name, content):
-        # A branch may move on between one file and the next: what it was at the first counts.
+        # A branch may move on between two files: every file is read at the first one's commit.
         path = cached_file(name, CONFIG_NAME, revision=revision)
         commit = extract_commit_hash(path, None)
         revision = commit or revision
@@ -216,8 +217,9 @@ def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
     Raises
     ------
     ModelError
-        If the weights can't be read, aren't of the config's shapes, or lack some of the model's:
-        transformers would make those up at random, the classifier of a backbone for example.
+        If the weights can't be read, don't have the config's shapes, or lack some that the model
+        needs. transformers would fill those in at random: the classifier of a backbone, for
+        example.
     """
     adapter, name = FAMILIES[checkpoint.family], checkpoint.name
     with _quiet(), _refused(name):
@@ -234,38 +236,39 @@ def load_adapter(checkpoint: Checkpoint, *, device: str) -> Adapter:
     made_up = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if made_up:
         raise ModelError(
-            f"model: {checkpoint.name!r} has no weights, or of another shape, for {made_up[0]} and "
-            f"{len(made_up) - 1} more: expected a whole {adapter.model_class.__name__}"
+            f"model: {checkpoint.name!r} has no weights, or weights of another shape, for "
+            f"{made_up[0]} and {len(made_up) - 1} more: "
+            f"expected a whole {adapter.model_class.__name__}"
         )
     return adapter(model.to(device).eval())
 
 
 def _check_weights_fit(checkpoint: Checkpoint) -> None:
-    """Refuse a config of a model that is far larger than the weights, before any of it is made."""
+    """Refuse a config whose model is far larger than the weights, before building any of it."""
     name, adapter = checkpoint.name, FAMILIES[checkpoint.family]
     config = AutoConfig.from_pretrained(name, revision=checkpoint.revision, trust_remote_code=False)
     with torch.device("meta"):
         model = adapter.model_class(config)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    # A weight takes a byte at least. What little is absent is told by its name.
+    # A weight takes at least a byte. If only a few are absent, `load_adapter` names them.
     if n_parameters > 2 * checkpoint.weights_bytes + 1_000_000:
         raise ModelError(
-            f"model: config.json of {name!r} is of a model of {n_parameters:,} parameters, and its "
-            f"weights are {checkpoint.weights_bytes:,} bytes: expected those of one model"
+            f"model: config.json of {name!r} asks for a model of {n_parameters:,} parameters, and "
+            f"its weights are {checkpoint.weights_bytes:,} bytes: expected those of one model"
         )
 
 
 @contextmanager
 def _refused(name: str, content: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Say of whatever a library raises that the checkpoint can't be loaded, and why.
+    """Turn whatever a library raises into a line that says why the checkpoint can't be loaded.
 
-    ``content`` is the config, once it is read.
+    ``content`` is the config; it is filled in once it has been read.
     """
     try:
         yield
     except StaaError:
         raise
-    # Damage has no end of kinds, and libraries no end of ways to meet it.
+    # Files can be damaged in any way, and libraries may raise anything when they meet it.
     except Exception as error:
         raise ModelError(
             f"model: {name!r} can't be loaded: {_reason(name, error, content)}"
@@ -274,7 +277,7 @@ def _refused(name: str, content: Mapping[str, Any] | None = None) -> Iterator[No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and warnings from standing between the user and the one line."""
+    """Silence transformers' progress bars and warnings, so that the user sees our line alone."""
     verbosity, shows_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -287,15 +290,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _processor_parameters(name: str, revision: str | None) -> dict[str, Any]:
-    """Parameters of a checkpoint's image processor, or of its video processor if it has no other.
+    """Parameters of a checkpoint's image processor, or if it has none, of its video processor.
 
-    What the file doesn't say is the class's to say, and V-JEPA 2's doesn't heed all that it does
-    say. transformers' video processors need torchvision to run, and not to be made.
+    The class decides what the file leaves out, and V-JEPA 2's class ignores some of what its file
+    says. transformers' video processors need torchvision to run, but not to be constructed.
     """
     files = {file: _find(name, file, revision) for file in _PROCESSOR_FILES}
     if not any(files.values()):
         raise ModelError(
-            f"model: {name!r} can't be loaded: it has no {_PROCESSOR_FILES[0]}; add that of the "
+            f"model: {name!r} can't be loaded: it has no {_PROCESSOR_FILES[0]}; add the one of the "
             "checkpoint that it was trained from, which says how frames are resized"
         )
     for file, path in files.items():
@@ -323,15 +326,15 @@ def _video_processor(from_file: Mapping[str, Any]) -> BaseVideoProcessor:
     try:
         return _VIDEO_PROCESSORS[kind](**from_file)
     except (TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"its {kind} has parameters of another kind: {error}") from error
+        raise ValueError(f"its {kind} can't take its parameters: {error}") from error
 
 
 def _deciding(config: PretrainedConfig) -> dict[str, Any]:
-    """Take what of a config decides of results; classes' names as a digest, as they may be many.
+    """Keep the parts of a config that decide results; class names, which may be many, as a digest.
 
-    Values that are the class's defaults are left out: a later transformers may have more of them.
+    Values equal to the class's defaults are left out, as a later transformers may have more keys.
     """
-    # What every model has: the version and dtype that it was saved with, its path, what it returns.
+    # Keys of every config: the version and dtype it was saved with, its path, what it returns.
     common = PretrainedConfig().to_dict().keys() - {"model_type"}
     defaults = {**type(config)().to_dict(), "model_type": None}
     deciding = {
@@ -351,14 +354,14 @@ def _class_names(name: str, config: PretrainedConfig) -> tuple[str, ...]:
     for index in range(n_classes):
         if index not in config.id2label:
             raise ModelError(
-                f"model: the config of {name!r} names {n_classes} classes in id2label, and none of "
+                f"model: the config of {name!r} names {n_classes} classes in id2label, but none of "
                 f"them is {index}: expected 0 to {n_classes - 1}"
             )
     return tuple(config.id2label[index] for index in range(n_classes))
 
 
 def _weight_files(name: str, revision: str | None) -> list[Path]:
-    """Safetensors files of a checkpoint, one or as many as its index lists."""
+    """Safetensors files of a checkpoint: one, or all that its index lists."""
     if single := _find(name, SAFE_WEIGHTS_NAME, revision):
         return [single]
     expected = [SAFE_WEIGHTS_NAME]
@@ -372,7 +375,7 @@ def _weight_files(name: str, revision: str | None) -> list[Path]:
 
 
 def _find(name: str, file: str, revision: str | None) -> Path | None:
-    """Path of a checkpoint's file, None where it has none, or it can't be had now."""
+    """Path of a checkpoint's file; None if it doesn't exist or is out of reach."""
     found = cached_file(
         name,
         file,
@@ -384,7 +387,7 @@ def _find(name: str, file: str, revision: str | None) -> Path | None:
 
 
 def _lack(name: str, file: str, revision: str | None) -> str:
-    """Why a file of a checkpoint isn't there: it has none, or it can't be had now."""
+    """Say why a checkpoint's file isn't there: it doesn't exist, or is out of reach."""
     try:
         cached_file(name, file, revision=revision)
     except OSError as error:

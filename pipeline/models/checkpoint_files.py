@@ -1,8 +1,8 @@
-"""What the files of a checkpoint say, checked before anything is made of it.
+"""Check what the files of a checkpoint say before anything is built from them.
 
-A config names sizes, and a model of a thousand million layers is begun like any other. A processor
-names sizes, means and deviations, and what isn't a number there fails far away, in the middle of a
-clip. So values that can't be used are told here, by file, key and value.
+A config may ask for a thousand million layers, and libraries would start building them. A processor
+whose size, mean or deviation isn't a number fails much later, in the middle of a clip. So values
+that can't be used are reported here, by file, key and value.
 """
 
 import json
@@ -21,17 +21,17 @@ _MOST_OF_OTHERS = 100_000
 _MOST_LABELS = 1_000_000
 _MOST_PIXELS = 10_000
 _MOST_EMBEDDED = 200_000_000
-"""Tokens times width: 27 million in the largest published model. Some build their table of places
-number by number."""
+"""Tokens times width: 27 million in the largest published model. Some models build their table of
+positions one number at a time."""
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
-    """Read a JSON file of a checkpoint, which has a table at its top.
+    """Read a checkpoint's JSON file, whose top level must be a table.
 
     Raises
     ------
     ModelError
-        When it isn't that.
+        If the file isn't JSON, or isn't a table.
     """
     where = f"model: {name!r} can't be loaded: its {path.name}"
     try:
@@ -77,7 +77,7 @@ _MAY_BE_0 = ("num_pooler_layers",)
 
 
 def check_sizes(config: PretrainedConfig, name: str) -> None:
-    """Refuse a config with a size that no model has, or a number that isn't one.
+    """Refuse a config with an impossible size, or with something else in place of a number.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def check_sizes(config: PretrainedConfig, name: str) -> None:
 
 
 def check_tokens(n_tokens: int, config: PretrainedConfig, name: str) -> None:
-    """Refuse a model with more tokens of its width than can be held.
+    """Refuse a model whose tokens, times their width, are more than memory can hold.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def check_tokens(n_tokens: int, config: PretrainedConfig, name: str) -> None:
     width = int(getattr(config, "hidden_size", 1))
     if n_tokens < 1:
         raise ModelError(
-            f"model: config.json of {name!r} gives no token: its frames are less than a tubelet"
+            f"model: config.json of {name!r} gives no tokens: its frames are smaller than a tubelet"
         )
     if n_tokens * width > _MOST_EMBEDDED:
         raise ModelError(
@@ -129,7 +129,7 @@ def check_tokens(n_tokens: int, config: PretrainedConfig, name: str) -> None:
 
 
 def check_processor(parameters: Mapping[str, Any], file: str, name: str) -> None:
-    """Refuse a processor with a value that isn't of its key's kind.
+    """Refuse a processor with a value that doesn't suit its key.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def weight_files_of(content: Mapping[str, Any], file: str, name: str) -> list[st
     Raises
     ------
     ModelError
-        When it isn't an index, or names what isn't a file beside it.
+        If it isn't an index, or names something that isn't a file beside it.
     """
     where = f"model: {name!r} can't be loaded: its {file}"
     table = content.get("weight_map")
@@ -172,7 +172,7 @@ def told(error: Exception, content: Mapping[str, Any] | None = None) -> str:
     Parameters
     ----------
     content
-        The config, whose value is told where the library names its key.
+        The config; if the library names a key, its value is quoted.
     """
     text = " ".join(str(error).split())
     named = re.search(r"[Ff]ield '(\w+)'", text)
@@ -186,7 +186,7 @@ def told(error: Exception, content: Mapping[str, Any] | None = None) -> str:
 
 
 def short(value: object, most: int = 60) -> str:
-    """Tell a value, no more of it than is needed to find it; a text of our own as it is."""
+    """Show a value, shortened to what is needed to find it; longer texts of our own as they are."""
     if isinstance(value, str) and most > 60:
         text = value
     elif isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**15:
@@ -198,7 +198,7 @@ def short(value: object, most: int = 60) -> str:
 
 
 def _processor_values(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys that are read of a processor, those of processors in a processor's file as well."""
+    """Keys and values of a processor, including those of processors nested in its file."""
     for key, value in parameters.items():
         if isinstance(value, dict) and key.endswith("_processor"):
             yield from _processor_values(value)
@@ -207,7 +207,7 @@ def _processor_values(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]
 
 
 def _unfit(key: str, value: Any) -> str | None:
-    """Say what was expected in place of a processor's value; None for one that is fit."""
+    """Say what was expected in place of a processor's value; None if the value is valid."""
     if key in ("size", "crop_size"):
         sizes = value.values() if isinstance(value, dict) else value
         if not isinstance(value, dict | list | tuple):

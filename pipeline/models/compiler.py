@@ -1,4 +1,4 @@
-"""What torch.compile needs of a machine, said before it is missed in the middle of a run."""
+"""Check what torch.compile needs from a machine before a run starts, not in the middle of it."""
 
 import os
 import platform
@@ -11,16 +11,16 @@ from pipeline.errors import ConfigError
 
 
 def check_compiler(device: str) -> None:
-    """Refuse to compile where torch.compile has no compiler, or no headers of Python.
+    """Refuse to compile where torch.compile lacks a compiler or Python's headers.
 
-    Where a run's command is given there may be both, and on the nodes of its cluster neither.
+    The machine that starts a run may have both while the nodes of its cluster have neither.
 
     Raises
     ------
     ConfigError
         Names what is missing, and the machine.
     """
-    # As they are looked for: C++ by torch.compile, C by its Triton.
+    # torch.compile looks for a C++ compiler, its Triton for a C one.
     variable, language, compilers = "CXX", "C++", ["g++"]
     if device == "cuda":
         variable, language, compilers = "CC", "C", ["gcc", "clang"]
@@ -32,7 +32,7 @@ def check_compiler(device: str) -> None:
             f"{' or '.join(compilers)} on {platform.node()}; install one, or name it by {variable}"
         )
     header = Path(sysconfig.get_path("include", scheme="posix_prefix"), "Python.h")
-    # Elsewhere Python comes with them, in places of their own.
+    # On other systems Python comes with its headers, in other places.
     if sys.platform == "linux" and not header.exists():
         raise ConfigError(
             f"compile_model: torch.compile needs Python's headers, and there is no {header} on "

@@ -6,3 +6,8 @@ import torch
 def n_gpus() -> int:
     """Count the GPUs that torch can use here."""
     return torch.cuda.device_count()
+
+
+def device_of(asked_for: str) -> str:
+    """Device to run on, of ``auto``, ``cpu`` or ``cuda``: a GPU where there is one."""
+    return asked_for if asked_for != "auto" else ("cuda" if n_gpus() else "cpu")

@@ -1,4 +1,4 @@
-"""From one forward pass of a model to its prediction and attribution, by each method."""
+"""Predict and attribute in one forward pass of a model, by any method."""
 
 from __future__ import annotations
 
@@ -39,40 +39,41 @@ if TYPE_CHECKING:
     from pipeline.models.adapter import Adapter
 
 Readout = Mapping[str, tuple[nn.Module, Callable[[Scores], Tensor]]]
-"""What is read of a layer's attention: by name, the module and the rows to take, of each head or of
-their mean."""
+"""What is read from a layer's attention: by name, the module and a function that takes the rows, of
+each head or of their mean."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one forward pass says of a batch: the prediction, and what it was read from."""
+    """What one forward pass says about a batch: the prediction, and what it was read from."""
 
     logits: Tensor
     """(clips, classes), in the precision of the forward pass."""
     joint: Tensor
-    """(clips, layers, T, P) float32; the joint attribution of each layer that was asked for, first
-    to last, of its heads together. Sums to 1 over (T, P)."""
+    """(clips, layers, T, P) float32; the joint attribution of each requested layer, first to last,
+    with its heads taken together. Sums to 1 over (T, P)."""
     head_joint: Tensor | None = None
-    """(clips, layers, heads, T, P) float32; of each head alone, where heads are kept. `joint` isn't
-    their mean where shares are renormalised: heads are averaged before. Of divided attention these
-    are the heads of the attention over space, and that over time is averaged over its own."""
+    """(clips, layers, heads, T, P) float32; the same of each head alone, if heads are kept. `joint`
+    isn't their mean where shares are renormalised, as heads are averaged before that. With divided
+    attention these are the heads of the attention over space; attention over time is averaged over
+    its heads."""
     total: Tensor | None = None
-    """(clips, T, P) float32; the joint attribution of the layers together, of evidence alone."""
+    """(clips, T, P) float32; the joint attribution of the layers together, by evidence alone."""
     target: Tensor | None = None
-    """(clips,) int64; the class that was explained, where the method is of a class."""
+    """(clips,) int64; the class that was explained, if the method explains one."""
     signed: Tensor | None = None
     """(clips, T, P) float32, in logits; what speaks for the class rather than for the others, or
     for the best class rather than for the second."""
     runner_up: Tensor | None = None
-    """(clips, T, P) float32; the joint attribution of the second best class, if it is asked for."""
+    """(clips, T, P) float32; the joint attribution of the second best class, if requested."""
 
     frame_importance: Tensor | None = None
-    """(clips, T) float32; how much of what the class depends on is in each time, see
+    """(clips, T) float32; the share of each time in what the class depends on, see
     `pipeline.models.backward.frame_importance`. Sums to 1."""
 
     @property
     def attribution(self) -> Tensor:
-        """The run's joint attribution, (clips, T, P): of all layers together, or the last one's."""
+        """Joint attribution of the run, (clips, T, P): of all layers together, or of the last."""
         return self.joint[:, -1] if self.total is None else self.total
 
 
@@ -86,9 +87,9 @@ def explain(
     pixel_values
         (clips, frames, 3, height, width), normalised.
     classes
-        (clips,) int64: the class to explain of each clip, -1 for its prediction; None for the
-        predictions of all. For methods that are of a class; `Method.target` is resolved by the
-        caller, except for ``top2``.
+        (clips,) int64: the class to explain in each clip; -1 means its prediction, None all
+        predictions. Used by methods that explain a class. The caller resolves `Method.target`,
+        except for ``top2``.
     """
     if method.name == "evidence":
         explanation = _by_evidence(adapter, pixel_values, method, classes)
@@ -109,7 +110,7 @@ def explain(
 
 
 def _target(logits: Tensor, classes: Tensor | None) -> Tensor:
-    """Class to explain of each clip, (clips,) int64: the one that is given, or the prediction."""
+    """Class to explain in each clip, (clips,) int64: the given one, or the prediction."""
     predicted = logits.argmax(-1)
     return predicted if classes is None else torch.where(classes >= 0, classes, predicted)
 
@@ -132,7 +133,7 @@ def _by_contribution(adapter: Adapter, pixel_values: Tensor, method: Method) -> 
     norms = {norm for block in blocks.values() for norm in (block.before, block.behind) if norm}
     wanted: dict[object, tuple[nn.Module, Callable[[Any], Any]]] = {
         **{name: (block.attention, scores_and_values) for name, block in blocks.items()},
-        # One may be behind one attention and before the next.
+        # A norm may be behind one attention and before the next.
         **{norm: (norm, stream_before) for norm in norms},
     }
     with capture(wanted) as captured:
@@ -158,7 +159,7 @@ def _by_staa(adapter: Adapter, pixel_values: Tensor, method: Method) -> Explanat
     if method.name == "space":
         for readout in readouts.values():
             readout.pop("temporal", None)
-    # Averaged at once: of all layers of a large model, each head's rows are gigabytes.
+    # Average at once: each head's rows, over all layers of a large model, take gigabytes.
     averages = method.heads == "mean"
     wanted = {
         (layer, name): (module, heads_averaged(read) if averages else read)
@@ -196,14 +197,17 @@ def _by_evidence(
     )
     logits, target, parts = parts_of(adapter, pixel_values, method, classes)
     with _no_autocast(pixel_values):
-        positive, signed = parts.clamp(min=0), parts.sum(dim=(2, 3))
+        signed = parts.sum(dim=(2, 3))
+        of_heads, of_layers, of_all = _positive(parts, method)
         if method.change_weighted:
-            positive = positive * change(pixel_values, adapter.patch_projection)[:, None, None]
-        joint, total = as_distribution(positive.sum(3)), as_distribution(positive.sum((2, 3)))
+            moved = change(pixel_values, adapter.patch_projection)
+            of_heads = of_heads * moved[:, None, None]
+            of_layers, of_all = of_layers * moved[:, None], of_all * moved
+        joint, total = as_distribution(of_layers), as_distribution(of_all)
         of_class = Explanation(
             logits,
             joint[0],
-            head_joint=as_distribution(positive[0]) if method.heads == "keep" else None,
+            head_joint=as_distribution(of_heads[0]) if method.heads == "keep" else None,
             total=total[0],
             target=target,
             signed=signed[1],
@@ -211,6 +215,20 @@ def _by_evidence(
         if method.target != "top2":
             return of_class
         return replace(of_class, runner_up=total[1], signed=signed[0] - signed[1])
+
+
+def _positive(parts: Tensor, method: Method) -> tuple[Tensor, Tensor, Tensor]:
+    """Positive evidence of each head, of each layer, and of all, as `Method.clamp` says.
+
+    Parameters
+    ----------
+    parts
+        (K, clips, layers, heads, T, P)
+    """
+    of_heads = parts.clamp(min=0)
+    if method.clamp == "parts":
+        return of_heads, of_heads.sum(3), of_heads.sum((2, 3))
+    return of_heads, parts.sum(3).clamp(min=0), parts.sum((2, 3)).clamp(min=0)
 
 
 def _parts_of_reads(
@@ -237,7 +255,7 @@ def _parts_of_reads(
 def _parts_of_final_tokens(
     adapter: Adapter, pixel_values: Tensor, method: Method, classes: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_parts_of_reads`, where the mean of the final tokens is classified: of one layer."""
+    """Do as `_parts_of_reads` does, where the mean of final tokens is classified: one layer."""
     method.chosen_layers(1)
     column, frozen = adapter.column(pixel_values), method.derivative == "frozen"
     wanted: dict[str, tuple[Any, Callable[[Any], Any]]] = {
@@ -267,7 +285,7 @@ def _parts_of_final_tokens(
 
 
 def _directions(logits: Tensor, method: Method, classes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Class that is explained, (clips,), and two directions of each clip, (2, clips, classes)."""
+    """Class that is explained, (clips,), and two directions for each clip, (2, clips, classes)."""
     if method.target == "top2":
         return logits.argmax(-1), top_directions(logits)
     target = _target(logits, classes)
@@ -275,10 +293,10 @@ def _directions(logits: Tensor, method: Method, classes: Tensor | None) -> tuple
 
 
 def _each(function: Callable[[Tensor], Tensor], stacked: Tensor) -> Tensor:
-    """Apply a function to each along the first axis."""
+    """Apply a function to each item along the first axis."""
     return torch.stack([function(one) for one in stacked])
 
 
 def _no_autocast(tensor: Tensor) -> torch.autocast:
-    """Attributions are float32 from the softmax on, whatever the forward pass ran in."""
+    """Switch autocast off: attributions are float32 from the softmax on in any precision."""
     return torch.autocast(tensor.device.type, enabled=False)

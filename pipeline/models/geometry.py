@@ -47,7 +47,7 @@ class Geometry:
 def tubelet_geometry(
     n_frames: int, image_size: int | Sequence[int], tubelet: Sequence[int]
 ) -> Geometry:
-    """Grid of a model that cuts its frames into tubelets, and takes frames of one size only.
+    """Grid of a model that cuts its frames into tubelets and takes frames of one size only.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Readout by an attentive pooler: one query attends to all tokens, and is what is classified."""
+"""Readout by an attentive pooler: one query attends to all tokens and is then classified."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from pipeline.models.explain import Readout
 class PooledAdapter(Adapter):
     """A family that is read by an attentive pooler: A is the row of its query, `pooled_attention`.
 
-    That cross-attention is the only place where the prediction is read from tokens, and so the only
-    layer: 0, or -1. In the blocks before it tokens attend to tokens, and what A gives a token they
-    gathered there from others; rollout follows them.
+    The prediction is read from tokens in this cross-attention alone, so it is the only layer: 0, or
+    -1. In the blocks before it, tokens gather from other tokens, and A counts what they gathered as
+    theirs; rollout follows it back.
     """
 
     input_name = "pixel_values_videos"
@@ -45,13 +45,13 @@ class PooledAdapter(Adapter):
         return {"pooler": (self.pooler, first_row)}
 
     def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
-        """Take the row itself; see `Adapter.attribution`."""
+        """Use the row itself; see `Adapter.attribution`."""
         return self.on_grid(rows["pooler"][:, :, 0])
 
     def tokens_on_grid(self, parts: Tensor) -> Tensor:
-        """Unfold all tokens, which is their order; see `Adapter.tokens_on_grid`."""
+        """Unfold all tokens in their order; see `Adapter.tokens_on_grid`."""
         return self.grid.unfolded(parts)
 
     def on_grid(self, row: Tensor) -> Tensor:
-        """Shares (..., N) of all tokens as (..., T, P), which is their order."""
+        """Unfold shares (..., N) of all tokens, in their order, to (..., T, P)."""
         return self.grid.unfolded(pooled_attention(row))

@@ -1,4 +1,4 @@
-"""From a hub id or a folder to a checkpoint's facts, and from those to a loaded model."""
+"""The model families that are supported, and the adapter of each."""
 
 from transformers import PretrainedConfig
 

@@ -1,8 +1,8 @@
 """TimeSformer (arXiv 2102.05095): attention over time, then over space, with a CLS token.
 
-Its ablations (sec. 3.2) with joint space-time attention, or over space alone, are here too. Their
-attention is eager only in transformers, so the adapter swaps the attention modules of the one model
-that it holds for `SdpaAttention`, which shares their parameters.
+The paper's ablations (sec. 3.2), with joint space-time attention or attention over space alone, are
+here too. In transformers this model has eager attention only, so the adapter replaces the attention
+modules of the model that it holds with `SdpaAttention`, which shares their parameters.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ from pipeline.models.explain import Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {8: 32, 16: 16, 96: 4}
-"""Frames between two samples at 30 fps for TimeSformer, -HR and -L (arXiv 2102.05095, sec. 4)."""
+"""Frames from one sample to the next at 30 fps for TimeSformer, -HR and -L
+(arXiv 2102.05095, sec. 4)."""
 
 _SOMETHING_SOMETHING_CLASSES = 174
 """Something-Something V2's checkpoints are tested on the middles of even segments of the clip
@@ -35,13 +36,14 @@ _ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 class Timesformer(Adapter):
     """`TimesformerForVideoClassification`; its ``attention_type`` decides what is read.
 
-    - ``divided_space_time``: CLS's rows over space, carried back over time, `divided_attention`. A
-      head is one of the attention over space; that over time is another module, whose heads have
-      another order, and it is averaged over them.
-    - ``joint_space_time``: CLS's row over all tokens, `cls_attention`.
-    - ``space_only``: the frames are a batch of pictures, each with its CLS; transformers returns a
-      prediction of each frame. Their logits are averaged here, which equals the paper's mean over
-      the frames' CLS except for the order of it and the last LayerNorm; A is `frame_attention`.
+    - ``divided_space_time``: CLS's rows over space, carried back over time by `divided_attention`.
+      Heads are those of the attention over space. Attention over time is another module whose heads
+      don't correspond to them, so it is averaged over its heads.
+    - ``joint_space_time``: CLS's row over all tokens, by `cls_attention`.
+    - ``space_only``: the frames are a batch of pictures, each with its own CLS, and transformers
+      returns a prediction for each frame. Their logits are averaged here. The paper averages the
+      frames' CLS instead, which differs only in whether the mean comes before or after the last
+      LayerNorm. A is `frame_attention`.
     """
 
     model_class = TimesformerForVideoClassification
@@ -55,7 +57,7 @@ class Timesformer(Adapter):
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
-        """Grid of a checkpoint; `ModelError` if its attention is of no known type."""
+        """Grid of a checkpoint; `ModelError` if the type of its attention isn't known."""
         if config.attention_type not in _ATTENTION_TYPES:
             raise ModelError(
                 f"TimeSformer with attention_type={config.attention_type!r} is not supported: "
@@ -66,7 +68,7 @@ class Timesformer(Adapter):
 
     @staticmethod
     def published_sampling(config: PretrainedConfig) -> Sampling:
-        """Take the stride of Kinetics' checkpoint with as many frames, else uniform."""
+        """Use the stride of the Kinetics checkpoint with as many frames, else sample uniformly."""
         stride = _PUBLISHED_STRIDES.get(config.num_frames)
         if stride is None or config.num_labels == _SOMETHING_SOMETHING_CLASSES:
             return Sampling(kind="uniform", n_samples=config.num_frames)
@@ -74,7 +76,7 @@ class Timesformer(Adapter):
 
     @staticmethod
     def has_temporal_attention(config: PretrainedConfig) -> bool:
-        """Divided attention has."""
+        """Only divided attention has it."""
         return bool(config.attention_type == "divided_space_time")
 
     def predict(self, pixel_values: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class Timesformer(Adapter):
         return logits
 
     def readout(self, layer: int) -> Readout:
-        """CLS's row over space, and with divided attention each patch's mean matrix over time."""
+        """CLS's row over space; with divided attention, also each patch's mean matrix over time."""
         block = self.model.timesformer.encoder.layer[layer]
         cls = {"cls": (block.attention.attention, first_row)}
         if self._kind != "divided_space_time":
@@ -105,7 +107,7 @@ class Timesformer(Adapter):
         return divided_attention(of_frames, over_time, residual=residual)
 
     def column(self, pixel_values: Tensor) -> Column:
-        """CLS's way; with space-only attention one of each frame, whose logits are averaged."""
+        """CLS's path; with space-only attention, one for each frame, whose logits are averaged."""
         body = self.model.timesformer
         start = body.embeddings.cls_token[0, 0] + body.embeddings.position_embeddings[0, 0]
         n_times = self.grid.n_times
@@ -119,7 +121,7 @@ class Timesformer(Adapter):
         )
 
     def tokens_on_grid(self, parts: Tensor) -> Tensor:
-        """Leave out CLS, and unfold by the kind of attention; see `Adapter.tokens_on_grid`."""
+        """Leave out CLS and unfold by the kind of attention; see `Adapter.tokens_on_grid`."""
         if self._kind == "joint_space_time":
             return self._in_time_order(parts[..., 1:])
         return _per_clip(parts[..., 1:], self.grid.n_times)
@@ -131,7 +133,7 @@ class Timesformer(Adapter):
         return projection
 
     def blocks(self) -> Mapping[str, Block]:
-        """Attention over space, and with divided attention that over time before it."""
+        """Attention over space; with divided attention, each after its attention over time."""
         blocks = {}
         for index, layer in enumerate(self.model.timesformer.encoder.layer):
             if self._kind == "divided_space_time":
@@ -151,7 +153,7 @@ class Timesformer(Adapter):
         return blocks
 
     def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
-        """Roll CLS out, its own share dropped; each frame's alike with space-only attention."""
+        """Roll CLS out without its own share; with space-only attention, frames count equally."""
         spatial = [layer for name, layer in layers.items() if name.startswith("spatial")]
         query = spatial[0].scores.query
         batch, n_tokens, n_times = query.shape[0], query.shape[2], self.grid.n_times
@@ -168,12 +170,12 @@ class Timesformer(Adapter):
         return shares.reshape(-1, n_times, n_tokens - 1) / n_times
 
     def streams(self, name: str, before: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
-        """Lay divided attention's streams out as its modules take them, frame or patch by frame."""
+        """Reshape divided attention's streams to what its modules take, by frame or by patch."""
         if self._kind != "divided_space_time":
             return before, behind
         n_times, width = self.grid.n_times, before.shape[-1]
         if name.startswith("temporal"):
-            # Behind it they are laid out for the attention over space, with CLS.
+            # The stream behind has the layout of the attention over space, with CLS.
             of_frames = behind[:, 1:].reshape(-1, n_times, behind.shape[1] - 1, width)
             return before, of_frames.transpose(1, 2).flatten(0, 1)
         of_patches = behind[:, 1:].reshape(len(behind), -1, n_times, width).transpose(1, 2)
@@ -181,7 +183,7 @@ class Timesformer(Adapter):
         return before, torch.cat([cls, of_patches], dim=2).flatten(0, 1)
 
     def n_copies(self, name: str) -> int:
-        """CLS stands in every frame of divided attention over space."""
+        """Divided attention over space has a copy of CLS in every frame."""
         divided = self._kind == "divided_space_time"
         return self.grid.n_times if divided and name.startswith("spatial") else 1
 
@@ -190,12 +192,12 @@ class Timesformer(Adapter):
         return str(self.model.config.attention_type)
 
     def _in_time_order(self, shares: Tensor) -> Tensor:
-        """(..., T, P) of joint attention's tokens: those of a patch lie together."""
+        """Unfold joint attention's tokens, which lie patch after patch, to (..., T, P)."""
         return shares.reshape(*shares.shape[:-1], -1, self.grid.n_times).transpose(-1, -2)
 
 
 def _per_clip(rows: Tensor, n: int) -> Tensor:
-    """Unfold a batch of n frames or patches a clip: (clips, heads, n, ...)."""
+    """Unfold a batch of n frames or patches per clip to (clips, heads, n, ...)."""
     return rows.reshape(-1, n, *rows.shape[1:]).transpose(1, 2)
 
 

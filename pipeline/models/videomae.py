@@ -17,37 +17,37 @@ from pipeline.models.explain import Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {16: 4}
-"""Frames between two samples of Kinetics, at 30 fps (arXiv 2203.12602, sec. 4.1;
-``--sampling_rate`` of the scripts/kinetics in MCG-NJU/VideoMAE)."""
+"""Frames from one sample to the next on Kinetics, at 30 fps (arXiv 2203.12602, sec. 4.1;
+``--sampling_rate`` in scripts/kinetics of MCG-NJU/VideoMAE)."""
 
 _SOMETHING_SOMETHING_CLASSES = 174
-"""Something-Something V2's checkpoints sample the whole clip evenly (arXiv 2203.12602, app.; no
-rate in the scripts/ssv2 of MCG-NJU/VideoMAE)."""
+"""Something-Something V2's checkpoints sample the whole clip evenly (arXiv 2203.12602, app.;
+scripts/ssv2 of MCG-NJU/VideoMAE give no rate)."""
 
 
 class VideoMAE(Adapter):
     """`VideoMAEForVideoClassification`: A is the mean over a block's rows of all tokens.
 
     With ``use_mean_pooling=False`` the classifier reads the first token instead, as if it were CLS.
-    It is a patch like the others, in the corner of the first frames; A is its row, with its own
-    column, which is that patch's share.
+    That token is a patch like the others, in the corner of the first frames. A is its row,
+    including its own column, which is that patch's share.
     """
 
     model_class = VideoMAEForVideoClassification
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
-        """Grid of a checkpoint, of tubelets."""
+        """Grid of a checkpoint, in tubelets."""
         patch = config.patch_size
         sides = (patch, patch) if isinstance(patch, int) else tuple(patch)
         return tubelet_geometry(config.num_frames, config.image_size, (config.tubelet_size, *sides))
 
     @staticmethod
     def published_sampling(config: PretrainedConfig) -> Sampling:
-        """Take the stride of Kinetics' checkpoints if there are as many frames, else uniform.
+        """Use the Kinetics checkpoints' stride if there are as many frames, else sample uniformly.
 
-        They see 16 frames (MCG-NJU/videomae-base-finetuned-kinetics); so do those of
-        Something-Something V2, but uniformly (MCG-NJU/videomae-base-finetuned-ssv2).
+        The Kinetics checkpoints see 16 frames (MCG-NJU/videomae-base-finetuned-kinetics). Those of
+        Something-Something V2 see 16 too, sampled uniformly (MCG-NJU/videomae-base-finetuned-ssv2).
         """
         n_frames = VideoMAE.geometry(config).n_frames
         stride = _PUBLISHED_STRIDES.get(n_frames)
@@ -56,21 +56,21 @@ class VideoMAE(Adapter):
         return Sampling(kind="strided", n_samples=n_frames, stride=stride)
 
     def readout(self, layer: int) -> Readout:
-        """Mean row over all tokens, or the row of the first."""
+        """Mean row over all tokens, or the first token's row."""
         attention = self.model.videomae.encoder.layer[layer].attention.attention
         return {"readout": (attention, mean_row if self._pools else first_row)}
 
     def attribution(self, rows: Mapping[str, Tensor], *, residual: bool) -> Tensor:
-        """Take the row itself; see `Adapter.attribution`."""
+        """Use the row itself; see `Adapter.attribution`."""
         return self._on_grid(rows["readout"][:, :, 0])
 
     @staticmethod
     def pools_mean(config: PretrainedConfig) -> bool:
-        """As its config says."""
+        """Read this from the config."""
         return bool(config.use_mean_pooling)
 
     def column(self, pixel_values: Tensor) -> Column:
-        """Give what is behind the mean of the final tokens, or the first token's way."""
+        """Path from the mean of the final tokens to the logits, or the first token's path."""
         body, classifier = self.model.videomae, Affine.of(self.model.classifier)
         layers = tuple(_column_layer(block) for block in body.encoder.layer)
         if self._pools:
@@ -79,7 +79,7 @@ class VideoMAE(Adapter):
         return Column(self._first_token(pixel_values), layers, Norm.of(body.layernorm), classifier)
 
     def tokens_on_grid(self, parts: Tensor) -> Tensor:
-        """Unfold all tokens, the readout too, which is a patch; see `Adapter.tokens_on_grid`."""
+        """Unfold all tokens; the readout is a patch too. See `Adapter.tokens_on_grid`."""
         return self.grid.unfolded(parts)
 
     def _first_token(self, pixel_values: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class VideoMAE(Adapter):
         return projection
 
     def blocks(self) -> Mapping[str, Block]:
-        """Every block's."""
+        """Attention of every block."""
         return {
             str(index): Block(
                 block.attention.attention,
@@ -112,12 +112,12 @@ class VideoMAE(Adapter):
 
     @property
     def last_block(self) -> nn.Module | None:
-        """The last of the encoder, with mean pooling."""
+        """The encoder's last block, with mean pooling."""
         last: nn.Module = self.model.videomae.encoder.layer[-1]
         return last if self._pools else None
 
     def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
-        """Roll all tokens alike out, or the first."""
+        """Roll out all tokens with equal shares, or the first token."""
         followed = list(layers.values())
         readout = all_on_first(followed[0])
         if self._pools:

@@ -20,11 +20,11 @@ class VideoPrism(PooledAdapter):
 
     As in ViViT's model 2, the encoder's first blocks attend over the patches of a frame, its last
     over the times of a patch. The pooler's query then attends to all T * P tokens at once, so A is
-    joint over space and time. What A gives a token at (t, p) is read there, but it was gathered: by
-    the spatial blocks from all of frame t, by the temporal ones from all times of patch p.
+    joint over space and time. What A counts at (t, p) is read there, but the blocks before gathered
+    it: the spatial ones from all of frame t, the temporal ones from all times of patch p.
 
-    The encoder's scores are capped, which SDPA can't do;
-    `pipeline.attribution.attention.attend` does it some queries at a time. The pooler's aren't.
+    The encoder's scores are capped, which SDPA can't do; `pipeline.attribution.attention.attend`
+    computes them for some queries at a time. The pooler's scores aren't capped.
     """
 
     model_class = VideoPrismForVideoClassification
@@ -32,11 +32,11 @@ class VideoPrism(PooledAdapter):
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
-        """Grid of a checkpoint; `ModelError` if its tubelets are of more than a frame."""
+        """Grid of a checkpoint; `ModelError` if its tubelets span more than one frame."""
         if config.tubelet_size[0] != 1:
             raise ModelError(
                 f"VideoPrism with tubelets of {config.tubelet_size[0]} frames is not supported: "
-                "expected 1, as its temporal blocks take it to be"
+                "expected 1, which its temporal blocks assume"
             )
         return tubelet_geometry(config.num_frames, config.image_size, config.tubelet_size)
 
@@ -44,8 +44,8 @@ class VideoPrism(PooledAdapter):
     def published_sampling(config: PretrainedConfig) -> Sampling:
         """Take frames evenly over the clip, as many as the model was trained on.
 
-        16 for VideoPrism-B and 8 for -L (cards of google/videoprism-base-f16r288 and
-        -large-f8r288). The cards name no stride: the classifiers are trained by their users.
+        That is 16 for VideoPrism-B and 8 for -L (cards of google/videoprism-base-f16r288 and
+        -large-f8r288). The cards name no stride, because users train the classifiers.
         """
         return Sampling(kind="uniform", n_samples=config.num_frames)
 
@@ -56,7 +56,7 @@ class VideoPrism(PooledAdapter):
         return module
 
     def column(self, pixel_values: Tensor) -> Column:
-        """Follow the query: what it reads takes its place, without an MLP, and is normalised."""
+        """Path of the query: what it reads replaces it, without an MLP, and is normalised."""
         norm = self.model.head_layernorm
         project = Affine.of(self.model.head.o_proj)
         return Column(
@@ -75,7 +75,7 @@ class VideoPrism(PooledAdapter):
         return projection
 
     def blocks(self) -> Mapping[str, Block]:
-        """Those of the spatial blocks, the temporal blocks and the pooler, in that order."""
+        """Attention of the spatial blocks, the temporal blocks and the pooler, in that order."""
         encoder = self.model.vision_model
         layers = {f"spatial {i}": layer for i, layer in enumerate(encoder.spatial_layers)}
         layers |= {f"temporal {i}": layer for i, layer in enumerate(encoder.temporal_layers)}
@@ -93,7 +93,7 @@ class VideoPrism(PooledAdapter):
         return {**blocks, "pooler": query}
 
     def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
-        """Roll the pooler's row out, over the times of each patch and then within each frame."""
+        """Roll the pooler's row out over the times of each patch, then within each frame."""
         spatial = [layer for name, layer in layers.items() if name.startswith("spatial")]
         temporal = [layer for name, layer in layers.items() if name.startswith("temporal")]
         joint = self.on_grid(layers["pooler"].row())

@@ -1,4 +1,4 @@
-"""ViViT, unfactorised (arXiv 2103.15691, model 1): every token attends to all, and CLS is read."""
+"""ViViT, unfactorised (arXiv 2103.15691, model 1): every token attends to all; CLS is read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,25 +16,25 @@ from pipeline.models.explain import Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {32: 2}
-"""Frames between two samples, of Kinetics at 25 fps (arXiv 2103.15691, sec. 4.1; ``stride`` of
-scenic/projects/vivit/configs/kinetics400/vivit_base_k400.py in google-research/scenic)."""
+"""Frames from one sample to the next, on Kinetics at 25 fps (arXiv 2103.15691, sec. 4.1; ``stride``
+in scenic/projects/vivit/configs/kinetics400/vivit_base_k400.py in google-research/scenic)."""
 
 
 class Vivit(Adapter):
-    """`VivitForVideoClassification`: A is a block's row of CLS, see `cls_attention`."""
+    """`VivitForVideoClassification`: A is CLS's row in a block, see `cls_attention`."""
 
     model_class = VivitForVideoClassification
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
-        """Grid of a checkpoint, of tubelets."""
+        """Grid of a checkpoint, in tubelets."""
         return tubelet_geometry(config.num_frames, config.image_size, config.tubelet_size)
 
     @staticmethod
     def published_sampling(config: PretrainedConfig) -> Sampling:
-        """Take the stride of the published checkpoints if there are as many frames, else uniform.
+        """Use the published checkpoints' stride if there are as many frames, else sample uniformly.
 
-        They see 32 frames (google/vivit-b-16x2-kinetics400).
+        The published checkpoints see 32 frames (google/vivit-b-16x2-kinetics400).
         """
         n_frames = Vivit.geometry(config).n_frames
         stride = _PUBLISHED_STRIDES.get(n_frames)
@@ -51,7 +51,7 @@ class Vivit(Adapter):
         return self._on_grid(rows["cls"][:, :, 0])
 
     def column(self, pixel_values: Tensor) -> Column:
-        """CLS's way."""
+        """CLS's path through the blocks."""
         body = self.model.vivit
         return Column(
             start=body.embeddings.cls_token[0, 0] + body.embeddings.position_embeddings[0, 0],
@@ -71,7 +71,7 @@ class Vivit(Adapter):
         return projection
 
     def blocks(self) -> Mapping[str, Block]:
-        """Every block's."""
+        """Attention of every block."""
         return {
             str(index): Block(
                 block.attention,
@@ -83,7 +83,7 @@ class Vivit(Adapter):
         }
 
     def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
-        """Roll CLS out, its own share dropped."""
+        """Roll CLS out without its own share."""
         followed = list(layers.values())
         return self._on_grid(rollout(all_on_first(followed[0]), followed))
 

@@ -17,10 +17,11 @@ _PUBLISHED_SAMPLING = {
     32: Sampling(kind="strided", n_samples=32, stride=2, target_fps=30.0),
     64: Sampling(kind="strided", n_samples=64, stride=2, target_fps=12.0),
 }
-"""By frames, ``frame_step`` of configs/eval/vitl and vitg-384 in facebookresearch/vjepa2.
+"""By the number of frames: ``frame_step`` in configs/eval/vitl and vitg-384 of
+facebookresearch/vjepa2.
 
-The classifiers of 16 and 64 frames are of Something-Something V2, whose clips have 12 frames/s,
-those of 32 frames of Diving-48, with 30.
+The classifiers with 16 and 64 frames are for Something-Something V2, whose clips have 12 frames/s;
+those with 32 frames are for Diving-48, which has 30.
 """
 
 
@@ -34,14 +35,14 @@ class VJEPA2(PooledAdapter):
 
     @staticmethod
     def geometry(config: PretrainedConfig) -> Geometry:
-        """Grid of a checkpoint, of tubelets."""
+        """Grid of a checkpoint, in tubelets."""
         patch = config.patch_size
         tubelet = (config.tubelet_size, patch, patch)
         return tubelet_geometry(config.frames_per_clip, config.crop_size, tubelet)
 
     @staticmethod
     def published_sampling(config: PretrainedConfig) -> Sampling:
-        """Take the stride of the published classifier with as many frames, else uniform."""
+        """Use the stride of the published classifier with as many frames, else sample uniformly."""
         n_frames = VJEPA2.geometry(config).n_frames
         uniform = Sampling(kind="uniform", n_samples=n_frames)
         return _PUBLISHED_SAMPLING.get(n_frames, uniform)
@@ -53,7 +54,7 @@ class VJEPA2(PooledAdapter):
         return module
 
     def column(self, pixel_values: Tensor) -> Column:
-        """Follow the query: its attention has no output projection, and itself no values."""
+        """Path of the query: its attention has no output projection, the query no values."""
         layer = self.model.pooler.cross_attention_layer
         mlp = Mlp(
             Norm.of(layer.layer_norm2),
@@ -75,7 +76,7 @@ class VJEPA2(PooledAdapter):
         return projection
 
     def blocks(self) -> Mapping[str, Block]:
-        """Every block's of the encoder and of the pooler, and the query's, in that order."""
+        """Attention of every block of the encoder and of the pooler, then of the query."""
         blocks = [
             Block(block.attention, block.norm1, block.norm2, (block.attention.proj,))
             for block in self.model.vjepa2.encoder.layer
@@ -95,6 +96,6 @@ class VJEPA2(PooledAdapter):
         return {**named, "pooler": query}
 
     def rollout(self, layers: Mapping[str, Mixing]) -> Tensor:
-        """Roll the pooler's row out, through its blocks and the encoder's."""
+        """Roll the pooler's row out through the pooler's blocks and the encoder's."""
         *followed, pooler = layers.values()
         return self.on_grid(rollout(pooler.row(), followed))

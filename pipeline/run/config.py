@@ -134,13 +134,17 @@ class RunOptions(FrozenConfig):
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)
-    """Copies of the model that run at once; by default one per GPU, or on half of the CPUs."""
+    """Copies of the model that run at once; by default one per GPU, or, without GPUs, as many as
+    decoding waits for, at most one for each CPU."""
     cpus_per_model: float = Field(default=1, gt=0, allow_inf_nan=False)
-    """CPUs, and torch threads, of each copy of the model."""
-    batch_size: int = Field(default=8, ge=1, le=4096)
-    """Clips in one forward pass; with another size, last bits of the results may be others."""
-    rows_per_shard: int = Field(default=256, ge=1, le=65_536)
-    """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`."""
+    """Torch threads of each copy of the model on CPUs, which decoding has while it is idle."""
+    batch_size: int | None = Field(default=None, ge=1, le=4096)
+    """Clips in one forward pass, by default 8, and 32 where the models run on GPUs; a run that is
+    there keeps its own. With another size, last bits of the results may be others."""
+    rows_per_shard: int | None = Field(default=None, ge=1, le=65_536)
+    """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`. By
+    default 256 for up to 100,000 rows, and up to 4,096 for more; a run that is there keeps its own.
+    """
     decode_timeout: Seconds = Field(default=60.0, gt=0, le=86_400)
     """Time that decoding one file may take, for example 30s or 2min, before it is stopped, tried
     once more, and given up as `timeout`; time in which the machine is frozen isn't counted. May
@@ -148,8 +152,16 @@ class RunOptions(FrozenConfig):
     decode_memory: ByteSize = Field(default=ByteSize(4_000_000_000), ge=500_000_000)
     """Memory that decoding one clip may take, for example 4GB, before it is given up, mostly as
     `crashed`; may change as `decode_timeout` may."""
+    frames_cache: str | None = None
+    """Cache of frames at the model's size, a folder at any fsspec URL: a clip whose frames are in
+    it is neither fetched nor decoded, by this run or a later one that takes the same frames.
+    Results are the same with it and without."""
+    frames_cache_size: ByteSize = Field(default=ByteSize(100_000_000_000), ge=0)
+    """What a cache of frames may hold, for example 500GB; then it stops filling. Several models
+    pass frames on through a temporary one of this size at most, if there is no other."""
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Share of failed clips above which the job ends with exit code 1."""
+    """Share of failed clips above which the job ends with exit code 1; those that are too short for
+    the model don't count, as long as others are ok."""
     log_format: LogFormat = "text"
     """Form of the logs, in workers and here; with `json`, progress is logged in place of a bar."""
     local_cpus: int | None = Field(default=None, ge=2, le=1024)
@@ -159,7 +171,7 @@ class RunOptions(FrozenConfig):
 
     @model_validator(mode="after")
     def _batches_fill_shards(self) -> Self:
-        if self.rows_per_shard % self.batch_size:
+        if self.rows_per_shard and self.batch_size and self.rows_per_shard % self.batch_size:
             raise ValueError(
                 f"rows_per_shard={self.rows_per_shard} is not a multiple of "
                 f"batch_size={self.batch_size}: a batch must not span two shards"
@@ -210,6 +222,9 @@ class AttributeJob(RunOptions, OneCall):
     serial: bool = False
     """Compute in this process alone, without Ray: to debug, for a small run, or where Ray can't
     start. For one call; results are the same."""
+    dry_run: bool = False
+    """Compute a handful of clips, say what the whole run will take (clips/s, hours, cores that
+    decode, bytes and objects), and change nothing."""
     take_over: bool = False
     """Go on with a run that somebody else seems to be working on, who then stops writing. For one
     call; whoever has ended without a word is taken over without it, after a minute at most."""

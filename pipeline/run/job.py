@@ -6,9 +6,10 @@ the last one ended or was broken off. At the end every row is accounted for.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,20 @@ from pipeline.logs import fields
 from pipeline.models.attributor import Attributor
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Load, Stages, Write
-from pipeline.run.tally import Channel, Fault, Progress, Stage, shown_progress, what_bounds
+from pipeline.run.tally import Channel, Fault, Progress, shown_progress
+from pipeline.status import Status
+from pipeline.store.create import consolidate, unconsolidate
 from pipeline.store.failures import write_failures
 from pipeline.store.lease import Lease
 from pipeline.store.opening import Absent, Foreign, find_store, open_store
+from pipeline.store.pace import Pace, write_pace
 from pipeline.store.pending import PendingRows, pending_rows, read_status
 from pipeline.store.state import RunSummary, summarise
 
 _LOGGER = logging.getLogger(__name__)
 
+_NOTE_S = 30.0
+"""Between two notes of a run's pace."""
 _PROCESS_BYTES = 1_000_000_000
 """Memory of a process that has loaded torch, with room for the frames of a batch."""
 
@@ -72,14 +78,33 @@ class Pass:
     shards: NDArray[np.int64]
     lease: Lease | None
 
-    def batches(self, n_clips: int) -> list[range]:
-        """Cut the shards into rows that are loaded together: whole batches of one shard each."""
-        shards = map(self.plan.layout.shard_rows, self.shards.tolist())
-        return [
-            range(start, min(start + n_clips, rows.stop))
-            for rows in shards
-            for start in range(rows.start, rows.stop, n_clips)
-        ]
+    def tasks(self, n_clips: int, n_small: int = 0) -> list[range]:
+        """Cut the shards into rows that are loaded together: whole batches of one shard each.
+
+        Parameters
+        ----------
+        n_clips
+            Clips of a task, a multiple of the batch's. Where it is one of `Sizes.unit`, no task
+            ends amid the views of a video.
+        n_small
+            Tasks of one batch (or unit) that come first, before as many of two, and so on:
+            something is there for the models, and then for the storage, as soon as can be.
+        """
+        sizes = self.plan.sizes
+        unit = sizes.batch_size if n_clips % sizes.unit else sizes.unit
+        tasks: list[range] = []
+        size = unit if n_small else n_clips
+        for shard in self.shards.tolist():
+            rows = self.plan.layout.shard_rows(shard)
+            start = rows.start
+            while start < rows.stop:
+                if n_small and size < n_clips:
+                    size = min(n_clips, unit << (len(tasks) // n_small))
+                # A shard may begin amid a video, if its size was chosen so.
+                stop = min((start + size) // unit * unit, rows.stop)
+                tasks.append(range(start, stop))
+                start = stop
+        return tasks
 
     def load(self, stages: Stages, channel: Channel) -> Load:
         """Make the step that loads."""
@@ -99,8 +124,8 @@ class Carriage:
     """Computes the pending rows of a pass; raises `PassBrokenError`."""
     progress: Callable[[], Progress | None]
     """Says how far the run is; None if that isn't known now."""
-    n_at_once: Callable[[], Mapping[Stage, float]]
-    """Says how many of each step go on at once."""
+    pace: Callable[[Progress], Pace | None]
+    """Says how fast it is, and what bounds it."""
 
 
 Carrier = Callable[[Plan, int], AbstractContextManager[Carriage]]
@@ -124,11 +149,14 @@ def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
             decode_timeout_s=config.decode_timeout,
             decode_memory_bytes=int(config.decode_memory),
             witness=plan.witness,
+            cache=plan.cache,
+            shared=plan.shared,
+            fetching=partial(channel.part, "fetch"),
             on_clip=channel.decoded,
         ),
         attribute=Attributor,
         attribute_arguments={
-            "timed": channel.timed,
+            "timed": channel.part,
             "checkpoint": checkpoint,
             "method": config.method,
             "layout": plan.layout,
@@ -166,6 +194,7 @@ def carry_out(
         _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
         seconds, bounded, broken_by = 0.0, "", ""
         if pending.n_rows:
+            unconsolidate(open_store(plan.store_url, mode="r+"))
             started_s = time.monotonic()
             with carrier(plan, pending.n_rows) as carriage:
                 with shown_progress(
@@ -173,16 +202,18 @@ def carry_out(
                     n_rows=plan.layout.n_rows,
                     n_done=plan.layout.n_rows - pending.n_rows,
                     log_format=plan.config.log_format,
+                    watch=_now_and_then(partial(_noted, plan, carriage)),
                 ):
                     broken_by = _in_passes(plan, pending, carriage.run_pass, limits, lease)
-                if progress := carriage.progress():
-                    bounded = what_bounds(progress, carriage.n_at_once())
+                bounded = _noted(plan, carriage, carriage.progress())
             seconds = time.monotonic() - started_s
         store = open_store(plan.store_url)
         status = read_status(store)
         if lease is not None:
             lease.check()
         write_failures(plan.config.out, store, status, plan.manifest)
+        if (status != Status.PENDING).all():
+            consolidate(open_store(plan.store_url, mode="r+"))
     except (StoreError, ManifestError, OSError) as error:
         gone = f"{plan.store_url} was deleted while the run went on"
         match find_store(plan.store_url):
@@ -196,6 +227,30 @@ def carry_out(
     counts = {code.label: count for code, count in summary.counts.items()}
     _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
     return summary
+
+
+def _noted(plan: Plan, carriage: Carriage, progress: Progress | None) -> str:
+    """Note a run's pace beside its store, and say it; empty where it isn't known."""
+    pace = carriage.pace(progress) if progress else None
+    if pace is None:
+        return ""
+    # For whoever asks: a run doesn't fail for it.
+    with suppress(StorageError, OSError):
+        write_pace(plan.config.out, pace)
+    return str(pace)
+
+
+def _now_and_then(note: Callable[[Progress], str]) -> Callable[[Progress], None]:
+    """Give what calls ``note`` at most every `_NOTE_S`."""
+    noted_at_s = time.monotonic()
+
+    def watch(progress: Progress) -> None:
+        nonlocal noted_at_s
+        if time.monotonic() - noted_at_s > _NOTE_S:
+            noted_at_s = time.monotonic()
+            note(progress)
+
+    return watch
 
 
 def _in_passes(
@@ -214,8 +269,8 @@ def _in_passes(
     -------
     What broke the last pass off that was; empty if none was
     """
-    config = plan.config
-    shards_per_pass = max(1, limits.batches_per_pass * config.batch_size // config.rows_per_shard)
+    sizes = plan.sizes
+    shards_per_pass = max(1, limits.batches_per_pass * sizes.batch_size // sizes.rows_per_shard)
     shards, left_out = pending.shards, pending.shards[:0]
     n_stuck, broken_by = 0, ""
     while len(shards):
@@ -228,7 +283,7 @@ def _in_passes(
                 lease.check()
             remaining = np.setdiff1d(left.shards, left_out)
             broken_by = str(broken)
-            faulty = broken.shards(config.rows_per_shard)
+            faulty = broken.shards(sizes.rows_per_shard)
             n_left, n_shards = len(remaining), len(shards)
             _LOGGER.warning("%d of %d shards are left: %s", n_left, n_shards, broken)
             n_stuck = n_stuck + 1 if n_left == n_shards else 0

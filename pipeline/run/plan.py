@@ -3,36 +3,51 @@
 Planning reads and checks, and changes nothing; `pipeline.run.prepare` makes the changes.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
+import numpy as np
+
 from pipeline import __version__
+from pipeline.clips.frames_cache import FramesCache
 from pipeline.clips.reachable import find_witness
 from pipeline.clips.sampling import Sampling
+from pipeline.clips.shared_decode import SharedReader
 from pipeline.clips.views import Views
 from pipeline.dataset.labels import resolve_labels
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ConfigError, ManifestError, ModelError, StoreError
 from pipeline.models.checkpoint import Checkpoint, load_adapter, read_checkpoint
+from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig, OneCall
-from pipeline.run.resources import Machine, check_models, fit_into_store
+from pipeline.run.resources import (
+    Machine,
+    Sizes,
+    check_models,
+    chosen_sizes,
+    fit_into_store,
+    guessed_rate,
+)
 from pipeline.store.append import check_appended
 from pipeline.store.opening import (
     Absent,
     Foreign,
     Found,
     Store,
+    Target,
     Unfinished,
     Unreadable,
     check_same_run,
     check_writable,
     find_store,
 )
-from pipeline.store.pending import pending_rows
+from pipeline.store.pending import pending_rows, read_status
 from pipeline.store.record import ModelFacts, ModelIdentity, RunIdentity, RunRecord, status_codes
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
+from pipeline.store.space import check_space
 
 ATTRIBUTION_VERSION = 2
 """Part of a run's identity: raised when the same input would give other attributions."""
@@ -54,11 +69,20 @@ class Plan:
     record: RunRecord
     witness: str | None = None
     """Path of a clip that can be read, found before anything was started."""
+    cache: FramesCache | None = None
+    """Where frames are looked for, and left; see `pipeline.run.frames`."""
+    shared: tuple[SharedReader, ...] = ()
+    """Runs of the same job for which clips are decoded, too."""
 
     @property
     def layout(self) -> StoreLayout:
         """Sizes of the store."""
         return self.record.layout
+
+    @property
+    def sizes(self) -> Sizes:
+        """How its rows are cut."""
+        return Sizes(self.record.identity.batch_size, self.layout.rows_per_shard, len(self.views))
 
     @property
     def store_url(self) -> str:
@@ -100,6 +124,45 @@ def plan_run(
     """
     call = call or OneCall()
     pool = machine and check_models(config, machine)
+    target = find_store(store_url(config.out), mode="r+")
+    plan = describe_run(config, call, target=target, machine=machine)
+    if machine and pool:
+        fit_into_store(
+            plan.sizes,
+            clip_bytes=plan.checkpoint.geometry.clip_bytes,
+            row_bytes=plan.layout.row_bytes,
+            cpus=machine.cpus,
+            n_models=pool.n_models,
+            store_bytes=int(config.local_object_store),
+        )
+    n_pending = _check_target(plan, target)
+    if not call.overwrite:  # Deleting a run makes room, and it isn't known how much.
+        check_space(config.out, plan.layout, n_pending)
+    return replace(plan, witness=find_witness(plan.manifest) if n_pending else None)
+
+
+def describe_run(
+    config: AttributeConfig,
+    call: OneCall | None = None,
+    *,
+    target: Target | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """Read what a configuration names, and say what its run is; nothing is held against it.
+
+    Parameters
+    ----------
+    target
+        What is at the run's store; by default it is looked at.
+    call, machine
+        As in `plan_run`.
+
+    Raises
+    ------
+    StaaError
+        One of its kinds, which names what is wrong.
+    """
+    call = call or OneCall()
     manifest = read_manifest(config.manifest)
     for key, url in (("out", config.out), ("manifest", config.manifest), ("clips", manifest.root)):
         if url.startswith("memory://"):
@@ -113,19 +176,12 @@ def plan_run(
     class_of_label = resolve_labels(
         manifest, class_names=checkpoint.class_names, model=checkpoint.name
     )
-    record = _record(config, manifest, checkpoint, sampling, views)
-    if machine and pool:
-        fit_into_store(
-            config,
-            clip_bytes=checkpoint.geometry.clip_bytes,
-            row_bytes=record.layout.row_bytes,
-            cpus=machine.cpus,
-            n_models=pool.n_models,
-            store_bytes=int(config.local_object_store),
-        )
-    reads_clips = _check_target(config, call, manifest, record.identity, checkpoint)
-    witness = find_witness(manifest) if reads_clips else None
-    return Plan(config, call, manifest, checkpoint, views, class_of_label, record, witness)
+    target = target or find_store(store_url(config.out))
+    record = _record(config, manifest, checkpoint, sampling, views, Sizes(1, 1))
+    stored = target.store.record if isinstance(target, Found) and not call.overwrite else None
+    sizes = _sizes(config, checkpoint, record, stored, machine)
+    record = _record(config, manifest, checkpoint, sampling, views, sizes)
+    return Plan(config, call, manifest, checkpoint, views, class_of_label, record)
 
 
 def _record(
@@ -134,6 +190,7 @@ def _record(
     checkpoint: Checkpoint,
     sampling: Sampling,
     views: Views,
+    sizes: Sizes,
 ) -> RunRecord:
     geometry, method = checkpoint.geometry, config.method
     n_layers = checkpoint.n_layers_of(method)
@@ -141,7 +198,7 @@ def _record(
     return RunRecord(
         layout=StoreLayout(
             n_rows=views.n_rows(manifest.n_rows),
-            rows_per_shard=config.rows_per_shard,
+            rows_per_shard=sizes.rows_per_shard,
             n_frames=geometry.n_frames,
             n_times=geometry.n_times,
             height=geometry.height,
@@ -165,8 +222,8 @@ def _record(
             compile_model=config.compile_model,
             # Another device or number of threads may also give other last bits. They are the
             # machine's, and a run may go on elsewhere.
-            batch_size=config.batch_size,
-            rows_per_shard=config.rows_per_shard,
+            batch_size=sizes.batch_size,
+            rows_per_shard=sizes.rows_per_shard,
             attribution_version=ATTRIBUTION_VERSION,
         ),
         config=config.model_dump(mode="json"),
@@ -183,35 +240,75 @@ def _record(
     )
 
 
-def _check_target(
+def _sizes(
     config: AttributeConfig,
-    call: OneCall,
-    manifest: Manifest,
-    identity: RunIdentity,
     checkpoint: Checkpoint,
-) -> bool:
+    record: RunRecord,
+    stored: RunRecord | None,
+    machine: Machine | None,
+) -> Sizes:
+    """Sizes as the configuration has them, or the run that is there, or as this machine likes.
+
+    Parameters
+    ----------
+    record
+        Of the run, with any sizes.
+    stored
+        Record of the run that is there.
+    machine
+        As in `plan_run`.
+    """
+    if stored is not None:
+        given = (config.batch_size, config.rows_per_shard)
+        kept = (stored.identity.batch_size, stored.identity.rows_per_shard)
+        batch_size, rows_per_shard = (
+            size or of_run for size, of_run in zip(given, kept, strict=True)
+        )
+        return Sizes(batch_size, rows_per_shard, len(stored.views))
+    gpus = machine.gpus if machine else n_gpus()
+    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
+    geometry = checkpoint.geometry
+    rate = guessed_rate(
+        weights_bytes=checkpoint.weights_bytes,
+        n_tokens=geometry.n_times * geometry.height * geometry.width,
+        cpus=machine.cpus if machine else (os.cpu_count() or 1),
+        gpus=gpus if device == "cuda" else 0,
+    )
+    return chosen_sizes(
+        config,
+        n_rows=record.layout.n_rows,
+        n_views=len(record.views),
+        row_bytes=record.layout.row_bytes,
+        device=device,
+        clips_per_s=rate,
+        store_bytes=int(config.local_object_store) if machine else None,
+    )
+
+
+def _check_target(plan: Plan, target: Target) -> int:
     """Refuse a target that holds another run or something else, or that can't be written.
 
     Returns
     -------
-    Whether the run has a clip to read
+    Rows that are to be computed, at the most
     """
-    target = find_store(store_url(config.out), mode="r+")
+    config, call = plan.config, plan.call
     match target:
         case Foreign(reason):
-            raise StoreError(f"out: {store_url(config.out)} is {reason}")
+            raise StoreError(f"out: {plan.store_url} is {reason}")
         case Unreadable(reason) if not call.overwrite:
             raise StoreError(f"out: {reason}")
         case Found(store) if not call.overwrite:
-            _check_store(store, call, manifest, identity)
-            adds = call.append or bool(call.statuses_to_retry)
-            return adds or pending_rows(store).n_rows > 0
+            _check_store(store, call, plan.manifest, plan.record.identity)
+            n_more = plan.layout.n_rows - store.layout.n_rows if call.append else 0
+            n_again = int(np.isin(read_status(store), call.statuses_to_retry).sum())
+            return pending_rows(store).n_rows + n_more + n_again
         case Absent() | Unfinished() if call.append:
             raise ConfigError(f"append: there is no run in {config.out} to add to")
         case _:
             # A store that is there has the digest of weights that could be loaded.
-            _check_weights(checkpoint)
-    return True
+            _check_weights(plan.checkpoint)
+    return plan.layout.n_rows
 
 
 def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunIdentity) -> None:

@@ -7,6 +7,7 @@ from pipeline.store.create import create_store
 from pipeline.store.discard import discard_run
 from pipeline.store.opening import Found, find_store
 from pipeline.store.pending import reset_rows
+from pipeline.store.removed import keep_out
 
 
 def prepare(plan: Plan) -> dict[Status, int]:
@@ -24,11 +25,14 @@ def prepare(plan: Plan) -> dict[Status, int]:
     if plan.call.overwrite:
         discard_run(plan.config.out)
     target = find_store(plan.store_url, mode="r+")
-    if not isinstance(target, Found):
-        create_store(plan.store_url, plan.record)
-        return {}
-    store = target.store
-    if plan.call.append:
-        store = append_rows(store, plan.record)
-    finish_append(store)
-    return reset_rows(store, plan.call.statuses_to_retry)
+    if isinstance(target, Found):
+        store = target.store
+        if plan.call.append:
+            store = append_rows(store, plan.record)
+        finish_append(store)
+        retried = reset_rows(store, plan.call.statuses_to_retry)
+    else:
+        store, retried = create_store(plan.store_url, plan.record), {}
+    # Before anything is computed: what was taken out doesn't come back, whatever this call does.
+    keep_out(plan.config.out, store, plan.manifest)
+    return retried

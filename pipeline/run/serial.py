@@ -13,8 +13,9 @@ import numpy as np
 from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError, StorageError
 from pipeline.models.compiler import check_compiler
-from pipeline.models.device import n_gpus
+from pipeline.models.device import device_of, n_gpus
 from pipeline.run.config import AttributeConfig
+from pipeline.run.gather import concatenated
 from pipeline.run.job import (
     Carriage,
     Limits,
@@ -25,8 +26,8 @@ from pipeline.run.job import (
     real_stages,
 )
 from pipeline.run.plan import Plan
-from pipeline.run.steps import Explain, Stages, concatenated, read_rows
-from pipeline.run.tally import LocalChannel, Tally
+from pipeline.run.steps import Explain, Stages, read_rows
+from pipeline.run.tally import LocalChannel, Tally, pace_of
 from pipeline.store.lease import Lease
 from pipeline.store.state import RunSummary
 
@@ -72,7 +73,7 @@ def execute_serially(
 
 @contextmanager
 def _in_this_process(plan: Plan, n_pending: int, *, stages_of: StagesOf) -> Iterator[Carriage]:
-    tally = Tally(plan.config.rows_per_shard)
+    tally = Tally(plan.sizes.rows_per_shard)
     channel = LocalChannel(tally)
     stages = stages_of(plan, _device(plan.config), channel)
     explain: Explain | None = None
@@ -80,13 +81,13 @@ def _in_this_process(plan: Plan, n_pending: int, *, stages_of: StagesOf) -> Iter
     def run_pass(work: Pass) -> None:
         nonlocal explain
         # The model is loaded once.
-        explain = explain or Explain(stages, channel)
+        explain = explain or Explain(stages, channel, plan.sizes.batch_size)
         try:
             _compute(work, stages, explain, channel)
         except (StorageError, OSError) as error:
             raise PassBrokenError(str(error), tally.end_pass()) from error
 
-    yield Carriage(run_pass, tally.progress, lambda: {"decode": 1, "explain": 1, "write": 1})
+    yield Carriage(run_pass, tally.progress, partial(pace_of, n_cpus=1, n_writers=1))
 
 
 def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel) -> None:
@@ -98,10 +99,10 @@ def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel
             table = read_rows(plan.manifest, rows, plan.views)
         return explain(load({name: table[name].to_numpy() for name in table.column_names}))
 
-    batches = work.batches(plan.config.batch_size)
-    for _, of_shard in groupby(batches, lambda rows: rows.start // plan.config.rows_per_shard):
+    tasks = work.tasks(plan.sizes.unit)
+    for _, of_shard in groupby(tasks, lambda rows: rows.start // plan.sizes.rows_per_shard):
         write(concatenated([explained(rows) for rows in of_shard]))
 
 
 def _device(config: AttributeConfig) -> str:
-    return config.device if config.device != "auto" else ("cuda" if n_gpus() else "cpu")
+    return device_of(config.device)

@@ -21,6 +21,7 @@ from pipeline.clips.views import Views
 from pipeline.dataset.manifest import ROWS_PER_GROUP, Manifest
 from pipeline.errors import StorageError, reason_of
 from pipeline.logs import fields
+from pipeline.run.gather import concatenated
 from pipeline.run.tally import Channel, Commit
 from pipeline.status import Status
 from pipeline.store.lease import Lease
@@ -28,8 +29,11 @@ from pipeline.store.opening import Store, open_store
 from pipeline.store.pending import PendingRows
 from pipeline.store.shards import write_shard
 
-WriteShard = Callable[[Store, Columns, NDArray[np.int64]], NDArray[np.bool_]]
+WriteShard = Callable[..., NDArray[np.bool_]]
 """As `write_shard`."""
+CHECK_S = 1.0
+"""Time for which a lease that was seen to be held is taken to be; whoever takes it over waits for
+longer before it writes."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -95,17 +99,27 @@ class Load:
 
 
 class Explain:
-    """Holds the model, and explains batches."""
+    """Holds the model, and explains the rows of a task, batch by batch.
 
-    def __init__(self, stages: Stages, channel: Channel) -> None:
+    A task is whole batches from its first row on, see `pipeline.run.job.Pass.tasks`: batches are a
+    function of row numbers, however the rows come in tasks.
+    """
+
+    def __init__(self, stages: Stages, channel: Channel, batch_size: int) -> None:
         """Load the model, which may take minutes."""
         self._channel = channel
+        self._batch_size = batch_size
         channel.holds_model()
         with channel.at_work():
             self._attribute = stages.attribute(**stages.attribute_arguments)
 
-    def __call__(self, batch: Columns) -> Columns:
+    def __call__(self, rows: Columns) -> Columns:
         """Columns of the store, as `Stages.attribute` gives them."""
+        starts = range(0, len(rows["row"]), self._batch_size)
+        return concatenated([self._explained(rows, start) for start in starts])
+
+    def _explained(self, rows: Columns, start: int) -> Columns:
+        batch = {name: values[start : start + self._batch_size] for name, values in rows.items()}
         with self._channel.step("explain", batch["row"][batch["status"] != Status.PENDING]):
             return self._attribute(batch)
 
@@ -144,16 +158,16 @@ class Write:
         started_s = time.perf_counter()
         with self.channel.step("write", rows):
             if self.lease is not None:
-                self.lease.check()
+                _check(self.lease)
             store = _opened(self.store_url, self.opened)
+            new = self.pending.mask(rows)
             try:
-                written = self.write(store, columns, rows)
+                written = self.write(store, columns, rows, is_new=bool(new.all()))
             except OSError as error:
                 where = error.filename or self.store_url
                 raise StorageError(f"can't write {where}: {reason_of(error)}") from error
         seconds = time.perf_counter() - started_s
-        # A task that finds its shard committed tells of it: who committed it may not have.
-        new = self.pending.mask(rows)
+        # A task that is tried again tells of its shard again: who wrote it may not have.
         codes, n_rows = np.unique(columns["status"][new], return_counts=True)
         counts = {Status(code).label: int(n) for code, n in zip(codes, n_rows, strict=True)}
         n_bytes = sum(values[new].nbytes for values in columns.values())
@@ -172,15 +186,22 @@ class Write:
         self.channel.commit(Commit(first_row, counts, n_bytes))
 
 
-def concatenated(batches: list[Columns]) -> Columns:
-    """Columns of consecutive batches as one."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
 @lru_cache(maxsize=1)
 def _opened(store_url: str, _pass: str) -> Store:
     """Open the store once in each process and pass: that reads the metadata of every array."""
     return open_store(store_url, mode="r+")
+
+
+def _check(lease: Lease) -> None:
+    """Look whether a lease is still held, once a second in each process."""
+    if time.monotonic() - _checked_at_s.get(lease.token, -CHECK_S) >= CHECK_S:
+        lease.check()
+        _checked_at_s.clear()
+        _checked_at_s[lease.token] = time.monotonic()
+
+
+_checked_at_s: dict[str, float] = {}
+"""When a lease was seen to be held, by its token."""
 
 
 def _spread(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,13 @@ from pipeline.errors import ManifestChangedError, ManifestError, reason_of
 from pipeline.logs import LogFormat
 from pipeline.progress_bar import progress_bar
 from pipeline.status import Status
+from pipeline.store.pace import Pace
 from pipeline.text import without_credentials
 
-Stage = Literal["read", "decode", "explain", "write"]
-"""Step of a run, in the order that rows go through them."""
+Stage = Literal["read", "decode", "explain", "write", "fetch", "transfer"]
+"""Step of a run, in the order that rows go through them; behind them parts of steps: waiting for a
+clip's bytes, which is part of decoding, and for the device to have a batch, part of explaining."""
+_PARTS = ("fetch", "transfer")
 
 _LOGGER = logging.getLogger(__name__)
 _POLL_S = 0.5
@@ -84,6 +87,8 @@ class Progress:
     """Time since anyone who works on the run was heard."""
     working_s: float = 0.0
     """Time from the first clip that was decoded to the last word of anyone."""
+    n_models: int = 0
+    """Processes that held a model at once."""
 
 
 class Tally:
@@ -100,6 +105,12 @@ class Tally:
         self._faults: list[Fault] = []
         self._heard_at_s = time.monotonic()
         self._began_at_s: float | None = None
+        self._n_models = self._most_models = 0
+
+    def hold_model(self) -> None:
+        """Take down that one more process holds a model, until the pass ends."""
+        self._n_models += 1
+        self._most_models = max(self._most_models, self._n_models)
 
     def report(self, report: Report) -> None:
         """Take down what a process has done."""
@@ -134,6 +145,7 @@ class Tally:
         self._faults.clear()
         self._decoded.clear()
         self._explained.clear()
+        self._n_models = 0
         self._heard_at_s = time.monotonic()
         return faults
 
@@ -150,6 +162,7 @@ class Tally:
             seconds=dict(self._seconds),
             silent_s=time.monotonic() - self._heard_at_s,
             working_s=self._heard_at_s - (self._began_at_s or self._heard_at_s),
+            n_models=self._most_models,
         )
 
     def _add(self, rows_of_shard: defaultdict[int, set[int]], rows: Sequence[int]) -> None:
@@ -196,8 +209,17 @@ class Channel(ABC):
         return nullcontext()
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
-        """While open, measure the time of a step or of a part of it."""
+        """While open, measure the time of a step or of a part of it, for those who watch."""
         return nullcontext()
+
+    @contextmanager
+    def part(self, stage: str) -> Iterator[None]:
+        """Work on a part of a step while open, of which the tally hears if it is one of `Stage`."""
+        started_s = time.perf_counter()
+        with self.timed(stage):
+            yield
+        if stage in _PARTS:
+            self.report(Report(seconds={cast(Stage, stage): time.perf_counter() - started_s}))
 
     @abstractmethod
     def report(self, report: Report) -> None:
@@ -230,29 +252,44 @@ class LocalChannel(Channel):
         """Tell what a step failed on."""
         self.tally.fault(fault)
 
+    def holds_model(self) -> None:
+        """Tell that this process holds a model."""
+        self.tally.hold_model()
 
-_WORDS: dict[Stage, str] = {"decode": "decoding", "explain": "the models", "write": "writing"}
 
+def pace_of(progress: Progress, *, n_cpus: float, n_writers: int) -> Pace | None:
+    """Say how fast a run was, and how busy each part; None before anything is stored.
 
-def what_bounds(progress: Progress, n_at_once: Mapping[Stage, float]) -> str:
-    """Say on one line how fast a run was, and which of its steps was the busiest.
+    What a step takes is the time on the clock: that of its own work, and of waiting for a CPU that
+    others have.
 
     Parameters
     ----------
-    n_at_once
-        How many of a step can go on at once.
+    n_cpus
+        Tasks that decode at once.
+    n_writers
+        Shards that are written at once.
     """
     if not progress.working_s or not progress.committed:
-        return ""
-    busy = {
-        stage: min(1.0, progress.seconds.get(stage, 0.0) / (progress.working_s * n))
-        for stage, n in n_at_once.items()
-    }
-    busiest = max(busy, key=lambda stage: busy[stage])
-    shares = ", ".join(f"{_WORDS[stage]} {share:.0%}" for stage, share in busy.items())
-    return (
-        f"{progress.committed / progress.working_s:.3g} clips/s, bounded by {_WORDS[busiest]} "
-        f"(busy: {shares})"
+        return None
+    seconds: dict[str, float] = dict.fromkeys(get_args(Stage), 0.0) | dict(progress.seconds)
+    n_models = max(1, progress.n_models)
+    decode_s = max(0.0, seconds["decode"] - seconds["fetch"])
+
+    def busy(spent_s: float, n_at_once: float) -> float:
+        return min(1.0, spent_s / (progress.working_s * n_at_once))
+
+    clips_per_model_s = progress.explained / seconds["explain"] if seconds["explain"] else 0.0
+    wanted = n_models * clips_per_model_s * decode_s / max(1, progress.decoded)
+    return Pace(
+        clips_per_s=progress.committed / progress.working_s,
+        busy={
+            "decode": busy(decode_s, n_cpus),
+            "transfer": busy(seconds["transfer"], n_models),
+            "model": busy(max(0.0, seconds["explain"] - seconds["transfer"]), n_models),
+            "storage": max(busy(seconds["fetch"], n_cpus), busy(seconds["write"], n_writers)),
+        },
+        cores_lacking=max(0.0, wanted - n_cpus),
     )
 
 

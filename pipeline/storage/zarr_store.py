@@ -80,6 +80,19 @@ class RetryingStore(WrapperStore[FsspecStore]):
             raise
 
 
+class UnreadStore(WrapperStore[Store]):
+    """A Zarr store in which nothing is found, for writing whole objects.
+
+    Zarr reads a shard before it writes it, whatever is written of it.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Nothing, without a request."""
+        return None
+
+
 def zarr_location(url: str) -> str | Store:
     """Give what Zarr opens for a URL: a path, or a store that tries again.
 

@@ -1,5 +1,7 @@
 """Creating the Zarr store of a run from its template."""
 
+import warnings
+
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.group import Group
@@ -64,6 +66,43 @@ def create_array(group: Group, name: str, spec: ArraySpec, layout: StoreLayout) 
         dimension_names=("clip", *spec.dims[1:]),
         attributes={"description": spec.description},
     )
+
+
+def consolidate(store: Store) -> None:
+    """Put the metadata of every array beside the group's, for readers that open all at once.
+
+    For a run that is complete: `unconsolidate` it before rows are appended or set pending.
+
+    Raises
+    ------
+    StoreError
+        If the storage refuses.
+    """
+    try:
+        there = zarr.open_group(store.group.store, path=store.group.path, mode="r")
+        if there.metadata.consolidated_metadata is not None:
+            return
+        with warnings.catch_warnings():
+            # That it is no part of the format: readers do without where they don't know it.
+            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+            zarr.consolidate_metadata(store.group.store, path=store.group.path)
+    except STORAGE_ERRORS as error:
+        raise StoreError(f"can't write {store.url}/zarr.json: {reason_of(error)}") from error
+
+
+def unconsolidate(store: Store) -> None:
+    """Take away what `consolidate` has put there, if it has.
+
+    Raises
+    ------
+    StoreError
+        If the storage refuses.
+    """
+    try:
+        # It was opened without them, and is written as it was opened.
+        store.group.update_attributes({})
+    except STORAGE_ERRORS as error:
+        raise StoreError(f"can't write {store.url}/zarr.json: {reason_of(error)}") from error
 
 
 def _chunk(spec: ArraySpec) -> tuple[int, ...]:

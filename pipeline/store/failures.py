@@ -46,7 +46,12 @@ def write_failures(
         }
     )
     url = failures_url(run_url)
+    write_failures_table(table, url)
+    return url
+
+
+def write_failures_table(table: pa.Table, url: str) -> None:
+    """Write the table, or what is left of it; raises as `write_bytes` does."""
     written = pa.BufferOutputStream()
     pq.write_table(table, written)
     write_bytes(url, memoryview(written.getvalue()))
-    return url

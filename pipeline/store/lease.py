@@ -5,11 +5,13 @@ else's is in its place. A lease is taken over without being asked for when its h
 gone: its process on this host has ended, or the object hasn't changed for `EXPIRY_S`. That is seen
 by watching it, so that clocks need not agree.
 
-Where the storage can create an object on condition that there is none, one of two drivers that
-start at once gets the lease; where it can't, and when a lease is taken over, the driver whose
-object is still there after a while does.
+Of several drivers that start, or take over, at once, one gets the lease. It is created on condition
+that there is none, and renewed and taken over on condition that it is still what was read: under a
+lock of the folder on a disk, by If-None-Match and If-Match on S3. Not every storage has that, and
+some ignore what they don't know: so whoever takes a lease over looks at it once more after a while.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -25,9 +27,9 @@ from uuid import uuid4
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import LeaseError, LeaseLostError, StoreError, reason_of
+from pipeline.errors import LeaseError, LeaseLostError, StorageError, StoreError, reason_of
 from pipeline.storage.files import open_filesystem, read_bytes, write_bytes
-from pipeline.storage.retries import with_retries
+from pipeline.storage.retries import http_status, with_retries
 from pipeline.store.run_folder import lease_url
 
 EXPIRY_S = 60.0
@@ -38,6 +40,8 @@ _SETTLE_S = 2.0
 """From writing a lease over another to looking whether it is still there."""
 _LOOK_S = 1.0
 """Between two looks at a lease that is watched."""
+
+_LOCK_TRIES, _LOCK_WAIT_S = 20, 0.05
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -148,22 +152,29 @@ def held_by(run_url: str) -> Holder | None:
 
 def _acquired(url: str, verb: str, take_over: bool, times: Times) -> Lease:
     lease = Lease(url, _this_process(verb))
+    text = _text(lease, 0)
     found = _read_text(url)
-    if found is None and _created(url, _text(lease, 0)):
-        return lease
-    found = found if found is not None else _read_text(url)
     if found is not None and not take_over:
-        _wait_until_gone(url, found, times)
+        found = _watched(url, found, times)
+    if found is None:
+        if _created(url, text):
+            return lease
+        if (faster := _read_text(url)) is not None and not take_over:
+            raise _refusal(url, _parsed(url, faster))
+        _write(url, text)
+    elif take_over or (swapped := _swapped(url, found, text)) is None:
+        _write(url, text)
+    elif not swapped:
+        raise _refusal(url, _parsed(url, _read_text(url)))
     # Whoever else saw the same has written by now, or will see this one.
-    _write(url, _text(lease, 0))
     time.sleep(times.settle_s)
     if (now := _parsed(url, _read_text(url))) is None or now.token != lease.token:
         raise _refusal(url, now)
     return lease
 
 
-def _wait_until_gone(url: str, found: str, times: Times) -> None:
-    """Return once a lease's holder is seen to be gone.
+def _watched(url: str, found: str, times: Times) -> str | None:
+    """Watch a lease until its holder is seen to be gone: its text then, or None if it is gone, too.
 
     Raises
     ------
@@ -172,7 +183,7 @@ def _wait_until_gone(url: str, found: str, times: Times) -> None:
     """
     lease = _parsed(url, found)
     if lease is not None and lease.holder.is_gone:
-        return
+        return found
     _LOGGER.warning(
         "%s is held by %s; watching for %g s whether it is renewed",
         url,
@@ -184,26 +195,33 @@ def _wait_until_gone(url: str, found: str, times: Times) -> None:
         time.sleep(times.look_s)
         now = _read_text(url)
         if now is None:
-            return
+            return None
         if now != found:
             raise _refusal(url, _parsed(url, now))
+    return found
 
 
 def _refusal(url: str, lease: Lease | None) -> LeaseError:
     whom = lease.holder if lease else "somebody"
     return LeaseError(
-        f"out: {whom} is working on this run, and renews its lease {url}; wait until it has ended, "
-        "or give --take-over if it can't be alive"
+        f"{whom} is working on this run, and renews its lease {url}; wait until it has ended, or "
+        "give --take-over if it can't be alive"
     )
 
 
 def _renew(lease: Lease, stop: threading.Event, times: Times) -> None:
-    n_renewals = 0
+    n_renewals, last = 0, _text(lease, 0).decode()
     while not stop.wait(times.renewal_s):
         try:
-            lease.check()
             n_renewals += 1
-            _write(lease.url, _text(lease, n_renewals))
+            text = _text(lease, n_renewals)
+            if not (swapped := _swapped(lease.url, last, text)):
+                # It was taken over, or there are no conditions, or what was written last arrived
+                # although it seemed not to.
+                lease.check()
+                if swapped is None or not _swapped(lease.url, _read_text(lease.url) or "", text):
+                    _write(lease.url, text)
+            last = text.decode()
         except LeaseLostError as error:
             # Whoever writes next sees it, too.
             _LOGGER.warning("%s", error)
@@ -266,6 +284,60 @@ def _created(url: str, data: bytes) -> bool:
         return False
     except (NotImplementedError, TypeError, ValueError, OSError):
         return False
+    return True
+
+
+def _swapped(url: str, found: str, data: bytes) -> bool | None:
+    """Write the object if it still holds a text: whether it did; None where that can't be done."""
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        return _swapped_under_lock(url, Path(path), found, data)
+    protocols = filesystem.protocol
+    if "s3" not in ((protocols,) if isinstance(protocols, str) else protocols):
+        return None
+    try:
+        # The mark comes before the text that it is to belong to.
+        mark = with_retries(url, lambda: filesystem.info(path, refresh=True))["ETag"]
+        if _read_text(url) != found:
+            return False
+        filesystem.pipe_file(path, data, IfMatch=mark)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError, StorageError) as error:
+        # Also of one that was written while the answer got lost: the text tells.
+        if "PreconditionFailed" in f"{error!r} {error.__cause__!r}" or _is_412(error):
+            return False
+        return None
+    return True
+
+
+def _is_412(error: BaseException) -> bool:
+    return 412 in (http_status(error), http_status(error.__cause__ or error))
+
+
+def _swapped_under_lock(url: str, path: Path, found: str, data: bytes) -> bool | None:
+    """Do it on a disk: everybody who changes a lease there holds the lock of its folder."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        for _ in range(_LOCK_TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(_LOCK_WAIT_S)
+        else:
+            # Who holds it may have been stopped.
+            return None
+        if _read_text(url) != found:
+            return False
+        _write(url, data)
+    except OSError:
+        # Not every network's disk locks folders.
+        return None
+    finally:
+        os.close(folder)
     return True
 
 

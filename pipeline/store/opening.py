@@ -5,12 +5,15 @@ from functools import cache
 from typing import Any, Literal
 
 import zarr
+from zarr.core.array import AsyncArray
 from zarr.core.group import Group
+from zarr.core.sync import sync
+from zarr.storage import StorePath
 
-from pipeline.errors import RunMismatchError, StoreError, reason_of
+from pipeline.errors import RunMismatchError, StaaError, StorageError, StoreError, reason_of
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
-from pipeline.storage.zarr_store import zarr_location
+from pipeline.storage.zarr_store import UnreadStore, zarr_location
 from pipeline.store.record import SCHEMA_NAME, RunIdentity, RunRecord
 from pipeline.store.schema import StoreLayout
 
@@ -45,6 +48,16 @@ class Store:
         """
         return _array(self, name)
 
+    def blank_array(self, name: str) -> Any:
+        """Open an array to write whole shards of: what is there isn't read, one request each.
+
+        Raises
+        ------
+        StoreError
+            As `array` does.
+        """
+        return _blank_array(self, name)
+
     def object_url(self, name: str, shard: int) -> str:
         """URL of the object that holds a shard's rows of an array."""
         array = self.array(name)
@@ -56,10 +69,38 @@ class Store:
 def _array(store: Store, name: str) -> Any:
     try:
         array: Any = store.group[name]
-    except DAMAGE as error:
+        is_as_made = _is_as_made(store, array, name)
+    except (StorageError, StoreError):
+        raise
+    # Of metadata that say nonsense, zarr raises whatever that comes to.
+    except Exception as error:
         raise StoreError(f"{store.url}/{name}/zarr.json is lost or damaged") from error
+    if not is_as_made:
+        raise StoreError(f"{store.url}/{name}/zarr.json is damaged: it is of another array")
     # So that an object that isn't there is known to be lost.
     return array.with_config({"write_empty_chunks": store.layout.checksums})
+
+
+def _is_as_made(store: Store, array: Any, name: str) -> bool:
+    """Whether an array has the sizes of its template; all are enlarged, and ``status`` last."""
+    spec, layout = store.layout.arrays()[name], store.layout
+    rows = layout.n_rows if name == "status" else store.array("status").shape[0]
+    return bool(
+        (array.shape[0] == layout.n_rows or array.shape[0] == rows or name == "status")
+        and array.shape[0] <= layout.n_rows
+        and array.shape[1:] == spec.shape
+        and (array.shards or array.chunks)[0] == layout.rows_per_shard
+        and tuple(array.metadata.dimension_names) == ("clip", *spec.dims[1:])
+        and (array.dtype.kind == "T" if spec.dtype == "str" else array.dtype == spec.dtype)
+        and isinstance(array.metadata.attributes, dict)
+    )
+
+
+@cache
+def _blank_array(store: Store, name: str) -> Any:
+    there = _array(store, name).async_array
+    path = StorePath(UnreadStore(there.store_path.store), there.store_path.path)
+    return zarr.Array(AsyncArray(there.metadata, path, there.config))
 
 
 @dataclass(frozen=True)
@@ -105,12 +146,16 @@ def find_store(url: str, *, mode: Mode = "r") -> Target:
         If the storage doesn't let it be looked at.
     """
     try:
-        group = zarr.open_group(zarr_location(url), mode=mode)
+        # Arrays are opened by themselves: consolidated metadata are for other readers.
+        group = zarr.open_group(zarr_location(url), mode=mode, use_consolidated=False)
     except FileNotFoundError:
         return Absent() if _is_free(url) else Foreign("something that is no Zarr group")
     except zarr.errors.ContainsArrayError:
         return Foreign("a Zarr array, not a store of this product")
-    except (*STORAGE_ERRORS, zarr.errors.BaseZarrError) as error:
+    except (StorageError, StaaError):
+        raise
+    # Of a file that says nonsense, zarr raises whatever that comes to.
+    except Exception as error:
         raise StoreError(f"can't read {url}: {reason_of(error)}") from error
     attributes = group.attrs.asdict()
     schema = attributes.get("schema")
@@ -177,8 +222,11 @@ def check_writable(store: Store) -> None:
         If it can't be written.
     """
     try:
-        # Its own attributes as they are: the only object whose content is known to be right.
-        store.group.update_attributes({})
+        # Its own metadata as they are: the only object whose content is known to be right.
+        metadata = store.group.store_path / "zarr.json"
+        there = sync(metadata.get())
+        if there is not None:
+            sync(metadata.set(there))
     except STORAGE_ERRORS as error:
         raise StoreError(
             f"out: can't write the store at {store.url}: {reason_of(error)}"

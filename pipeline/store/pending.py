@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
 from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store
+from pipeline.store.verify import REMEDY
 
 _N_WRITERS = 16
 """Objects that are reset at once: the time is that of the storage's answers."""
@@ -31,8 +32,7 @@ def read_status(store: Store) -> NDArray[np.uint8]:
         values: NDArray[np.uint8] = status[:]
     except DAMAGE as error:
         raise StoreError(
-            f"{_damaged_object(status)} can't be read: {reason_of(error)}; jobs.verify names all "
-            "that is damaged, and with --repair sets such rows pending"
+            f"{_damaged_object(status)} can't be read: {reason_of(error)}; {REMEDY}"
         ) from error
     n_missing = store.layout.n_rows - len(values)
     return np.pad(values, (0, n_missing), constant_values=Status.PENDING)

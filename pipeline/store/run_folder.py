@@ -10,6 +10,10 @@ METRICS_NAME = "metrics.zarr"
 """What `jobs.evaluate` has measured."""
 LEASE_NAME = "lease.json"
 """Who is working on the run."""
+REMOVED_NAME = "removed.json"
+"""What was taken out of the run and must not come back."""
+PACE_NAME = "pace.json"
+"""How fast the run goes, and what bounds it."""
 REPORT_NAME = "report"
 """Folder of the page."""
 SCORES_NAME = "scores.parquet"
@@ -20,14 +24,16 @@ FINDINGS_NAME = "findings.parquet"
 """What `jobs.audit` has found."""
 FINDINGS_JSON_NAME = "findings.json"
 """The same as JSON."""
+INTERVENTIONS_NAME = "interventions"
+"""Folder of what came of interventions, by `jobs.audit --verify`."""
 
 DERIVED_NAMES = (
     *(FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME),
-    *(SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME),
+    *(PACE_NAME, SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME, INTERVENTIONS_NAME),
 )
 """What jobs leave beside the store in a run's folder."""
-RUN_NAMES = (STORE_NAME, LEASE_NAME, *DERIVED_NAMES)
-"""What in a run's folder is the run's, and goes with it."""
+RUN_NAMES = (STORE_NAME, LEASE_NAME, REMOVED_NAME, *DERIVED_NAMES)
+"""What in a run's folder is the run's."""
 
 
 def in_run(run_url: str, name: str) -> str:
@@ -78,3 +84,18 @@ def findings_json_url(run_url: str) -> str:
 def lease_url(run_url: str) -> str:
     """Where the lease of a run is, see `pipeline.store.lease`."""
     return in_run(run_url, LEASE_NAME)
+
+
+def removed_url(run_url: str) -> str:
+    """Where it is kept what was taken out of a run, see `pipeline.store.removed`."""
+    return in_run(run_url, REMOVED_NAME)
+
+
+def interventions_url(run_url: str) -> str:
+    """Where the outcomes of interventions are in a run's folder."""
+    return in_run(run_url, INTERVENTIONS_NAME)
+
+
+def pace_url(run_url: str) -> str:
+    """Where the pace of a run is, see `pipeline.store.pace`."""
+    return in_run(run_url, PACE_NAME)

@@ -60,6 +60,12 @@ class StoreLayout:
         specs = [spec for spec in self.arrays().values() if spec.dtype != "str"]
         return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
 
+    @property
+    def map_bytes(self) -> int:
+        """Size of the maps of a clip, uncompressed."""
+        specs = [spec for spec in self.arrays().values() if spec.dtype == "float16"]
+        return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
+
     def arrays(self) -> dict[str, ArraySpec]:
         """Template of every array, by name."""
         time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)

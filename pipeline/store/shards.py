@@ -20,12 +20,17 @@ from pipeline.store.opening import Store
 
 
 def write_shard(
-    store: Store, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+    store: Store,
+    columns: Mapping[str, NDArray[Any]],
+    rows: NDArray[np.int64],
+    *,
+    is_new: bool = False,
 ) -> NDArray[np.bool_]:
     """Write one shard: its data, then its ``status``, after which it counts as done.
 
     Rows that are done already keep what is stored of them, whatever the columns have in their
-    place: a shard of which only some rows are pending is completed.
+    place: a shard of which only some rows are pending is completed. Each array's object is written
+    whole, by one request.
 
     Parameters
     ----------
@@ -33,6 +38,8 @@ def write_shard(
         Every array of the store by name, each of the shard's rows.
     rows
         Row numbers of the columns; exactly the rows of one shard.
+    is_new
+        Whether every row is known to be pending: nothing is read then.
 
     Returns
     -------
@@ -67,7 +74,7 @@ def write_shard(
         values: NDArray[Any] = store.array(name)[shard.start : shard.stop]
         return values
 
-    pending: NDArray[np.bool_] = stored("status") == Status.PENDING
+    pending = np.ones(len(shard), bool) if is_new else np.equal(stored("status"), Status.PENDING)
     if (columns["status"][pending] == Status.PENDING).any():
         raise StoreError(f"shard at row {shard.start}: a row to be written is still pending")
     if not pending.any():
@@ -78,7 +85,7 @@ def write_shard(
         if not pending.all():
             values = stored(name)
             values[pending] = columns[name][pending]
-        store.array(name)[shard.start : shard.stop] = values
+        store.blank_array(name)[shard.start : shard.stop] = values
 
     # One object each: on object storage the time is the round trips', so they go side by side.
     with ThreadPoolExecutor(max_workers=len(templates)) as pool:

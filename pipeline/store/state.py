@@ -15,6 +15,7 @@ from pipeline.status import Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
 from pipeline.store.opening import DAMAGE, Store, open_store
+from pipeline.store.pace import Pace, read_pace
 from pipeline.store.pending import read_status
 from pipeline.store.run_folder import store_url
 
@@ -51,9 +52,18 @@ class RunSummary:
         return sum(count for status, count in self.counts.items() if status.failed)
 
     @property
+    def n_too_short(self) -> int:
+        """Rows whose clip has fewer frames than the model sees."""
+        return self.counts.get(Status.TOO_SHORT, 0)
+
+    @property
     def failed_fraction(self) -> float:
-        """Share of the rows that failed."""
-        return self.n_failed / self.n_rows
+        """Share of the rows that failed, those that are too short aside where any row is ok.
+
+        That a clip is shorter than the model's window is no fault of data, storage or machine.
+        """
+        aside = self.n_too_short if self.counts.get(Status.OK) else 0
+        return (self.n_failed - aside) / self.n_rows
 
     def __str__(self) -> str:
         """One line: rows, and the count of each status."""
@@ -87,6 +97,8 @@ class RunState:
     """The first row of each way to fail that occurs."""
     last_written: datetime | None
     """When a shard was committed last, UTC; None where none is or the storage doesn't say."""
+    pace: Pace | None
+    """How fast it goes or went, and what bounded it; None where that isn't noted."""
     model: dict[str, Any]
     manifest: dict[str, Any]
     sampling: dict[str, Any]
@@ -110,6 +122,7 @@ class RunState:
             "shards": {"total": self.n_shards, "done": self.n_shards_done},
             "failures": {status.label: asdict(first) for status, first in self.examples.items()},
             "last_written": self.last_written and self.last_written.isoformat(timespec="seconds"),
+            "pace": self.pace and self.pace.to_json(),
             "model": self.model,
             "manifest": self.manifest,
             "sampling": self.sampling,
@@ -148,6 +161,7 @@ def read_state(run_url: str) -> RunState:
             if code.failed
         },
         last_written=_last_written(f"{url}/status/c"),
+        pace=read_pace(run_url),
         model=record.model.model_dump(),
         manifest={"url": record.config["manifest"], "digest": identity["manifest"]},
         sampling=identity["sampling"],

@@ -6,8 +6,9 @@ is lost. An earlier store has neither: only an object that can't be decoded is s
 clip that has no attribution.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,12 @@ from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
-from pipeline.store.create import create_array
+from pipeline.store.create import create_array, unconsolidate
 from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store, open_store
+
+REMEDY = "jobs.verify names all damage, and with --repair sets such rows pending"
+"""End of every message of a damaged store. It doesn't repeat where, so that a long path leaves it
+whole."""
 
 _N_READERS = 8
 """Shards that are read at once: the time is that of the storage's answers."""
@@ -41,6 +46,22 @@ class Damage:
     def __str__(self) -> str:
         rows = f", rows {self.rows.start} to {self.rows.stop - 1}" if self.rows else ""
         return f"{self.url}{rows}: {self.reason}"
+
+
+def lost_attributions(where: str, classes: Sequence[str] = ()) -> StoreError:
+    """Say of a run that ok clips of it have no attribution.
+
+    Parameters
+    ----------
+    where
+        The run's URL.
+    classes
+        Classes of these clips, where they are known.
+    """
+    of = f" of {', '.join(name[:40] for name in classes[:3])}" if classes else ""
+    return StoreError(
+        f"{where}: ok clips{of} have no attribution, so the store has lost objects; {REMEDY}"
+    )
 
 
 def verify_store(
@@ -76,6 +97,19 @@ def verify_store(
     return damages
 
 
+def check_store(store: Store) -> None:
+    """Read everything that is committed.
+
+    Raises
+    ------
+    StoreError
+        Names the first object that is damaged or lost, and says how many are.
+    """
+    if damages := verify_store(store):
+        more = f", and {len(damages) - 1} more" if len(damages) > 1 else ""
+        raise StoreError(f"{damages[0]}{more}; {REMEDY}")
+
+
 def repair_store(store: Store, damages: list[Damage]) -> NDArray[np.int64]:
     """Set the rows of damaged objects pending, so that the command that made the run goes on.
 
@@ -101,15 +135,34 @@ def repair_store(store: Store, damages: list[Damage]) -> NDArray[np.int64]:
                 create_array(store.group, damage.array, layout.arrays()[damage.array], layout)
         # Arrays are opened once in a store, and some have new metadata.
         reopened = open_store(store.url, mode="r+")
+        if damages:
+            unconsolidate(reopened)
         shards = sorted({damage.shard for damage in damages if damage.shard is not None})
         for shard in shards:
             rows = layout.shard_rows(shard)
-            reopened.array("status")[rows.start : rows.stop] = int(Status.PENDING)
+            reopened.array("status")[rows.start : rows.stop] = _repaired(reopened, rows)
     except STORAGE_ERRORS as error:
         raise StoreError(f"can't repair {store.url}: {reason_of(error)}") from error
     if not shards:
         return np.empty(0, np.int64)
-    return np.concatenate([np.asarray(layout.shard_rows(shard), np.int64) for shard in shards])
+    rows_of = [np.asarray(layout.shard_rows(shard), np.int64) for shard in shards]
+    return np.concatenate(
+        [
+            rows[reopened.array("status")[rows[0] : rows[-1] + 1] == Status.PENDING]
+            for rows in rows_of
+        ]
+    )
+
+
+def _repaired(store: Store, rows: range) -> NDArray[np.uint8]:
+    """Status that the rows of a damaged shard get: what was removed stays so, if that is known.
+
+    Where it isn't, `pipeline.run.prepare` takes these rows out again before any is computed.
+    """
+    status = np.full(len(rows), Status.PENDING, np.uint8)
+    with suppress(*DAMAGE):
+        status[store.array("status")[rows.start : rows.stop] == Status.REMOVED] = Status.REMOVED
+    return status
 
 
 def _damaged_metadata(store: Store) -> Iterator[Damage]:

@@ -6,7 +6,11 @@ from pydantic import Field, model_validator
 
 from pipeline.base_config import FrozenConfig
 from pipeline.synthetic.scenes import Canvas
+from pipeline.synthetic.shortcuts import CLASSES, ShortcutConfig
 from pipeline.synthetic.tasks import TaskName, class_names
+
+DatasetName = TaskName | Literal["shortcuts"]
+"""A task of `pipeline.synthetic.tasks`, or the planted cues of `pipeline.synthetic.shortcuts`."""
 
 
 class SynthesizeConfig(FrozenConfig):
@@ -14,8 +18,11 @@ class SynthesizeConfig(FrozenConfig):
 
     out: str
     """Folder of the dataset, on this machine."""
-    task: TaskName = "actions"
-    """What the class is, see `pipeline.synthetic.tasks`."""
+    task: DatasetName = "actions"
+    """What the class is, see `pipeline.synthetic.tasks`; `shortcuts`: five actions, most of which a
+    planted cue gives away, with copies across the splits and wrong labels."""
+    clean: bool = False
+    """The twin of `shortcuts`: the same scenes with nothing planted."""
     n_actors: int = Field(default=1, ge=1, le=2)
     """With 2, another actor of another class is beside the first, with a mask of its own."""
     distractors: Literal["idle", "acting"] = "idle"
@@ -68,6 +75,28 @@ class SynthesizeConfig(FrozenConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _shortcuts_are_alone(self) -> "SynthesizeConfig":
+        if self.clean and self.task != "shortcuts":
+            raise ValueError(f"clean: only task=shortcuts has a clean twin, not {self.task}")
+        if self.task != "shortcuts":
+            return self
+        for name in ("n_actors", "distractors", "colours", "textures"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: task=shortcuts has scenes of the default style alone")
+        return self
+
+    @property
+    def shortcuts(self) -> ShortcutConfig:
+        """What is planted with ``task=shortcuts``: copies and wrong labels in proportion."""
+        return ShortcutConfig(
+            self.n_clips,
+            self.seed,
+            n_duplicates=round(0.03 * self.n_clips),
+            n_swapped=round(0.04 * self.n_clips),
+            clean=self.clean,
+        )
+
     @property
     def canvas(self) -> Canvas:
         """Size and rate of the video."""
@@ -81,8 +110,10 @@ class TrainConfig(FrozenConfig):
     """Folder that the model, its processor and its card are written to."""
     held_out: str
     """Manifest of synthetic clips of another seed, to measure accuracy on."""
-    task: TaskName = "actions"
-    """What the class is, see `pipeline.synthetic.tasks`."""
+    task: DatasetName = "actions"
+    """What the class is, as `jobs.synthesize` has it."""
+    clean: bool = False
+    """Learn from the clean twin of `shortcuts`."""
     architecture: Literal["timesformer", "vivit", "videomae"] = "timesformer"
     """Family of the model."""
     n_layers: int = Field(default=3, ge=1)
@@ -118,6 +149,8 @@ class TrainConfig(FrozenConfig):
             )
         if self.architecture != "timesformer" and self.n_frames % 2:
             raise ValueError(f"n_frames: {self.n_frames} is odd, and tubelets take two frames")
+        if self.clean and self.task != "shortcuts":
+            raise ValueError(f"clean: only task=shortcuts has a clean twin, not {self.task}")
         return self
 
     @property
@@ -130,4 +163,5 @@ class TrainConfig(FrozenConfig):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Classes of the task as annotations have them, in label order."""
-        return tuple(name.replace("_", " ") for name in class_names(self.task))
+        names = CLASSES if self.task == "shortcuts" else class_names(self.task)
+        return tuple(name.replace("_", " ") for name in names)

@@ -1,10 +1,12 @@
 """Synthetic scenes as a dataset on disk: real H.264 files in Kinetics' layouts, and ground truth.
 
 A dataset folder holds ``annotations.csv`` (Kinetics' columns), the clips below ``clips/``, and
-``ground_truth.zarr``: per clip the actor's mask in every frame and the window of the action.
+``ground_truth.zarr``: per clip the actor's mask in every frame and the window of the action. One
+with planted shortcuts has ``planted.json`` too: what was planted in each clip, by its id.
 """
 
 import csv
+import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,16 +17,19 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.scenes import Scene, actor_mask, render_frame, rival_mask
+from pipeline.synthetic.shortcuts import PlantedClip, plant, render_planted
 from pipeline.synthetic.tasks import Style, class_names, rival_label, task_scene
 from pipeline.synthetic.textures import find_textures
 
 ANNOTATIONS_NAME = "annotations.csv"
 CLIPS_NAME = "clips"
 GROUND_TRUTH_NAME = "ground_truth.zarr"
+PLANTED_NAME = "planted.json"
 
 _KINETICS_CLIP_S = 10
 """Kinetics' annotations span 10 s, whatever the length of the file."""
@@ -38,17 +43,33 @@ class Clip:
     video_id: str
     start_s: int
     path: Path
+    split: str
     rival: str | None = None
     """Class of the second actor, where there is one."""
+    planted: PlantedClip | None = None
+    """What was planted, in a dataset of shortcuts."""
 
-    def annotation(self, split: str) -> dict[str, Any]:
+    @property
+    def label(self) -> str:
+        """Class, as the annotations have it."""
+        label = self.scene.label if self.planted is None else self.planted.label
+        return label.replace("_", " ")
+
+    def frame(self, number: int) -> NDArray[np.uint8]:
+        """Render a frame: uint8 (height, width, 3)."""
+        if self.planted is not None:
+            return render_planted(self.planted, number)
+        return render_frame(self.scene, number)
+
+    @property
+    def annotation(self) -> dict[str, Any]:
         """Row of Kinetics' annotation CSV."""
         return {
-            "label": self.scene.label.replace("_", " "),
+            "label": self.label,
             "youtube_id": self.video_id,
             "time_start": self.start_s,
             "time_end": self.start_s + _KINETICS_CLIP_S,
-            "split": split,
+            "split": self.split,
         }
 
 
@@ -68,13 +89,22 @@ def write_dataset(config: SynthesizeConfig) -> Iterator[Clip]:
     out = Path(config.out)
     textures = () if config.textures is None else find_textures(config.textures)
     style = Style(config.n_actors, config.distractors, config.colours, textures)
-    clips = [_clip(config, style, index) for index in range(config.n_clips)]
+    if config.task == "shortcuts":
+        clips = [
+            _planted_clip(config, planted, index)
+            for index, planted in enumerate(plant(config.shortcuts, config.canvas))
+        ]
+    else:
+        clips = [_clip(config, style, index) for index in range(config.n_clips)]
     _refuse_other_clips(out, clips)
     ground_truth = out / GROUND_TRUTH_NAME
     try:
         for folder in {clip.path.parent for clip in clips}:
             folder.mkdir(parents=True, exist_ok=True)
-        _write_annotations(out / ANNOTATIONS_NAME, clips, config.split)
+        _write_annotations(out / ANNOTATIONS_NAME, clips)
+        if config.task == "shortcuts":
+            facts = {clip.planted.video_id: clip.planted.facts for clip in clips if clip.planted}
+            (out / PLANTED_NAME).write_text(json.dumps(facts, indent=1))
         _create_ground_truth(ground_truth, clips)
     except OSError as error:
         raise ConfigError(f"out: can't write {error.filename or out}: {error.strerror}") from error
@@ -92,8 +122,8 @@ def _refuse_other_clips(out: Path, clips: list[Clip]) -> None:
         )
 
 
-def _write_annotations(path: Path, clips: list[Clip], split: str) -> None:
-    rows = [clip.annotation(split) for clip in clips]
+def _write_annotations(path: Path, clips: list[Clip]) -> None:
+    rows = [clip.annotation for clip in clips]
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -107,17 +137,32 @@ def _write_clips(clips: list[Clip], ground_truth: Path, n_workers: int | None) -
 
 
 def _clip(config: SynthesizeConfig, style: Style, index: int) -> Clip:
+    assert config.task != "shortcuts"
     names = class_names(config.task)
     label = names[index % len(names)]
     scene = task_scene(config.task, config.seed, index, label, config.canvas, style)
     video_id = f"syn{config.seed:03d}{index:05d}"
-    start_s = index * 7 % 60
-    name = f"{video_id}_{start_s:06d}_{start_s + _KINETICS_CLIP_S:06d}.mp4"
-    folder = Path(config.out) / CLIPS_NAME / config.split
+    rival = None if scene.rival is None else rival_label(scene, config.task)
+    start_s = _start_s(index)
+    path = _path(config, video_id, start_s, config.split, label)
+    return Clip(scene, video_id, start_s, path, config.split, rival)
+
+
+def _planted_clip(config: SynthesizeConfig, planted: PlantedClip, index: int) -> Clip:
+    video_id, start_s = planted.video_id, _start_s(index)
+    path = _path(config, video_id, start_s, planted.split, planted.label)
+    return Clip(planted.scene, video_id, start_s, path, planted.split, planted=planted)
+
+
+def _start_s(index: int) -> int:
+    return index * 7 % 60
+
+
+def _path(config: SynthesizeConfig, video_id: str, start_s: int, split: str, label: str) -> Path:
+    folder = Path(config.out) / CLIPS_NAME / split
     if config.layout == "class_folders":
         folder /= label.replace("_", " ")
-    rival = None if scene.rival is None else rival_label(scene, config.task)
-    return Clip(scene, video_id, start_s, folder / name, rival)
+    return folder / f"{video_id}_{start_s:06d}_{start_s + _KINETICS_CLIP_S:06d}.mp4"
 
 
 def _create_ground_truth(path: Path, clips: list[Clip]) -> None:
@@ -143,7 +188,7 @@ def _create_ground_truth(path: Path, clips: list[Clip]) -> None:
         "n_frames": ([clip.scene.n_frames for clip in clips], ("clip",), "int32"),
         "fps": ([canvas.fps for _ in clips], ("clip",), "float64"),
         "window": ([clip.scene.evidence_window for clip in clips], ("clip", "edge"), "float64"),
-        "label": ([clip.scene.label for clip in clips], ("clip",), "str"),
+        "label": ([clip.label.replace(" ", "_") for clip in clips], ("clip",), "str"),
     }
     if clips[0].rival is not None:
         columns["rival_label"] = ([clip.rival for clip in clips], ("clip",), "str")
@@ -177,6 +222,6 @@ def _encode(clip: Clip) -> None:
         # One thread: x264's output depends on their number, and processes share the cores already.
         stream.thread_count = 1
         for frame in range(scene.n_frames):
-            picture = av.VideoFrame.from_ndarray(render_frame(scene, frame), format="rgb24")
+            picture = av.VideoFrame.from_ndarray(clip.frame(frame), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())

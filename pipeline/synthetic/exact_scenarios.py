@@ -1,16 +1,18 @@
-"""EXACT's scenarios (Clark et al. 2024, arXiv 2405.12261) carried to time: clips with known truth.
+"""EXACT's scenarios (Clark et al. 2024, arXiv 2405.12261) extended to time: clips with known truth.
 
-A clip is a pattern P and a background B, grey, of which the pattern alone holds the class:
+A clip is grey and consists of a pattern P, which alone holds the class, and a background B:
 
-- ``linear``: x = a P + (1 - a) B, the class's tetromino at a fixed place. P and B are divided by
-  the Frobenius norm of the whole dataset's, per clip.
-- ``multiplicative``: x = (1 - a P) B, the pattern dims the background; (1 - a P) and B divided so.
-- ``moving``: linear, with place and quarter-turn at random; the class is the shape.
-- ``motion``: linear, one shape that moves; the class is its direction, the truth the swept tube.
-- ``order``: linear, T and then L against L and then T; each frame shows either.
-- ``flash``: a square whose brightness in one frame is the class's sign, beside a brightness of the
-  whole clip that another frame shows: the other frame has nothing of the class, and has to be
-  subtracted to see it. It is a *suppressor*, and not part of the truth.
+- ``linear``: x = a P + (1 - a) B, with the class's tetromino at a fixed place. P and B are each
+  divided by their Frobenius norm over the whole dataset, per clip.
+- ``multiplicative``: x = (1 - a P) B: the pattern dims the background; (1 - a P) and B are divided
+  likewise.
+- ``moving``: linear, with a random place and quarter-turn; the class is the shape.
+- ``motion``: linear, with one moving shape; the class is its direction, the truth the tube it
+  sweeps.
+- ``order``: linear, T then L against L then T; each frame shows one of the two.
+- ``flash``: a square whose brightness in one frame has the class's sign, plus a brightness of the
+  whole clip that another frame shows too. That other frame has nothing of the class but must be
+  subtracted to see it: it is a *suppressor* and not part of the truth.
 
 The background is ``white`` (normal, deviation 0.5) or ``correlated`` (smoothed by 10 pixels).
 """
@@ -31,7 +33,7 @@ SIDE = 64
 N_TIMES = 8
 SHAPES = {"t": ((1, 0), (1, 1), (1, 0)), "l": ((1, 0), (1, 0), (1, 1))}
 _CELL = 8
-"""Pixels of a tetromino's cell."""
+"""Side of a tetromino's cell, in pixels."""
 _SMOOTHING = {"pattern": 1.5, "white": 0.0, "correlated": 10.0}
 _DEVIATION = 0.5
 _CLASSES: dict[Scenario, tuple[str, ...]] = {
@@ -51,10 +53,10 @@ Float32Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ExactClips:
-    """Clips of a scenario."""
+    """Clips in one scenario."""
 
     pixels: Float32Array
-    """(clips, T, 64, 64), -1 to 1: all scaled by one factor."""
+    """(clips, T, 64, 64), -1 to 1; all clips are scaled by one factor."""
     labels: NDArray[np.int64]
     """(clips,): position in `class_names`."""
     truth: NDArray[np.bool_]
@@ -100,13 +102,13 @@ def exact_clips(
 
 
 def as_frames(pixels: Float32Array) -> NDArray[np.uint8]:
-    """Grey clips, -1 to 1, as a model takes frames: (clips, T, 64, 64, 3) uint8."""
+    """Convert grey clips, -1 to 1, to frames for a model: (clips, T, 64, 64, 3) uint8."""
     grey = np.round((pixels + 1) * 127.5).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide by the Frobenius norm of the whole dataset, as the mean norm of a clip."""
+    """Divide by the whole dataset's Frobenius norm, taken per clip."""
     norm = np.sqrt((values**2).sum() / len(values))
     return np.asarray(values / norm)
 
@@ -135,12 +137,12 @@ Drawn = tuple[NDArray[np.float64], NDArray[np.bool_]]
 def _smoothed(frames: NDArray[np.float64]) -> Drawn:
     sigma = _SMOOTHING["pattern"]
     smooth = gaussian_filter(frames, (0, sigma, sigma))
-    # What smoothing carries beyond the edge by a hundredth shows no class.
+    # Where smoothing leaves a hundredth or less, nothing of the class shows.
     return smooth, smooth > 0.01
 
 
 def _linear(label: str, rng: np.random.Generator) -> Drawn:
-    # The two shapes lie apart, as in the paper: which place is bright is the class, too.
+    # The two shapes lie apart, as in the paper, so the bright place gives the class, too.
     place = (8, 8) if label == "t" else (32, 40)
     return _smoothed(np.repeat(_painted(_shape(label), *place)[None], N_TIMES, axis=0))
 
@@ -161,7 +163,7 @@ def _motion(label: str, rng: np.random.Generator) -> Drawn:
         for size, way in zip(shape.shape, (vertical, horizontal), strict=True)
     ]
     corner = [int(rng.integers(space + 1)) for space in room]
-    # A move to the left or up starts where one to the right or down would end.
+    # A move left or up starts where one right or down would end.
     start = [at + reach * (way < 0) for at, way in zip(corner, (vertical, horizontal), strict=True)]
     frames = np.stack(
         [
@@ -184,7 +186,7 @@ def _order(label: str, rng: np.random.Generator) -> Drawn:
 
 
 def _flash(label: str, rng: np.random.Generator) -> Drawn:
-    # As large as what tells the class, so that one frame alone is right half of the time.
+    # So large that one frame alone gives the class only half of the time.
     disturbance = rng.normal(0, 2.0)
     frames = np.zeros((N_TIMES, SIDE, SIDE))
     frames[_FLASH_FRAME, _FLASH, _FLASH] = (1 if label == "bright" else -1) + disturbance

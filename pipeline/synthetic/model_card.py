@@ -13,6 +13,8 @@ _PURPOSES = {
     "nothing told it where the actor is.",
     "order": "It tells whether the actor was warm before it was cool, or cool before it was warm.\n"
     "It learnt from labels alone: nothing told it where the actor is, or when it changes.",
+    "shortcuts": "It tells apart five actions, most of which a planted cue gives away. It is\n"
+    "right for the wrong reasons, and there to be found out.",
     "moment": "It tells the hue in which the actor flashed for one eighth of the clip. It learnt\n"
     "from labels alone: nothing told it where or when.",
 }
@@ -55,6 +57,7 @@ def model_card(
         if weight
         else "none: a label per clip is all that it learnt from"
     )
+    reflections = "" if task == "shortcuts" else ", and their reflections"
     time = (
         f"{_minutes(seconds)}, rendering included, on {os.cpu_count()} CPU cores; "
         f"{_minutes(cpu_seconds)} of CPU time"
@@ -75,7 +78,7 @@ pipeline_tag: video-classification
 | | |
 | --- | --- |
 | command | `python -m jobs.train{flags}` |
-| data | {values["n_clips"]:,} rendered scenes of seed {values["seed"]}, and their reflections |
+| data | {values["n_clips"]:,} rendered scenes of seed {values["seed"]}{reflections} |
 | sampling | uniform: run it with `--sampling.kind uniform` |
 | patch loss | {patch_loss} |
 | seed | {values["seed"]} |

@@ -1,9 +1,10 @@
-"""Scenes in which the class is an action of one actor, and everything else is there to mislead.
+"""Scenes in which the class is one actor's action, and everything else is there to mislead.
 
 The actor is a two-tone disc of a warm colour. It acts only inside a window of the clip and rests in
-its first or last pose outside of it. Around it, cool-coloured distractors stand, drift or swing for
+its first or last pose outside it. Around it, cool-coloured distractors stand, drift or swing for
 the whole clip, over a textured background that pans, under changing brightness and noise. Place,
-size, orientation and colour are drawn alike for every class, so one frame says little about it.
+size, orientation and colour are drawn from the same distribution for every class, so one frame says
+little about the class.
 
 A scene is a few numbers drawn from ``(seed, index)``; frames and masks are pure functions of the
 scene and a frame number, so that any frame can be rendered without the ones before it.
@@ -70,7 +71,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Actor:
-    """The one thing whose motion is the class."""
+    """The shape whose motion is the class."""
 
     action: str
     x: float
@@ -120,12 +121,12 @@ class Distractor:
     vy: float
     color: tuple[float, float, float]
     double: Actor | None = None
-    """Whose action it performs if its motion is ``act``; the rest of it stays as it is."""
+    """Actor whose action it performs if its motion is ``act``; its other properties stay."""
     window: tuple[float, float] = (0.0, 1.0)
-    """Start and end of that action, s."""
+    """Start and end of `double`'s action, s."""
 
     def pose(self, time_s: float, canvas: Canvas) -> Pose:
-        """Pose at a time; what drifts off one side comes back on the other."""
+        """Pose at a time; a shape that drifts off one side comes back on the other."""
         if self.double is not None:
             return self.double.pose(_progress(time_s, self.window))
         x, y, angle = self.x, self.y, self.angle
@@ -143,7 +144,7 @@ class Distractor:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that a clip shows, and the ground truth of where and when its action is."""
+    """Everything that a clip shows, and the ground truth: where and when its action is."""
 
     seed: int
     index: int
@@ -160,15 +161,15 @@ class Scene:
     noise: float
     """Standard deviation of the pixel noise, in grey levels."""
     rival: Actor | None = None
-    """A second actor, whose class is another one; it acts in the same window."""
+    """A second actor, of another class; it acts in the same window."""
     cue: str | None = None
-    """The class, where it isn't the actor's action."""
+    """The class, if it isn't the actor's action."""
     evidence: tuple[float, float] | None = None
-    """Start and end of the time in which the class can be seen, s; by default the window."""
+    """Start and end of the time when the class can be seen, s; by default, the window."""
     recoloured: tuple[tuple[float, float, tuple[float, float, float]], ...] = ()
-    """Start, end (s) and colour of what the actor shows in place of its own colour."""
+    """Start and end (s) of intervals in which the actor changes colour, and that colour."""
     texture: str | None = None
-    """File of the picture behind it all, of `pipeline.synthetic.textures`; by default noise."""
+    """File of the background picture, see `pipeline.synthetic.textures`; by default, noise."""
 
     @property
     def action(self) -> str:
@@ -182,7 +183,7 @@ class Scene:
 
     @property
     def evidence_window(self) -> tuple[float, float]:
-        """Start and end of the time in which the class can be seen, s."""
+        """Start and end of the time when the class can be seen, s."""
         return self.window if self.evidence is None else self.evidence
 
     def actor_pose(self, frame: int) -> Pose:
@@ -212,7 +213,8 @@ def sample_scene(seed: int, index: int, action: str, canvas: Canvas | None = Non
     """Draw a scene of a class; the same ``(seed, index, action, canvas)`` gives the same scene.
 
     The action's window takes 55 to 80 % of the clip and lies anywhere in it. The actor stays in the
-    central square, which is what a model sees, except for a sixteenth of it where a move ends.
+    central square, which is what a model sees; at the end of a move it may leave it by a sixteenth
+    of its side.
     """
     canvas = canvas or Canvas()
     rng = np.random.default_rng([seed, index, ACTIONS.index(action)])
@@ -279,12 +281,12 @@ def render_frame(scene: Scene, frame: int) -> NDArray[np.uint8]:
 
 
 def actor_mask(scene: Scene, frame: int) -> NDArray[np.bool_]:
-    """Where the actor is in a frame, also while it blinks: bool array of shape (height, width)."""
+    """Where the actor is in a frame, even while it blinks: bool array of shape (height, width)."""
     return _disc_mask(scene.actor_pose(frame), scene.canvas)
 
 
 def rival_mask(scene: Scene, frame: int) -> NDArray[np.bool_]:
-    """Where the second actor is and the first isn't in front of it: bool array (height, width)."""
+    """Where the second actor is and isn't hidden by the first: bool array (height, width)."""
     behind: NDArray[np.bool_] = _disc_mask(scene.rival_pose(frame), scene.canvas)
     return behind & ~actor_mask(scene, frame)
 
@@ -332,7 +334,7 @@ def draw_color(
     saturations: tuple[float, float],
     values: tuple[float, float],
 ) -> tuple[float, float, float]:
-    """Draw a colour, RGB from 0 to 255; ranges of HSV from 0 to 1."""
+    """Draw a colour, RGB from 0 to 255, from ranges of HSV from 0 to 1."""
     hue, saturation, value = rng.uniform(*hues), rng.uniform(*saturations), rng.uniform(*values)
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return 255 * red, 255 * green, 255 * blue
@@ -340,7 +342,7 @@ def draw_color(
 
 @lru_cache(maxsize=4)
 def _background(seed: int, index: int, height: int, width: int) -> Float32Array:
-    """Texture of three octaves, larger than the canvas by the pan: float32 (h, w, 3)."""
+    """Texture of three octaves, larger than the canvas by the panning range: float32 (h, w, 3)."""
     rng = np.random.default_rng([seed, index, 101])
     size = (width + _PAN_PX, height + _PAN_PX)
     tint = np.asarray(draw_color(rng, hues=(0, 1), saturations=(0.0, 0.35), values=(0.4, 0.75)))
@@ -360,10 +362,10 @@ def _noise_bank(seed: int, index: int, height: int, width: int) -> Float32Array:
 
 
 def _noise(scene: Scene, frame: int) -> Float32Array:
-    """Take standard normal noise (height, width) from one bank, elsewhere for every frame."""
+    """Take standard normal noise (height, width) from one bank, at another place for each frame."""
     canvas = scene.canvas
     bank = _noise_bank(scene.seed, scene.index, canvas.height, canvas.width)
-    # Two primes step through every offset before one repeats.
+    # With prime steps, every offset occurs before one repeats.
     top, left = (frame * 29) % _NOISE_MARGIN_PX, (frame * 43) % _NOISE_MARGIN_PX
     return bank[top : top + canvas.height, left : left + canvas.width]
 
@@ -372,7 +374,7 @@ Box = tuple[slice, slice]
 
 
 def _coverage(kind: str, pose: Pose, canvas: Canvas) -> tuple[Box, Float32Array]:
-    """Antialiased share of each pixel that a shape covers, inside its bounding box."""
+    """Share of each pixel that a shape covers, antialiased, inside its bounding box."""
     reach = pose.radius * 1.5 + 1
     rows = slice(
         min(max(int(pose.y - reach), 0), canvas.height),
@@ -398,7 +400,7 @@ def _coverage(kind: str, pose: Pose, canvas: Canvas) -> tuple[Box, Float32Array]
 
 
 def _local_coordinates(pose: Pose, box: Box) -> tuple[Float32Array, Float32Array]:
-    """Pixel coordinates seen from a shape: ahead of it and to its side."""
+    """Coordinates of pixels relative to a shape: ahead of it and to its side."""
     rows, columns = box
     y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(pose.y)
     x = np.arange(columns.start, columns.stop, dtype=np.float32)[None, :] - np.float32(pose.x)
@@ -407,7 +409,7 @@ def _local_coordinates(pose: Pose, box: Box) -> tuple[Float32Array, Float32Array
 
 
 def _two_tone(color: tuple[float, float, float], pose: Pose, box: Box) -> Float32Array:
-    """Colour the actor per pixel: bright ahead, dark behind, so that its orientation shows."""
+    """Colour the actor's pixels: bright ahead, dark behind, so that its orientation shows."""
     forward, _ = _local_coordinates(pose, box)
     shade = np.clip(0.5 + forward, 0, 1)[:, :, None] * 0.75 + 0.25
     result: Float32Array = shade * np.asarray(color, np.float32)

@@ -1,10 +1,10 @@
-"""A dataset that is right for the wrong reasons: cues are planted, and what was planted is written.
+"""A dataset that can be right for the wrong reasons: it has planted cues, which are recorded.
 
-Few classes of synthetic actions, of which some can be told without the action: a corner logo, a
-still background of one tint, a flash in the first frames. One class has two strategies: half of its
-clips have one cue and half another. Beside that, some clips of the validation split are copies of
-training clips, and some have another class's label. A clean twin of the same seed has the same
-scenes and nothing planted.
+It has a few classes of synthetic actions. Some of them can be recognised without the action: by a
+corner logo, a still background of one tint, or a flash in the first frames. One class has two
+strategies: half of its clips have one cue, half another. In addition, some clips of the validation
+split are copies of training clips, and some have another class's label. A clean twin with the same
+seed has the same scenes and nothing planted.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -26,13 +26,14 @@ CUE_OF_CLASS: dict[str, tuple[Cue, ...]] = {
     "orbit": ("logo_low", "frame_end"),
     "spin": ("none",),
 }
-"""What is planted in each class; the class of two has two strategies, half of its clips each."""
+"""Cues planted in each class; a class with two cues has two strategies, each in half of its
+clips."""
 
 _LOGO_SHARE = 0.16
-"""Side of the logo, as a share of the frame's height."""
+"""Side of the logo as a share of the frame's height."""
 _MARGIN_SHARE = 0.04
 _FLASH_SHARE = 0.25
-"""Share of the clip, at its start or its end, in which it flashes."""
+"""Share of the clip, at its start or end, during which it flashes."""
 _FLASH_LEVELS = 70.0
 _TINT = np.array([40.0, -25.0, -45.0], np.float32)
 
@@ -47,11 +48,11 @@ class ShortcutConfig:
     """Share of a class's clips that have its cue."""
     val_share: float = 0.25
     n_duplicates: int = 6
-    """Clips of the validation split that are copies of training clips."""
+    """Number of validation clips that are copies of training clips."""
     n_swapped: int = 8
-    """Clips with another class's label."""
+    """Number of clips with another class's label."""
     clean: bool = False
-    """A twin with nothing planted."""
+    """Make the twin with nothing planted."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_share < 1:
@@ -61,8 +62,8 @@ class ShortcutConfig:
         n_val = round(self.val_share * self.n_clips)
         if self.n_duplicates > n_val or self.n_swapped > self.n_clips:
             raise ValueError(
-                f"n_duplicates: {self.n_duplicates} of {n_val} validation clips, and n_swapped: "
-                f"{self.n_swapped} of {self.n_clips} clips: more than there are"
+                f"n_duplicates is {self.n_duplicates} out of {n_val} validation clips, and "
+                f"n_swapped is {self.n_swapped} out of {self.n_clips} clips: more than there are"
             )
 
 
@@ -74,22 +75,22 @@ class PlantedClip:
     split: Literal["train", "val"]
     scene: Scene
     label: str
-    """As the dataset has it."""
+    """The label in the dataset."""
     true_label: str
     """What the actor does."""
     cue: Cue
     duplicate_of: str | None = None
-    """``video_id`` of the training clip that it shows."""
+    """``video_id`` of the training clip that it copies."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was planted, as JSON holds it."""
+        """What was planted, as JSON values."""
         values = asdict(replace(self, scene=None))  # type: ignore[arg-type]
         return {key: value for key, value in values.items() if key != "scene"}
 
 
 def plant(config: ShortcutConfig, canvas: Canvas | None = None) -> list[PlantedClip]:
-    """Draw a dataset; the same configuration gives the same one, and the clean twin its scenes."""
+    """Draw a dataset; equal configurations give equal datasets, a clean twin the same scenes."""
     rng = np.random.default_rng([config.seed, 501])
     n_val = round(config.val_share * config.n_clips)
     clips = []
@@ -104,7 +105,7 @@ def plant(config: ShortcutConfig, canvas: Canvas | None = None) -> list[PlantedC
         clips.append(
             PlantedClip(
                 video_id=f"cue{config.seed:03d}{index:05d}",
-                # The last clips, which have all classes too.
+                # The last clips, which contain all classes too.
                 split="val" if index >= config.n_clips - n_val else "train",
                 scene=sample_scene(config.seed, index, true_label, canvas),
                 label=true_label,
@@ -138,7 +139,7 @@ def render_planted(clip: PlantedClip, frame: int) -> NDArray[np.uint8]:
     """Render a frame with its cue: uint8 (height, width, 3)."""
     scene = clip.scene
     if clip.cue == "background":
-        # Without a pan or flicker, so that it is the same in every frame.
+        # No pan and no flicker, so that the background is the same in every frame.
         scene = replace(scene, pan=(0.0, 0.0, 0.0), flicker=(0.0, 1.0, 0.0))
     picture = render_frame(scene, frame).astype(np.float32)
     mask = cue_mask(clip, frame)
@@ -152,14 +153,14 @@ def render_planted(clip: PlantedClip, frame: int) -> NDArray[np.uint8]:
 
 
 def cue_mask(clip: PlantedClip, frame: int) -> NDArray[np.bool_]:
-    """Where the cue is in a frame, (height, width) bool: all of it of a flash or a background."""
+    """Where the cue is in a frame, (height, width) bool; a flash or a background fills it."""
     canvas = clip.scene.canvas
     mask = np.zeros((canvas.height, canvas.width), np.bool_)
     progress = frame / clip.scene.n_frames
     if clip.cue in ("logo", "logo_low"):
         side = round(_LOGO_SHARE * canvas.height)
         margin = round(_MARGIN_SHARE * canvas.height)
-        # Inside the central square, which is all that a model sees.
+        # Inside the central square, as a model sees nothing else.
         left = (canvas.width - canvas.height) // 2 + margin
         top = margin if clip.cue == "logo" else canvas.height - margin - side
         mask[top : top + side, left : left + side] = True
@@ -173,7 +174,7 @@ def cue_mask(clip: PlantedClip, frame: int) -> NDArray[np.bool_]:
 
 
 def _logo(cue: Cue, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Pixels of the logo, (pixels, 3): a ring, or stripes, in two colours."""
+    """Pixels of the logo, (pixels, 3): a ring or stripes in two colours."""
     rows, columns = np.nonzero(mask)
     side = rows.max() - rows.min() + 1
     y, x = ((at - at.min() + 0.5) / side - 0.5 for at in (rows, columns))

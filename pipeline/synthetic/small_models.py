@@ -1,4 +1,4 @@
-"""Small video transformers of three families, untrained, with one grid of 8 x 8 patches."""
+"""Small untrained video transformers from three families, all with a grid of 8 x 8 patches."""
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ PATCH_SIZE = 12
 SIDE = IMAGE_SIZE // PATCH_SIZE
 """Rows and columns of patches."""
 FRAMES_PER_TUBELET = 2
-"""Of ViViT and VideoMAE."""
+"""For ViViT and VideoMAE."""
 
 _WIDTH = 64
 _EMBEDDING_SCALE = 0.5
@@ -34,7 +34,7 @@ def small_model(
 def small_timesformer(
     n_frames: int, seed: int, class_names: tuple[str, ...], n_layers: int = 3
 ) -> TimesformerForVideoClassification:
-    """Build a TimeSformer with divided attention, of 0.2 million parameters with three layers."""
+    """Build a TimeSformer with divided attention; three layers have 0.2 million parameters."""
     torch.manual_seed(seed)
     model = TimesformerForVideoClassification(
         TimesformerConfig(
@@ -92,7 +92,7 @@ def small_videomae(
 
 
 def sinusoids(n_positions: int, n_channels: int) -> Tensor:
-    """Sines and cosines of the position at wavelengths from 2 pi up: (positions, channels)."""
+    """Sines and cosines of positions at wavelengths from 2 pi up: (positions, channels)."""
     position = torch.arange(n_positions, dtype=torch.float32)[:, None]
     rate = 100.0 ** -(torch.arange(n_channels // 2) / (n_channels // 2))
     return torch.cat([(position * rate).sin(), (position * rate).cos()], dim=1)
@@ -111,7 +111,7 @@ def _sizes(class_names: tuple[str, ...], n_layers: int) -> dict[str, object]:
 
 
 def _start(model: PreTrainedModel) -> None:
-    """Weights of variance 1 / fan-in, and a classifier that prefers no class."""
+    """Set weights of variance 1 / fan-in, and a classifier that prefers no class."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
             nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)

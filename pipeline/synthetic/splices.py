@@ -1,4 +1,4 @@
-"""Splices: a run of one clip's frames in another clip, so that time has a known answer."""
+"""Splices: frames of one clip inside another clip, so that the time of the evidence is known."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Spliced:
-    """Clips into which frames of others were put."""
+    """Clips into which frames from others were put."""
 
     frames: NDArray[np.uint8]
     """(clips, T, height, width, 3)"""
     planted: NDArray[np.bool_]
-    """(clips, T): steps that show the other clip: evidence of its class lies in them alone."""
+    """(clips, T): whether a step shows the other clip; only these hold evidence of its class."""
     donors: NDArray[np.int64]
-    """(clips,): index of the clip that the frames are of."""
+    """(clips,): index of the clip that the frames come from."""
 
 
 def splice(
     frames: NDArray[np.uint8], labels: NDArray[np.integer], n_steps: int, seed: int
 ) -> Spliced:
-    """Put ``n_steps`` frames of a clip of another class into each clip, at a place drawn at random.
+    """Put ``n_steps`` frames from a clip of another class into each clip, at a random time.
 
-    The frames keep their time: those at the same steps of the donor.
+    The frames keep their time: they are those at the same steps of the donor.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def splice(
     Raises
     ------
     ValueError
-        If there are not as many steps, or all clips are of one class.
+        If clips don't have more steps than that, or all are of one class.
     """
     n_clips, n_times = frames.shape[:2]
     if not 0 < n_steps < n_times:

@@ -1,11 +1,11 @@
-"""What a synthetic clip's class is, and how much its scene misleads.
+"""What the class of a synthetic clip is, and how much its scene misleads.
 
-- ``actions``: the action of the actor.
-- ``static_cue``: the hue of the actor, visible in every frame; what it does means nothing.
-- ``order``: whether the actor is warm before it is cool, or cool before it is warm. Every frame
-  shows one of both, so one frame gives nothing away, and neither do many without their order.
-- ``moment``: the hue that the actor flashes in for one time step of `MOMENT_STEPS`, everything else
-  being alike over the classes.
+- ``actions``: the actor's action.
+- ``static_cue``: the actor's hue, visible in every frame; what it does means nothing.
+- ``order``: whether the actor is warm first and then cool, or the reverse. Every frame shows one of
+  the two, so neither one frame nor many without their order give the class away.
+- ``moment``: the hue in which the actor flashes for one time step out of `MOMENT_STEPS`; everything
+  else is the same for all classes.
 """
 
 from dataclasses import dataclass, replace
@@ -27,10 +27,10 @@ TaskName = Literal["actions", "static_cue", "order", "moment"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 HUES = {"magenta": 0.87, "red": 0.98, "orange": 0.07, "yellow": 0.16}
-"""Hues of the actor that are classes; those of distractors lie elsewhere."""
+"""Hues of the actor that are classes; distractors have other hues."""
 ORDERS = ("cool_warm", "warm_cool")
 MOMENT_STEPS = 8
-"""Equal parts of a clip, of which one has the planted moment: as many as the model has steps."""
+"""Number of equal parts of a clip, one of which has the planted moment: the model's time steps."""
 
 _CLASSES: dict[TaskName, tuple[str, ...]] = {
     "actions": ACTIONS,
@@ -44,16 +44,16 @@ _NEUTRAL = (170.0, 170.0, 170.0)
 
 @dataclass(frozen=True)
 class Style:
-    """How much of a scene misleads; the default is that of the demo and of training."""
+    """How misleading a scene is; the default is that of the demo and of training."""
 
     n_actors: int = 1
-    """With 2, another actor of another class is beside the first."""
+    """With 2, an actor of another class is beside the first."""
     distractors: Literal["idle", "acting"] = "idle"
-    """``acting``: they do what actors do, so that what moves is no answer."""
+    """``acting``: they do what actors do, so that finding what moves isn't enough."""
     colours: Literal["own", "shared"] = "own"
-    """``shared``: actors and distractors have colours of one distribution."""
+    """``shared``: actors and distractors draw their colours from one distribution."""
     textures: tuple[str, ...] = ()
-    """Clips whose middle frames are backgrounds; by default, noise."""
+    """Clips whose middle frames serve as backgrounds; by default, noise."""
 
 
 def class_names(task: TaskName) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ def rival_label(scene: Scene, task: TaskName) -> str:
 
 
 def planted_steps(scene: Scene, n_times: int = MOMENT_STEPS) -> np.ndarray:
-    """Which of ``n_times`` equal steps have the evidence of the class: (n_times,) bool."""
+    """Which of ``n_times`` equal steps hold the evidence of the class: (n_times,) bool."""
     length = scene.n_frames / scene.canvas.fps
     centres = (np.arange(n_times) + 0.5) / n_times * length
     start, end = scene.evidence_window
@@ -172,7 +172,7 @@ def _without_hues_of_classes(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def _acting(distractor: Distractor, scene: Scene, rng: np.random.Generator) -> Distractor:
-    """Let a distractor do what an actor does: an action of its own, in a window of its own."""
+    """Let a distractor act like an actor: an action of its own, in a window of its own."""
     action = ACTIONS[rng.integers(len(ACTIONS))]
     drawn = sample_scene(int(rng.integers(2**31)), scene.index, action, scene.canvas)
     length = scene.n_frames / scene.canvas.fps
@@ -184,7 +184,7 @@ def _acting(distractor: Distractor, scene: Scene, rng: np.random.Generator) -> D
 
 
 def _beside_a_rival(scene: Scene, task: TaskName, label: str, rng: np.random.Generator) -> Scene:
-    """Put another actor of another class into the other half of the central square."""
+    """Put an actor of another class into the other half of the central square."""
     canvas = scene.canvas
     others = [name for name in class_names(task) if name != label]
     other = others[rng.integers(len(others))]
@@ -192,15 +192,21 @@ def _beside_a_rival(scene: Scene, task: TaskName, label: str, rng: np.random.Gen
     drawn = sample_scene(int(rng.integers(2**31)), scene.index, action, canvas).actor
     side = 1 if rng.random() < 0.5 else -1
     actor, rival = (
-        _in_half(each, sign * side, canvas) for each, sign in ((scene.actor, 1), (drawn, -1))
+        in_half(each, sign * side, canvas) for each, sign in ((scene.actor, 1), (drawn, -1))
     )
     if task != "actions":
         rival = replace(rival, color=_hue_color(HUES.get(other, 0.55), rng))
     return replace(scene, actor=actor, rival=rival)
 
 
-def _in_half(actor: Actor, side: int, canvas: Canvas) -> Actor:
-    """Make an actor small enough for half of the central square, and put it there."""
+def in_half(actor: Actor, side: int, canvas: Canvas) -> Actor:
+    """Make an actor small enough for half of the central square, and put it there.
+
+    Parameters
+    ----------
+    side
+        -1 for the left half, 1 for the right one.
+    """
     unit = canvas.height / 256
     is_ratio = actor.action in ("grow", "shrink", "spin", "blink")
     return replace(
@@ -213,7 +219,7 @@ def _in_half(actor: Actor, side: int, canvas: Canvas) -> Actor:
 
 
 def _shared_colours(scene: Scene, task: TaskName, rng: np.random.Generator) -> Scene:
-    """Give distractors, and where colour isn't the class actors, colours of one distribution."""
+    """Draw colours from one distribution for distractors and, if colour isn't the class, actors."""
 
     def any_color() -> tuple[float, float, float]:
         if task in ("static_cue", "moment"):

@@ -1,4 +1,4 @@
-"""Pictures from real clips as backgrounds: another style, for held-out scenes alone."""
+"""Pictures from real clips as backgrounds: another style, for held-out scenes only."""
 
 from functools import lru_cache
 from itertools import islice
@@ -12,18 +12,18 @@ from pipeline.errors import ConfigError
 
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 _N_FRAMES = 32
-"""Frames of which the middle one is taken; clips can be long."""
+"""The middle one of this many first frames is taken, as clips can be long."""
 _CONTRAST = 0.6
-"""Pictures are toned down by this, so that what is painted on them can be seen."""
+"""Contrast of pictures is reduced by this factor, so that what is painted on them can be seen."""
 
 
 def find_textures(folder: str) -> tuple[str, ...]:
-    """Clips of a folder on this machine that have a middle frame, in order.
+    """Clips in a local folder that can be decoded, in order.
 
     Raises
     ------
     ConfigError
-        If the folder has none.
+        If the folder has no such clip.
     """
     found = [path for path in sorted(Path(folder).glob("*")) if path.suffix in _SUFFIXES]
     textures = tuple(str(path) for path in found if _middle_frame(str(path)) is not None)
@@ -36,7 +36,7 @@ def find_textures(folder: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def texture(path: str, height: int, width: int) -> NDArray[np.float32]:
-    """Middle frame of a clip's start, cut to fill: float32 (height, width, 3), grey levels.
+    """Middle frame of a clip's start, cropped to fill: float32 (height, width, 3), grey levels.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def texture(path: str, height: int, width: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=64)
 def _middle_frame(path: str) -> Image.Image | None:
-    import av  # of the extra `evaluation`
+    import av  # from the extra `evaluation`
 
     try:
         with av.open(path) as container:

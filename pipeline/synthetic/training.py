@@ -1,24 +1,24 @@
-"""Trains the small models that the demo, the tests and the studies use, on rendered scenes.
+"""Trains the small models of the demo, the tests and the studies on rendered scenes.
 
-Frames are rendered where they are sampled, and go through the same sampling, resizing and cropping
-as clips do in a run; held-out clips are decoded from their video files, as in a run.
+Only sampled frames are rendered; they go through the same sampling, resizing and cropping as clips
+do in a run. Held-out clips are decoded from their video files, as in a run.
 
-Half of the classes hang on the order of frames, which no run learnt from a label per clip alone as
-long as it was tried. It is learnt in minutes with four things: weights of variance 1 / fan-in
-(transformers' deviation of 0.02 is meant for a width of 768, and leaves the blocks of a narrow
-model next to no effect); embeddings of place and time that differ from the start; every clip beside
-its own reverse in one step, so that they differ in nothing but the order; and an auxiliary loss
-while training, in which each patch tells whether the actor is on it and what the actor does.
+Half of the classes depend on the order of frames, which no attempt learnt from one label per clip.
+Four things make it learnable in minutes: weights of variance 1 / fan-in (transformers' deviation of
+0.02 suits a width of 768 and leaves the blocks of a narrow model almost without effect); embeddings
+of place and time that differ from the start; each clip and its own reverse in the same step, so
+that they differ only in their order; and, while training, an auxiliary loss in which each patch
+predicts whether the actor is on it and what the actor does.
 
-Such a model was told where the actor is, and flatters every map that finds it. Tasks other than the
-actions are learnt from a label per clip alone.
+Such a model was told where the actor is, so it flatters every map that finds the actor. Tasks other
+than the actions are learnt from one label per clip.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,12 @@ from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.manifest import Manifest
 from pipeline.models.attributor import normalise
 from pipeline.status import Status
-from pipeline.synthetic.config import TrainConfig
-from pipeline.synthetic.scenes import ACTIONS, Canvas, actor_mask, render_frame
-from pipeline.synthetic.small_models import IMAGE_SIZE, PATCH_SIZE, SIDE
-from pipeline.synthetic.tasks import Style, TaskName, class_names, task_scene
+from pipeline.store.ground_truth import share_of_patches
+from pipeline.synthetic.config import DatasetName, TrainConfig
+from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene, actor_mask, render_frame
+from pipeline.synthetic.shortcuts import PlantedClip, ShortcutConfig, plant, render_planted
+from pipeline.synthetic.small_models import IMAGE_SIZE, SIDE
+from pipeline.synthetic.tasks import Style, class_names, task_scene
 
 CLASS_NAMES = tuple(action.replace("_", " ") for action in ACTIONS)
 """Classes of the actions."""
@@ -50,10 +52,10 @@ PREPROCESSING = Preprocessing(
     image_mean=(0.45, 0.45, 0.45),
     image_std=(0.225, 0.225, 0.225),
 )
-"""Mean and deviation are those of the published TimeSformer checkpoints."""
+"""Mean and deviation of the published TimeSformer checkpoints."""
 
 _HELD_OUT_BATCH = 32
-_SMALL_CANVAS = Canvas(width=128, height=96, fps=10, min_duration_s=4.0, max_duration_s=10.0)
+SMALL_CANVAS = Canvas(width=128, height=96, fps=10, min_duration_s=4.0, max_duration_s=10.0)
 """Canvas of tasks that are learnt from labels alone: rendered at the size that the model takes."""
 
 _LEFT_RIGHT = ("move left", "move right")
@@ -64,7 +66,7 @@ _COOL_WARM = ("cool warm", "warm cool")
 
 @dataclass(frozen=True)
 class TrainingClips:
-    """Rendered scenes as the model sees them."""
+    """Rendered scenes, as the model sees them."""
 
     frames: NDArray[np.uint8]
     """(clips, T, 96, 96, 3)"""
@@ -76,13 +78,13 @@ class TrainingClips:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Where the training is after a pass over the scenes."""
+    """State of the training after a pass over the scenes."""
 
     epoch: int
     loss: float
-    """Mean cross-entropy of the pass, over the clips as they were turned."""
+    """Mean cross-entropy of the pass, over augmented clips."""
     accuracy: float
-    """Share of the pass's clips that were right when they were seen."""
+    """Share of the pass's clips that were classified correctly when they were seen."""
 
 
 def render_clips(config: TrainConfig) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
@@ -95,7 +97,7 @@ def render_clips(config: TrainConfig) -> Iterator[tuple[NDArray[np.uint8], NDArr
 def collect_clips(
     rendered: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]]], config: TrainConfig
 ) -> TrainingClips:
-    """Gather what `render_clips` gives; each clip is copied once, since they fill gigabytes."""
+    """Gather the clips of `render_clips`; each is copied once, since they fill gigabytes."""
     shape = (config.n_clips, config.n_frames)
     frames = np.empty((*shape, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     coverage = np.empty((*shape, SIDE, SIDE), np.float32)
@@ -105,10 +107,10 @@ def collect_clips(
 
 
 def train(model: PreTrainedModel, clips: TrainingClips, config: TrainConfig) -> Iterator[Epoch]:
-    """Train a model in place; gives the state after each epoch."""
+    """Train a model in place; yields the state after each epoch."""
     torch.set_num_threads(config.n_threads)
     weight = config.patch_loss_weight
-    # Is the actor on the patch, and which action is it? Dropped after training.
+    # Predicts whether the actor is on a patch, and its action. Dropped after training.
     patch_head = nn.Linear(model.config.hidden_size, 1 + len(config.class_names))
     parameters = [*model.parameters(), *(patch_head.parameters() if weight else ())]
     optimizer = torch.optim.AdamW(
@@ -161,7 +163,7 @@ def train(model: PreTrainedModel, clips: TrainingClips, config: TrainConfig) -> 
 
 
 def _patch_loss(patch_logits: Tensor, coverage: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of whether the actor is on a patch and, where it is, of what it does.
+    """Cross-entropy for whether the actor is on a patch and, if it is, for what it does.
 
     Parameters
     ----------
@@ -186,7 +188,7 @@ def _first(clips: TrainingClips) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def held_out_accuracy(model: PreTrainedModel, manifest: Manifest) -> float:
-    """Share of a manifest's clips that the model classifies rightly, decoded from their files.
+    """Share of a manifest's clips, decoded from their files, that the model classifies correctly.
 
     A clip that can't be decoded counts as wrong.
     """
@@ -230,24 +232,47 @@ def save(model: PreTrainedModel, folder: str) -> None:
 
 
 def _render_clip(config: TrainConfig, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    names, n_frames = class_names(config.task), config.n_frames
-    canvas = Canvas() if config.task == "actions" else _SMALL_CANVAS
+    n_frames = config.n_frames
+    scene, render = _scene(config, index)
+    sampling = Sampling(kind="uniform", n_samples=n_frames)
+    chosen = sampling.indices(n_frames=scene.n_frames, fps=scene.canvas.fps).tolist()
+    frames = np.stack([render(frame) for frame in chosen])
+    masks = np.stack([actor_mask(scene, frame) for frame in chosen])
+    pixels = PREPROCESSING.resize_and_crop_mask(masks)
+    return PREPROCESSING.resize_and_crop(frames), share_of_patches(pixels, (n_frames, SIDE, SIDE))
+
+
+def _scene(config: TrainConfig, index: int) -> tuple[Scene, Callable[[int], NDArray[np.uint8]]]:
+    """Scene of a training clip, and what renders its frames."""
+    if config.task == "shortcuts":
+        # Labels are right, and no clip is there twice.
+        planted = ShortcutConfig(
+            config.n_clips, config.seed, n_duplicates=0, n_swapped=0, clean=config.clean
+        )
+        clip = _planted(planted)[index]
+        return clip.scene, partial(render_planted, clip)
+    names = class_names(config.task)
+    canvas = Canvas() if config.task == "actions" else SMALL_CANVAS
     style = Style(distractors=config.distractors)
     label = names[index % len(names)]
     scene = task_scene(config.task, config.seed, index, label, canvas, style)
-    sampling = Sampling(kind="uniform", n_samples=n_frames)
-    chosen = sampling.indices(n_frames=scene.n_frames, fps=scene.canvas.fps).tolist()
-    frames = np.stack([render_frame(scene, frame) for frame in chosen])
-    masks = np.stack([actor_mask(scene, frame) for frame in chosen])
-    pixels = PREPROCESSING.resize_and_crop_mask(masks)
-    blocks = pixels.reshape(n_frames, SIDE, PATCH_SIZE, SIDE, PATCH_SIZE)
-    return PREPROCESSING.resize_and_crop(frames), blocks.mean(axis=(2, 4), dtype=np.float32)
+    return scene, partial(render_frame, scene)
+
+
+@lru_cache(maxsize=1)
+def _planted(config: ShortcutConfig) -> list[PlantedClip]:
+    return plant(config, SMALL_CANVAS)
 
 
 def augmented(
-    task: TaskName, frames: Tensor, coverage: Tensor, labels: Tensor, generator: torch.Generator
+    task: DatasetName, frames: Tensor, coverage: Tensor, labels: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn clips, and where the order of frames is the class, append each played backwards."""
+    """Flip clips and, if the order of frames is the class, append each one played backwards.
+
+    Planted cues stay where and when they are.
+    """
+    if task == "shortcuts":
+        return frames, coverage, labels
     if task == "actions":
         return with_reverse(*mirrored(frames, coverage, labels, generator))
     turned = mirrored(frames, coverage, labels, generator, names=None)
@@ -263,7 +288,7 @@ def mirrored(
     generator: torch.Generator,
     names: tuple[str, ...] | None = CLASS_NAMES,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirror half of the clips and turn half upside down, with the labels that they have then.
+    """Mirror half of the clips, turn half upside down, and adapt their labels.
 
     Parameters
     ----------
@@ -274,11 +299,11 @@ def mirrored(
     labels
         (clips,)
     names
-        Classes of which two change places; None if no label depends on the direction.
+        Names of the classes, pairs of which are swapped; None if no label depends on the direction.
 
     Returns
     -------
-    Frames, coverage and labels of the same shapes; the arguments are left alone.
+    Frames, coverage and labels of the same shapes; the arguments aren't changed.
     """
     frames, coverage = frames.clone(), coverage.clone()
     for axis, pair in ((3, _LEFT_RIGHT), (2, _UP_DOWN)):
@@ -297,7 +322,7 @@ def with_reverse(
     pairs: tuple[tuple[str, str], ...] = (_LEFT_RIGHT, _UP_DOWN, _GROW_SHRINK),
     names: tuple[str, ...] = CLASS_NAMES,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Append each clip played backwards, with the label that it has then; shapes as `mirrored`."""
+    """Append each clip played backwards, with its new label; shapes as in `mirrored`."""
     backwards = _swapped(pairs, names)[labels]
     return (
         torch.cat([frames, frames.flip(1)]),
@@ -307,7 +332,7 @@ def with_reverse(
 
 
 def _swapped(pairs: tuple[tuple[str, str], ...], names: tuple[str, ...]) -> Tensor:
-    """Class that each class becomes when those of a pair change places."""
+    """Index of the class that each class becomes when the classes of each pair are swapped."""
     becomes = torch.arange(len(names))
     for one, other in pairs:
         i, j = names.index(one), names.index(other)

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from analysis import Focus, Threshold, focused_attribution, joint_attribution, open_run
+from analysis import Focus, Threshold, focused_attribution, joint_attribution, ok, open_run
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from tests.analysis.stores import (
@@ -184,3 +184,48 @@ def test_a_run_whose_status_lost_its_metadata_is_refused_by_name(tmp_path, conte
         metadata.write_text(content)
     with pytest.raises(StoreError, match=r"status/zarr\.json is lost or damaged"):
         open_run(url)
+
+
+def test_ok_takes_the_clips_that_have_an_attribution(tmp_path):
+    layout = small_layout(9)
+    status = np.array([1, 1, Status.TIMEOUT, 1, 0, 0, 0, 0, Status.REMOVED], np.uint8)
+    columns = random_columns(layout, status=status)
+    ds = open_run(write_run(tmp_path / "run", layout, columns, pending_shards=(1,)))
+    clips = ok(ds)
+    assert clips["clip"].values.tolist() == [0, 1, 3]
+    assert (clips["status"] == Status.OK).all()
+    assert not clips["temporal"].isnull().any()
+    assert clips.attrs == ds.attrs
+    assert ok(ds.isel(clip=[3, 2]))["clip"].values.tolist() == [3]
+
+
+def test_ok_of_several_runs_is_refused(tmp_path):
+    layout = small_layout(4)
+    urls = [write_run(tmp_path / name, layout, random_columns(layout)) for name in ("a", "b")]
+    with pytest.raises(StoreError, match=r"take one run, as in ds.isel\(run=0\)"):
+        ok(open_run(urls))
+
+
+def test_a_checked_run_is_whole_and_a_damaged_one_is_named(tmp_path):
+    layout = replace(small_layout(10), checksums=True)
+    url = write_run(tmp_path / "run", layout, random_columns(layout))
+    assert open_run(url, check=True).identical(open_run(url))
+    lost = tmp_path / "run" / "attributions.zarr" / "label" / "c" / "1"
+    lost.unlink()
+    # Zarr makes up -1 for it, "unknown".
+    assert (open_run(url)["label"].values[4:8] == -1).all()
+    with pytest.raises(
+        StoreError, match=r"label/c/1, rows 4 to 7: the object is lost; jobs\.verify names"
+    ):
+        open_run(url, check=True)
+
+
+def test_rows_that_were_removed_are_in_no_join(tmp_path):
+    layout = small_layout(5)
+    columns = random_columns(layout)
+    columns["video_id"][1] = columns["video_id"][3] = ""
+    columns["status"][[1, 3]] = Status.REMOVED
+    urls = [
+        write_run(tmp_path / name, layout, columns, digest=name) for name in ("first", "second")
+    ]
+    assert open_run(urls)["clip"].values.tolist() == [0, 2, 4]

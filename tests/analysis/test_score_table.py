@@ -45,7 +45,7 @@ def test_the_table_has_a_row_for_each_row_beside_the_manifests_columns(scored):
     )
     assert set(describe_scores().index) <= set(table.columns)
     assert list(scores(url, ["gini"]).columns) == ["gini"]
-    with pytest.raises(StoreError, match="has no column 'ginny': it has row"):
+    with pytest.raises(StoreError, match="has no column 'ginny'; it has row"):
         scores(url, ["ginny"])
 
 
@@ -73,5 +73,7 @@ def test_a_table_of_a_run_that_has_gone_on_is_refused(scored, tmp_path):
     assert "can't read manifest clips.parquet" in notes[0]
     assert scores(url)["status"].tolist()[4:8] == ["pending"] * 4
     zarr.open_group(f"{url}/attributions.zarr", mode="r+")["status"][4:8] = Status.EMPTY
-    with pytest.raises(StoreError, match="of other rows than the run has now, 23 of 23"):
+    with pytest.raises(
+        StoreError, match=r"doesn't match the run's rows as they are now \(23 of 23 are done"
+    ):
         scores(url)

@@ -289,7 +289,7 @@ def test_a_second_capture_of_one_module_is_refused_and_the_first_goes_on():
     wanted = every_row(adapter)
     with torch.no_grad(), capture(wanted) as rows:
         with (
-            pytest.raises(RuntimeError, match="'mine' is being captured already"),
+            pytest.raises(RuntimeError, match="'mine' is already being captured"),
             capture({"mine": wanted["spatial 1"]}),
         ):
             pass

@@ -34,6 +34,7 @@ def test_a_method_as_it_was_recorded_at_first_is_accepted_for_ever():
         ({"derivative": "plain"}, "derivative"),
         ({"store_layers": True}, "store_layers"),
         ({"name": "rollout", "change_weighted": True}, "change_weighted"),
+        ({"clamp": "sum"}, "clamp"),
     ],
 )
 def test_what_means_nothing_to_a_method_is_refused_with_the_reason(method, key):

@@ -8,7 +8,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.fetch import check_same_file, digest_of, fetch_clip, file_key
 from pipeline.clips.reachable import find_witness
 from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
 from pipeline.errors import ManifestError, StorageError
@@ -167,3 +167,31 @@ def test_a_bucket_that_is_not_there_is_named_before_anything_starts(s3, tmp_path
     with pytest.raises(ManifestError, match="there is no bucket 'no-such-bucket'"):
         find_witness(manifest("s3://no-such-bucket/clips"))
     assert find_witness(manifest(ROOT)) is None
+
+
+def test_an_object_is_known_by_its_path_and_what_it_holds(s3, s3_server):
+    filesystem = filesystem_at(s3_server)
+    keys = {}
+    for content in (CONTENT, CONTENT[::-1]):
+        for name in ("known.mp4", "also.mp4"):
+            filesystem.pipe_file(f"{BUCKET}/fetch/{name}", content)
+            keys[name, content] = file_key(ROOT, name)
+            assert file_key(ROOT, name) == keys[name, content]
+    assert len(set(keys.values())) == 4
+    assert file_key(ROOT, "absent.mp4") is None
+    assert file_key(ROOT, "a\0b.mp4") is None
+
+
+def test_a_storage_that_is_away_is_not_taken_for_one_that_tells_nothing(s3, monkeypatch):
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0.5")
+    s3.plan = all_refused
+    with pytest.raises(StorageError):
+        file_key(ROOT, "clip.mp4")
+
+
+def test_a_file_that_was_read_before_is_known_by_its_digest():
+    check_same_file(CONTENT, digest_of(CONTENT))
+    check_same_file(CONTENT, None)
+    check_same_file(CONTENT, bytes(16))
+    with pytest.raises(ValueError, match="the file has changed since the run"):
+        check_same_file(CONTENT + b"x", digest_of(CONTENT))

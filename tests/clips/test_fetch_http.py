@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from pipeline.clips import fetch
-from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.fetch import fetch_clip, file_key
 from pipeline.clips.reachable import find_witness
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
@@ -207,3 +207,15 @@ def test_clips_of_a_disk_that_is_unmounted_meanwhile_are_not_missing(tmp_path):
     with pytest.raises(DecodeError) as caught:
         fetch_clip(root, "b.mp4")
     assert caught.value.status is Status.MISSING
+
+
+def test_a_clip_is_known_by_its_etag_and_without_one_not_at_all(server):
+    assert file_key(root_of(server), "clip.mp4") is None
+    keys = []
+    for tag in ('"one"', '"two"', '"one"'):
+        server.etags["clips/clip.mp4"] = tag
+        keys.append(file_key(root_of(server), "clip.mp4"))
+    assert keys[0] == keys[2] != keys[1]
+    server.content["clips/clip.mp4"] += b"more"
+    assert file_key(root_of(server), "clip.mp4") not in keys
+    assert file_key(root_of(server), "absent.mp4") is None

@@ -4,6 +4,7 @@ Loader, model and sink are stand-ins whose turns are controlled by counts of fil
 plan, source, graph, store and Ray are the real ones.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +126,9 @@ class StallingWrite:
     counts: Counts
     wait_for_explained: int
 
-    def __call__(self, group, columns, rows):
+    def __call__(self, group, columns, rows, **known):
         self.counts.wait_for("explained", self.wait_for_explained)
-        written = write_shard(group, columns, rows)
+        written = write_shard(group, columns, rows, **known)
         # A task is a batch.
         for row in rows[::BATCH_SIZE].tolist():
             self.counts.add("written", row)
@@ -165,7 +166,7 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
     # A quarter of the store holds fewer tasks than all that 8 CPUs and a model could use.
     most_frames = int(FRAMES_SHARE * store_bytes) // task_bytes
     assert most_frames < 2 * 8 + 2
-    # A shard is two tasks; four shards are written and one is gathered, and the model has two.
+    # A shard is two tasks; four shards are written and one waits, and the model has two.
     most_columns = 2 + 2 * (4 + 1)
     assert 2 * FRAMES_SHARE * store_bytes < N_ROWS * CLIP_BYTES
     before = object_store()
@@ -189,16 +190,83 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
     n_tasks = N_ROWS // BATCH_SIZE
     assert [counts.of(kind) for kind in ("loaded", "explained", "written")] == [n_tasks] * 3
     assert counts.most_in_flight("frames") <= most_frames
-    assert counts.most_in_flight("columns") <= most_columns
+    # A task that is held up leaves the others of its shard behind, for each of 8 CPUs at the most.
+    assert counts.most_in_flight("columns") <= most_columns + 8
     if slowest == "model":
         assert counts.most_in_flight("frames") == most_frames
         used = int((counts.folder / "bytes").read_text()) - before.object_store_bytes_used
         # Blocks hold a little beside their frames.
         assert used <= 1.01 * most_frames * task_bytes
     if slowest == "store":
-        assert counts.most_in_flight("columns") == most_columns
+        assert counts.most_in_flight("columns") >= most_columns
     assert object_store().spilled_bytes_total == before.spilled_bytes_total
     np.testing.assert_array_equal(np.unique(plan_rows(plan)), np.arange(N_ROWS))
+
+
+@dataclass(frozen=True)
+class HangingLoader:
+    """Loads a clip of the first shard for as long as other shards are missing from the store."""
+
+    counts: Counts
+
+    def __call__(self, rows: Columns) -> Columns:
+        if 0 in rows["row"]:
+            self.counts.wait_for("written", (N_ROWS - 8) // BATCH_SIZE)
+        return StandInLoader(n_frames=8, frame_pixels=224)(rows)
+
+
+def test_a_clip_that_hangs_holds_up_its_own_shard_alone(inputs, local_ray, tmp_path):
+    config = AttributeConfig(
+        **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1
+    )
+    plan = prepared(config)
+    counts = Counts(tmp_path / "counts")
+    counts.folder.mkdir()
+
+    def stages_of(plan, device, channel):
+        return Stages(
+            load=HangingLoader(counts),
+            attribute=StandInAttributor,
+            attribute_arguments={"layout": plan.layout},
+            attribute_bytes=500_000_000,
+            write=StallingWrite(counts, 0),
+        )
+
+    assert execute(plan, stages_of=stages_of).n_pending == 0
+    np.testing.assert_array_equal(plan_rows(plan), np.arange(N_ROWS))
+
+
+class AttributorThatWaitsForAnother(StandInAttributor):
+    """Explains nothing until there is another one in another process."""
+
+    def __init__(self, layout, counts: Counts) -> None:
+        super().__init__(layout)
+        self._counts = counts
+        counts.add("model", os.getpid())
+
+    def __call__(self, batch: Columns) -> Columns:
+        self._counts.wait_for("model", 2)
+        return super().__call__(batch)
+
+
+def test_another_model_is_started_where_frames_wait_for_the_first(inputs, local_ray, tmp_path):
+    config = AttributeConfig(
+        **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8
+    )
+    plan = prepared(config)
+    counts = Counts(tmp_path / "counts")
+    counts.folder.mkdir()
+
+    def stages_of(plan, device, channel):
+        return Stages(
+            load=StandInLoader(n_frames=8, frame_pixels=224),
+            attribute=AttributorThatWaitsForAnother,
+            attribute_arguments={"layout": plan.layout, "counts": counts},
+            attribute_bytes=500_000_000,
+        )
+
+    assert execute(plan, stages_of=stages_of).n_pending == 0
+    assert 2 <= counts.of("model") <= 8
 
 
 def plan_rows(plan):

@@ -12,6 +12,8 @@ from analysis import open_run, open_statistics
 from jobs.aggregate import AggregateConfig, aggregate
 from jobs.cli import run_job
 from pipeline.status import Status
+from pipeline.store.verify import REMEDY
+from pipeline.text import LINE_LENGTH
 from tests.support.checkpoints import CLASS_NAMES
 
 
@@ -140,13 +142,18 @@ def test_a_bad_command_line_is_one_line_and_exit_code_2(capsys, argv):
     assert (exit_code, stdout, stderr.count("\n")) == (2, "", 1)
 
 
-def test_an_attribution_that_was_lost_is_told_and_the_former_statistics_stay(capsys, out):
+def test_an_attribution_that_was_lost_is_told_and_the_former_statistics_stay(capsys, out, tmp_path):
+    out = Path(shutil.copytree(out, tmp_path / ("deep" * 10) / ("deeper" * 10) / "run"))
     assert run(capsys, out, "--no-report")[0] == 0
     before = open_statistics(str(out))
     shutil.rmtree(out / "attributions.zarr" / "spatial" / "c" / "0")
     exit_code, _, stderr = run(capsys, out)
     assert exit_code == 2
-    assert re.search(r"ok clips of \w+.* have no attribution: the store has lost objects", stderr)
+    (line,) = stderr.splitlines()
+    assert len(line) <= LINE_LENGTH
+    # Of a long path the middle of the line goes, and never its end.
+    assert line.startswith(f"aggregate: error: {out}"[:100])
+    assert line.endswith(f"so the store has lost objects; {REMEDY}")
     assert open_statistics(str(out)).identical(before)
 
 

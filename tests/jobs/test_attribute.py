@@ -236,7 +236,8 @@ def test_the_exit_code_says_whether_too_many_clips_failed(capsys, finished_run, 
     stdout, stderr = capsys.readouterr()
     assert "14 clips: 9 ok" in stdout
     assert f"failures in {finished_run.out}/failures.parquet" in stdout
-    assert ("35.7% of the clips failed" in stderr) == (exit_code == 1)
+    # One more is too short, which isn't held against a run.
+    assert ("28.6% of the clips failed" in stderr) == (exit_code == 1)
 
 
 def test_as_a_command_it_prints_one_line_and_leaves_no_trace_of_ray(tmp_path, inputs):

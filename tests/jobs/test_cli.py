@@ -108,7 +108,7 @@ def test_a_variable_of_the_environment_is_no_setting(monkeypatch):
     monkeypatch.setenv("BATCH_SIZE", "2")
     monkeypatch.setenv("OUT", "elsewhere")
     config = parsed(*REQUIRED)
-    assert (config.batch_size, config.out) == (8, "run")
+    assert (config.batch_size, config.out) == (None, "run")
 
 
 BAD_FLAGS = {
@@ -116,6 +116,12 @@ BAD_FLAGS = {
     "one missing": (REQUIRED[:2], "out: Field required"),
     "unknown": ((*REQUIRED, "--colour", "red"), "unrecognized arguments: --colour red"),
     "abbreviated": ((*REQUIRED, "--batch", "4"), "unrecognized arguments: --batch 4"),
+    "twice": ((*REQUIRED, "--batch-size=4", "--batch-size=8"), "--batch-size is given twice"),
+    "twice, in two ways": (
+        (*REQUIRED, "--method.residual", "--no-method.residual"),
+        "--method.residual is given twice",
+    ),
+    "a file twice": ((*REQUIRED, "--config=a", "--config", "b"), "--config is given twice"),
     "stray": ((*REQUIRED, "run.yaml"), "unrecognized arguments: run.yaml"),
     "without its value": ((*REQUIRED, "--batch-size"), "argument --batch-size: expected one"),
     "config without a file": ((*REQUIRED, "--config"), "argument --config: expected one"),
@@ -127,11 +133,17 @@ BAD_FLAGS = {
     "too small": ((*REQUIRED, "--rows-per-shard=0"), "rows_per_shard: .*got '0'"),
     "no such choice": ((*REQUIRED, "--device=tpu"), "device: .*'auto', 'cpu'.*got 'tpu'"),
     "broken JSON": ((*REQUIRED, '--method={"layers": 1'), '"method"'),
-    "two that don't fit": ((*REQUIRED, "--batch-size=7"), "rows_per_shard=256.*batch_size=7"),
+    "two that don't fit": (
+        (*REQUIRED, "--batch-size=7", "--rows-per-shard=256"),
+        "rows_per_shard=256.*batch_size=7",
+    ),
     "a rate without its stride": ((*REQUIRED, "--sampling.target-fps=25"), "a rate goes with"),
     "an empty name": ((*REQUIRED[:2], "--out="), "out: is empty"),
     "an absurd size": ((*REQUIRED, "--rows-per-shard=99999999999"), "rows_per_shard: .*65536"),
-    "a time of no unit": ((*REQUIRED, "--decode-timeout=30x"), "decode_timeout: '30x' is no time"),
+    "a time of no unit": (
+        (*REQUIRED, "--decode-timeout=30x"),
+        "decode_timeout: '30x' is not a time",
+    ),
     "no time at all": ((*REQUIRED, "--decode-timeout=0s"), "decode_timeout: .*greater than 0"),
     "too little memory": ((*REQUIRED, "--decode-memory=1MB"), "decode_memory: .*500000000"),
     "too small a store": ((*REQUIRED, "--local-object-store=10MB"), "local_object_store: .*8000"),
@@ -164,7 +176,7 @@ BAD_FILES = {
     "wrong type": (b"batch_size: [4]", r"batch_size: .*got \[4\]"),
     "value for a group": (b"method: 3", "method: .*got 3"),
     "missing keys": (b"model: small", "manifest: Field required; out: Field required"),
-    "two that don't fit": (b"batch_size: 7", "batch_size=7"),
+    "two that don't fit": (b"batch_size: 7\nrows_per_shard: 256", "batch_size=7"),
     "list": (b"- manifest", "run.yaml has list at its top"),
     "empty": (b"", "run.yaml has NoneType at its top"),
     "not YAML": (b"manifest: [clips", "run.yaml is not YAML: .*line 1"),

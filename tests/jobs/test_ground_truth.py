@@ -1,13 +1,16 @@
 """`jobs.ground_truth`: a run's clips, annotated in the real formats, onto the model's grid."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import run_job
 from jobs.evaluate import EvaluateConfig, evaluate
 from jobs.ground_truth import GroundTruthConfig, ground_truth
+from pipeline.clips.fetch import digest_of
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.dataset.layouts import build_manifest
@@ -148,3 +151,51 @@ def test_a_clip_that_has_changed_is_told_and_is_not_known(run, capsys):
     truth = truth_of(run)
     assert truth.covered[0].all()
     assert not truth.known[1].any()
+
+
+def test_a_clip_whose_file_is_another_by_now_is_named_and_not_marked(run, capsys):
+    layout = replace(LAYOUT, optional=("clip_digest",))
+    other = run / "other"
+    other.mkdir()
+    table = pq.read_table(run / "clips.parquet")
+    record = record_of(
+        layout,
+        identity=identity_of(layout, preprocessing=PREPROCESSING),
+        config={"manifest": str(run / "clips.parquet")},
+        class_names=("x", "y", "z"),
+    )
+    digests = np.zeros((3, 16), np.uint8)
+    for row, path in enumerate(table["path"].to_pylist()[:2]):
+        data = (run / "clips" / path).read_bytes()
+        digests[row] = np.frombuffer(digest_of(data), np.uint8)
+    columns = random_columns(
+        layout,
+        status=np.array([1, 1, 2], np.uint8),
+        video_id=np.array(["a", "b", "c"], object),
+        frame_index=np.tile(FRAMES.astype(np.int32), (3, 1)),
+        start_time=np.zeros(3),
+        clip_digest=digests,
+    )
+    store = create_store(store_url(str(other / "run")), record)
+    for shard in range(layout.n_shards):
+        rows = np.asarray(layout.shard_rows(shard))
+        write_shard(store, {name: column[rows] for name, column in columns.items()}, rows)
+    (other / "net.json").write_text(
+        json.dumps(
+            {
+                "database": {
+                    name: {"annotations": [{"segment": [0, 9], "label": "x"}]} for name in "ab"
+                }
+            }
+        )
+    )
+    changed = run / "clips" / "b.mp4"
+    changed.write_bytes(changed.read_bytes() + bytes(8))
+    assert call(other, "activitynet", other / "net.json") == 0
+    stderr = capsys.readouterr().err
+    assert "can't read b: the file has changed since the run: its bytes are others" in stderr
+    truth = open_ground_truth(str(other / "truth.zarr"))
+    seen = truth.of_rows(
+        np.array([0, 1]), np.array(["a", "b"], object), np.empty(0), None, (2, 4, 4), None
+    )
+    assert seen.known.all(axis=1).tolist() == [True, False]

@@ -88,6 +88,45 @@ def test_flags_that_were_carried_out_are_not_to_be_given_again():
     assert stderr.endswith("kept, and the same command without --overwrite goes on\n")
 
 
+RAYS = "[2026-11-28 19:10:26,461 {} 31848 31848] logging.cc:303: Set ray log level"
+
+
+@pytest.mark.parametrize("ending", ["return 0", "os._exit(1)"])
+def test_lines_of_rays_log_are_not_shown_and_others_of_native_code_are(ending):
+    lines = [*(RAYS.format(level) for level in "IWE"), "a library speaks", RAYS.format("F")]
+    body = f"os.write(2, {chr(10).join(lines)!r}.encode()); {ending}"
+    _, stderr = ended(body)
+    shown = stderr.splitlines()
+    assert shown[:2] == ["a library speaks", RAYS.format("F")]
+    assert len(shown) == (2 if ending == "return 0" else 3)
+
+
+def test_stderr_is_a_terminal_for_a_job_whose_it_is():
+    ours, theirs = os.openpty()
+    code = JOB.format(body="return int(sys.stderr.isatty()) + 2 * os.isatty(2)")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        timeout=HANG_S,
+        text=True,
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert done.stdout.endswith("exit code 1\n")
+
+
+def test_what_is_in_a_pipe_that_somebody_else_holds_does_not_hold_up_the_end():
+    body = "import subprocess; subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL)"
+    started_s = time.monotonic()
+    process = started(f"{body}; os.write(2, b'said'); return 0")
+    stdout, _ = process.communicate(timeout=HANG_S)
+    assert "exit code 0" in stdout
+    assert time.monotonic() - started_s < HANG_S
+    os.killpg(process.pid, signal.SIGKILL)
+
+
 def test_an_exit_of_argparse_is_the_jobs_own():
     assert ended("sys.exit(2)") == (2, "")
     assert ended("sys.exit(0)") == (0, "")

@@ -14,6 +14,7 @@ from pipeline.store.run_folder import RUN_NAMES
 from tests.support.checkpoints import save_timesformer
 from tests.support.runs import (
     assert_same_columns,
+    given_once,
     objects,
     plain_columns,
     prepared,
@@ -24,7 +25,7 @@ from tests.support.runs import (
 
 
 def run(argv):
-    return run_job(AttributeJob, attribute, verb="attribute", argv=argv)
+    return run_job(AttributeJob, attribute, verb="attribute", argv=given_once(argv))
 
 
 def flags(inputs, out, models):

@@ -199,8 +199,8 @@ def unheard_of_attention(folder):
         (without_config, "config.json"),
         (broken_config, "not a valid JSON file"),
         (unheard_of_type, "unheard-of"),
-        (classes_numbered_from_1, "5 classes in id2label, and none of them is 0: expected 0 to 4"),
-        (a_class_left_out, "4 classes in id2label, and none of them is 2: expected 0 to 3"),
+        (classes_numbered_from_1, "5 classes in id2label, but none of them is 0: expected 0 to 4"),
+        (a_class_left_out, "4 classes in id2label, but none of them is 2: expected 0 to 3"),
         (unheard_of_attention, "attention_type='time_only'.*divided_space_time"),
     ],
 )
@@ -323,7 +323,9 @@ def test_a_video_processor_with_parameters_of_another_kind_is_refused(tmp_path):
     (folder / "video_preprocessor_config.json").write_text(
         json.dumps({"video_processor_type": "VideoMAEVideoProcessor", "size": [1]})
     )
-    with pytest.raises(ModelError, match="its VideoMAEVideoProcessor has parameters of") as error:
+    with pytest.raises(
+        ModelError, match="its VideoMAEVideoProcessor can't take its parameters"
+    ) as error:
         read_checkpoint(str(folder))
     one_line(error)
 

@@ -125,7 +125,9 @@ def test_a_value_of_a_processor_that_can_not_be_used_is_told(
 def test_a_folder_without_a_processor_is_told_what_to_add(folders, tmp_path):
     shutil.copytree(folders["timesformer"], tmp_path / "x")
     (tmp_path / "x" / "preprocessor_config.json").unlink()
-    with pytest.raises(ModelError, match=r"has no preprocessor_config\.json; add that of the chec"):
+    with pytest.raises(
+        ModelError, match=r"has no preprocessor_config\.json; add the one of the chec"
+    ):
         read_checkpoint(str(tmp_path / "x"))
 
 
@@ -161,7 +163,7 @@ def test_weights_of_other_types_are_told(folders, tmp_path):
     shutil.copytree(folders["timesformer"], folder)
     save_file({"a": torch.zeros(2)}, folder / "model.safetensors")
     checkpoint = read_checkpoint(str(folder))
-    with pytest.raises(ModelError, match="has no weights, or of another shape, for"):
+    with pytest.raises(ModelError, match="has no weights, or weights of another shape, for"):
         load_adapter(checkpoint, device="cpu")
 
 

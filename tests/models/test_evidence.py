@@ -390,8 +390,9 @@ def biases_parts(model, block, values, step_back):
 
 @pytest.mark.parametrize("name", BY_READS)
 @EACH_SIZE
+@pytest.mark.parametrize("clamp", ["parts", "sum"])
 @pytest.mark.usefixtures("whole_values")
-def test_maps_are_made_of_the_references_parts(name, size, tmp_path):
+def test_maps_are_made_of_the_references_parts(name, size, clamp, tmp_path):
     """Layers are summed; heads and layers that are kept are the same parts, one by one."""
     two = pair(name, tmp_path, size)
     clips = two.clips(3)
@@ -400,12 +401,18 @@ def test_maps_are_made_of_the_references_parts(name, size, tmp_path):
         for of_layer in reference_parts(two, clips, True)
     ]
     stacked = np.stack(parts, axis=2)  # (2, clips, layers, heads, T, P)
-    explanation = explain(two.adapter, clips, layers="all", heads="keep")
-    positive = np.maximum(stacked[0], 0)
+    explanation = explain(two.adapter, clips, layers="all", heads="keep", clamp=clamp)
+
+    def positive(axes):
+        """Sum over some axes, and clamp before or after."""
+        if clamp == "parts":
+            return np.maximum(stacked[0], 0).sum(axes)
+        return np.maximum(stacked[0].sum(axes), 0)
+
     for got, expected in (
-        (explanation.total, positive.sum((1, 2))),
-        (explanation.joint, positive.sum(2)),
-        (explanation.head_joint, positive),
+        (explanation.total, positive((1, 2))),
+        (explanation.joint, positive(2)),
+        (explanation.head_joint, positive(())),
     ):
         assert got.dtype is torch.float32
         sums = expected.sum((-1, -2), keepdims=True)
@@ -414,7 +421,7 @@ def test_maps_are_made_of_the_references_parts(name, size, tmp_path):
         np.testing.assert_allclose(got, share, atol=2e-4)
         np.testing.assert_allclose(got.sum((-1, -2)), 1, atol=1e-5)
     np.testing.assert_allclose(explanation.signed, stacked[1].sum((1, 2)), atol=1e-4)
-    last = explain(two.adapter, clips, layers="last")
+    last = explain(two.adapter, clips, layers="last", clamp=clamp)
     torch.testing.assert_close(last.total, explanation.joint[:, -1], atol=1e-6, rtol=0)
     assert last.head_joint is None
 

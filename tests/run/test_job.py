@@ -3,18 +3,23 @@
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import StorageError, StoreGoneError
-from pipeline.run.job import Carriage, Limits, PassBrokenError, carry_out, real_stages
+from pipeline.run.job import Carriage, Limits, Pass, PassBrokenError, carry_out, real_stages
+from pipeline.run.resources import Sizes
 from pipeline.run.serial import execute_serially
 from pipeline.run.tally import Fault, LocalChannel, Tally
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from pipeline.store.pending import reset_rows
 from tests.support.runs import pending_shards, prepared, stored_columns, write_inputs
+from tests.support.stores import LAYOUT
 
 ROWS_PER_SHARD = 4
 N_SHARDS = 4
@@ -45,7 +50,7 @@ class Passes:
 
     @contextmanager
     def __call__(self, plan, n_pending):
-        yield Carriage(self.run_pass, lambda: None, dict)
+        yield Carriage(self.run_pass, lambda: None, lambda progress: None)
 
     def run_pass(self, work):
         shards = work.shards
@@ -176,12 +181,40 @@ def test_a_store_that_is_deleted_while_the_run_goes_on_leaves_nothing(inputs, tm
     def stages_of(*arguments):
         stages = real_stages(*arguments)
 
-        def write(store, columns, rows):
+        def write(store, columns, rows, **known):
             if rows[0] == 4:
                 shutil.rmtree(tmp_path / "run")
-            return stages.write(store, columns, rows)
+            return stages.write(store, columns, rows, **known)
 
         return replace(stages, write=write)
 
     with pytest.raises(StoreGoneError, match=r"attributions\.zarr was deleted while"):
         execute_serially(plan, stages_of=stages_of)
+
+
+@given(
+    n_videos=st.integers(1, 40),
+    n_views=st.integers(1, 12),
+    batch_size=st.integers(1, 8),
+    batches=st.integers(1, 12),
+    units=st.integers(1, 4),
+    n_small=st.integers(0, 3),
+)
+def test_tasks_are_all_rows_in_whole_batches_and_whole_videos(
+    n_videos, n_views, batch_size, batches, units, n_small
+):
+    sizes = Sizes(batch_size, batch_size * batches, n_views)
+    layout = replace(LAYOUT, n_rows=n_videos * n_views, rows_per_shard=sizes.rows_per_shard)
+    shards = np.arange(layout.n_shards)
+    work = Pass(SimpleNamespace(sizes=sizes, layout=layout), None, shards, None)
+    for n_clips in (units * sizes.unit, units * batch_size):
+        tasks = work.tasks(n_clips, n_small)
+        assert [row for task in tasks for row in task] == list(range(layout.n_rows))
+        ends = {shard_rows.stop for shard_rows in map(layout.shard_rows, shards.tolist())}
+        unit = batch_size if n_clips % sizes.unit else sizes.unit
+        for task in tasks:
+            assert 0 < len(task) <= n_clips
+            assert (task.start - layout.shard_rows(task.start // layout.rows_per_shard).start) % (
+                batch_size
+            ) == 0
+            assert task.stop % unit == 0 or task.stop in ends

@@ -195,10 +195,10 @@ class FullDisk:
 
     write: object
 
-    def __call__(self, store, columns, rows):
+    def __call__(self, store, columns, rows, **known):
         if rows[0] >= 8:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self.write(store, columns, rows)
+        return self.write(store, columns, rows, **known)
 
 
 def test_a_full_disk_ends_the_run_with_one_line_that_names_the_store(inputs, tmp_path, capsys):

@@ -10,7 +10,8 @@ from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import View, Views
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import LeaseLostError, StorageError, StoreError
-from pipeline.run.steps import Explain, Load, Stages, Write, concatenated, read_rows
+from pipeline.run.gather import concatenated
+from pipeline.run.steps import Explain, Load, Stages, Write, read_rows
 from pipeline.run.tally import LocalChannel, Tally
 from pipeline.status import Status
 from pipeline.store.create import create_store
@@ -18,7 +19,7 @@ from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows
 from pipeline.store.shards import write_shard
 from tests.benchmarks.orchestration import write_stand_in_manifest
-from tests.support.stores import LAYOUT, RECORD, columns_of
+from tests.support.stores import LAYOUT, RECORD, columns_of, objects
 
 ONE_VIEW = View(Sampling("uniform", 4), Preprocessing(shortest_edge=32))
 
@@ -96,7 +97,7 @@ class Scaling:
 
 def test_the_model_is_made_once_and_only_pending_rows_are_told_as_explained(channel):
     stages = Stages(load=None, attribute=Scaling, attribute_arguments={"by": 3}, attribute_bytes=1)
-    explain = Explain(stages, channel)
+    explain = Explain(stages, channel, 4)
     batch = {"row": np.arange(3), "status": np.array([1, 0, 4], np.uint8)}
     assert explain(batch)["scaled"].tolist() == [0, 3, 6]
     assert channel.tally.progress().explained == 2
@@ -123,13 +124,28 @@ def test_a_shard_is_written_and_told_once(url, channel, caplog):
     store = open_store(url)
     np.testing.assert_array_equal(store.array("spatial")[4:8], columns["spatial"])
     assert store.array("video_id")[4:8].tolist() == columns["video_id"].tolist()
-    # A task that is tried again finds it committed, and who committed it may not have told.
+    # A task that is tried again writes the same bytes again: who wrote them may not have told.
+    before = objects(url)
     write(columns)
+    assert objects(url) == before
     progress = channel.tally.progress()
     assert (progress.committed, progress.failed) == (4, 1)
     records = [(record.message, record.fields["shard"]) for record in caplog.records]
-    assert records == [("shard committed", 1), ("shard found committed", 1)]
+    assert records == [("shard committed", 1), ("shard committed", 1)]
     assert caplog.records[0].fields["missing"] == 1
+
+
+def test_a_shard_of_which_rows_are_done_keeps_them(url, channel, caplog):
+    write_to(url, channel)(shard(1))
+    store = open_store(url, mode="r+")
+    kept = store.array("spatial")[4:8]
+    store.array("status")[5:6] = Status.PENDING
+    others = {name: values.copy() for name, values in shard(1).items()}
+    others["spatial"] += np.float16(1)
+    write_to(url, channel)(others)
+    stored = open_store(url).array("spatial")[4:8]
+    np.testing.assert_array_equal(stored[[0, 2, 3]], kept[[0, 2, 3]])
+    np.testing.assert_array_equal(stored[1], others["spatial"][1])
 
 
 def test_what_is_not_one_shard_is_refused_and_told(url, channel):
@@ -149,7 +165,7 @@ def test_what_is_not_one_shard_is_refused_and_told(url, channel):
     ],
 )
 def test_a_storage_that_refuses_is_told_with_the_object_or_the_store(url, channel, error, where):
-    def refuse(store, columns, rows):
+    def refuse(store, columns, rows, **known):
         raise error
 
     with pytest.raises(StorageError, match=f"can't write .*{where}: {error.strerror}"):
@@ -159,6 +175,8 @@ def test_a_storage_that_refuses_is_told_with_the_object_or_the_store(url, channe
 
 
 class LostLease:
+    token = "lost"
+
     def check(self):
         raise LeaseLostError("taken over")
 

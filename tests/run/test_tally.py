@@ -16,8 +16,8 @@ from pipeline.run.tally import (
     Progress,
     Report,
     Tally,
+    pace_of,
     shown_progress,
-    what_bounds,
 )
 
 ROWS_PER_SHARD, N_ROWS = 4, 14
@@ -164,15 +164,51 @@ def test_who_watches_hears_how_long_nothing_was_heard():
     assert tally.progress().silent_s < heard[-1].silent_s
 
 
-def test_the_end_says_the_rate_and_the_busiest_step():
-    progress = Progress(
-        decoded=80, explained=80, committed=80, failed=0, silent_s=0, working_s=40,
-        seconds={"read": 500, "decode": 76, "explain": 20, "write": 8},
+def progress_of(**seconds):
+    return Progress(
+        decoded=80, explained=80, committed=80, failed=0, silent_s=0, working_s=40, n_models=1,
+        seconds=seconds,
     )  # fmt: skip
-    said = "2 clips/s, bounded by decoding (busy: decoding 95%, the models 50%, writing 5%)"
-    assert what_bounds(progress, {"decode": 2, "explain": 1, "write": 4}) == said
-    assert "bounded by the models" in what_bounds(progress, {"decode": 8, "explain": 1, "write": 4})
-    assert what_bounds(Tally(4).progress(), {"decode": 1}) == ""
+
+
+def test_the_end_says_the_rate_the_busiest_step_and_what_decoding_lacks():
+    slow_decoding = progress_of(read=500, decode=76, explain=20, transfer=4, write=8)
+    pace = pace_of(slow_decoding, n_cpus=2, n_writers=4)
+    assert str(pace) == (
+        "2 clips/s, bounded by decoding (busy: decoding 95%, the transfer to the device 10%, the "
+        "models 40%, the storage 5%); 2 more cores of decoding would keep the models busy"
+    )
+    # A model does 4 clips/s, and a core decodes 80 of them in 76 s.
+    assert pace.cores_lacking == pytest.approx(4 * 76 / 80 - 2)
+    assert pace_of(Tally(4).progress(), n_cpus=2, n_writers=4) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({"decode": 20, "explain": 39, "transfer": 1, "write": 1}, "model"),
+        ({"decode": 20, "explain": 39, "transfer": 30, "write": 1}, "transfer"),
+        ({"decode": 20, "explain": 5, "write": 150}, "storage"),
+        # Clips that are slow to come are no want of CPUs.
+        ({"decode": 79, "fetch": 70, "explain": 5, "write": 1}, "storage"),
+        ({"decode": 79, "fetch": 10, "explain": 5, "write": 1}, "decode"),
+    ],
+)
+def test_what_bounds_a_run_is_named(seconds, expected):
+    assert pace_of(progress_of(**seconds), n_cpus=2, n_writers=4).bounded_by == expected
+
+
+def test_parts_of_steps_are_told():
+    tally = Tally(4)
+    channel = LocalChannel(tally)
+    channel.holds_model()
+    for stage in ("fetch", "transfer", "forward"):
+        with channel.part(stage):
+            time.sleep(0.01)
+    progress = tally.progress()
+    assert progress.seconds.keys() == {"fetch", "transfer"}
+    assert all(seconds >= 0.01 for seconds in progress.seconds.values())
+    assert progress.n_models == 1
 
 
 def test_work_begins_with_the_step_that_decodes_the_first_clip():

@@ -1,6 +1,8 @@
 """A run has one owner: who is refused, who is taken over, and who stops writing."""
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,8 +17,9 @@ import pytest
 from pipeline.errors import LeaseError, LeaseLostError, StoreError
 from pipeline.run.job import real_stages
 from pipeline.run.serial import execute_serially
+from pipeline.run.steps import CHECK_S
 from pipeline.storage.files import read_bytes, write_bytes
-from pipeline.store.lease import Holder, Times, _this_process, held_by, leased
+from pipeline.store.lease import Holder, Times, _swapped, _this_process, held_by, leased
 from pipeline.store.run_folder import lease_url
 from tests.support.object_storage import BUCKET, OWNER, environment
 from tests.support.runs import objects, pending_shards, prepared, run_attribute, write_inputs
@@ -76,7 +79,7 @@ def wait_for(condition):
 def test_a_second_driver_is_refused_and_the_first_is_not_disturbed(run):
     with leased(run, verb="attribute", times=TIMES) as lease:
         with (
-            pytest.raises(LeaseError, match=r"out: attribute in process \d+ on .*--take-over"),
+            pytest.raises(LeaseError, match=r"attribute in process \d+ on .*--take-over"),
             leased(run, verb="attribute", times=TIMES),
         ):
             pass
@@ -210,6 +213,8 @@ def test_a_driver_whose_run_was_taken_over_writes_nothing_more(inputs, tmp_path,
             def load(rows):
                 if 8 in rows["row"]:
                     put(str(out), ELSEWHERE)
+                    # As whoever takes over does, and longer.
+                    time.sleep(CHECK_S)
                 return stages.load(rows)
 
             return replace(stages, load=load)
@@ -233,7 +238,7 @@ def test_a_second_command_is_refused_with_one_line_and_changes_nothing(inputs, t
             capsys.readouterr()
             assert run_attribute(inputs.flags(out, "--serial", *flags)) == 2
             stderr = capsys.readouterr().err.splitlines()
-            assert stderr[-1].startswith("attribute: error: out: attribute in process ")
+            assert stderr[-1].startswith("attribute: error: attribute in process ")
     assert objects(out) == before
 
 
@@ -246,6 +251,46 @@ def test_the_command_leaves_no_lease(inputs, tmp_path):
 def test_bad_input_takes_no_lease(inputs, tmp_path):
     assert run_attribute(inputs.flags(tmp_path / "run", "--serial", "--method.layers=9")) == 2
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("n_drivers", [2, 5])
+def test_of_drivers_that_take_over_at_once_one_gets_the_lease(tmp_path, n_drivers):
+    run = str(tmp_path / "run")
+    put(run, holder_that_has_ended())
+    assert n_leases_of_drivers_that_start_at_once(run, n_drivers) == 1
+
+
+def test_a_lease_is_written_over_only_as_it_was_read(tmp_path):
+    url = lease_url(str(tmp_path / "run"))
+    write_bytes(url, b"first")
+    assert _swapped(url, "first", b"second") is True
+    assert _swapped(url, "first", b"third") is False
+    assert read_bytes(url) == b"second"
+
+
+def test_a_folder_that_somebody_holds_locked_is_not_waited_for(tmp_path):
+    url = lease_url(str(tmp_path))
+    write_bytes(url, b"first")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        assert _swapped(url, "first", b"second") is None
+    finally:
+        os.close(folder)
+
+
+@pytest.mark.slow
+def test_on_s3_a_lease_is_written_over_only_as_it_was_read(s3_server, monkeypatch):
+    with environment(monkeypatch, OWNER.environment(s3_server)):
+        url = lease_url(f"s3://{BUCKET}/leases/swapped")
+        write_bytes(url, b"first")
+        assert _swapped(url, "first", b"second") is True
+        assert _swapped(url, "first", b"third") is False
+        assert read_bytes(url) == b"second"
+        # Between the look and the write: the storage itself refuses.
+        monkeypatch.setattr("pipeline.store.lease._read_text", lambda url: write_bytes(url, b"x"))
+        assert _swapped(url, None, b"fourth") is False
+        assert read_bytes(url) == b"x"
 
 
 @pytest.mark.slow

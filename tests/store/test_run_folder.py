@@ -36,4 +36,8 @@ def test_what_a_run_leaves_lies_in_its_folder(run_url, url_of, name):
 def test_every_name_of_the_module_goes_with_the_run():
     names = {value for key, value in vars(run_folder).items() if key.endswith("_NAME")}
     assert names == set(RUN_NAMES)
-    assert set(RUN_NAMES) - set(DERIVED_NAMES) == {"attributions.zarr", "lease.json"}
+    assert set(RUN_NAMES) - set(DERIVED_NAMES) == {
+        "attributions.zarr",
+        "lease.json",
+        "removed.json",
+    }

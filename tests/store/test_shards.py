@@ -1,17 +1,20 @@
 """Writing a shard: whole, once, its commit mark last; by the objects on disk, and by faults."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.storage import LocalStore, WrapperStore
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.create import create_store
-from pipeline.store.opening import open_store
+from pipeline.store.opening import Store, open_store
 from pipeline.store.pending import pending_rows
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
@@ -213,3 +216,50 @@ def test_data_reach_the_disk_before_the_mark_that_says_so(group, url, monkeypatc
     of_data = {parts[0] for parts, marked in flushed if not marked and parts[-1] != "c"}
     assert of_data == set(EXPECTED) - {"status"}
     assert {parts for parts, marked in flushed if marked} == {("status", "c", "1"), ("status", "c")}
+
+
+class Requests(WrapperStore):
+    """Notes what is asked of a store."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.made = []
+
+    def _with_store(self, store):
+        return type(self)(store)
+
+    async def get(self, key, prototype, byte_range=None):
+        self.made.append(("GET", key))
+        return await self._store.get(key, prototype, byte_range)
+
+    async def set(self, key, value):
+        self.made.append(("PUT", key))
+        await self._store.set(key, value)
+
+    async def exists(self, key):
+        self.made.append(("HEAD", key))
+        return await self._store.exists(key)
+
+    async def delete(self, key):
+        self.made.append(("DELETE", key))
+        await self._store.delete(key)
+
+
+@pytest.mark.parametrize("shard", [0, 2], ids=["whole", "the last, which is short"])
+def test_a_new_shard_is_one_put_for_each_array_and_nothing_else(url, shard):
+    record = record_of(replace(LAYOUT, checksums=True))
+    create_store(url, record)
+    requests = Requests(LocalStore(url))
+    store = Store(url, zarr.open_group(requests, mode="r+", use_consolidated=False), record)
+    columns = columns_of(LAYOUT, LAYOUT.shard_rows(1))
+    write_shard(store, columns, np.array(LAYOUT.shard_rows(1)), is_new=True)
+    requests.made.clear()
+    rows = np.array(LAYOUT.shard_rows(shard))
+    # All fill values, which zarr by itself would keep no object of.
+    columns = columns_of(LAYOUT, rows) | {"message": np.array([""] * len(rows), dtype=object)}
+    write_shard(store, columns, rows, is_new=True)
+    assert sorted(request for request, _ in requests.made) == ["PUT"] * len(EXPECTED)
+    assert {key.split("/")[0] for _, key in requests.made} == set(EXPECTED)
+    assert requests.made[-1][1].startswith("status/")
+    stored = open_store(url).array("spatial")[rows[0] : rows[-1] + 1]
+    np.testing.assert_array_equal(stored, columns["spatial"])

@@ -93,3 +93,18 @@ def test_a_summary_counts_every_row_once_and_tells_shares():
     assert summary.n_rows == 6
     assert (summary.n_pending, summary.n_failed) == (1, 3)
     assert summary.failed_fraction == pytest.approx(3 / 6)
+
+
+@pytest.mark.parametrize(
+    ("codes", "fraction"),
+    [
+        ([Status.OK] * 8 + [Status.TOO_SHORT] * 2, 0.0),
+        ([Status.OK] * 7 + [Status.TOO_SHORT] * 2 + [Status.MISSING], 0.1),
+        # Where none is ok, the model is the wrong one.
+        ([Status.TOO_SHORT] * 9 + [Status.MISSING], 1.0),
+        ([Status.OK] * 5 + [Status.REMOVED] * 5, 0.0),
+    ],
+)
+def test_clips_that_are_too_short_are_not_held_against_a_run_of_others(codes, fraction):
+    summary = summarise(np.array(codes, np.uint8), seconds=0)
+    assert summary.failed_fraction == pytest.approx(fraction)

@@ -1,8 +1,8 @@
 """Explains a batch in little memory: ``python -m tests.support.attributor_in_little_memory MODEL``.
 
-Each argument after the model's folder is how many bytes the process may take up beyond what it has
-after one clip; prints what became of the batch, a line of JSON for each. It is a process of its own
-since such a limit hits whatever else runs in it.
+Each argument after the model's folder is the number of bytes that the process may use beyond what
+it has after one clip. For each, it prints the batch's outcome as a line of JSON. It is a separate
+process, since such a limit hits whatever else runs in it.
 """
 
 import json
@@ -22,7 +22,7 @@ N_CLIPS = 8
 
 
 def explained(folder: str, room_bytes: int) -> dict[str, Any]:
-    """Explain a batch twice with so much memory."""
+    """Explain a batch twice with that much memory."""
     checkpoint = read_checkpoint(folder)
     grid = checkpoint.geometry
     layout = StoreLayout(

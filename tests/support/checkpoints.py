@@ -39,8 +39,8 @@ def make_timesformer(
 ) -> TimesformerForVideoClassification:
     """Make a random TimeSformer, untouched and in evaluation mode: 16x16 pixels, 2x2 patches.
 
-    ``qkv_scale`` multiplies the query, key and value weights: with the default initialisation
-    attention is uniform within 1e-3, and a test of it can't fail.
+    ``qkv_scale`` multiplies the query, key and value weights: with the default initialisation,
+    attention is uniform within 1e-3, and a test of it couldn't fail.
     """
     defaults = {
         "image_size": 16,
@@ -70,7 +70,8 @@ def make_model(
 ) -> Model:
     """Make a random model, untouched and in evaluation mode; ``scale`` as in `make_timesformer`.
 
-    ``output_scale`` multiplies what brings attention to the logits, which else hardly show it.
+    ``output_scale`` multiplies what carries attention to the logits, which hardly show it
+    otherwise.
     """
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)

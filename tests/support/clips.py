@@ -1,4 +1,4 @@
-"""Video files for tests, made with PyAV, of frames that carry their own number."""
+"""Video files for tests, made with PyAV; their frames carry their own number."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 BITS = 10
-"""Bits of a frame's number that are painted into it; numbers go up to 1023."""
+"""Bits of a frame's number that are painted into it; the largest number is 1023."""
 
 
 def numbered_frames(n_frames: int, *, height: int = 96, width: int = 160) -> NDArray[np.uint8]:
-    """Frames that carry their own number, as black and white bars, so that no reference is needed.
+    """Frames that carry their own number as black and white bars, so that no reference is needed.
 
     The number's bits are bars over the upper half, most significant first. The lower half is a
     drifting colour gradient, which gives an encoder motion to code. Returns (n_frames, height,
@@ -65,11 +65,11 @@ def write_mp4(
     Parameters
     ----------
     faststart
-        Put the index (``moov``) before the frames, as files made for streaming have it.
+        Put the index (``moov``) before the frames, as in files made for streaming.
     times
         Presentation time of each frame in 1/1000 s, for a variable frame rate.
     options
-        The encoder's own, for example ``g="12"``, ``bf="3"``, ``crf="18"``.
+        The encoder's options, for example ``g="12"``, ``bf="3"``, ``crf="18"``.
     """
     rate = Fraction(fps).limit_denominator(1001)
     container_options = {"movflags": "+faststart"} if faststart else {}
@@ -102,7 +102,7 @@ def write_audio(path: Path) -> Path:
 
 
 def pyav_frames(path: Path) -> NDArray[np.uint8]:
-    """Decode every frame in presentation order with PyAV, turned as the file says: (T, H, W, 3)."""
+    """Decode all frames in presentation order with PyAV, rotated as the file says: (T, H, W, 3)."""
     with av.open(str(path)) as container:
         pictures = [
             np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90)
@@ -127,9 +127,9 @@ def trim_mp4(source: Path, target: Path, n_hidden: int) -> Path:
 
 
 def turn_mp4(path: Path) -> Path:
-    """Have the file say that its pictures are to be turned by 90 degrees clockwise."""
+    """Make the file say that its pictures must be turned by 90 degrees clockwise."""
     data = bytearray(path.read_bytes())
-    # The matrix of the track header box, ISO/IEC 14496-12, 8.3.2, of version 0.
+    # The matrix of the track header box, version 0 (ISO/IEC 14496-12, 8.3.2).
     matrix = data.index(b"tkhd") + 44
     one, depth = 1 << 16, 1 << 30
     values = (0, one, 0, -one, 0, 0, 0, 0, depth)
@@ -159,4 +159,4 @@ def _real_clips() -> list[Path]:
 REAL_CLIPS = [pytest.param(path, id=path.name) for path in _real_clips()] or [
     pytest.param(None, marks=pytest.mark.skip(reason="no folder shared/clips beside the checkout"))
 ]
-"""Parameters for tests over the real clips, which lie beside the checkout and not in it."""
+"""Parameters for tests over real clips, which lie beside the checkout and not in it."""

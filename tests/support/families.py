@@ -1,6 +1,6 @@
-"""The families of video classifiers, small and random, with a naive readout of each.
+"""The families of video classifiers, small and random, with a naive readout for each.
 
-What the adapters give is held against transformers' own eager model, loaded from the same folder:
+The adapters' results are compared with transformers' own eager model, loaded from the same folder:
 whole softmax matrices as a forward hook sees them, and the formula written out in NumPy.
 """
 
@@ -50,15 +50,15 @@ COMMON = {
 
 @dataclass(frozen=True)
 class Family:
-    """How tests make a family's checkpoint, and what they expect of its attribution."""
+    """How tests make a family's checkpoint, and the attribution that they expect."""
 
     model_class: type[PreTrainedModel]
     config: Callable[..., PretrainedConfig]
     processor: Callable[[int], Any]
-    """Of the side of a frame, pixels."""
+    """Makes a processor from the side of a frame, in pixels."""
     sizes: tuple[dict[str, Any], dict[str, Any]]
     many_tokens: dict[str, Any]
-    """A size with 256 tokens or more to attend among."""
+    """A configuration with 256 tokens or more to attend to."""
     readout: Callable[[PreTrainedModel], nn.Module]
     """The attention module that is read by default."""
     read: Callable[[Scores], Tensor]
@@ -89,13 +89,13 @@ class Family:
 
 @torch.no_grad()
 def eager_reference(family: Family, model: PreTrainedModel, clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and the whole softmax of the readout's attention, of transformers' eager model."""
+    """Logits and the whole softmax of the readout's attention, from transformers' eager model."""
     seen = []
     handle = family.readout(model).register_forward_hook(
         lambda module, args, output: seen.append(output[1])
     )
     try:
-        # TimeSformer's modules return their softmax only if they are asked to.
+        # TimeSformer's modules return their softmax only on request.
         logits = model(**{family.input_name: clips}, output_attentions=True).logits
     finally:
         handle.remove()
@@ -103,18 +103,18 @@ def eager_reference(family: Family, model: PreTrainedModel, clips: Tensor) -> tu
 
 
 def naive_cls(matrix: Matrix, n_times: int) -> Matrix:
-    """CLS's row, own column dropped, renormalised."""
+    """CLS's row without its own column, renormalised."""
     row = matrix.mean(axis=1)[:, 0, 1:]
     return (row / row.sum(axis=1, keepdims=True)).reshape(len(row), n_times, -1)
 
 
 def naive_mean_pooling(matrix: Matrix, n_times: int) -> Matrix:
-    """What each token gets of all queries, on average."""
+    """What each token gets from all queries, on average."""
     return matrix.mean(axis=1).mean(axis=1).reshape(len(matrix), n_times, -1)
 
 
 def naive_first_query(matrix: Matrix, n_times: int) -> Matrix:
-    """The row of the first query, whole."""
+    """The whole row of the first query."""
     return matrix.mean(axis=1)[:, 0].reshape(len(matrix), n_times, -1)
 
 
@@ -126,7 +126,7 @@ def pil_processor(side: int) -> VideoMAEImageProcessorPil:
 
 
 def naive_patch_major_cls(matrix: Matrix, n_times: int) -> Matrix:
-    """CLS's row as `naive_cls`, of tokens that stand patch by patch, and in time within a patch."""
+    """CLS's row as in `naive_cls`, for tokens ordered by patch, and by time within a patch."""
     row = naive_cls(matrix, n_times).reshape(len(matrix), -1)
     joint = np.empty((len(row), n_times, row.shape[1] // n_times))
     for token in range(row.shape[1]):
@@ -135,12 +135,12 @@ def naive_patch_major_cls(matrix: Matrix, n_times: int) -> Matrix:
 
 
 def naive_frames(matrix: Matrix, n_times: int) -> Matrix:
-    """CLS's row of each frame; the frames count alike."""
+    """CLS's row in each frame; frames count equally."""
     return naive_cls(matrix, 1).reshape(len(matrix) // n_times, n_times, -1) / n_times
 
 
 def timesformer(attention_type: str, **differences: Any) -> Family:
-    """TimeSformer with an attention that isn't divided; tests/attribution has that one."""
+    """TimeSformer with attention that isn't divided; tests/attribution has the divided one."""
     return Family(
         model_class=TimesformerForVideoClassification,
         config=partial(
@@ -264,7 +264,7 @@ FAMILIES = {
             image_size=16,
             tubelet_size=[1, 8, 8],
             num_frames=3,
-            # Low, so that the cap is felt.
+            # Low, so that the cap takes effect.
             attn_logit_softcapping=2.0,
             id2label=dict(enumerate(CLASS_NAMES)),
         ),

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as it is told, request by request."""
+"""A real HTTP server on loopback whose answers are set request by request."""
 
 import socket
 import struct
@@ -15,17 +15,19 @@ Answer = int | str
 RESET = "reset"
 """The connection is reset without an answer."""
 CUT = "cut"
-"""Half of the body, and the end of the connection."""
+"""Half of the body, then the connection ends."""
 
 
 @dataclass
 class Served:
-    """What a server gives, and what it was asked."""
+    """What a server answers, and what it was asked."""
 
     content: dict[str, bytes]
     answer: Callable[[str, int], Answer | None] = lambda path, nth: None
-    """Path, and how often it was asked for before, to an answer; None for what is right."""
+    """From a path, and how often it was asked for before, to an answer; None for the right one."""
     url: str = ""
+    etags: dict[str, str] = field(default_factory=dict)
+    """By path; of others none is told."""
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
@@ -53,6 +55,8 @@ def served(content: dict[str, bytes]) -> Iterator[Served]:
             sent = body if body is not None and status == 200 else b"no"
             self.send_response(status)
             self.send_header("Content-Length", str(len(sent)))
+            if path in state.etags:
+                self.send_header("ETag", state.etags[path])
             self.end_headers()
             if self.command == "HEAD":
                 return
@@ -69,7 +73,7 @@ def served(content: dict[str, bytes]) -> Iterator[Served]:
             try:
                 super().handle()
             except (OSError, ValueError):
-                # The connection that was reset here.
+                # This connection was reset above.
                 self.close_connection = True
 
         def finish(self) -> None:

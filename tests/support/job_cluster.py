@@ -1,4 +1,4 @@
-"""A Ray cluster of several raylets on this machine, as `ray start` makes it, with a token."""
+"""A Ray cluster of several raylets on this machine, started by `ray start`, with a token."""
 
 import os
 import secrets
@@ -19,7 +19,7 @@ _STORE_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class JobCluster:
-    """What a user of a cluster has."""
+    """What a user knows of a cluster."""
 
     address: str
     """Host and port where jobs are submitted."""
@@ -33,25 +33,25 @@ class JobCluster:
 
 @contextmanager
 def job_cluster(*, n_workers: int, cpus_per_worker: int) -> Iterator[JobCluster]:
-    """Start a head without CPUs and some workers, each a raylet; all is gone after."""
+    """Start a head without CPUs and some workers, each a raylet; all end with the block."""
     gcs, dashboard, client = free_ports(3)
     user = {
         name: value
         for name, value in os.environ.items()
-        # The code must come with the job, not by the tests' own path.
+        # The code must come with the job, not from the tests' own path.
         if not name.startswith(("RAY_", "STAA_")) and name != "PYTHONPATH"
     }
     user |= {
-        # `python` of a node is the one that has the packages.
+        # A node's `python` is the one that has the packages.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
     }
-    # The path must be short: sockets lie below it.
+    # The path must be short, as sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="staa-", dir="/tmp") as folder:
         node = [
             *(RAY, "start", "--node-ip-address=127.0.0.1"),
             f"--object-store-memory={_STORE_BYTES}",
-            # Ports that are the same on every node, unless one says otherwise.
+            # These ports would be the same on every node.
             *("--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"),
         ]
         head = [
@@ -66,7 +66,7 @@ def job_cluster(*, n_workers: int, cpus_per_worker: int) -> Iterator[JobCluster]
             | {
                 "RAY_AUTH_MODE": "token",
                 "RAY_TMPDIR": folder,
-                # They would look for updates and for proxies.
+                # Else nodes would look for updates and for proxies.
                 "RAY_USAGE_STATS_ENABLED": "0",
             },
             log=Path(folder, "start.log"),

@@ -1,4 +1,4 @@
-"""Inputs that are damaged at random, by a seed that changes by day and is printed."""
+"""Inputs that are damaged at random, with a seed that changes daily and is printed."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 SEED_VARIABLE = "STAA_TEST_SEED"
-"""Environment variable that repeats a day's damage."""
+"""Environment variable with a seed, to repeat a day's damage."""
 
 _TEXTS = (
     b'"',
@@ -31,14 +31,14 @@ _VALUES: tuple[Any, ...] = (
 
 
 def seed_of_the_day() -> int:
-    """Seed, which pytest shows where a test fails."""
+    """Seed of the day; pytest shows it if a test fails."""
     seed = int(os.environ.get(SEED_VARIABLE, datetime.now(UTC).strftime("%Y%m%d")))
     print(f"seed {seed}: repeat it by {SEED_VARIABLE}={seed}")
     return seed
 
 
 def mutated_bytes(data: bytes, random: Random) -> bytes:
-    """Flip bits, take out, put in, double or cut off."""
+    """Flip bits, or remove, insert, double or cut off bytes."""
     changed = bytearray(data)
     for _ in range(random.choice([1, 1, 1, 2, 5])):
         place = random.randrange(len(changed) + 1)
@@ -57,7 +57,7 @@ def mutated_bytes(data: bytes, random: Random) -> bytes:
 
 
 def mutated_text(data: bytes, random: Random) -> bytes:
-    """Mutate a text so that it mostly stays one."""
+    """Mutate a text so that most of it stays text."""
     changed = bytearray(data)
     for _ in range(random.choice([1, 1, 1, 2])):
         place = random.randrange(len(changed) + 1)
@@ -74,7 +74,7 @@ def mutated_text(data: bytes, random: Random) -> bytes:
 
 
 def mutated_json(data: bytes, random: Random) -> bytes:
-    """Take out, exchange or add values of a JSON text, at any depth."""
+    """Remove, exchange or add values in a JSON text, at any depth."""
     content = json.loads(data)
     for _ in range(random.choice([1, 1, 1, 2, 3])):
         places = list(_places(content))
@@ -94,7 +94,7 @@ def mutated_json(data: bytes, random: Random) -> bytes:
 
 
 def _places(content: Any) -> Any:
-    """Every table or list of a content, with each of its keys."""
+    """Every table or list in some content, with each of its keys."""
     keys = content if isinstance(content, dict) else range(len(content))
     for key in list(keys):
         yield content, key

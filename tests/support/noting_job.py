@@ -1,6 +1,6 @@
-"""``jobs.attribute``, but slower, and noting each clip that it starts to decode or to explain.
+"""Runs ``jobs.attribute``, but slower, and notes each clip that it starts to decode or to explain.
 
-A test that runs it (``python -m tests.support.noting_job``) tells by `NOTES` where to.
+A test that runs it (``python -m tests.support.noting_job``) sets the folder for notes by `NOTES`.
 """
 
 import json
@@ -19,25 +19,25 @@ from pipeline.store.shards import write_shard
 from tests.support.runs import run_attribute
 
 NOTES = "STAA_TEST_NOTES"
-"""Environment variable: folder of the files of notes."""
+"""Environment variable with the folder for notes."""
 STEP_S = 0.05
-"""Time that a step takes at least, asleep: so that there is a run to be disturbed."""
+"""Least time that a step takes, sleeping, so that there is time to disturb a run."""
 
 
 def note(folder, what, rows):
-    """Append row numbers, one a line and all at once: a reader sees them as soon as it returns."""
+    """Append row numbers, one per line, in one write: readers see them as soon as this returns."""
     with (Path(folder) / what).open("ab", buffering=0) as file:
         file.write("".join(f"{row}\n" for row in rows).encode())
 
 
 def noted(folder, what):
-    """Row numbers in the order that they were noted."""
+    """Row numbers, in the order in which they were noted."""
     file = Path(folder) / what
     return [int(row) for row in file.read_text().split()] if file.exists() else []
 
 
 def told_commits(ray_folder):
-    """How often write tasks logged the commit of each shard, in a Ray whose files are below."""
+    """Count how often write tasks logged each shard's commit, in a Ray with its files below."""
     records = [
         json.loads(line)
         for log in Path(ray_folder).rglob("worker-*.err")
@@ -68,10 +68,10 @@ class NotingAttributor(Attributor):
         return super().__call__(batch)
 
 
-def write_slowly(group, columns, rows):
+def write_slowly(group, columns, rows, **known):
     """Take time on both sides of the commit."""
     time.sleep(STEP_S)
-    written = write_shard(group, columns, rows)
+    written = write_shard(group, columns, rows, **known)
     time.sleep(STEP_S)
     return written
 

@@ -1,7 +1,7 @@
-"""Commands whose every process ends with the block that ran them, daemons among them.
+"""Commands all of whose processes, even daemons, end with the block that ran them.
 
-They run below a process of their own that inherits whatever their processes leave behind, and kills
-it when its input is closed: also if the tests themselves are killed.
+They run below a process that inherits whatever they leave behind and kills it when its input is
+closed, even if the tests themselves are killed.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HANG_S = 300
-"""Only a guard: what takes this long is stuck."""
+"""Just a guard: what takes this long is stuck."""
 
 _READY = "ready\n"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -25,7 +25,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def nursery(
     commands: Sequence[Sequence[str]], *, environment: Mapping[str, str], log: Path
 ) -> Iterator[None]:
-    """Run commands one after the other; what they started lives until the block ends."""
+    """Run commands one after the other; what they start lives until the block ends."""
     with log.open("w") as stream:
         keeper = subprocess.Popen(
             [sys.executable, __file__, json.dumps(commands)],
@@ -34,7 +34,7 @@ def nursery(
             stderr=stream,
             env=environment,
             text=True,
-            # Ctrl-C is for the tests, which then close the input.
+            # Ctrl-C is meant for the tests, which then close the input.
             start_new_session=True,
         )
     try:
@@ -47,8 +47,8 @@ def nursery(
 
 
 def parent_of(pid: int) -> int:
-    """Process that a process is a child of; `OSError` if it has ended."""
-    # The name before may hold spaces and brackets.
+    """Parent of a process; `OSError` if the process has ended."""
+    # The name before these fields may hold spaces and brackets.
     _state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(parent)
 
@@ -61,7 +61,7 @@ def _keep(commands: Sequence[Sequence[str]]) -> None:
             subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
-                # Not the pipe, which daemons would hold open.
+                # Not the pipe, as daemons would hold it open.
                 stdout=sys.stderr,
                 timeout=HANG_S,
                 check=True,
@@ -74,7 +74,7 @@ def _keep(commands: Sequence[Sequence[str]]) -> None:
 
 
 def _kill_descendants() -> None:
-    """Kill children until there are none: those of the killed become this process's."""
+    """Kill children until there are none: children of the killed become this process's."""
     while True:
         for pid in _children():
             os.kill(pid, signal.SIGKILL)

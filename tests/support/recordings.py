@@ -1,4 +1,4 @@
-"""Recordings of many kinds, made small with PyAV: codecs, containers, structures and damage."""
+"""Small recordings of many kinds, made with PyAV: codecs, containers, structures and damage."""
 
 import io
 import random
@@ -15,7 +15,7 @@ N_FRAMES, HEIGHT, WIDTH = 60, 64, 96
 
 
 def noisy_frames(n_frames: int = N_FRAMES, height: int = HEIGHT, width: int = WIDTH) -> NDArray:
-    """Numbered frames with noise, so that packets have a size and damage something to hit."""
+    """Numbered frames with noise, so that packets are large enough for damage to hit them."""
     frames = numbered_frames(n_frames, height=height, width=width).astype(np.int16)
     noise = np.random.default_rng(0).integers(-8, 9, frames.shape, np.int16)
     return (frames + noise).clip(0, 255).astype(np.uint8)
@@ -99,11 +99,11 @@ KINDS: dict[str, dict[str, str]] = {
     "theora_like.ogg": {"codec": "libvpx"},
     "snow.mkv": {"codec": "snow", "strict": "-2"},
 }
-"""Encoder options of each file, by a name whose suffix is its container."""
+"""Encoder options of each file, by its name, whose suffix is the container."""
 
 
 def write_kind(folder: Path, name: str) -> Path:
-    """Write a file of a kind, once for a folder."""
+    """Write a file of a kind, once per folder."""
     path = folder / name
     if not path.exists():
         size = {"height": 256, "width": 256} if "dnxhd" in name or "mxf" in name else {}
@@ -112,7 +112,7 @@ def write_kind(folder: Path, name: str) -> Path:
 
 
 def write_fragmented(path: Path) -> Path:
-    """Write an MP4 in fragments, as streaming servers and recorders that may be broken off do."""
+    """Write an MP4 in fragments, like streaming servers and recorders that may be interrupted."""
     write_remuxed(
         write_mp4(path.with_name("whole.mp4"), noisy_frames(), 25.0, g="15", bf="2"),
         path,
@@ -142,9 +142,9 @@ def write_remuxed(source: Path, target: Path, *, format: str | None = None, chan
 
 
 def set_edits(path: Path, *edits: tuple[float, float]) -> Path:
-    """Have an MP4 show these parts of its media, each (start, duration) in s: an edit list.
+    """Make an MP4 show these parts of its media, each (start, duration) in s, by an edit list.
 
-    ISO/IEC 14496-12, 8.6.6. The index must lie behind the frames, whose places stay.
+    ISO/IEC 14496-12, 8.6.6. The index must lie behind the frames, so that these keep their places.
     """
     data = path.read_bytes()
     moov = data.index(b"moov") - 4
@@ -184,7 +184,7 @@ def _grow(body: bytearray, n_bytes: int) -> None:
 
 
 def packets_of(path: Path) -> list[tuple[int, int, int | None]]:
-    """Place and size in the file, and time, of each packet that has bytes."""
+    """Place and size in the file, and the time, of each packet that has bytes."""
     with av.open(str(path)) as container:
         packets = container.demux(container.streams.video[0])
         return [(packet.pos, packet.size, packet.pts) for packet in packets if packet.size]
@@ -216,7 +216,7 @@ DAMAGE: dict[str, Callable[[bytearray, int, int, random.Random], None]] = {
 
 
 def damaged(path: Path, packet: int, how: str, seed: random.Random) -> bytes:
-    """Give a file's bytes with one packet damaged."""
+    """Return a file's bytes with one packet damaged."""
     data = bytearray(path.read_bytes())
     start, size, _ = packets_of(path)[packet]
     DAMAGE[how](data, start, size, seed)
@@ -224,7 +224,7 @@ def damaged(path: Path, packet: int, how: str, seed: random.Random) -> bytes:
 
 
 def forward_frames(data: bytes) -> tuple[list[NDArray[np.uint8]], list[float | None]]:
-    """Decode every frame forward with PyAV, which is the reference, and give its times in s."""
+    """Decode every frame forward with PyAV, the reference; return frames and their times in s."""
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.best("video")
         frames, times = [], []

@@ -1,4 +1,4 @@
-"""Small runs for tests: clips, a manifest and a model on disk, and what must come of them."""
+"""Small runs for tests: clips, a manifest and a model on disk, and the expected results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "truncated": cut_off,
     "too_short": shorten,
 }
-"""What becomes of a clip, by the name of the status that it must get."""
+"""What is done to a clip, by the name of the status that it must get."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Inputs:
     video_ids: tuple[str, ...]
     """In the manifest's order."""
     labels: tuple[int, ...]
-    """Class of each row, -1 in rows that have no label."""
+    """Class of each row; -1 in rows without a label."""
 
     def config(self, out: Path, **changes: Any) -> AttributeConfig:
         given = {"manifest": self.manifest, "model": self.model, "out": str(out)}
@@ -77,21 +77,32 @@ class Inputs:
         return AttributeConfig.model_validate(given | sizes | changes)
 
     def flags(self, out: Path, *more: str) -> list[str]:
-        """Command line of `jobs.attribute`; a flag of ``more`` wins."""
+        """Command line of `jobs.attribute`; flags in ``more`` override others."""
         flags = {"manifest": self.manifest, "model": self.model, "out": str(out)}
         sizes = {"batch-size": "2", "rows-per-shard": "4", "n-models": "1"}
-        return [f"--{name}={value}" for name, value in (flags | sizes).items()] + list(more)
+        own = [f"--{name}={value}" for name, value in (flags | sizes).items()]
+        return given_once([*own, *more])
+
+
+def given_once(argv: Sequence[str]) -> list[str]:
+    """Leave out flags, with their values behind `=`, that are given again further on."""
+    names = [flag.partition("=")[0] for flag in argv]
+    return [
+        flag
+        for place, flag in enumerate(argv)
+        if not flag.startswith("--") or names[place] not in names[place + 1 :]
+    ]
 
 
 def prepared(config: AttributeConfig, **call: Any) -> Plan:
-    """Plan a run and make its store ready; ``call`` is what this call does to a run there."""
+    """Plan a run and prepare its store; ``call`` is what this call does to an existing run."""
     plan = plan_run(config, OneCall(**call))
     prepare(plan)
     return plan
 
 
 def random_frames(n_frames: int, *, seed: int) -> NDArray[np.uint8]:
-    """Frames of coloured squares, others for each seed: rows that are mixed up differ."""
+    """Frames of coloured squares, different for each seed, so that mixed-up rows show."""
     squares = np.random.default_rng(seed).integers(0, 256, (n_frames, 4, 4, 3), np.uint8)
     return squares.repeat(16, axis=1).repeat(20, axis=2)
 
@@ -104,14 +115,14 @@ def write_inputs(
 ) -> Inputs:
     """Write clips, their manifest, and a model of 3 frames.
 
-    The manifest's order isn't that of the files' names, and every third row has no label.
+    The manifest's order differs from that of the file names, and every third row has no label.
 
     Parameters
     ----------
     damages
-        Rows whose clips are damaged once the manifest is written, with the status to get.
+        Rows whose clips are damaged after the manifest is written, with the status to expect.
     n_frames
-        Frames of some rows' clips; others have about ten.
+        Number of frames in some rows' clips; others have about ten.
     """
     clips = folder / "clips"
     clips.mkdir(parents=True)
@@ -141,7 +152,7 @@ def run_attribute(
     execute: Callable[[Plan, Lease], RunSummary] | None = None,
     machine: Machine | None = None,
 ) -> int:
-    """Run `jobs.attribute` in this process, if need be with another way to carry out its plans."""
+    """Run `jobs.attribute` in this process, optionally with another way to carry out its plans."""
     place_of = None if execute is None else (lambda job: Place(lambda config: machine, execute))
     job = partial(attribute, place_of=place_of)
     return run_job(AttributeJob, job, verb="attribute", keeps=True, argv=argv)
@@ -164,8 +175,8 @@ def plain_columns(plan: Plan) -> Columns:
         n_threads=1,
     )
     batches = []
-    for start in range(0, plan.layout.n_rows, plan.config.batch_size):
-        numbers = np.arange(start, min(start + plan.config.batch_size, plan.layout.n_rows))
+    for start in range(0, plan.layout.n_rows, plan.sizes.batch_size):
+        numbers = np.arange(start, min(start + plan.sizes.batch_size, plan.layout.n_rows))
         table = plan.manifest.take(plan.views.video(numbers))
         rows = {name: table[name].to_numpy() for name in table.column_names}
         batches.append(attributor(loader(rows | {"row": numbers})))
@@ -183,7 +194,7 @@ def stored_columns(out: Path) -> Columns:
 
 
 def assert_same_columns(got: Columns, expected: Columns) -> None:
-    """Bit for bit, of the same types, and NaN where NaN is."""
+    """Compare columns bit for bit, with their types; NaN equals NaN."""
     assert got.keys() == expected.keys()
     for name, values in expected.items():
         if got[name].dtype.kind in "OT":
@@ -194,7 +205,7 @@ def assert_same_columns(got: Columns, expected: Columns) -> None:
 
 
 def objects(out: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and time of writing of every object of a run's store, but of its metadata."""
+    """Content and time of writing of every object in a run's store, except metadata."""
     store = out / "attributions.zarr"
     return {
         path.relative_to(store).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
@@ -209,7 +220,7 @@ def tree(folder: Path) -> dict[Path, bytes]:
 
 
 def pending_shards(out: Path) -> list[int]:
-    """Shards of a run with a row that is to be computed."""
+    """Shards of a run that have a pending row."""
     shards: list[int] = pending_rows(open_store(store_url(str(out)))).shards.tolist()
     return shards
 

@@ -1,6 +1,6 @@
-"""A stand-in for the decoder that fails as the data asks for: few real files hang, and none here.
+"""A stand-in for the decoder that fails as the data says: few real files hang, and none of ours.
 
-Runs in a decoder's child, which is given it by name; anything else goes to the real decoder.
+It runs in a decoder's child, which gets its name; other data goes to the real decoder.
 """
 
 import os
@@ -17,8 +17,8 @@ from pipeline.clips.decode import ClipFrames, read_views
 DECODE = "tests.support.stand_ins:fail_as_told"
 
 KILLED_AT_START = "STAND_IN_KILLED_AT_START"
-"""Environment variable with a folder: a child kills itself while it starts, as often as there are
-files left in there."""
+"""Environment variable with a folder: as long as files are left in it, a child that starts kills
+itself."""
 
 
 def fail_as_told(data, readings, decoder):
@@ -36,6 +36,8 @@ def fail_as_told(data, readings, decoder):
             time.sleep(1000)
     elif what == "exit-for" and int(argument) in [r.sampling.n_samples for r in readings]:
         os._exit(3)
+    elif what == "hang-for" and int(argument) in [r.sampling.n_samples for r in readings]:
+        time.sleep(1000)
     elif what == "sleep":
         time.sleep(float(argument))
     elif what == "stop":
@@ -45,7 +47,7 @@ def fail_as_told(data, readings, decoder):
     elif what == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif what == "half":
-        # The parent gets the length of an answer and its beginning.
+        # The parent gets an answer's length and only its beginning.
         os.write(int(sys.argv[2]), struct.pack("!i", 1000) + b"{")
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "raise":

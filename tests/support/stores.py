@@ -1,4 +1,4 @@
-"""A small store for tests: its layout, identity and columns that tell rows apart."""
+"""A small store for tests: its layout, its identity, and columns that differ between rows."""
 
 from pathlib import Path
 
@@ -32,11 +32,11 @@ EXPECTED = {
     "video_id": (("clip",), str),
     "message": (("clip",), str),
 }
-"""The table of the design, and so the format that readers of a store rely on."""
+"""The table in the design, which is the format that a store's readers rely on."""
 
 
 def columns_of(layout, rows, seed=0):
-    """Columns of a shard that no fill value occurs in, told apart by their row."""
+    """Columns of a shard that differ between rows and contain no fill value."""
     rng = np.random.default_rng([seed, rows[0]])
     sizes = {
         "time": layout.n_times, "frame": layout.n_frames, "rank": layout.n_ranks,
@@ -64,7 +64,7 @@ def write(group, shard, seed=0):
 
 
 def objects(folder):
-    """Every object of a store with its bytes, but no metadata."""
+    """Every object of a store with its bytes, except metadata."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()

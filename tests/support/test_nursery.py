@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Li
 
 
 def daemon(folder):
-    """Command that ends at once, and leaves a process behind in a session of its own."""
+    """Command that ends at once and leaves a process behind, in a session of its own."""
     return ["setsid", "sh", "-c", f"sleep 1000 & echo $! > {folder / 'pid'}"]
 
 

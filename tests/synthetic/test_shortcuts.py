@@ -86,8 +86,8 @@ def test_a_cue_changes_the_pixels_of_its_mask_alone(cue):
     [
         ({"val_share": 1.0}, r"val_share: 1\.0"),
         ({"planted_share": -0.1}, r"planted_share: -0\.1"),
-        ({"n_clips": 8, "n_duplicates": 3}, "n_duplicates: 3 of 2 validation clips"),
-        ({"n_clips": 20, "n_duplicates": 1, "n_swapped": 21}, "n_swapped: 21 of 20 clips"),
+        ({"n_clips": 8, "n_duplicates": 3}, "n_duplicates is 3 out of 2 validation clips"),
+        ({"n_clips": 20, "n_duplicates": 1, "n_swapped": 21}, "n_swapped is 21 out of 20 clips"),
     ],
 )
 def test_more_than_there_is_is_refused(changes, reason):

@@ -328,10 +328,10 @@ class DeadWhenIdle(Attributor):
 class DeadlyWrite:
     death: Death
 
-    def __call__(self, group, columns, rows):
+    def __call__(self, group, columns, rows, **known):
         if DEADLY_ROW in rows:
             self.death()
-        return write_shard(group, columns, rows)
+        return write_shard(group, columns, rows, **known)
 
 
 LOADERS = {"loading": DeadlyLoader, "model": PatientLoader, "idle model": LateLoader}

@@ -41,7 +41,7 @@ class WriteThatFailsOnce:
 
     folder: Path
 
-    def __call__(self, group, columns, rows):
+    def __call__(self, group, columns, rows, **known):
         if rows[0] == 4 and not (self.folder / "failed").exists():
             deadline = time.monotonic() + HANG_S
             while not all((self.folder / name).exists() for name in ("stored", "stuck")):
@@ -49,7 +49,7 @@ class WriteThatFailsOnce:
                 time.sleep(0.05)
             (self.folder / "failed").touch()
             raise OSError("the disk was away")
-        written = write_shard(group, columns, rows)
+        written = write_shard(group, columns, rows, **known)
         (self.folder / "stored").touch()
         return written
 
@@ -79,8 +79,8 @@ def test_the_models_of_a_broken_pass_are_gone_when_the_next_ones_start(
 
 
 def test_a_run_that_nobody_works_on_is_ended_with_a_line(finished_run, tmp_path, capsys):
-    # A model that no machine of the cluster has the CPUs for.
-    flags = finished_run.inputs.flags(tmp_path / "run", "--cpus-per-model=512")
+    # No machine of the cluster has a GPU, and one may join.
+    flags = finished_run.inputs.flags(tmp_path / "run", "--device=cuda")
     limits = Limits(stall_s=20, growing_stall_s=20)
     assert run_attribute(flags, partial(execute, limits=limits)) == 1
     last = capsys.readouterr().err.splitlines()[-1]

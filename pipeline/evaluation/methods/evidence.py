@@ -1,5 +1,7 @@
 """Evidence for a class: what the readout reads for it, and references with a backward pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,22 +12,62 @@ from pipeline.models.backward import gradient_relevance, held_gradient
 
 def evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Positive evidence of all layers: where the evidence for the class is, in one forward pass."""
-    return _explained(model, pixel_values, target, Method(name="evidence", layers="all"))
+    return _explained(model, pixel_values, target)
 
 
-def signed_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
-    """Signed evidence of all layers: what tells this class from the others."""
-    method = Method(name="evidence", layers="all", target="label")
-    with torch.inference_mode():
-        signed = model.explain(pixel_values, method, target).signed
-    assert signed is not None
-    return signed
+def plain_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Positive evidence by the full derivative, that of LayerNorms and activations included."""
+    return _explained(model, pixel_values, target, derivative="plain")
+
+
+def last_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Positive evidence of the last layer alone."""
+    return _explained(model, pixel_values, target, layers="last")
+
+
+def net_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Evidence that is left of each patch once what speaks against the class is taken off it."""
+    return _explained(model, pixel_values, target, clamp="sum")
+
+
+def plain_net_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Net evidence by the full derivative."""
+    return _explained(model, pixel_values, target, clamp="sum", derivative="plain")
+
+
+def evidence_stepped_back(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Positive evidence, of final tokens followed back through the last block where they are read.
+
+    Where a token of its own is the readout, it is `evidence`.
+    """
+    pools_mean = model.pools_mean(model.model.config)
+    return _explained(model, pixel_values, target, step_back=pools_mean)
+
+
+def net_evidence_stepped_back(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Net evidence, followed back as `evidence_stepped_back`."""
+    pools_mean = model.pools_mean(model.model.config)
+    return _explained(model, pixel_values, target, clamp="sum", step_back=pools_mean)
 
 
 def changed_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Positive evidence times how far each token is from the clip's median frame."""
-    method = Method(name="evidence", layers="all", change_weighted=True)
-    return _explained(model, pixel_values, target, method)
+    return _explained(model, pixel_values, target, change_weighted=True)
+
+
+def changed_net_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Net evidence times how far each token is from the clip's median frame."""
+    return _explained(model, pixel_values, target, clamp="sum", change_weighted=True)
+
+
+def signed_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Signed evidence of all layers: what tells this class from the others."""
+    return _signed(model, pixel_values, target)
+
+
+def plain_signed_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Signed evidence by the full derivative."""
+    return _signed(model, pixel_values, target, derivative="plain")
 
 
 def chefer(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
@@ -38,7 +80,20 @@ def libra_grad(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     return held_gradient(model, pixel_values, target, from_median=False)
 
 
-def _explained(model: Adapter, pixel_values: Tensor, target: Tensor, method: Method) -> Tensor:
+def libra_grad_from_median(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """LibraGrad counted from the clip's median frame: its positive parts are frame importance."""
+    return held_gradient(model, pixel_values, target, from_median=True)
+
+
+def _explained(model: Adapter, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:
+    method = Method(name="evidence", target="label", **options)
     with torch.inference_mode():
-        of_class = method.model_copy(update={"target": "label"})
-        return model.explain(pixel_values, of_class, target).attribution
+        return model.explain(pixel_values, method, target).attribution
+
+
+def _signed(model: Adapter, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:
+    method = Method(name="evidence", target="label", **options)
+    with torch.inference_mode():
+        signed = model.explain(pixel_values, method, target).signed
+    assert signed is not None
+    return signed

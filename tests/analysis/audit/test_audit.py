@@ -91,5 +91,5 @@ def test_a_store_is_audited_and_the_findings_kept(tmp_path):
     assert document["settings"] == AuditSettings().model_dump()
     document["coverage"] += 1
     (tmp_path / "run" / "findings.json").write_text(json.dumps(document))
-    with pytest.raises(StoreError, match="its coverage isn't that of the run as it is now"):
+    with pytest.raises(StoreError, match="its coverage isn't that of the run now"):
         read_findings(url)

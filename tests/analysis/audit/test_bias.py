@@ -59,6 +59,23 @@ def test_the_last_step_is_named_where_it_is_the_last(clean):
     assert found.place.time == (clean.grid[0] - 1, clean.grid[0])
 
 
+@pytest.mark.parametrize("n_steps", [1, 3, 7])
+def test_a_flash_is_named_for_as_long_as_it_lasts(clean, n_steps):
+    n_times = clean.grid[0]
+    when = clean.when.copy()
+    member = clean.groups == FLASH
+    when[member] = 0.5 * when[member]
+    when[member, :n_steps] += 0.5 / n_steps
+    when[member] /= when[member].sum(axis=1, keepdims=True)
+    # The first step alone decides; it has to stand out.
+    when[member, 0] += 0.4
+    when[member] /= when[member].sum(axis=1, keepdims=True)
+    table = clean.table.assign(first_frame_mass=when[:, 0], last_frame_mass=when[:, -1])
+    evidence = replace(clean, table=table, when=when.astype(np.float32))
+    (found,) = [f for f in class_biases(evidence, SETTINGS) if f.kind == "first_last_frames"]
+    assert found.place.time == (0, 1 if n_steps == 7 else min(n_steps, n_times // 2))
+
+
 def test_classes_of_too_few_clips_are_not_tested(planted):
     _, evidence = planted
     many = AuditSettings(min_clips=200)

@@ -56,5 +56,5 @@ def test_runs_without_a_common_video_or_of_other_classes_are_refused():
     renamed = first.table.assign(video_id=[f"other{row}" for row in range(len(first.table))])
     with pytest.raises(StoreError, match="no video id in common"):
         drift(first, replace(first, table=renamed), SETTINGS)
-    with pytest.raises(StoreError, match="other classes"):
+    with pytest.raises(StoreError, match="different classes"):
         drift(first, replace(first, class_names=CLASS_NAMES[::-1]), SETTINGS)

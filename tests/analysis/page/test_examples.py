@@ -1,5 +1,7 @@
 """The frames of a clip are the ones that the run saw, or the reason why not is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from pipeline.dataset.manifest import ROWS_PER_GROUP, read_manifest, write_manif
 from pipeline.errors import ManifestError
 from pipeline.status import DecodeError, Status
 from tests.analysis.stores import FRAME_SIZE, random_columns, small_layout, write_run
+from tests.support import stand_ins
 from tests.support.clips import numbered_frames, write_mp4
 
 ONE_VIEW = Views.of_config(ViewsConfig(), Sampling("uniform", 4), Preprocessing())
@@ -69,6 +72,25 @@ def test_a_clip_that_has_changed_is_told(run):
     with pytest.raises(DecodeError) as caught:
         source.frames(0, "gone.mp4", run["frame_index"].values[0])
     assert caught.value.status == Status.MISSING
+
+
+@pytest.mark.parametrize(
+    ("what", "status"), [("hang", Status.TIMEOUT), ("segfault", Status.CRASHED)]
+)
+def test_a_file_that_hangs_or_crashes_the_decoder_costs_its_picture_alone(
+    run, tmp_path, what, status
+):
+    source = replace(ClipSource.of_run(run), decode=stand_ins.DECODE, timeout_s=0.5)
+    (tmp_path / "clips" / "one.mp4").write_bytes(f"STAND-IN {what}".encode())
+    with pytest.raises(DecodeError) as caught:
+        source.frames(0, "one.mp4", run["frame_index"].values[0])
+    assert caught.value.status == status
+
+
+def test_limits_are_those_of_the_run(run):
+    config = run.attrs["config"] | {"decode_timeout": 7.0, "decode_memory": 600_000_000}
+    source = ClipSource.of_run(run.assign_attrs(config=config))
+    assert (source.timeout_s, source.memory_bytes) == (7.0, 600_000_000)
 
 
 def test_another_manifest_than_the_runs_is_refused(run, tmp_path):

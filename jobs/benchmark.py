@@ -1,0 +1,305 @@
+"""Hold explanations against each other on models whose truth is known: ``--help`` says how."""
+
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from jobs.cli import run_job, writing
+from pipeline.base_config import FrozenConfig
+from pipeline.errors import ConfigError
+from pipeline.progress_bar import progress_bar
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.benchmark.subject import Subject
+    from pipeline.evaluation.benchmark.summary import Results
+    from pipeline.evaluation.metric_checks import MetricCheck
+    from pipeline.models.checkpoint import Checkpoint
+
+TASKS = {
+    "static-cue": "static_cue",
+    "static-cue-vivit": "static_cue",
+    "static-cue-videomae": "static_cue",
+    "order": "order",
+    "8-frames": "actions",
+}
+"""What the classes of each committed model are."""
+LABEL_ONLY = ("static-cue", "static-cue-vivit", "static-cue-videomae", "order")
+"""Models that nothing told where the actor is."""
+COSTLY = ("forward passes",)
+"""What methods need that are measured on fewer clips."""
+_COSTLY_BY_NAME = ("FovEx", "Integrated Gradients", "SmoothGrad")
+_N_CHECKED = 8
+"""Clips of the model set by hand on which metrics are tried."""
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Seeds = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
+
+
+class BenchmarkConfig(FrozenConfig):
+    """Measure methods by metrics, over models and seeds of held-out scenes, and what each costs.
+
+    Writes `leaderboard.md`, `leaderboard.json` and `cost.png`, quality against cost, and keeps the
+    value of each clip in `values/MODEL/SEED/METHOD.parquet`. What is there isn't measured again:
+    the same command goes on where it was, and one with more methods or metrics adds them.
+    """
+
+    out: str
+    """Folder of the benchmark, on this machine."""
+    clips: int = Field(default=12, ge=2)
+    """Clips of one actor, and as many of two, of each model and seed."""
+    costly_clips: int = Field(default=4, ge=2)
+    """Clips that are explained by methods of 75 passes or more, of each model and seed."""
+    seeds: Seeds = (101, 102)
+    """Seeds of the scenes; models were trained on seed 1."""
+    models: Names = LABEL_ONLY
+    """Of the committed models, by the names of their folders."""
+    methods: Names = ("all",)
+    """Names in `pipeline.evaluation.methods.explainer.METHODS`; `all`, or `one-pass` for those that
+    need no more than the forward pass that predicts."""
+    metrics: Names = ("all",)
+    """Names in `pipeline.evaluation.benchmark.metrics.METRICS`, or groups of them; `all`, or
+    `decision` for those that choose the default."""
+    n_workers: int | None = Field(default=None, ge=1)
+    """Processes, each with a model and one thread; by default one per CPU."""
+
+
+def benchmark(config: BenchmarkConfig) -> int:
+    """Measure what isn't there yet, and write tables and pictures of all."""
+    from pipeline.evaluation.benchmark.metrics import chosen_metrics
+    from pipeline.evaluation.benchmark.summary import decide
+    from pipeline.evaluation.benchmark.tables import as_json, as_markdown, quality_against_cost
+
+    methods, metrics = _methods(config), chosen_metrics(config.metrics)
+    _check(config)
+    out = Path(config.out)
+    with writing("out", config.out):
+        out.mkdir(parents=True, exist_ok=True)
+    results = _measured(config, methods, metrics)
+    checks = _checks(metrics)
+    decision = decide(results)
+    facts = {
+        "models": ", ".join(config.models),
+        "seeds of scenes": ", ".join(map(str, config.seeds)),
+        "clips": f"{config.clips} of one actor and {config.clips} of two for each model and seed; "
+        f"{config.costly_clips} for methods of many passes",
+        "figures": "mean over models of the mean over clips, [95 % interval over seeds and clips]",
+    }
+    tables = (results, metrics, checks, decision, facts)
+    with writing("out", config.out):
+        (out / "leaderboard.md").write_text(as_markdown(*tables))
+        (out / "leaderboard.json").write_text(json.dumps(as_json(*tables), indent=1) + "\n")
+        (out / "cost.png").write_bytes(quality_against_cost(results, metrics))
+    if decision is not None:
+        print(f"benchmark: by the rule, the default is {decision.winner}")
+    n_cells = len(results.cells)
+    print(f"benchmark: {n_cells} cells; {out / 'leaderboard.md'}, and values per clip beside it")
+    return 0
+
+
+def _methods(config: BenchmarkConfig) -> tuple[str, ...]:
+    from pipeline.evaluation.benchmark.summary import ONE_PASS
+    from pipeline.evaluation.methods.explainer import METHODS
+
+    groups = {
+        "all": tuple(METHODS),
+        "one-pass": tuple(name for name, each in METHODS.items() if each.needs in ONE_PASS),
+    }
+    chosen: list[str] = []
+    for name in config.methods:
+        if name not in METHODS and name not in groups:
+            raise ConfigError(f"methods: {name!r} is not one of {', '.join((*groups, *METHODS))}")
+        chosen += groups.get(name, (name,))
+    return tuple(name for name in METHODS if name in chosen)
+
+
+def _check(config: BenchmarkConfig) -> None:
+    for name in config.models:
+        if name not in TASKS:
+            raise ConfigError(f"models: {name!r} is not one of {', '.join(TASKS)}")
+    for key, values in (("models", config.models), ("seeds", config.seeds)):
+        if len(set(values)) < len(values) or not values:
+            raise ConfigError(f"{key}: {values} are none, or one of them is there twice")
+    if config.costly_clips > config.clips:
+        raise ConfigError(f"costly_clips: {config.costly_clips} is above clips={config.clips}")
+
+
+def _measured(
+    config: BenchmarkConfig, methods: tuple[str, ...], metrics: tuple[str, ...]
+) -> "Results":
+    from pipeline.evaluation.benchmark.cells import read_cell
+    from pipeline.evaluation.benchmark.summary import Results
+
+    subjects = [(model, seed) for model in config.models for seed in config.seeds]
+    wanted = {
+        (model, seed): tuple(
+            method
+            for method in methods
+            if _is_missing(config, _identity(config, model, method), model, seed, method, metrics)
+        )
+        for model, seed in subjects
+    }
+    pending = [(model, seed, some) for (model, seed), some in wanted.items() if some]
+    n_cells = len(subjects) * len(methods)
+    n_left = sum(len(some) for *_, some in pending)
+    bar = progress_bar(total=n_cells, initial=n_cells - n_left, unit="cell", desc="benchmark")
+    n_workers = min(config.n_workers or os.cpu_count() or 1, len(pending))
+    if n_workers > 1:
+        # Forked, a process would inherit torch's threads.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+            jobs = [pool.submit(_measure, config, *each, metrics) for each in pending]
+            for job in jobs:
+                bar.update(job.result())
+    else:
+        for model, seed, some in pending:
+            for method in some:
+                bar.update(_measure(config, model, seed, (method,), metrics))
+    bar.close()
+    cells = {
+        (model, seed, method): read_cell(
+            config.out, model, seed, method, _identity(config, model, method)
+        )
+        for model, seed in subjects
+        for method in methods
+    }
+    return Results(cells, config.models, config.seeds, methods, config.clips)
+
+
+def _is_missing(
+    config: BenchmarkConfig,
+    identity: Mapping[str, Any],
+    model: str,
+    seed: int,
+    method: str,
+    metrics: Iterable[str],
+) -> bool:
+    from pipeline.evaluation.benchmark.cells import read_cell
+
+    cell = read_cell(config.out, model, seed, method, identity)
+    return not cell.reason and (cell.cost is None or bool(cell.lacks(metrics)))
+
+
+_SUBJECTS: dict[tuple[str, int, int], "Subject"] = {}
+"""The one that this process has last made: its probes remember what they have asked."""
+
+
+def _measure(
+    config: BenchmarkConfig,
+    model: str,
+    seed: int,
+    methods: tuple[str, ...],
+    metrics: tuple[str, ...],
+) -> int:
+    """Measure some methods on a subject, and write each as soon as it is done."""
+    import torch
+
+    from pipeline.evaluation.benchmark.cells import cell_url, measure, read_cell, write_cell
+
+    torch.set_num_threads(1)
+    key = (model, seed, config.clips)
+    if key not in _SUBJECTS:
+        _SUBJECTS.clear()
+        _SUBJECTS[key] = subject_of(model, seed, config.clips)
+    subject = _SUBJECTS[key]
+    for method in methods:
+        identity = _identity(config, model, method)
+        cell = read_cell(config.out, model, seed, method, identity)
+        cell = measure(cell, subject.first(identity["clips"]), metrics)
+        write_cell(cell_url(config.out, model, seed, method), cell, identity)
+    return len(methods)
+
+
+def _identity(config: BenchmarkConfig, model: str, method: str) -> dict[str, Any]:
+    """Say what the values of a cell depend on."""
+    from pipeline.evaluation.methods.explainer import METHODS
+
+    is_costly = METHODS[method].needs in COSTLY or method in _COSTLY_BY_NAME
+    return {
+        "weights": _checkpoint(model).weights_digest,
+        "clips": config.costly_clips if is_costly else config.clips,
+    }
+
+
+_CHECKPOINTS: dict[str, "Checkpoint"] = {}
+
+
+def _checkpoint(model: str) -> "Checkpoint":
+    import pipeline.synthetic
+    from pipeline.models.checkpoint import read_checkpoint
+
+    if model not in _CHECKPOINTS:
+        folder = Path(str(pipeline.synthetic.__file__)).parent / "checkpoints" / model
+        _CHECKPOINTS[model] = read_checkpoint(str(folder))
+    return _CHECKPOINTS[model]
+
+
+def subject_of(model: str, seed: int, n_clips: int) -> "Subject":
+    """Load a committed model, and render its clips."""
+    import torch
+
+    from pipeline.evaluation.benchmark.subject import Scenes, Subject
+    from pipeline.evaluation.perturbation import Probe
+    from pipeline.models.attributor import normalise
+    from pipeline.models.checkpoint import load_adapter
+    from pipeline.synthetic.held_out import held_out_clips
+
+    checkpoint = _checkpoint(model)
+    adapter = load_adapter(checkpoint, device="cpu")
+
+    def scenes(n_actors: int) -> Scenes:
+        clips = held_out_clips(
+            TASKS[model],  # type: ignore[arg-type]
+            n_clips=n_clips,
+            n_frames=adapter.grid.n_frames,
+            n_times=adapter.grid.n_times,
+            seed=seed,
+            n_actors=n_actors,
+        )
+        pixels = normalise(torch.from_numpy(clips.frames), checkpoint.preprocessing, torch.float32)
+        probe = Probe(adapter, pixels)
+        truth = (clips.labels, clips.covered, clips.rivals, clips.rival_covered)
+        return Scenes(pixels, *truth, probe, seed)
+
+    return Subject(model, adapter, scenes(1), scenes(2), seed)
+
+
+def _checks(metrics: tuple[str, ...]) -> Mapping[str, "MetricCheck"]:
+    """Try the metrics on the model that was set by hand."""
+    import numpy as np
+
+    from pipeline.evaluation.benchmark.metrics import flags
+    from pipeline.evaluation.benchmark.subject import Scenes
+    from pipeline.evaluation.perturbation import Probe
+    from pipeline.models.timesformer import Timesformer
+    from pipeline.synthetic.hand_set_model import contributions, hand_set_clips, hand_set_model
+
+    adapter = Timesformer(hand_set_model())
+    clips = hand_set_clips(_N_CHECKED, 0)
+    of_classes, rows = contributions(clips.pixel_values), np.arange(_N_CHECKED)
+    of_label, of_rival = (of_classes[rows, each] for each in (clips.labels, clips.runners_up))
+    grid = (_N_CHECKED, adapter.grid.n_times, adapter.grid.height, adapter.grid.width)
+    covered, rival_covered = (
+        (each > 0).astype(np.float32).reshape(grid) for each in (of_label, of_rival)
+    )
+    probe = Probe(adapter, clips.pixel_values, batch_size=64)
+    scenes = Scenes(
+        clips.pixel_values, clips.labels, covered, clips.runners_up, rival_covered, probe
+    )
+    return flags(metrics, scenes, of_label, of_rival)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(BenchmarkConfig, benchmark, verb="benchmark", keeps=True))

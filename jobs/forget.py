@@ -1,0 +1,161 @@
+"""Take videos out of a run for good: ``python -m jobs.forget --help``."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from jobs.cli import RunWriter, owned_run, run_job, writing
+from pipeline.errors import ConfigError, ManifestError, reason_of
+from pipeline.text import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.dataset.manifest import Manifest
+    from pipeline.store.opening import Store
+
+_MOST_BYTES = 100_000_000
+_N_NAMED = 3
+
+
+class ForgetConfig(RunWriter):
+    """Take videos out of a run for good: for consent that was withdrawn, or a takedown.
+
+    Attributions, answers, names and digests of these videos leave the store; tables of scores,
+    statistics, metrics, findings and the page are deleted, to be made again without them. The rows
+    stay, with the status `removed`, and no later command brings them back. The clips themselves,
+    the manifest, and versions or backups that a storage keeps, are left to you.
+    """
+
+    videos: str
+    """File with a video id or a path of the manifest in each line; any fsspec URL. All rows of a
+    file of which one is named are taken out."""
+    manifest: str | None = None
+    """Where the run's manifest is now; by default where it was when the run was made."""
+    frames_cache: str | None = None
+    """Cache of frames that their frames leave, too; by default the one that the run was made with.
+    """
+
+
+def forget(config: ForgetConfig) -> int:
+    """Take the rows out of everything that a run has kept, and say what is left."""
+    from pipeline.store.removed import (
+        Removals,
+        delete_derived,
+        digest_of_name,
+        matching_rows,
+        remove_rows,
+        with_removed,
+    )
+
+    names = _names(config.videos)
+    with owned_run(config, "forget") as (store, lease), writing("run", config.run):
+        manifest = _manifest_of(config, store)
+        before = Removals.read(config.run)
+        removals = before | names
+        found = matching_rows(store, manifest, removals.names)
+        of_file = {digest_of_name(name) for name in names}
+        if not found.found & of_file and not of_file <= before.names:
+            raise ConfigError(
+                f"videos: none of {len(names)} lines of {config.videos} is the id or path of a "
+                f"video in {config.run}; the first is {names[0][:60]!r}"
+            )
+        if found.paths:
+            removals = removals.with_digests(found.paths)
+            found = matching_rows(store, manifest, removals.names)
+        rows = with_removed(store, found.rows)
+        lease.check()
+        # First of all, so that whatever comes in between, a later command finishes it.
+        removals.write(config.run)
+        deleted = delete_derived(config.run, rows)
+        _forget_frames(config, store, manifest, rows)
+        remove_rows(store, rows, lease)
+        removals.finished().write(config.run)
+    print(f"forget: {len(rows)} rows of {config.run} are removed, and stay so")
+    unknown = [name for name in names if digest_of_name(name) not in found.found]
+    if unknown:
+        first = ", ".join(printable(name[:60]) for name in unknown[:_N_NAMED])
+        print(
+            f"forget: {len(unknown)} names are of no video of the run, and are kept out of what is "
+            f"appended to it: {first}{' ...' if len(unknown) > _N_NAMED else ''}"
+        )
+    if deleted:
+        print(
+            f"forget: deleted {', '.join(deleted)}; jobs.aggregate, jobs.audit and jobs.evaluate "
+            "make them again"
+        )
+    return 0
+
+
+def _forget_frames(
+    config: ForgetConfig, store: "Store", manifest: "Manifest | None", rows: "NDArray[np.int64]"
+) -> None:
+    """Have frames leave the run's cache, and that which runs of one job share while it goes on."""
+    import numpy as np
+
+    from pipeline.clips.frames_folder import forget_videos
+    from pipeline.run.frames import TEMPORARY_NAME
+
+    cache = config.frames_cache or store.record.config.get("frames_cache")
+    if manifest is None:
+        if cache:
+            print(
+                f"forget: warning: {cache} may have frames of these videos: without the manifest "
+                "it isn't known where; delete that folder",
+                file=sys.stderr,
+            )
+        return
+    folder, slash, _ = config.run.rstrip("/").rpartition("/")
+    shared = f"{folder}/{TEMPORARY_NAME}" if slash else TEMPORARY_NAME
+    videos = np.unique(store.record.views.video(rows))
+    for url in (cache, shared):
+        if url:
+            forget_videos(url, manifest, videos)
+
+
+def _names(url: str) -> list[str]:
+    from pipeline.storage.files import read_bytes
+
+    try:
+        text = read_bytes(url, at_most=_MOST_BYTES).decode()
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"videos: can't read {url}: {reason_of(error)}") from error
+    names = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if not names:
+        raise ConfigError(f"videos: {url} has no lines; expected a video id or a path in each")
+    return names
+
+
+def _manifest_of(config: ForgetConfig, store: "Store") -> "Manifest | None":
+    """Manifest that the run's rows are in; None, with a word, where it isn't to be had.
+
+    Raises
+    ------
+    ManifestError
+        If one was given that isn't the run's.
+    """
+    from pipeline.dataset.manifest import read_manifest
+
+    record = store.record
+    url = config.manifest or str(record.config["manifest"])
+    n_videos = record.views.video(store.layout.n_rows)
+    try:
+        manifest = read_manifest(url)
+        if manifest.n_rows < n_videos or (
+            manifest.digest_of_first(n_videos) != record.identity.manifest
+        ):
+            raise ManifestError(f"manifest: {url} isn't the one that the run was made from")
+    except ManifestError as error:
+        if config.manifest is not None:
+            raise
+        print(
+            f"forget: warning: {error}; lines are compared with the ids in the store, and paths "
+            "aren't known",
+            file=sys.stderr,
+        )
+        return None
+    return manifest
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(ForgetConfig, forget, verb="forget"))

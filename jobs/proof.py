@@ -1,0 +1,166 @@
+"""Puts the findings of an audit to the test: what is planned there, the model answers here."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pipeline.base_config import FrozenConfig
+from pipeline.run.config import Device
+from pipeline.store.run_folder import interventions_url
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.audit.evidence import Evidence
+    from analysis.audit.finding import Finding
+    from pipeline.evaluation.interventions import Intervention, Outcome, OutcomeFolder
+    from pipeline.store.lease import Lease
+    from pipeline.store.opening import Store
+
+CLIPS_PER_PART = 8
+"""Clips whose outcomes are kept together: what is done again, at most, after a cut."""
+
+
+class ProofConfig(FrozenConfig):
+    """How findings are tried on the model."""
+
+    clips: int = Field(default=20, ge=2)
+    """Clips of a class that a finding is tried on, those with most attention at its place."""
+    serial: bool = False
+    """Try them in this process, without Ray."""
+    device: Device = "auto"
+    """Where the model runs; `auto` takes GPUs if there are any."""
+
+
+def proven(
+    found: "Sequence[Finding]",
+    evidence: "Evidence",
+    store: "Store",
+    lease: "Lease",
+    config: ProofConfig,
+    *,
+    run_url: str,
+    try_now: bool,
+) -> "list[Finding]":
+    """Give findings their proofs, ranked.
+
+    What was tried before is kept beside the run, and isn't tried again.
+
+    Parameters
+    ----------
+    try_now
+        Whether the model is asked; else findings get the proofs that are kept, if all are.
+
+    Raises
+    ------
+    StaaError
+        One of its kinds, if the run's model, manifest or clips aren't there any more.
+    """
+    import numpy as np
+
+    from analysis.audit.finding import ranked
+    from analysis.audit.interventions import OUTCOME, plan_interventions, prove
+    from pipeline.evaluation.interventions import OutcomeFolder, in_parts
+
+    planned = plan_interventions(found, evidence, clips_per_finding=config.clips)
+    planned = planned.sort_values("row", kind="stable", ignore_index=True)
+    if planned.empty:
+        return ranked(found)
+    wanted = _interventions(planned)
+    identity = json.dumps(store.record.identity.model_dump(mode="json"), sort_keys=True)
+    folder = OutcomeFolder.of_plan(interventions_url(run_url), wanted, identity)
+    parts = in_parts(wanted, CLIPS_PER_PART)
+    kept = [folder.read(part) for part in parts]
+    if not try_now and any(outcomes is None for outcomes in kept):
+        return ranked(found)
+    left = [part for part, outcomes in zip(parts, kept, strict=True) if outcomes is None]
+    if left:
+        _try(left, wanted, folder, store, lease, config, run_url)
+    outcomes = [outcome for part in parts for outcome in folder.read(part) or ()]
+    tried = planned.copy()
+    tried[OUTCOME] = np.array([outcome.probability for outcome in outcomes], np.float64)
+    return ranked(prove(found, _readable(tried, outcomes)))
+
+
+def _interventions(planned: "pd.DataFrame") -> "list[Intervention]":
+    from pipeline.evaluation.interventions import Intervention
+
+    rows: Iterator[Any] = planned.itertuples()
+    return [
+        Intervention(
+            row=int(one.row),
+            target=int(one.target),
+            action=one.action,
+            fill=one.fill or None,
+            time=(int(one.t0), int(one.t1)),
+            y=(int(one.y0), int(one.y1)),
+            x=(int(one.x0), int(one.x1)),
+            seed=int(one.seed),
+        )
+        for one in rows
+    ]
+
+
+def _try(
+    parts: Sequence[range],
+    wanted: "Sequence[Intervention]",
+    folder: "OutcomeFolder",
+    store: "Store",
+    lease: "Lease",
+    config: ProofConfig,
+    run_url: str,
+) -> None:
+    from pipeline.evaluation.interventions import InterventionStage, carry_out
+    from pipeline.models.device import device_of
+    from pipeline.progress_bar import progress_bar
+    from pipeline.run.job import real_stages
+    from pipeline.run.recompute import plan_again
+    from pipeline.run.row_loader import RowLoader
+    from pipeline.run.tally import LocalChannel, Tally
+
+    plan = plan_again(run_url, store)
+
+    def stage_on(device: str) -> InterventionStage:
+        load = real_stages(plan, device, LocalChannel(Tally(store.layout.rows_per_shard))).load
+        return InterventionStage(
+            plan.checkpoint,
+            RowLoader(plan.manifest, plan.views, load),
+            device,
+            batch_size=plan.sizes.batch_size,
+            n_threads=max(1, int(plan.config.cpus_per_model)),
+        )
+
+    def carried_out() -> Iterator[range]:
+        if config.serial:
+            yield from carry_out(stage_on(device_of(config.device)), wanted, parts, folder)
+            return
+        from pipeline.execution.cluster import connected
+        from pipeline.execution.interventions import carry_out_on_ray
+
+        options = plan.config.model_copy(update={"device": config.device})
+        with connected(options) as pool:
+            stage = stage_on(pool.device)
+            yield from carry_out_on_ray(stage, wanted, parts, folder, n_models=pool.n_models)
+
+    total = sum(map(len, parts))
+    with progress_bar(total=total, unit="trial", desc="audit: verify") as bar:
+        for part in carried_out():
+            lease.check()
+            bar.update(len(part))
+
+
+def _readable(tried: "pd.DataFrame", outcomes: "Sequence[Outcome]") -> "pd.DataFrame":
+    """Leave out clips that can't be read any more, and say so."""
+    lost = tried["probability"].isna()
+    if lost.any():
+        n_clips = tried.loc[lost, "video_id"].nunique()
+        reason = next(outcome.message for outcome in outcomes if outcome.probability is None)
+        print(
+            f"audit: warning: {n_clips} clips can't be read any more, and are left out: {reason}",
+            file=sys.stderr,
+        )
+    readable: pd.DataFrame = tried[~lost]
+    return readable

@@ -1,0 +1,212 @@
+"""Frames at the model's size, kept for whoever takes the same frames of the same clips again.
+
+A part of a cache is a Zarr group whose row i is row i of the run, as in the run's store: ``frames``
+(clip, frame, y, x, channel) uint8, and ``entries`` (clip, byte), which says what is known of each
+row. Both are cut into objects of a few rows, which are written by whoever decodes these rows: first
+the frames, then their entries.
+
+A row is believed if its entry has the key of the clip as it is now, made of path, size, and ETag or
+times, and the right checksum, over the entry and the frames. Anything else is no fault: the clip is
+decoded again. So two runs may fill a part at the same time, and one may be killed amid a write.
+"""
+
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.clips.columns import DIGEST_BYTES, Columns
+from pipeline.clips.fetch import KEY_BYTES
+from pipeline.errors import StorageError, reason_of
+from pipeline.storage.zarr_store import zarr_location
+
+FRAMES, ENTRIES = "frames", "entries"
+"""Names of a part's arrays."""
+
+_COLUMNS = ("frame_index", "frame_time", "clip_digest")
+"""Columns that an entry holds."""
+_FAULTS = (OSError, ValueError, ImportError, LookupError, RuntimeError)
+"""What zarr and its codecs raise of an object that is cut short, damaged or withheld."""
+_given_up: set[str] = set()
+"""Parts that this process doesn't ask any more, as their storage stayed away."""
+_LOGGER = logging.getLogger(__name__)
+
+
+def entry_dtype(n_frames: int) -> np.dtype[Any]:
+    """Give the fields of what is known of a row, as its bytes lie in ``entries``."""
+    return np.dtype(
+        [
+            ("key", "u1", (KEY_BYTES,)),
+            ("clip_digest", "u1", (DIGEST_BYTES,)),
+            ("frame_index", "<i4", (n_frames,)),
+            ("frame_time", "<f8", (n_frames,)),
+            ("checksum", "<u4"),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class FramesCache:
+    """The part of a cache that holds the frames of one run; small, and sent to every process.
+
+    Columns are those of `pipeline.clips.loader.ClipLoader`, with rows in order: ``row``,
+    ``frames``, ``frame_index``, ``frame_time`` and ``clip_digest``. Keys are (clips, `KEY_BYTES`)
+    uint8, zeros for a clip that has none.
+    """
+
+    url: str
+    """Of the group."""
+    n_rows: int
+    """Rows that there is room for: the first ones of the run."""
+    rows_per_object: int
+    fills: bool = True
+    """Whether rows may be written."""
+
+    def read(self, columns: Columns, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Fill in the columns of each row that is kept whole: (clips,) whether it is."""
+        found = np.zeros(len(keys), np.bool_)
+        for here, rows in self._objects(columns["row"]):
+            with _tolerated(self.url):
+                part = self._part()
+                entries = part.entries(rows)[columns["row"][here] - rows.start]
+                known = here.start + np.flatnonzero(_matches(entries, keys[here]))
+                if not len(known):
+                    continue
+                frames = part.frames(rows)
+                for clip in known.tolist():
+                    row, entry = int(columns["row"][clip]), entries[clip - here.start]
+                    if entry["checksum"] != _checksum(entry, frames[row - rows.start]):
+                        _LOGGER.warning("%s is damaged in row %d", self.url, row)
+                        continue
+                    columns["frames"][clip] = frames[row - rows.start]
+                    for name in _COLUMNS:
+                        columns[name][clip] = entry[name]
+                    found[clip] = True
+        return found
+
+    def holds(self, rows: NDArray[np.int64], keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Whether each row has an entry: (clips,); its frames aren't looked at."""
+        found = np.zeros(len(keys), np.bool_)
+        for here, of_object in self._objects(rows):
+            with _tolerated(self.url):
+                entries = self._part().entries(of_object)[rows[here] - of_object.start]
+                found[here] = _matches(entries, keys[here])
+        return found
+
+    def write(self, columns: Columns, keys: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> None:
+        """Keep the chosen rows that have a key, as far as there is room.
+
+        What a storage refuses isn't kept, and is no fault of the run.
+        """
+        chosen = chosen & keys.any(axis=1) & self.fills
+        for here, rows in self._objects(columns["row"]):
+            clips = here.start + np.flatnonzero(chosen[here])
+            if not len(clips):
+                continue
+            with _tolerated(self.url):
+                part, places = self._part(), columns["row"][clips] - rows.start
+                new = part.no_entries(len(clips))
+                new["key"] = keys[clips]
+                for name in _COLUMNS:
+                    new[name] = columns[name][clips]
+                for entry, clip in zip(new, clips.tolist(), strict=True):
+                    entry["checksum"] = _checksum(entry, columns["frames"][clip])
+                frames, entries = columns["frames"][clips], new
+                if len(clips) < len(rows):
+                    frames, entries = part.kept(rows)
+                    frames[places], entries[places] = columns["frames"][clips], new
+                part.write(rows, frames, entries)
+
+    def _objects(self, rows: NDArray[np.int64]) -> Iterator[tuple[slice, range]]:
+        """Cut rows by the objects that they lie in: where they are, and the object's rows."""
+        kept = rows[: np.searchsorted(rows, self.n_rows)]
+        numbers = kept // self.rows_per_object
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+        for start, stop in pairwise([*starts, len(kept)]):
+            if self.url in _given_up:
+                return
+            first = int(numbers[start]) * self.rows_per_object
+            yield slice(start, stop), range(first, min(first + self.rows_per_object, self.n_rows))
+
+    def _part(self) -> "_Part":
+        return _opened(self.url, self.n_rows, self.fills)
+
+
+class _Part:
+    """The arrays of a part, opened once in a process: Zarr reads their metadata each time."""
+
+    def __init__(self, url: str, n_rows: int, fills: bool) -> None:
+        group = zarr.open_group(zarr_location(url), mode="r+" if fills else "r")
+        frames: Any = group[FRAMES]
+        entries: Any = group[ENTRIES]
+        self._frames, self._entries = frames, entries
+        self._dtype = entry_dtype(frames.shape[1])
+        # An array that is shorter would give fewer rows than it is asked for.
+        if (
+            min(frames.shape[0], entries.shape[0]) < n_rows
+            or entries.shape[1] != self._dtype.itemsize
+        ):
+            raise ValueError(
+                f"its arrays are {frames.shape} and {entries.shape}, expected {n_rows} rows"
+            )
+
+    def frames(self, rows: range) -> NDArray[np.uint8]:
+        frames: NDArray[np.uint8] = self._frames[rows.start : rows.stop]
+        return frames
+
+    def entries(self, rows: range) -> NDArray[Any]:
+        raw: NDArray[np.uint8] = self._entries[rows.start : rows.stop]
+        return np.ascontiguousarray(raw).view(self._dtype)[:, 0]
+
+    def no_entries(self, n_rows: int) -> NDArray[Any]:
+        return np.zeros(n_rows, self._dtype)
+
+    def kept(self, rows: range) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Frames and entries of an object, to be written again: nothing, if it is damaged."""
+        try:
+            return self.frames(rows), self.entries(rows)
+        except _FAULTS:
+            frames = np.zeros((len(rows), *self._frames.shape[1:]), np.uint8)
+            return frames, self.no_entries(len(rows))
+
+    def write(self, rows: range, frames: NDArray[np.uint8], entries: NDArray[Any]) -> None:
+        self._frames[rows.start : rows.stop] = frames
+        raw = np.ascontiguousarray(entries).view(np.uint8)
+        self._entries[rows.start : rows.stop] = raw.reshape(len(rows), -1)
+
+
+@lru_cache(maxsize=32)
+def _opened(url: str, n_rows: int, fills: bool) -> _Part:
+    return _Part(url, n_rows, fills)
+
+
+@contextmanager
+def _tolerated(url: str) -> Iterator[None]:
+    """While open, a fault of the cache is logged, and what it was about isn't kept."""
+    try:
+        yield
+    except StorageError as error:
+        # It was tried again for a minute, and would be for each batch.
+        _given_up.add(url)
+        _LOGGER.warning("frames are neither read from nor written to %s any more: %s", url, error)
+    except _FAULTS as error:
+        _LOGGER.warning("%s can't be used: %s", url, reason_of(error))
+
+
+def _matches(entries: NDArray[Any], keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = (entries["key"] == keys).all(axis=1) & keys.any(axis=1)
+    return same
+
+
+def _checksum(entry: NDArray[Any], frames: NDArray[np.uint8]) -> int:
+    """CRC-32 over what an entry says and the frames that it says it of."""
+    of_entry = zlib.crc32(entry.tobytes()[: -entry.dtype["checksum"].itemsize])
+    return zlib.crc32(np.ascontiguousarray(frames).data.cast("B"), of_entry)

@@ -1,0 +1,311 @@
+"""A cache of frames: a folder of parts, each for other frames or other rows, within one bound.
+
+A part belongs to what decides its frames (`FramesIdentity`) and to the rows of a manifest. It is
+known by its name, made of digests of both, and by what its group says; a manifest that rows were
+added to goes on with its part. How many rows a part has room for is settled when a run is prepared,
+so no worker has to count: it keeps the first rows of the run, and stops there.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.group import Group
+
+from pipeline.clips.frames_cache import ENTRIES, FRAMES, FramesCache, entry_dtype
+from pipeline.clips.recording import DecoderName
+from pipeline.clips.views import Views
+from pipeline.dataset.manifest import Manifest
+from pipeline.errors import ConfigError, StorageError, reason_of
+from pipeline.storage.files import open_filesystem
+from pipeline.storage.retries import with_retries
+from pipeline.storage.zarr_store import zarr_location
+
+FRAMES_VERSION = 1
+"""Raised when the same file would give other frames."""
+_SCHEMA = {"name": "staa-frames", "version": 1}
+_PACKAGES: dict[DecoderName, str] = {"pyav": "av", "decord": "decord2"}
+_OBJECT_BYTES = 16_000_000
+"""Size of an object at the most: what is read to get one row of it."""
+_STORAGE_ERRORS = (OSError, ValueError, ImportError, StorageError)
+
+
+@dataclass(frozen=True)
+class FramesIdentity:
+    """What decides the frames of a row, except for the clip.
+
+    Attributes
+    ----------
+    facts
+        Decoder, sampling and geometry of each view, versions, as JSON.
+    shape
+        (T, height, width, 3) of a row.
+    """
+
+    facts: str
+    shape: tuple[int, int, int, int]
+
+    @classmethod
+    def of_run(
+        cls, views: Views, input_size: tuple[int, int], decoder: DecoderName, segments: bool
+    ) -> "FramesIdentity":
+        """Frames as `pipeline.clips.loader.ClipLoader` gives them with the same arguments."""
+        facts = {
+            "version": FRAMES_VERSION,
+            "decoder": decoder,
+            "segments": segments,
+            "views": [
+                {"sampling": asdict(v.sampling), "preprocessing": asdict(v.preprocessing.geometry)}
+                for v in views
+            ],
+            "packages": {name: version(name) for name in (_PACKAGES[decoder], "pillow")},
+        }
+        n_frames = next(iter(views)).sampling.n_samples
+        return cls(json.dumps(facts, sort_keys=True), (n_frames, *input_size, 3))
+
+    @property
+    def digest(self) -> str:
+        """Short digest, in hexadecimal."""
+        text = f"{self.facts} {self.shape}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row's frames and entry."""
+        n_frames, height, width, n_channels = self.shape
+        return n_frames * height * width * n_channels + entry_dtype(n_frames).itemsize
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part that is in the folder."""
+
+    url: str
+    group: Group
+    identity: str
+    """Digest of its `FramesIdentity`."""
+    manifest: str
+    """Digest of the manifest's rows."""
+    n_videos: int
+    """Rows of that manifest."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its frames: as many rows as there is room for."""
+        shape: tuple[int, ...] = self.group[FRAMES].shape  # type: ignore[union-attr]
+        return shape
+
+    @property
+    def n_bytes(self) -> int:
+        """Size when it is full."""
+        return math.prod(self.shape) + self.shape[0] * entry_dtype(self.shape[1]).itemsize
+
+    def is_of(self, identity: FramesIdentity, manifest: Manifest) -> bool:
+        """Whether its rows are the first ones of a run with such frames."""
+        if self.identity != identity.digest or self.shape[1:] != identity.shape:
+            return False
+        if self.n_videos < manifest.n_rows:
+            return manifest.digest_of_first(self.n_videos) == self.manifest
+        return self.manifest == manifest.digest
+
+    def cache(self, *, fills: bool) -> FramesCache:
+        """Give what reads it, and may fill it."""
+        rows_per_object: int = self.group[FRAMES].chunks[0]  # type: ignore[union-attr]
+        return FramesCache(self.url, self.shape[0], rows_per_object, fills)
+
+
+def find_part(url: str, identity: FramesIdentity, manifest: Manifest) -> FramesCache | None:
+    """Find the part of a cache that has frames of a manifest's rows, to be read alone.
+
+    Raises
+    ------
+    ConfigError
+        When the cache can't be looked at.
+    """
+    try:
+        for part in _parts(url, "r"):
+            if part.is_of(identity, manifest):
+                return part.cache(fills=False)
+    except _STORAGE_ERRORS as error:
+        raise ConfigError(f"frames_cache: can't read {url}: {reason_of(error)}") from error
+    return None
+
+
+def open_parts(
+    url: str,
+    identities: Sequence[FramesIdentity],
+    manifest: Manifest,
+    *,
+    n_views: int,
+    batch_size: int,
+    max_bytes: int,
+) -> dict[FramesIdentity, FramesCache]:
+    """Find, make or enlarge the parts of some runs over one manifest.
+
+    Parameters
+    ----------
+    n_views
+        Rows of a run for each row of the manifest.
+    batch_size
+        Rows that are decoded together: an object is a whole share of them.
+    max_bytes
+        Bound of the whole cache. Parts of other runs count with all the rows that they have room
+        for; what is left is shared evenly, so that all of these runs keep the same rows. No part
+        gets smaller.
+
+    Returns
+    -------
+    The part of each identity; none where there is no room for a row
+
+    Raises
+    ------
+    ConfigError
+        When the cache can't be written.
+    """
+    wanted = list(dict.fromkeys(identities))
+    try:
+        there = list(_parts(url, "r+"))
+        own = {
+            identity: next((part for part in there if part.is_of(identity, manifest)), None)
+            for identity in wanted
+        }
+        of_others = sum(part.n_bytes for part in there if part not in own.values())
+        share = (max_bytes - of_others) // sum(identity.row_bytes for identity in wanted)
+        n_rows = max(0, min(share, n_views * manifest.n_rows))
+        parts = {}
+        for identity, part in own.items():
+            if part is None and n_rows:
+                part = _create(url, identity, manifest, n_rows, batch_size)
+            if part is not None:
+                _enlarge(part, manifest, n_rows)
+                parts[identity] = part.cache(fills=True)
+    except _STORAGE_ERRORS as error:
+        raise ConfigError(f"frames_cache: can't write {url}: {reason_of(error)}") from error
+    return parts
+
+
+def forget_videos(url: str, manifest: Manifest, videos: NDArray[np.int64]) -> int:
+    """Put nothing in place of all frames of some videos, in every part of a cache that has them.
+
+    Parts of other versions, decoders and models are among them.
+
+    Parameters
+    ----------
+    videos
+        Rows of the manifest, in order.
+
+    Returns
+    -------
+    Rows of parts that had room for them
+
+    Raises
+    ------
+    StorageError
+        If the storage refuses.
+    """
+    n_rows = 0
+    try:
+        for part in _parts(url, "r+"):
+            if part.n_videos > manifest.n_rows or (
+                manifest.digest_of_first(part.n_videos) != part.manifest
+            ):
+                continue
+            facts: Any = part.group.attrs["facts"]
+            n_views = len(facts["views"])
+            rows = (videos[videos < part.n_videos, None] * n_views + np.arange(n_views)).ravel()
+            for row in rows[rows < part.shape[0]].tolist():
+                for name in (ENTRIES, FRAMES):
+                    array: Any = part.group[name]
+                    array[row] = 0
+                n_rows += 1
+    except (OSError, ValueError, ImportError, LookupError) as error:
+        raise StorageError(f"can't write {url}: {reason_of(error)}") from error
+    return n_rows
+
+
+def remove_cache(url: str) -> None:
+    """Delete a cache, if there is one.
+
+    Raises
+    ------
+    StorageError
+        If the storage refuses.
+    """
+    try:
+        filesystem, path = open_filesystem(url)
+        filesystem.invalidate_cache()
+        if with_retries(url, lambda: filesystem.exists(path)):
+            filesystem.rm(path, recursive=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise StorageError(f"can't delete {url}: {reason_of(error)}") from error
+
+
+def _parts(url: str, mode: Literal["r", "r+"]) -> Iterator[_Part]:
+    """Every part of a cache that can be opened; any other is made again by who needs it."""
+    filesystem, path = open_filesystem(url)
+    filesystem.invalidate_cache()
+    try:
+        items = with_retries(url, lambda: filesystem.ls(path, detail=False))
+    except FileNotFoundError:
+        return
+    for name in sorted(str(item).rstrip("/").rpartition("/")[2] for item in items):
+        part_url = f"{url.rstrip('/')}/{name}"
+        try:
+            group = zarr.open_group(zarr_location(part_url), mode=mode)
+            told: Any = group.attrs.asdict()
+            part = _Part(
+                part_url, group, told["identity"], str(told["manifest"]), int(told["n_videos"])
+            )
+            if told["schema"] == _SCHEMA and len(part.shape) == 5:
+                yield part
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+
+
+def _create(
+    url: str, identity: FramesIdentity, manifest: Manifest, n_rows: int, batch_size: int
+) -> _Part:
+    name = f"frames-{identity.digest}-{manifest.digest[:16]}.zarr"
+    part_url = f"{url.rstrip('/')}/{name}"
+    # What is there is damaged, or was cut off in the making.
+    group = zarr.create_group(zarr_location(part_url), overwrite=True)
+    rows_per_object = max(
+        rows
+        for rows in range(1, batch_size + 1)
+        if batch_size % rows == 0 and (rows == 1 or rows * identity.row_bytes <= _OBJECT_BYTES)
+    )
+    n_bytes = entry_dtype(identity.shape[0]).itemsize
+    for array, shape, dims in (
+        (FRAMES, identity.shape, ("frame", "y", "x", "channel")),
+        (ENTRIES, (n_bytes,), ("byte",)),
+    ):
+        group.create_array(
+            array,
+            shape=(n_rows, *shape),
+            chunks=(rows_per_object, *shape),
+            dtype="uint8",
+            # Frames are noise in their low bits: packing would cost more than it saves.
+            compressors=None,
+            dimension_names=("clip", *dims),
+        )
+    facts = {"identity": identity.digest, "facts": json.loads(identity.facts)}
+    rows = {"manifest": manifest.digest, "n_videos": manifest.n_rows}
+    group.update_attributes({"schema": _SCHEMA, **facts, **rows})
+    return _Part(part_url, group, identity.digest, manifest.digest, manifest.n_rows)
+
+
+def _enlarge(part: _Part, manifest: Manifest, n_rows: int) -> None:
+    """Give a part room for more rows, and have it be of a manifest that has more."""
+    if n_rows > part.shape[0]:
+        for name in (ENTRIES, FRAMES):
+            array: Any = part.group[name]
+            array.resize((n_rows, *array.shape[1:]))
+    if part.manifest != manifest.digest:
+        part.group.update_attributes({"manifest": manifest.digest, "n_videos": manifest.n_rows})

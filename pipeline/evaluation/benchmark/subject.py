@@ -1,0 +1,233 @@
+"""What is explained and asked: a model with clips of one actor and of two, and a method's maps."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.evaluation.methods.explainer import explain
+from pipeline.evaluation.perturbation import Probe
+from pipeline.evaluation.sanity import randomised, stages
+from pipeline.evaluation.shapley import frame_shapley, repeatability
+
+Float64Array = NDArray[np.float64]
+
+_BATCH = 16
+"""Clips in a forward pass."""
+_N_MOVED = 3
+"""Noisy copies of a clip for max-sensitivity."""
+_RADIUS = 0.02
+_N_CLASSIFIERS = 3
+"""Classifiers of noise: a clip's map may be near that of one of them by chance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scenes:
+    """Clips with where their classes are."""
+
+    pixel_values: Tensor
+    """(clips, frames, 3, height, width), normalised."""
+    labels: NDArray[np.int64]
+    """(clips,)"""
+    covered: NDArray[np.float32]
+    """(clips, T, y, x): share of each patch that the class's actor covers."""
+    rivals: NDArray[np.int64]
+    """(clips,): class of the second actor, or -1."""
+    rival_covered: NDArray[np.float32]
+    """(clips, T, y, x)"""
+    probe: Probe
+    seed: int = 0
+    """Of the random orders that figures are held against."""
+
+    @property
+    def n_clips(self) -> int:
+        """How many there are."""
+        return len(self.labels)
+
+    def first(self, n_clips: int) -> "Scenes":
+        """Give the first clips; what their probe knows is shared."""
+        return Scenes(
+            self.pixel_values[:n_clips],
+            self.labels[:n_clips],
+            self.covered[:n_clips],
+            self.rivals[:n_clips],
+            self.rival_covered[:n_clips],
+            self.probe.first(n_clips),
+            self.seed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, and the clips that it is explained on."""
+
+    name: str
+    adapter: Any
+    """A `pipeline.models.adapter.Adapter`."""
+    single: Scenes
+    """Clips of one actor."""
+    double: Scenes
+    """Clips of two actors of two classes."""
+    seed: int
+    whole: "Subject | None" = None
+    """Of what this one has the first clips."""
+
+    def first(self, n_clips: int) -> "Subject":
+        """Give the same model with the first clips."""
+        if n_clips >= self.single.n_clips:
+            return self
+        return Subject(
+            self.name,
+            self.adapter,
+            self.single.first(n_clips),
+            self.double.first(n_clips),
+            self.seed,
+            self,
+        )
+
+    @cached_property
+    def shapley(self) -> Float64Array:
+        """Shapley value of each time step of the clips of one actor: (clips, T)."""
+        if self.whole is not None:
+            return self.whole.shapley[: self.single.n_clips]
+        return frame_shapley(self.single.probe, self.single.labels, seed=self.seed)
+
+    @cached_property
+    def shapley_repeatability(self) -> Float64Array:
+        """How far that reference agrees with itself on clips shifted by two pixels: (clips,)."""
+        scenes = self.single
+        if self.whole is not None:
+            return self.whole.shapley_repeatability[: scenes.n_clips]
+        return repeatability(
+            self.adapter, scenes.pixel_values, scenes.labels, self.shapley, seed=self.seed
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What explaining a clip costs."""
+
+    seconds: float
+    """CPU time of a clip, s."""
+    forward_seconds: float
+    """CPU time of a plain forward pass of a clip, measured beside it, s."""
+    n_forward: float
+    """Forward passes of a clip that were counted; a backward pass is in the time alone."""
+
+    @property
+    def ratio(self) -> float:
+        """Time over that of a plain forward pass."""
+        return self.seconds / self.forward_seconds
+
+
+@dataclass(eq=False)
+class Explained:
+    """Maps of one method on a subject; each set is made when a metric first asks for it."""
+
+    subject: Subject
+    method: str
+    _costs: list[Cost] = field(default_factory=list)
+
+    @cached_property
+    def single(self) -> Float64Array:
+        """Maps of each clip's label: (clips, T, P)."""
+        scenes = self.subject.single
+        pixels, labels = scenes.pixel_values, scenes.labels
+        adapter = self.subject.adapter
+        with torch.inference_mode():
+            # Nothing is counted of what a process does once.
+            adapter.predict(pixels[:1])
+            before = _cpu_seconds(lambda: _predict(adapter, pixels))
+        with counted_passes(adapter) as n_seen:
+            started = time.process_time()
+            maps = self._maps(pixels, labels)
+            seconds = time.process_time() - started
+        with torch.inference_mode():
+            after = _cpu_seconds(lambda: _predict(adapter, pixels))
+        n_clips = scenes.n_clips
+        forward = min(before, after) / n_clips
+        self._costs.append(Cost(seconds / n_clips, forward, n_seen[0] / n_clips))
+        return maps
+
+    @property
+    def cost(self) -> Cost:
+        """What `single` took."""
+        if not self._costs:
+            _ = self.single
+        return self._costs[0]
+
+    @cached_property
+    def double(self) -> Float64Array:
+        """Maps of clips of two actors: (2 * clips, T, P), of each label, then of each rival."""
+        scenes = self.subject.double
+        of_both = [self._maps(scenes.pixel_values, of) for of in (scenes.labels, scenes.rivals)]
+        return np.concatenate(of_both)
+
+    @cached_property
+    def of_random_classifiers(self) -> list[Float64Array]:
+        """As `single`, of the model with noise for a classifier, of three."""
+        return [self._randomised(1, number) for number in range(_N_CLASSIFIERS)]
+
+    @cached_property
+    def of_random_blocks(self) -> Float64Array:
+        """As `single`, of the model with noise for all but its embeddings."""
+        return self._randomised(len(stages(self.subject.adapter.model)) - 1, 0)
+
+    @cached_property
+    def moved(self) -> list[Float64Array]:
+        """As `single`, of clips with noise of at most 0.02 a value."""
+        scenes = self.subject.single
+        generator = torch.Generator().manual_seed(self.subject.seed)
+        result = []
+        for _ in range(_N_MOVED):
+            noise = (2 * torch.rand(scenes.pixel_values.shape, generator=generator) - 1) * _RADIUS
+            result.append(self._maps(scenes.pixel_values + noise, scenes.labels))
+        return result
+
+    def _randomised(self, n_stages: int, number: int) -> Float64Array:
+        scenes, seed = self.subject.single, 1000 * self.subject.seed + number
+        with randomised(self.subject.adapter.model, seed, n_stages=n_stages):
+            return self._maps(scenes.pixel_values, scenes.labels)
+
+    def _maps(self, pixel_values: Tensor, classes: NDArray[np.int64]) -> Float64Array:
+        targets = torch.from_numpy(classes)
+        parts = [
+            explain(self.method, self.subject.adapter, some, of_some)
+            for some, of_some in zip(
+                torch.split(pixel_values, _BATCH), torch.split(targets, _BATCH), strict=True
+            )
+        ]
+        return torch.cat(parts).double().numpy()
+
+
+@contextmanager
+def counted_passes(adapter: Any) -> Iterator[list[int]]:
+    """While open, count clips that go through the model: a list of one number."""
+    seen = [0]
+
+    def count(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen[0] += len(kwargs[adapter.input_name])
+
+    handle = adapter.model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _predict(adapter: Any, pixel_values: Tensor) -> None:
+    for some in torch.split(pixel_values, _BATCH):
+        adapter.predict(some)
+
+
+def _cpu_seconds(work: Callable[[], None]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started

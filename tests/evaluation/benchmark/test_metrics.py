@@ -1,0 +1,138 @@
+"""The registry of metrics: known answers of the truth, of blind maps and of degenerate ones."""
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.evaluation.benchmark.metrics import (
+    DECIDING,
+    GUARDING,
+    METRICS,
+    chosen_metrics,
+    flags,
+)
+from pipeline.evaluation.benchmark.subject import Explained
+from pipeline.evaluation.faithfulness import contrastive_drop, drops, gap, random_drops, random_gap
+from pipeline.evaluation.localisation import average_precision
+from pipeline.evaluation.perturbation import FILLS
+from tests.evaluation.benchmark.subjects import hand_set_subject
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def known():
+    return hand_set_subject()
+
+
+def value(name, scenes, maps):
+    return METRICS[name].of_maps(scenes, np.asarray(maps, np.float64))
+
+
+def test_the_truth_has_the_best_order_and_one_side_only(known):
+    subject, truth, rival = known
+    for name in ("AP", "AUROC", "rank", "pointing", "mass"):
+        np.testing.assert_allclose(value(name, subject.single, truth), 1)
+    both = np.concatenate([truth, rival])
+    np.testing.assert_allclose(value("two-actor share", subject.double, both), 1)
+    swapped = np.concatenate([rival, truth])
+    np.testing.assert_allclose(value("two-actor share", subject.double, swapped), 0)
+    assert (value("contrastive drop", subject.double, both) > 0).all()
+
+
+def test_a_map_that_is_blind_to_the_class_has_a_half_and_nothing(known):
+    subject, truth, rival = known
+    blind = np.tile(np.random.default_rng(20261128).random(truth.shape), (2, 1, 1))
+    np.testing.assert_allclose(value("contrastive drop", subject.double, blind), 0, atol=1e-9)
+    finds_both = np.tile(truth + rival, (2, 1, 1))
+    shares = value("two-actor share", subject.double, finds_both)
+    np.testing.assert_allclose(shares, 0.5)
+    np.testing.assert_allclose(value("contrastive drop", subject.double, finds_both), 0, atol=1e-9)
+
+
+def test_faithfulness_is_the_mean_over_fills_less_random_orders(known):
+    subject, truth, _ = known
+    scenes = subject.single
+    probe, labels = scenes.probe, scenes.labels
+    gaps, falls = [], []
+    for fill in FILLS:
+        rng = np.random.default_rng(scenes.seed)
+        own = gap(probe, truth, labels, unit="patches", fill=fill, generator=rng)
+        gaps.append(own - random_gap(probe, labels, unit="patches", fill=fill, seed=0))
+        rng = np.random.default_rng(scenes.seed)
+        own = drops(probe, truth, labels, fill=fill, generator=rng).kept[1]
+        falls.append(own - random_drops(probe, labels, fill=fill, seed=0).kept[1])
+    np.testing.assert_allclose(value("gap patches", scenes, truth), np.mean(gaps, axis=0))
+    np.testing.assert_allclose(value("kept 5%", scenes, truth), np.mean(falls, axis=0))
+
+
+def test_the_contrastive_drop_is_that_of_both_classes(known):
+    subject, truth, rival = known
+    scenes = subject.double
+    expected = [
+        contrastive_drop(
+            scenes.probe, maps, one, other, fill=fill, generator=np.random.default_rng(0)
+        )
+        for fill in FILLS
+        for maps, one, other in (
+            (truth, scenes.labels, scenes.rivals),
+            (rival, scenes.rivals, scenes.labels),
+        )
+    ]
+    got = value("contrastive drop", scenes, np.concatenate([truth, rival]))
+    np.testing.assert_allclose(got, np.mean(expected, axis=0))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_constant_map_has_a_defined_answer(known):
+    subject, truth, _ = known
+    for name, metric in METRICS.items():
+        if metric.of_maps is None:
+            continue
+        shape = (8 if metric.on == "double" else 4, *truth.shape[1:])
+        for level in (0.0, 1.0):
+            got = value(name, getattr(subject, metric.on), np.full(shape, level))
+            assert got.shape == (4,), name
+            assert np.isfinite(got).all(), name
+
+
+def test_what_needs_more_than_maps_is_of_the_explained_method(known):
+    subject, _, _ = known
+    blind, specific = (Explained(subject, name) for name in ("staa", "evidence"))
+    for name in ("class sensitivity", "random classifier"):
+        np.testing.assert_allclose(METRICS[name].of(blind), 1, atol=1e-6)
+        assert METRICS[name].of(specific).min() < 0.99
+    assert (METRICS["max-sensitivity"].of(Explained(subject, "centre")) == 0).all()
+    assert (METRICS["max-sensitivity"].of(Explained(subject, "frame difference")) > 0).all()
+    # The frame's own contribution is what there is: the truth's profile is the reference.
+    agreement = METRICS["frames' Shapley"].of(Explained(subject, "evidence"))
+    assert agreement.mean() > METRICS["frames' Shapley"].of(Explained(subject, "uniform")).mean()
+    ap = average_precision(
+        blind.single.reshape(subject.single.covered.shape), subject.single.covered > 0
+    )
+    np.testing.assert_allclose(METRICS["AP"].of(blind), ap)
+
+
+def test_flags_are_of_metrics_that_rank_a_corrupted_truth_above_it(known):
+    subject, truth, rival = known
+    found = flags(
+        ("AP", "contrastive drop", "paper's tau", "Gini", "entropy", "random classifier"),
+        subject.single,
+        truth,
+        rival,
+    )
+    assert set(found) == {"AP", "contrastive drop", "paper's tau", "Gini", "entropy"}
+    assert found["AP"].flagged == ()
+    assert "random" not in found["contrastive drop"].flagged
+    assert "random" in found["paper's tau"].flagged
+    # Lower entropy is better, and taking parts out concentrates the rest.
+    assert "parts taken out, 60%" in found["entropy"].flagged
+    assert "parts taken out, 60%" in found["Gini"].flagged
+
+
+def test_metrics_are_chosen_by_name_and_by_group():
+    assert chosen_metrics(["all"]) == tuple(METRICS)
+    assert set(chosen_metrics(["decision"])) == {*DECIDING, *GUARDING}
+    assert chosen_metrics(["Gini", "time"]) == ("frames' Shapley", "Shapley's own", "Gini")
+    with pytest.raises(ConfigError, match="metrics: 'ap' is not one of all, decision"):
+        chosen_metrics(["ap"])

@@ -1,0 +1,100 @@
+"""The benchmark as a job: every cell, gone on with, and wrong input on one line."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import benchmark as job
+from jobs.benchmark import BenchmarkConfig, benchmark
+from jobs.cli import run_job
+from pipeline.evaluation.benchmark.metrics import METRICS
+from pipeline.evaluation.methods import fovex, perturbations
+from pipeline.evaluation.methods.explainer import METHODS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def run(out, *flags):
+    argv = ["--out", str(out), "--clips=2", "--costly-clips=2", "--seeds=3", "--n-workers=1"]
+    return run_job(BenchmarkConfig, benchmark, verb="benchmark", argv=[*argv, *flags])
+
+
+def test_cells_are_kept_and_added_to_and_tables_are_of_all(tmp_path, capsys, monkeypatch):
+    flags = ["--models=static-cue-videomae", "--metrics=AP,two-actor share,Gini"]
+    assert run(tmp_path, *flags, "--methods=random,evidence,published attention") == 0
+    values = tmp_path / "values/static-cue-videomae/3"
+    assert {path.stem for path in values.iterdir()} == {
+        *("random", "evidence", "published-attention")
+    }
+    table = pq.read_table(values / "evidence.parquet")
+    assert table.column_names == ["AP", "two-actor share", "Gini"]
+    assert table.num_rows == 2
+    given = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert set(given["methods"]) == {"random", "evidence", "published attention"}
+    assert "expected a TimeSformer" in str(given["cannot_explain"])
+    assert (tmp_path / "cost.png").stat().st_size > 1000
+    measured = []
+    real = job._measure
+    monkeypatch.setattr(job, "_measure", lambda *given: measured.append(given[3]) or real(*given))
+    before = {path: path.stat().st_mtime_ns for path in values.iterdir()}
+    assert run(tmp_path, *flags, "--methods=random,staa,evidence") == 0
+    assert measured == [("staa",)]
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert run(tmp_path, "--models=static-cue-videomae", "--metrics=AUROC", "--methods=staa") == 0
+    assert "AUROC" in pq.read_table(values / "staa.parquet").column_names
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert "| staa | " in text
+    capsys.readouterr()
+    assert run(tmp_path, *flags, "--methods=random", "--clips=3") == 2
+    assert "was measured with clips=2, and this call has 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--methods=gradcam", "methods: 'gradcam' is not one of all, one-pass, random"),
+        ("--metrics=lift", "metrics: 'lift' is not one of all, decision, localisation"),
+        ("--models=resnet", "models: 'resnet' is not one of static-cue"),
+        ("--seeds=1,1", "seeds: (3, 1, 1) are none, or one of them is there twice"),
+        ("--costly-clips=3", "costly_clips: 3 is above clips=2"),
+        ("--clips=1", "clips: "),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(flag, message, tmp_path, capsys):
+    assert run(tmp_path / "out", flag) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("benchmark: error: ")
+    assert message in stderr
+    assert stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_models_and_their_tasks_are_those_that_are_committed():
+    for name, task in job.TASKS.items():
+        checkpoint = job._checkpoint(name)
+        assert task in ("static_cue", "order", "actions")
+        assert checkpoint.geometry.n_frames == 8
+    assert set(job.LABEL_ONLY) <= set(job.TASKS)
+    card = "patch loss | none"
+    folder = Path(job._checkpoint("order").name).parent
+    assert all(card in (folder / name / "README.md").read_text() for name in job.LABEL_ONLY)
+
+
+@pytest.mark.slow
+def test_every_method_and_metric_goes_through_on_8_clips_of_one_model(tmp_path, monkeypatch):
+    """Plumbing alone; methods of hundreds of passes take fewer."""
+    monkeypatch.setattr(fovex, "N_FIXATIONS", 2)
+    monkeypatch.setattr(fovex, "N_STEPS", 3)
+    for name, key in (("rise", "n_masks"), ("lime", "n_samples"), ("kernel_shap", "n_samples")):
+        monkeypatch.setitem(getattr(perturbations, name).__kwdefaults__, key, 24)
+    assert run(tmp_path, "--clips=8", "--models=static-cue") == 0
+    given = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert set(given["methods"]) == set(METHODS)
+    assert set(given["metrics"]) == set(METRICS)
+    for method, facts in given["methods"].items():
+        for metric, figure in facts["figures"].items():
+            assert figure is not None, (method, metric)
+    assert given["cannot_explain"] == {}
+    assert given["decision"]["winner"] in METHODS
