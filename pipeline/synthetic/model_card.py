@@ -13,8 +13,8 @@ _PURPOSES = {
     "nothing told it where the actor is.",
     "order": "It tells whether the actor was warm before it was cool, or cool before it was warm.\n"
     "It learnt from labels alone: nothing told it where the actor is, or when it changes.",
-    "shortcuts": "It tells apart five actions, most of which a planted cue gives away. It is right\n"
-    "for the wrong reasons, and there to be found out.",
+    "shortcuts": "It tells apart five actions, most of which a planted cue gives away. It is\n"
+    "right for the wrong reasons, and there to be found out.",
     "moment": "It tells the hue in which the actor flashed for one eighth of the clip. It learnt\n"
     "from labels alone: nothing told it where or when.",
 }
