@@ -226,7 +226,7 @@ def _by_evidence(
 
 
 def _positive(parts: Tensor, method: Method) -> tuple[Tensor, Tensor, Tensor]:
-    """Positive evidence of each head, of each layer, and of all, as `Method.clamp` says.
+    """Positive evidence of each head, of each layer, and of all layers, as `Method.clamp` says.
 
     Parameters
     ----------
