@@ -146,7 +146,9 @@ def animation(frames: NDArray[np.uint8], seconds: float) -> bytes:
         side = max(1, side * 3 // 4)
 
 
-def _frames(ds: xr.Dataset, clip: xr.Dataset, row: int) -> tuple[NDArray[np.uint8] | None, str | None]:
+def _frames(
+    ds: xr.Dataset, clip: xr.Dataset, row: int
+) -> tuple[NDArray[np.uint8] | None, str | None]:
     """Give the frames that the model saw, one for each time step, or the reason why not."""
     try:
         source = ClipSource.of_run(ds)

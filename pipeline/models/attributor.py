@@ -14,8 +14,10 @@ from pipeline.attribution.method import Method, Precision
 from pipeline.attribution.staa import spatial_temporal
 from pipeline.clips.columns import Columns
 from pipeline.clips.preprocess import Preprocessing
+from pipeline.models.adapter import Adapter
 from pipeline.models.checkpoint import Checkpoint, load_adapter
 from pipeline.models.compiler import check_compiler
+from pipeline.models.explain import Explanation, explain
 from pipeline.status import Status
 from pipeline.store.schema import StoreLayout
 
@@ -82,6 +84,7 @@ class Attributor:
         precision: Precision,
         n_threads: int,
         compile_model: bool = False,
+        explain_with: Callable[[Adapter, Tensor, Method, Tensor | None], Explanation] = explain,
         timed: Timed = lambda part: nullcontext(),
     ) -> None:
         if device == "cpu":
@@ -96,7 +99,7 @@ class Attributor:
         self._preprocessing = checkpoint.preprocessing
         self._method = method
         self._class = checkpoint.class_of(method)
-        self._timed = timed
+        self._explain_with, self._timed = explain_with, timed
         self._templates = {
             name: spec for name, spec in layout.arrays().items() if name in _MODEL_ARRAYS
         }
@@ -160,8 +163,8 @@ class Attributor:
         with torch.autocast(
             self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
         ):
-            explanation = self._adapter.explain(
-                pixel_values, self._method, self._classes(label, frames.device)
+            explanation = self._explain_with(
+                self._adapter, pixel_values, self._method, self._classes(label, frames.device)
             )
         probabilities = explanation.logits.float().softmax(dim=-1)
         top = probabilities.topk(self._templates["top_classes"].shape[0], dim=-1)
