@@ -282,16 +282,48 @@ def test_a_part_that_half_precision_can_not_hold_is_bounded(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_below_float32_the_model_runs_under_autocast_and_its_weights_stay(model, precision):
+def test_below_float32_the_model_runs_under_autocast(model, precision):
     half = attributor_of(model, precision=precision)
     whole = attributor_of(model)
-    parameters = half._adapter.model.parameters()
-    assert {parameter.dtype for parameter in parameters} == {torch.float32}
     columns, exact = half(batch_of()), whole(batch_of())
     assert (columns["status"] == Status.OK).all()
     for name in ("spatial", "temporal", "probability"):
         np.testing.assert_allclose(columns[name], exact[name], atol=0.05)
         assert not np.array_equal(columns[name], exact[name])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("method", ["staa", "space", "residual", "rollout"])
+def test_weights_that_are_kept_narrow_change_no_bit(model, precision, method, monkeypatch):
+    given = {"precision": precision, "method": Method(name=method)}
+    narrow = attributor_of(model, **given)
+    kept = {parameter.dtype for parameter in narrow._adapter.model.parameters()}
+    assert kept == {torch.float32, getattr(torch, precision)}
+    monkeypatch.setattr(attributor_module, "narrow_weights", lambda model, dtype: None)
+    wide = attributor_of(model, **given)
+    assert {weight.dtype for weight in wide._adapter.model.parameters()} == {torch.float32}
+    got, expected = narrow(batch_of()), wide(batch_of())
+    for name in MODEL_COLUMNS:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+
+
+def test_methods_that_read_weights_themselves_have_them_in_float32(model):
+    layout = replace(LAYOUT, optional=Method(name="evidence").optional_arrays)
+    attributor = attributor_of(
+        model, precision="bfloat16", method=Method(name="evidence"), layout=layout
+    )
+    assert {weight.dtype for weight in attributor._adapter.model.parameters()} == {torch.float32}
+
+
+def test_what_is_expected_changes_no_bit(model):
+    attributor = attributor_of(model)
+    batches = [batch_of(seed=seed) for seed in range(3)]
+    expected = [attributor(batch) for batch in batches]
+    for index, batch in enumerate(batches):
+        attributor.expect(batches[(index + 1) % 3]["frames"])
+        got = attributor(batch)
+        for name in MODEL_COLUMNS:
+            np.testing.assert_array_equal(got[name], expected[index][name], err_msg=name)
 
 
 @pytest.mark.parametrize(
