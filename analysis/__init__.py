@@ -20,6 +20,7 @@ A run in a notebook::
   makes it; `describe_scores` says what each number is
 - `findings`: what a person should look at in a run, ranked
 - `save_statistics`, `open_statistics`: keep them beside the run
+- `show_clip`: a clip that plays under its attribution, in a notebook
 - `write_report`: a page about the run, which opens from disk
 """
 
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.audit.audit import findings
+    from analysis.moving_clip import show_clip
     from analysis.page.report import write_report
     from analysis.runs import (
         by_video,
@@ -71,11 +73,13 @@ __all__ = [
     "save_statistics",
     "score_run",
     "scores",
+    "show_clip",
     "write_report",
 ]
 
 _ON_DEMAND = {
     "findings": "analysis.audit.audit",
+    "show_clip": "analysis.moving_clip",
     "write_report": "analysis.page.report",
     "by_video": "analysis.runs",
     "class_names": "analysis.runs",

@@ -17,7 +17,6 @@ from pipeline.store.opening import Store
 
 _ROWS_AT_ONCE = 256
 _SCALE = (0.02, 0.99)
-_GAMMA = 0.5
 
 _SHOWN_SCORES = (
     *("entropy", "peak_mass", "border_mass", "center_mass", "movement", "stillness"),
@@ -45,11 +44,7 @@ class Attributions:
 
 
 def attribution_data(spatial: NDArray[Any], temporal: NDArray[Any]) -> dict[str, Any]:
-    """Give A = S * T as text, a byte a patch, on a scale by the clip's own quantiles.
-
-    A byte is 255 ((A - low) / (high - low))^0.5 within [0, 255], with ``low`` and ``high`` the
-    quantiles at 2 and 99 %: neither a logo nor a nearly uniform map leaves the clip without
-    contrast.
+    """Give an attribution as text, a byte a patch: 255 times its level (`levels_of`).
 
     Parameters
     ----------
@@ -60,23 +55,52 @@ def attribution_data(spatial: NDArray[Any], temporal: NDArray[Any]) -> dict[str,
 
     Returns
     -------
-    ``grid``; ``map``, base64 of (time, y, x) uint8; ``low``, ``high`` and ``top``, the largest
-    value, in times uniform; ``peak``, its time step, row and column; ``share``, T in times uniform
+    ``grid``; ``map``, base64 of (time, y, x) uint8; ``low`` and ``high``, the ends of its scale,
+    and ``range``, how far S lies apart, all in times uniform within a time step; ``top``, the
+    largest A = S * T in times uniform; ``peak``, its time step, row and column; ``share``, T in
+    times uniform
     """
-    when = temporal.astype(np.float64)
-    joint = spatial.astype(np.float64) * when[:, None, None] * spatial.size
-    low, high = np.quantile(joint, _SCALE)
-    level = np.clip((joint - low) / max(high - low, 1e-9), 0, 1) ** _GAMMA
+    where = spatial.astype(np.float64) * spatial[0].size
+    when = temporal.astype(np.float64) * len(temporal)
+    levels, low, high = levels_of(where, when)
+    joint = where * when[:, None, None]
     peak = np.unravel_index(int(joint.argmax()), joint.shape)
     return {
         "grid": list(joint.shape),
-        "map": base64.b64encode((255 * level).round().astype(np.uint8).tobytes()).decode("ascii"),
-        "low": float(low),
-        "high": float(high),
+        "map": base64.b64encode((255 * levels).round().astype(np.uint8).tobytes()).decode("ascii"),
+        "low": low,
+        "high": high,
+        "range": float(np.ptp(where)),
         "top": float(joint.max()),
         "peak": [int(place) for place in peak],
-        "share": when * len(when),
+        "share": when,
     }
+
+
+def levels_of(
+    where: NDArray[np.float64], when: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float, float]:
+    """Levels in [0, 1] to draw an attribution by, on a scale by the clip's own quantiles.
+
+    A level is the square root of (S - low) / (high - low) and of T over its largest value, with
+    ``low`` and ``high`` the quantiles of S at 2 and 99 %: neither a logo, nor a map that is nearly
+    uniform, nor a time step that has most leaves the clip without contrast.
+
+    Parameters
+    ----------
+    where
+        (time, y, x), S in any unit.
+    when
+        (time,), T in any unit.
+
+    Returns
+    -------
+    Levels (time, y, x), and the values of S at the ends of the scale
+    """
+    low, high = (float(value) for value in np.quantile(where, _SCALE))
+    span = high - low if high > low else 1.0
+    of_place = np.clip((where - low) / span, 0, 1)
+    return np.sqrt(of_place * (when / when.max())[:, None, None]), low, high
 
 
 def clip_records(

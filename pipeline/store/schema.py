@@ -51,6 +51,8 @@ class StoreLayout:
     """Layers that are stored."""
     n_heads: int = 0
     """Heads that are stored of each; 0 if they were averaged alone."""
+    n_channels: int = 0
+    """Channels of the vectors that the classifier reads; 0 if they aren't stored."""
     optional: tuple[str, ...] = ()
     """Names of the arrays that not every store has, and this one does."""
     checksums: bool = False
@@ -77,7 +79,7 @@ class StoreLayout:
     @property
     def map_bytes(self) -> int:
         """Size of the maps of a clip, uncompressed."""
-        specs = [spec for spec in self.arrays().values() if spec.dtype == "float16"]
+        specs = [spec for spec in self.arrays().values() if spec.sharded]
         return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
 
     def arrays(self) -> dict[str, ArraySpec]:
@@ -175,6 +177,13 @@ class StoreLayout:
                 "float32",
                 nan,
                 "share of what the class depends on; sums to 1",
+            ),
+            "pooled": ArraySpec(
+                ("clip", "channel"),
+                (self.n_channels,),
+                "float16",
+                nan,
+                "what the classifier reads: clips that look alike to the model lie near each other",
             ),
         }
 

@@ -1,10 +1,13 @@
 """An auditor's questions, each asked in one to three lines as one would in a notebook."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
+import zarr
 from scipy import stats
 
 from analysis import (
@@ -13,13 +16,20 @@ from analysis import (
     class_statistics,
     findings,
     focused_attribution,
+    for_netcdf,
     group_statistics,
     open_run,
     overall_statistics,
     scores,
+    show_clip,
 )
 from tests.analysis.simulated_runs import ALL, CLASS_NAMES, FLASH, LOGO, STATIC, simulated
-from tests.analysis.stores import write_run
+from pipeline.dataset.layouts import build_manifest
+from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.storage.zarr_store import zarr_location
+from pipeline.store.run_folder import metrics_url
+from tests.analysis.stores import CLASS_NAMES as STORE_CLASSES
+from tests.analysis.stores import random_columns, small_layout, write_run
 
 SEED = int(datetime.now(UTC).strftime("%Y%m%d"))
 
@@ -29,6 +39,54 @@ def run(tmp_path_factory):
     print("seed", SEED)
     layout, columns = simulated(SEED, ALL).columns()
     return write_run(tmp_path_factory.mktemp("run") / "a", layout, columns, class_names=CLASS_NAMES)
+
+
+@pytest.fixture(scope="module")
+def with_everything(tmp_path_factory):
+    """A small run with a manifest of its own columns, metrics, layers, heads and times of frames."""
+    folder = tmp_path_factory.mktemp("everything")
+    rng = np.random.default_rng(SEED)
+    n = 24
+    names = np.array([f"clip{row}" for row in range(n)])
+    manifest = pd.DataFrame(
+        {
+            "video_id": names,
+            "path": [f"{name}.mp4" for name in names],
+            "label": np.resize(STORE_CLASSES, n),
+            "split": np.resize(["train", "val", "val"], n),
+            "camera": np.resize(["left", "right"], n),
+        }
+    )
+    manifest.to_csv(folder / "clips.csv", index=False)
+    table = build_manifest(
+        layout="table", clips=str(folder), annotations=str(folder / "clips.csv")
+    )
+    write_manifest(table, str(folder / "clips.parquet"))
+    layout = replace(
+        small_layout(n), n_layers=2, n_heads=3, optional=("frame_time",), rows_per_shard=8
+    )
+    maps = {
+        f"{prefix}_{name}": rng.random((n, *shape, *rest)).astype(dtype)
+        for prefix, shape in (("layer", (2,)), ("head", (2, 3)))
+        for name, rest, dtype in (("spatial", (2, 3, 5), "float16"), ("temporal", (2,), "float32"))
+    }
+    columns = random_columns(
+        layout, frame_time=np.tile(np.arange(4.0) + 0.5, (n, 1)).astype(np.float32), **maps
+    )
+    url = write_run(
+        folder / "run",
+        layout,
+        columns,
+        layers=(3, 11),
+        manifest=str(folder / "clips.parquet"),
+        digest=read_manifest(str(folder / "clips.parquet")).digest,
+    )
+    metrics = zarr.create_group(
+        zarr_location(metrics_url(url)), attributes={"identity": open_run(url).attrs["identity"]}
+    )
+    for name in ("gap", "mask_share_attribution", "mask_covered"):
+        metrics.create_array(name, data=rng.uniform(0.1, 1, n).astype(np.float32))
+    return url
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +181,42 @@ def test_only_confident_clips_and_after_otsu(run):
 def test_a_table_for_others(run, tmp_path):
     scores(run).to_csv(tmp_path / "scores.csv")
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 600
+
+
+def test_show_a_clip(run):
+    shown = show_clip(open_run(run), 17)
+    assert shown.caption.startswith("sim00017: ")
+    assert "<img" in shown._repr_html_()
+
+
+def test_at_which_second_the_model_looks(with_everything):
+    when = scores(with_everything).groupby("label", observed=True).peak_s.median()
+    assert when.between(0.5, 6).all()
+
+
+def test_by_split_or_any_column_of_the_manifest(with_everything):
+    by_split = scores(with_everything).groupby(["split", "camera"], observed=True).entropy.mean()
+    assert by_split.index.get_level_values("camera").unique().tolist() == ["left", "right"]
+
+
+def test_faithfulness_by_class(with_everything):
+    by_class = scores(with_everything).groupby("label", observed=True).gap.mean()
+    assert by_class.notna().all()
+
+
+def test_who_misses_the_object(with_everything):
+    missed = scores(with_everything).nsmallest(3, "lift")[["video_id", "path", "label", "lift"]]
+    assert len(missed) == 3
+
+
+def test_by_layer_and_head(with_everything):
+    ds = open_run(with_everything)
+    late = ds.layer_spatial.sel(layer=11).mean(("clip", "time"))
+    by_head = ds.head_spatial.sel(layer=3).mean(("clip", "time")).compute()
+    assert late.dims == ("y", "x")
+    assert by_head.dims == ("head", "y", "x")
+
+
+def test_netcdf_for_others(with_everything, tmp_path):
+    for_netcdf(open_run(with_everything).isel(clip=slice(3))).to_netcdf(tmp_path / "run.nc")
+    assert xr.open_dataset(tmp_path / "run.nc").sizes["clip"] == 3

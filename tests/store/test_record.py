@@ -106,7 +106,7 @@ def paths_of(value, prefix=()):
 FREE = {("config",), ("status_codes",), ("packages",), ("identity", "model", "config")}
 """Tables whose keys are not the record's own."""
 DEFAULTED = {
-    *("optional", "n_layers", "n_heads", "checksums", "decoder", "segments"),
+    *("optional", "n_layers", "n_heads", "n_channels", "checksums", "decoder", "segments"),
     *("measures", "measured"),
 }
 

@@ -26,7 +26,7 @@ function legend(values, kind) {
       : values.map((v) => v.toFixed(2));
   return h("div", { class: "legend", "aria-hidden": "true" }, bar,
     h("div", { class: "ticks" }, texts.map((text) => h("span", {}, text))),
-    h("small", {}, { difference: "difference, in times uniform", clip: "times uniform" }[kind] || "times uniform; equally many patches between ticks"));
+    h("small", {}, { difference: "difference, in times uniform", clip: "times uniform within the time step that has most; darker in the others" }[kind] || "times uniform; equally many patches between ticks"));
 }
 
 /** What a mean map shows, in words. */

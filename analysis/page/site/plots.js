@@ -47,6 +47,8 @@ function scatter({ points, xTitle, yTitle, onBrush, onOpen, words, diagonal }) {
   const box = h("div", { class: "chart scatter", "aria-busy": "true" });
   let view = null;
   const ink = inks();
+  // What has findings is drawn last, above the rest.
+  points = [...points].sort((a, b) => (a.findings > 0) - (b.findings > 0));
   const share = points.map((p) => p.x).concat(points.map((p) => p.y));
   const ends = [Math.min(...share), Math.max(...share)];
   const position = { x: { field: "x", type: "quantitative", title: xTitle, axis: { tickCount: 7 }, scale: { zero: false, nice: true, padding: 10 } },
@@ -97,10 +99,10 @@ function confusionChart(pairs, names, onOpen) {
     width: "container", height: few ? 30 * names.length + 130 : 560, autosize: { type: "fit", contains: "padding" },
     params: [{ name: "labels", value: names }],
     data: { values: values.sort((a, b) => a.share - b.share) },
-    mark: few ? { type: "rect", cursor: "pointer" } : { type: "square", size: Math.max(3, (440 / names.length) ** 2), opacity: 1, cursor: "pointer" },
+    mark: few ? { type: "rect", cursor: "pointer" } : { type: "square", size: Math.max(9, (440 / names.length) ** 2), opacity: 1, cursor: "pointer" },
     encoding: {
       x: axis("p", "Prediction", "x"), y: axis("l", "Label", "y"),
-      color: { field: "share", type: "quantitative", title: "share of the label", scale: { type: "sqrt", domain: [0, 1], range: [dark.matches ? "#23272f" : "#eef0f2", ink.accent] }, legend: { format: ".0%", orient: "top", gradientLength: 160 } },
+      color: { field: "share", type: "quantitative", title: "share of the label", scale: { type: "sqrt", domain: [0, 1], range: [dark.matches ? (few ? "#23272f" : "#3a4a60") : few ? "#eef0f2" : "#bccbdd", ink.accent] }, legend: { format: ".0%", orient: "top", gradientLength: 160 } },
       tooltip: [{ field: "label", title: "label" }, { field: "prediction", title: "taken for" }, { field: "n", title: "clips" }, { field: "share", title: "share", format: ".1%" }],
     },
   };

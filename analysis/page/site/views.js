@@ -241,7 +241,7 @@ async function clipView([text]) {
         fact("Probability of the label", clip.labelProbability !== null ? show.percent(clip.labelProbability, 1) : null),
         fact("Shown as", clip.why.join(", ")), fact("Largest patch", `${show.times(clip.top)} uniform`)),
       legend([0, 0.25, 0.5, 0.75, 1].map((level) => clip.low + (clip.high - clip.low) * level ** 2), "clip"),
-      clip.top - clip.low < 0.1 && h("p", { class: "note" }, "The map is nearly uniform: its contrast is stretched."),
+      clip.range < 0.1 && h("p", { class: "note" }, "The map is nearly uniform: its contrast is stretched."),
       h("table", { class: "plain" }, h("caption", {}, "Scores"), h("tbody", {}, Object.entries(clip.scores).map(([key, v]) =>
         h("tr", {}, h("th", { scope: "row", title: staaData.describe[key] }, show.label(key)), h("td", { class: "number" }, show.number(v)))))))),
     all.length > 0 && h("section", {}, h("h2", {}, "Findings"), h("div", { class: "cards" }, all.slice(0, 12).map((f) => findingCard(f, f.rank)))));
