@@ -379,7 +379,7 @@ class _Finished:
 def _without_removed(
     columns: dict[str, pa.ChunkedArray], status: NDArray[np.integer]
 ) -> dict[str, pa.ChunkedArray]:
-    """Leave out what the manifest says of rows that `jobs.forget` has taken out of the run."""
+    """Leave out what the manifest says about rows that `jobs.forget` has taken out of the run."""
     removed = status == Status.REMOVED
     if not removed.any():
         return columns

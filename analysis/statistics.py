@@ -69,9 +69,9 @@ def class_statistics(ds: xr.Dataset, by: By | None = None) -> xr.Dataset:
         in any order; or the result of `analysis.by_video`, whose views count as clips. A dimension
         that a single run doesn't have, such as ``run`` of joined runs, is kept in the statistics.
     by
-        Group by the manifest's class or by the predicted one; by default by ``label``, and by
-        ``prediction`` where no ok clip has a label, which reads both columns. The attribute ``by``
-        of what is returned says which it is.
+        Group by the manifest's class or by the predicted one; by default by ``label``, or by
+        ``prediction`` if no ok clip has a label, which reads both columns. The result's attribute
+        ``by`` says which it is.
 
     Returns
     -------

@@ -3,7 +3,7 @@
 import difflib
 import reprlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -105,12 +105,19 @@ def with_suggestion(message: str, arguments: Sequence[str], config_class: type[B
 def check_given_once(arguments: Sequence[str], config_class: type[BaseModel]) -> None:
     """Refuse a flag that is given twice, of which the last would win without a word.
 
+    Those of tables and lists may be: their values come together.
+
     Raises
     ------
     ConfigError
         Names it.
     """
-    known = {flag(key) for key in _keys(config_class)} | {"--config"}
+    several = {
+        key
+        for key, field in config_class.model_fields.items()
+        if get_origin(field.annotation) in (dict, list, tuple)
+    }
+    known = {flag(key) for key in _keys(config_class) if key not in several} | {"--config"}
     seen: set[str] = set()
     for argument in arguments:
         if argument == "--":

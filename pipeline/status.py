@@ -31,7 +31,7 @@ class Status(IntEnum):
     MODEL_ERROR = 9
     """The model gave NaN or infinity."""
     REMOVED = 10
-    """Taken out by `jobs.forget`: nothing of it is kept, and it is never computed again."""
+    """Taken out by `jobs.forget`: nothing about it is kept, and it is never computed again."""
 
     @property
     def label(self) -> str:
@@ -40,7 +40,7 @@ class Status(IntEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the row was looked at and couldn't be given an attribution."""
+        """Whether the row was tried and couldn't be given an attribution."""
         return self not in (Status.PENDING, Status.OK, Status.REMOVED)
 
 
@@ -54,5 +54,5 @@ class DecodeError(Exception):
 
 
 def failed_rows(status: Any) -> Any:
-    """Whether each row of a ``status`` array (NumPy, Dask or xarray) was looked at and failed."""
+    """Whether each row of a ``status`` array (NumPy, Dask or xarray) was tried and failed."""
     return (status != Status.OK) & (status != Status.PENDING) & (status != Status.REMOVED)

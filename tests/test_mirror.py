@@ -16,7 +16,6 @@ ELSEWHERE = {
         for name in ("adapter", "pooler", "registry", "videomae", "videoprism", "vivit", "vjepa2")
     },
     "pipeline/models/device.py": ("run/test_resources.py", "a line; what follows from it is there"),
-    "pipeline/models/explain.py": ("models/test_evidence.py", "evidence needs whole models"),
     "pipeline/attribution/evidence.py": ("models/test_evidence.py", "evidence needs whole models"),
     "pipeline/clips/columns.py": ("clips/test_loader.py", "the name of a type"),
     **{

@@ -59,7 +59,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
         *("change_weighted", "clamp"),
     ),
 }
-"""What can be chosen, by method; `frame_importance` can with each, and `target` goes with it."""
+"""Options that can be chosen, by method; every method also takes `frame_importance`, and with it
+`target`."""
 
 _FIXED = {
     "staa-paper": "it is made of attention alone",
@@ -106,14 +107,14 @@ class Method(FrozenConfig):
     store_layers: bool = False
     """Store evidence of each layer beside the sum over them."""
     step_back: bool = False
-    """Evidence of a model that is read by the mean of its final tokens: follow them one step back,
-    through the last block."""
+    """For evidence in a model that classifies the mean of its final tokens: follow these tokens one
+    step back, through the last block."""
     clamp: Literal["parts", "sum"] = "parts"
-    """For evidence: drop what speaks against the class from the part of each layer and head, or
-    from a token's sum over all of them, in which what one head says for it and another against it
-    cancels."""
+    """For evidence: drop what speaks against the class in the part of each layer and head
+    (`parts`), or in a token's sum over all of these (`sum`), where heads for and against the class
+    cancel."""
     change_weighted: bool = False
-    """Multiply evidence by how far each token is from that of the clip's median frame."""
+    """Multiply evidence by each token's distance from the same token of the clip's median frame."""
     frame_importance: Literal["gradient"] | None = None
     """Also store which times matter for the class: `gradient`, by a backward pass through the whole
     model. (Evidence over time says when evidence was read, which is something else.)"""

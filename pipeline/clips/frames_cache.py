@@ -14,7 +14,7 @@ import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -69,20 +69,23 @@ class FramesCache:
     rows_per_object: int
     fills: bool = True
     """Whether rows may be written."""
+    sample: NDArray[np.int64] | None = field(default=None, compare=False)
+    """Row of the run for each row of a sample of it, ascending; None where rows are the run's."""
 
     def read(self, columns: Columns, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Fill in the columns of each row that is kept whole: (clips,) whether it is."""
         found = np.zeros(len(keys), np.bool_)
-        for here, rows in self._objects(columns["row"]):
+        rows_of_run = self._rows_of_run(columns["row"])
+        for here, rows in self._objects(rows_of_run):
             with _tolerated(self.url):
                 part = self._part()
-                entries = part.entries(rows)[columns["row"][here] - rows.start]
+                entries = part.entries(rows)[rows_of_run[here] - rows.start]
                 known = here.start + np.flatnonzero(_matches(entries, keys[here]))
                 if not len(known):
                     continue
                 frames = part.frames(rows)
                 for clip in known.tolist():
-                    row, entry = int(columns["row"][clip]), entries[clip - here.start]
+                    row, entry = int(rows_of_run[clip]), entries[clip - here.start]
                     if entry["checksum"] != _checksum(entry, frames[row - rows.start]):
                         _LOGGER.warning("%s is damaged in row %d", self.url, row)
                         continue
@@ -95,6 +98,7 @@ class FramesCache:
     def holds(self, rows: NDArray[np.int64], keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Whether each row has an entry: (clips,); its frames aren't looked at."""
         found = np.zeros(len(keys), np.bool_)
+        rows = self._rows_of_run(rows)
         for here, of_object in self._objects(rows):
             with _tolerated(self.url):
                 entries = self._part().entries(of_object)[rows[here] - of_object.start]
@@ -107,12 +111,13 @@ class FramesCache:
         What a storage refuses isn't kept, and is no fault of the run.
         """
         chosen = chosen & keys.any(axis=1) & self.fills
-        for here, rows in self._objects(columns["row"]):
+        rows_of_run = self._rows_of_run(columns["row"])
+        for here, rows in self._objects(rows_of_run):
             clips = here.start + np.flatnonzero(chosen[here])
             if not len(clips):
                 continue
             with _tolerated(self.url):
-                part, places = self._part(), columns["row"][clips] - rows.start
+                part, places = self._part(), rows_of_run[clips] - rows.start
                 new = part.no_entries(len(clips))
                 new["key"] = keys[clips]
                 for name in _COLUMNS:
@@ -124,6 +129,9 @@ class FramesCache:
                     frames, entries = part.kept(rows)
                     frames[places], entries[places] = columns["frames"][clips], new
                 part.write(rows, frames, entries)
+
+    def _rows_of_run(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows if self.sample is None else self.sample[rows]
 
     def _objects(self, rows: NDArray[np.int64]) -> Iterator[tuple[slice, range]]:
         """Cut rows by the objects that they lie in: where they are, and the object's rows."""

@@ -26,7 +26,7 @@ UNSUPPORTED_STEPS = (
 )
 
 _OF_VALUES = ("rescale_factor", "offset", "image_mean", "image_std")
-"""Parameters of what is done to pixels on the model's device."""
+"""Parameters of the steps that are done on the model's device."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Preprocessing:
 
     @property
     def geometry(self) -> "Preprocessing":
-        """What of it decides the pixels of a frame: all but the values that come of them."""
+        """The part that decides a frame's pixels: parameters of later steps have their defaults."""
         return replace(self, **{name: getattr(Preprocessing, name) for name in _OF_VALUES})
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:

@@ -209,14 +209,12 @@ def read_dataset(
 
 def compare(table: pa.Table, dataset: Dataset) -> Found:
     """Hold the rows of a manifest of a dataset, which may have more of them, against its files."""
-    paths = table["path"].to_pylist()
-    missing = tuple(path for path in paths if not dataset.listing.holds(path))
-    used = set(paths)
+    missing = dataset.listing.not_held(table["path"])
     return Found(
         n_rows=table.num_rows,
         n_found=table.num_rows - len(missing),
         missing=missing,
-        n_unused=sum(path not in used for path in dataset.listing.paths),
+        n_unused=dataset.listing.n_clips_but(table["path"]),
         passed_over=dataset.listing.passed_over(),
         n_hidden=dataset.listing.n_hidden,
         n_comments=dataset.n_comments,

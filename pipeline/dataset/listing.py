@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.dataset.manifest import filesystem_of
 from pipeline.errors import ManifestError, reason_of
@@ -78,6 +80,27 @@ class Listing:
     def holds(self, path: str) -> bool:
         """Whether there is such a file."""
         return path in self.names or posixpath.normpath(path) in self.names
+
+    def all_below_root(self, paths: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Give each of a column of paths as `below_root` does."""
+        below, is_open = paths, pc.is_valid(paths)
+        for prefix in self.prefixes:
+            begins = pc.and_(is_open, pc.starts_with(paths, prefix))
+            cut = pc.utf8_ltrim(pc.utf8_slice_codeunits(paths, len(prefix)), "/")
+            below = pc.if_else(begins, cut, below)
+            is_open = pc.and_not(is_open, begins)
+        return below
+
+    def not_held(self, paths: pa.ChunkedArray) -> tuple[str, ...]:
+        """Give those of a column of paths of which there is no file."""
+        names = pa.array([*self.paths, *self.others], pa.string())
+        absent = paths.filter(pc.invert(pc.is_in(paths, value_set=names))).to_pylist()
+        return tuple(path for path in absent if posixpath.normpath(path) not in self.names)
+
+    def n_clips_but(self, paths: pa.ChunkedArray) -> int:
+        """Count the clips that aren't in a column of paths."""
+        clips = pa.array(self.paths, pa.string())
+        return len(clips) - int(pc.sum(pc.is_in(clips, value_set=paths)).as_py() or 0)
 
 
 def list_folder(clips: str, layout: str) -> Listing:

@@ -17,8 +17,10 @@ from pipeline.dataset.columns import SCHEMA, as_manifest, as_text, check_columns
 from pipeline.dataset.listing import Listing
 from pipeline.dataset.manifest import filesystem_of
 from pipeline.errors import ManifestError, reason_of
-from pipeline.storage.files import check_is_file
+from pipeline.storage.files import RetryingReader, check_is_file
 from pipeline.storage.retries import with_retries
+
+_BUFFER_BYTES = 1 << 20
 
 _NAMES = {
     "path": (
@@ -64,9 +66,8 @@ def read_table(url: str, listing: Listing, columns: Mapping[str, str]) -> pa.Tab
     if paths is None or paths.null_count:
         kind = found["path"].type if paths is None else "null in some rows"
         raise ManifestError(f"{where}: column {chosen['path']} is {str(kind)[:60]}, expected text")
-    paths = pa.array([listing.below_root(path) for path in paths.to_pylist()], pa.string())
-    found["path"] = pa.chunked_array([paths])
-    stems = pa.chunked_array([_stems(paths)])
+    paths = listing.all_below_root(paths)
+    found["path"], stems = paths, _stems(paths)
     if "video_id" in found and _is_plain(found["video_id"]):
         ids = as_text(found["video_id"], "video_id", where)
         found["video_id"] = pc.coalesce(ids, stems)
@@ -92,8 +93,10 @@ def _read(url: str) -> pa.Table:
         check_is_file(filesystem, path)
         start = with_retries(url, lambda: filesystem.cat_file(path, start=0, end=4))
         if start == b"PAR1":
-            data = with_retries(url, lambda: filesystem.cat_file(path))
-            return pq.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
+            # A buffer: without one Arrow holds a whole row group's column beside the table.
+            with RetryingReader(filesystem, path) as file:
+                table = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES).read()
+            return table.replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"layout table: can't read {url}: {reason_of(error)}") from error
     text = read_text(url, "table")
@@ -176,7 +179,7 @@ def _is_plain(column: pa.ChunkedArray) -> bool:
     )
 
 
-def _stems(paths: pa.Array) -> pa.Array:
+def _stems(paths: pa.ChunkedArray) -> pa.ChunkedArray:
     """Names of files without folder and suffix."""
     names = pc.replace_substring_regex(paths, r"^.*/", "")
     return pc.replace_substring_regex(names, r"(.)\.[^.]*$", r"\1")

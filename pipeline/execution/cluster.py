@@ -128,8 +128,8 @@ def check_target(config: AttributeConfig) -> None:
     )
 
 
-def check_shared(run_url: str) -> None:
-    """Refuse a path that isn't on a disk that every node of the cluster reads.
+def check_shared(url: str, key: str = "out") -> None:
+    """Refuse a path, the value of ``key``, that isn't on a disk that every node reads.
 
     A file is written there and read on each node that there is now. On one that joins later there
     is no store to be written then, which breaks a pass off.
@@ -140,9 +140,9 @@ def check_shared(run_url: str) -> None:
         Names the first node that doesn't read it.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if not _is_local(run_url) or len(nodes) < 2:
+    if not _is_local(url) or len(nodes) < 2:
         return
-    path, token = _local_path(run_url) / f".{uuid4().hex}.token", uuid4().hex
+    path, token = _local_path(url) / f".{uuid4().hex}.token", uuid4().hex
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(token)
     try:
@@ -151,7 +151,7 @@ def check_shared(run_url: str) -> None:
         path.unlink(missing_ok=True)
     if strangers:
         raise ConfigError(
-            f"out: {run_url} isn't the same folder on node {strangers[0]}: what this machine "
+            f"{key}: {url} isn't the same folder on node {strangers[0]}: what this machine "
             "writes there isn't read there; expected a URL, or a path on a disk that all nodes "
             "share"
         )

@@ -72,6 +72,8 @@ def _on_ray(
         tally_channel(plan.run, rows_per_shard=rows_per_shard, n_pending=n_pending) as channel,
     ):
         check_shared(config.out)
+        if config.frames_cache:
+            check_shared(config.frames_cache, "frames_cache")
         stages = stages_of(plan, pool.device, channel)
 
         def run_pass(work: Pass) -> None:

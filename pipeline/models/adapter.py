@@ -52,6 +52,7 @@ class Adapter(ABC):
 
     def _watched(self) -> Iterator[nn.Module]:
         """Modules other than attention whose streams a method reads."""
+        yield self.model.classifier
         for block in self.blocks().values():
             yield from (module for module in (block.before, block.behind) if module is not None)
         if self.last_block is not None:
@@ -80,6 +81,11 @@ class Adapter(ABC):
     def n_heads(config: PretrainedConfig) -> int:
         """Heads of each of these layers."""
         return int(config.num_attention_heads)
+
+    @staticmethod
+    def n_channels(config: PretrainedConfig) -> int:
+        """Channels of the vector that the classifier reads."""
+        return int(config.hidden_size)
 
     @staticmethod
     def has_temporal_attention(config: PretrainedConfig) -> bool:

@@ -26,7 +26,7 @@ _MODEL_ARRAYS = frozenset(
         *("spatial", "temporal", "layer_spatial", "layer_temporal"),
         *("head_spatial", "head_temporal", "prediction", "probability", "label_probability"),
         *("top_classes", "top_probabilities", "target", "signed"),
-        *("runner_up_spatial", "runner_up_temporal", "frame_importance"),
+        *("runner_up_spatial", "runner_up_temporal", "frame_importance", "pooled"),
     )
 )
 """The store's arrays that the model fills, if the layout has them."""
@@ -183,6 +183,8 @@ class Attributor:
             # Clamp: a part too large for half precision would count as a fault of the model.
             signed = explanation.signed.clamp(-_HALF_MAX, _HALF_MAX).half()
             columns["signed"] = signed.reshape(-1, *self._templates["signed"].shape)
+        if "pooled" in self._templates and explanation.pooled is not None:
+            columns["pooled"] = explanation.pooled.clamp(-_HALF_MAX, _HALF_MAX).half()
         if explanation.frame_importance is not None:
             columns["frame_importance"] = explanation.frame_importance
         if explanation.runner_up is not None:

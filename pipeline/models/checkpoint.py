@@ -92,6 +92,8 @@ class Checkpoint:
     """Layers that `Method.layers` chooses from."""
     n_heads: int
     """Heads of each of these layers."""
+    n_channels: int
+    """Channels of the vector that the classifier reads."""
     has_temporal_attention: bool
     """Whether attention over time is a step of its own."""
     pools_mean: bool
@@ -203,6 +205,7 @@ def _facts(
         class_names=_class_names(name, config),
         n_layers=adapter.n_layers(config),
         n_heads=adapter.n_heads(config),
+        n_channels=adapter.n_channels(config),
         has_temporal_attention=adapter.has_temporal_attention(config),
         pools_mean=adapter.pools_mean(config),
         geometry=geometry,

@@ -9,5 +9,5 @@ def n_gpus() -> int:
 
 
 def device_of(asked_for: str) -> str:
-    """Device to run on, of ``auto``, ``cpu`` or ``cuda``: a GPU where there is one."""
+    """Device to run on for ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU if there is one."""
     return asked_for if asked_for != "auto" else ("cuda" if n_gpus() else "cpu")

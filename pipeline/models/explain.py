@@ -71,6 +71,9 @@ class Explanation:
     """(clips, T) float32; the share of each time in what the class depends on, see
     `pipeline.models.backward.frame_importance`. Sums to 1."""
 
+    pooled: Tensor | None = None
+    """(clips, channels), in the precision of the forward pass; what the classifier reads."""
+
     @property
     def attribution(self) -> Tensor:
         """Joint attribution of the run, (clips, T, P): of all layers together, or of the last."""
@@ -91,14 +94,19 @@ def explain(
         predictions. Used by methods that explain a class. The caller resolves `Method.target`,
         except for ``top2``.
     """
-    if method.name == "evidence":
-        explanation = _by_evidence(adapter, pixel_values, method, classes)
-    elif method.name == "rollout":
-        explanation = _by_rollout(adapter, pixel_values)
-    elif method.name in ("contribution", "rollout-contribution"):
-        explanation = _by_contribution(adapter, pixel_values, method)
-    else:
-        explanation = _by_staa(adapter, pixel_values, method)
+    with capture({"classifier": (adapter.model.classifier, stream_before)}) as captured:
+        if method.name == "evidence":
+            explanation = _by_evidence(adapter, pixel_values, method, classes)
+        elif method.name == "rollout":
+            explanation = _by_rollout(adapter, pixel_values)
+        elif method.name in ("contribution", "rollout-contribution"):
+            explanation = _by_contribution(adapter, pixel_values, method)
+        else:
+            explanation = _by_staa(adapter, pixel_values, method)
+        # Frames that are classified one by one have a vector each.
+        read = captured["classifier"]
+        pooled = read.reshape(len(pixel_values), -1, read.shape[-1]).mean(dim=1)
+        explanation = replace(explanation, pooled=pooled)
     if method.frame_importance is None:
         return explanation
     target = _target(explanation.logits, classes)
@@ -218,7 +226,7 @@ def _by_evidence(
 
 
 def _positive(parts: Tensor, method: Method) -> tuple[Tensor, Tensor, Tensor]:
-    """Positive evidence of each head, of each layer, and of all, as `Method.clamp` says.
+    """Positive evidence of each head, of each layer, and of all layers, as `Method.clamp` says.
 
     Parameters
     ----------

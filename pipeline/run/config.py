@@ -125,6 +125,9 @@ class RunOptions(FrozenConfig):
     of what a run is, so that it is resumed with the same."""
     method: Annotated[Method, BeforeValidator(_named)] = Method()
     """How attention becomes an attribution."""
+    pooled: bool = True
+    """Store the vector that the classifier reads of each clip, in half precision, which finds near
+    duplicates and clips that look alike to the model."""
     precision: Precision = "float32"
     """Precision of the forward pass; captured attention is float32 always."""
     compile_model: bool = False

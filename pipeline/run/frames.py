@@ -1,22 +1,28 @@
 """Which cache of frames the runs of a job read and fill, and what they decode for one another."""
 
-import shutil
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TypeVar
 
-from fsspec.implementations.local import LocalFileSystem
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.clips.frames_cache import FramesCache
 from pipeline.clips.frames_folder import FramesIdentity, find_part, open_parts, remove_cache
 from pipeline.clips.shared_decode import SharedReader
+from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ConfigError
 from pipeline.run.plan import Plan
-from pipeline.storage.files import open_filesystem
+from pipeline.store.space import free_bytes
 
 TEMPORARY_NAME = ".frames"
 """Folder beside the runs of a job, in which one leaves frames for those behind it. No run has a
 name that begins with a dot."""
+
+PlanOfRows = TypeVar("PlanOfRows", bound=Plan)
+"""A plan, or a kind of it."""
+_LOGGER = logging.getLogger(__name__)
 
 
 def with_frames(plans: Sequence[Plan], job_url: str) -> tuple[Plan, ...]:
@@ -57,7 +63,7 @@ def with_frames(plans: Sequence[Plan], job_url: str) -> tuple[Plan, ...]:
             first.manifest,
             n_views=len(first.views),
             batch_size=first.record.identity.batch_size,
-            max_bytes=size if configured else min(size, _spare_bytes(job_url)),
+            max_bytes=size if configured else min(size, _spare_bytes(job_url, plans)),
         )
     given = list(plans)
     for place, own in identities.items():
@@ -72,6 +78,30 @@ def with_frames(plans: Sequence[Plan], job_url: str) -> tuple[Plan, ...]:
         )
         given[place] = replace(given[place], cache=cache, shared=shared)
     return tuple(given)
+
+
+def reading_frames(
+    plan: PlanOfRows, manifest: Manifest | None = None, rows: NDArray[np.int64] | None = None
+) -> PlanOfRows:
+    """Have who looks at a run's clips again take frames from the run's cache, and leave none there.
+
+    Parameters
+    ----------
+    plan
+        Of the run, or of a sample of it, with the run's configuration.
+    manifest, rows
+        For a sample: the run's manifest, and the run's row of each row of the sample, ascending.
+    """
+    url = plan.config.frames_cache
+    if url is None:
+        return plan
+    try:
+        part = find_part(url, frames_identity(plan), manifest or plan.manifest)
+    except ConfigError as error:
+        # It is never needed.
+        _LOGGER.warning("%s", error)
+        return plan
+    return replace(plan, cache=part and replace(part, sample=rows))
 
 
 def frames_identity(plan: Plan) -> FramesIdentity:
@@ -95,12 +125,10 @@ def _temporary_url(job_url: str) -> str:
     return f"{job_url.rstrip('/')}/{TEMPORARY_NAME}"
 
 
-def _spare_bytes(job_url: str) -> int:
-    """Half of what is free where the runs are: they get the other. Not bounded where none tells."""
-    filesystem, path = open_filesystem(job_url)
-    if not isinstance(filesystem, LocalFileSystem):
+def _spare_bytes(job_url: str, plans: Sequence[Plan]) -> int:
+    """Half of what the runs leave free where they are; without bound where that isn't told."""
+    free = free_bytes(job_url)
+    if free is None:
         return 1 << 62
-    folder = Path(path)
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free // 2
+    needed = sum(plan.layout.row_bytes * plan.layout.n_rows for plan in plans)
+    return max(0, free - needed) // 2

@@ -207,7 +207,12 @@ def _record(
             n_layers=method.n_stored_layers(len(layers)),
             n_heads=checkpoint.n_heads if method.heads == "keep" else 0,
             checksums=True,
-            optional=("frame_time", "clip_digest", *method.optional_arrays),
+            n_channels=checkpoint.n_channels if config.pooled else 0,
+            optional=(
+                *("frame_time", "clip_digest"),
+                *(("pooled",) if config.pooled else ()),
+                *method.optional_arrays,
+            ),
         ),
         identity=RunIdentity(
             manifest=manifest.digest,

@@ -60,6 +60,8 @@ class RunIdentity(_Recorded):
     rows_per_shard: int
     attribution_version: int
     """Raised when the same input would give other attributions."""
+    measured: dict[str, Any] | None = None
+    """How the attributions were measured, in a store of that."""
 
     def differences(self, other: "RunIdentity") -> list[tuple[str, Any, Any]]:
         """Key, value here and value there of everything that differs, by key."""

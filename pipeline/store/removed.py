@@ -31,12 +31,15 @@ from pipeline.store.pending import read_status
 from pipeline.store.run_folder import (
     DERIVED_NAMES,
     FAILURES_NAME,
+    PACE_NAME,
     failures_url,
     in_run,
     removed_url,
 )
 from pipeline.store.verify import REMEDY
 
+_WITHOUT_CLIPS = (FAILURES_NAME, PACE_NAME)
+"""What isn't deleted: rows are taken out of the one, and the other holds none."""
 _VERSION = 1
 _N_WRITERS = 8
 """Shards that are written at once: the time is that of the storage's answers."""
@@ -242,7 +245,7 @@ def delete_derived(run_url: str, rows: NDArray[np.int64]) -> list[str]:
             url = in_run(run_url, name)
             filesystem, path = open_filesystem(url)
             filesystem.invalidate_cache()
-            if name != FAILURES_NAME and with_retries(url, partial(filesystem.exists, path)):
+            if name not in _WITHOUT_CLIPS and with_retries(url, partial(filesystem.exists, path)):
                 filesystem.rm(path, recursive=True)
                 deleted.append(name)
         url = failures_url(run_url)

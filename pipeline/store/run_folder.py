@@ -8,6 +8,10 @@ STATISTICS_NAME = "statistics.zarr"
 """Statistics of the classes."""
 METRICS_NAME = "metrics.zarr"
 """What `jobs.evaluate` has measured."""
+FAITHFULNESS_NAME = "faithfulness"
+"""Folder of what was measured by asking the model about perturbed clips."""
+MANIFEST_NAME = "manifest.parquet"
+"""The clips that were asked about, in that folder."""
 LEASE_NAME = "lease.json"
 """Who is working on the run."""
 REMOVED_NAME = "removed.json"
@@ -30,6 +34,7 @@ INTERVENTIONS_NAME = "interventions"
 DERIVED_NAMES = (
     *(FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME),
     *(PACE_NAME, SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME, INTERVENTIONS_NAME),
+    FAITHFULNESS_NAME,
 )
 """What jobs leave beside the store in a run's folder."""
 RUN_NAMES = (STORE_NAME, LEASE_NAME, REMOVED_NAME, *DERIVED_NAMES)
@@ -59,6 +64,11 @@ def statistics_url(run_url: str) -> str:
 def metrics_url(run_url: str) -> str:
     """Where the metrics are in a run's folder."""
     return in_run(run_url, METRICS_NAME)
+
+
+def faithfulness_url(run_url: str) -> str:
+    """Where the folder is of what perturbed clips have told."""
+    return in_run(run_url, FAITHFULNESS_NAME)
 
 
 def scores_url(run_url: str) -> str:

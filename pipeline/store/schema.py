@@ -23,6 +23,18 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What a store holds of each clip in the place of its attribution."""
+
+    name: str
+    dims: tuple[str, ...]
+    """Names of the dimensions behind ``clip``."""
+    shape: tuple[int, ...]
+    description: str
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
 class StoreLayout:
     """Sizes of a store's dimensions."""
 
@@ -39,10 +51,14 @@ class StoreLayout:
     """Layers that are stored."""
     n_heads: int = 0
     """Heads that are stored of each; 0 if they were averaged alone."""
+    n_channels: int = 0
+    """Channels of the vectors that the classifier reads; 0 if they aren't stored."""
     optional: tuple[str, ...] = ()
     """Names of the arrays that not every store has, and this one does."""
     checksums: bool = False
     """Whether chunks carry checksums, and each is written, also one of fill values."""
+    measures: tuple[Measure, ...] = ()
+    """What the store holds if it isn't one of attributions, but of what was measured of them."""
 
     @property
     def n_shards(self) -> int:
@@ -63,11 +79,13 @@ class StoreLayout:
     @property
     def map_bytes(self) -> int:
         """Size of the maps of a clip, uncompressed."""
-        specs = [spec for spec in self.arrays().values() if spec.dtype == "float16"]
+        specs = [spec for spec in self.arrays().values() if spec.sharded]
         return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
 
     def arrays(self) -> dict[str, ArraySpec]:
         """Template of every array, by name."""
+        if self.measures:
+            return self._measure_arrays()
         time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)
         grid = (self.n_times, self.height, self.width)
         nan = float("nan")
@@ -107,6 +125,24 @@ class StoreLayout:
             **{name: self._optional_arrays()[name] for name in self.optional},
         }
 
+    def _measure_arrays(self) -> dict[str, ArraySpec]:
+        """Templates of a store of measures."""
+        return {
+            "status": ArraySpec(("clip",), (), "uint8", 0, "what became of the clip"),
+            "message": ArraySpec(("clip",), (), "str", "", "why the clip failed"),
+            "video_id": ArraySpec(("clip",), (), "str", "", "id in the manifest"),
+            **{
+                each.name: ArraySpec(
+                    ("clip", *each.dims),
+                    each.shape,
+                    each.dtype,
+                    float("nan") if np.dtype(each.dtype).kind == "f" else -1,
+                    each.description,
+                )
+                for each in self.measures
+            },
+        }
+
     def _optional_arrays(self) -> dict[str, ArraySpec]:
         """Templates of the arrays that a store has only if ``optional`` names them."""
         frames, nan = (self.n_frames,), float("nan")
@@ -141,6 +177,13 @@ class StoreLayout:
                 "float32",
                 nan,
                 "share of what the class depends on; sums to 1",
+            ),
+            "pooled": ArraySpec(
+                ("clip", "channel"),
+                (self.n_channels,),
+                "float16",
+                nan,
+                "what the classifier reads: clips that look alike to the model lie near each other",
             ),
         }
 

@@ -1,8 +1,11 @@
 """What lies below a folder: clips in sorted order, other files counted, hidden ones passed over."""
 
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.dataset.listing import list_folder
+from pipeline.dataset.listing import Listing, list_folder
 from pipeline.errors import ManifestError
 
 
@@ -43,6 +46,24 @@ def test_an_absolute_path_is_brought_below_the_root(folder, start):
     assert listing.below_root(start.format(folder=folder) + "b/2.mp4") == "b/2.mp4"
     assert listing.below_root("/elsewhere/b/2.mp4") == "/elsewhere/b/2.mp4"
     assert listing.below_root("b/2.mp4") == "b/2.mp4"
+
+
+PATHS = (
+    *("x.mp4", "/a/b/x.mp4", "file:///a/b/y/é.mp4", "/a/b//z.mp4", "./x.mp4", "t.txt"),
+    *("q.mp4", "/a/bc/x.mp4", "y/../x.mp4", "", "/a/b/"),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PATHS), min_size=1, max_size=9), st.integers(0, 9))
+def test_a_column_is_what_its_paths_are_one_by_one(paths, cut):
+    prefixes = ("file:///a/b/", "/a/b/")
+    listing = Listing("file:///a/b", ("x.mp4", "y/é.mp4", "z.mp4"), ("t.txt",), prefixes=prefixes)
+    column = pa.chunked_array([paths[:cut], paths[cut:]], pa.string())
+    below = listing.all_below_root(column)
+    assert below.to_pylist() == [listing.below_root(path) for path in paths]
+    assert listing.not_held(column) == tuple(path for path in paths if not listing.holds(path))
+    assert listing.n_clips_but(column) == len(set(listing.paths) - set(paths))
 
 
 def test_a_glob_and_one_file_are_listed_below_their_folder(folder):

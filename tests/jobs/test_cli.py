@@ -99,6 +99,12 @@ def test_where_the_file_is_named_on_the_command_line_makes_no_difference(file):
     assert parsed(*flags, f"--config={file}").method == Method(layers=(0,), residual=False)
 
 
+def test_flags_of_a_table_or_a_list_come_together():
+    flags = ("--retry-failed=timeout", "--retry-failed=crashed")
+    job = parse(AttributeJob, verb="attribute", argv=(*REQUIRED, *flags))
+    assert job.retry_failed == ("timeout", "crashed")
+
+
 def test_nested_keys_of_a_flag_alone_make_their_group():
     config = parsed(*REQUIRED, "--sampling.kind=strided", "--sampling.stride=4")
     assert config.sampling == SamplingConfig(kind="strided", stride=4)

@@ -44,7 +44,11 @@ def inputs(tmp_path_factory):
 def whole(inputs, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     execute_serially(prepared(inputs.config(out)))
-    assert run_job(AggregateConfig, aggregate, verb="aggregate", argv=[str(out)]) == 0
+    assert (
+        run_job(AggregateConfig, aggregate, verb="aggregate", argv=[str(out), "--no-report"]) == 0
+    )
+    (out / "report").mkdir()
+    (out / "report" / "clip.js").write_text(" ".join(inputs.video_ids))
     return out
 
 
@@ -112,7 +116,7 @@ def test_nothing_is_left_of_the_videos_and_all_of_the_others(inputs, out, listed
     failures = pq.read_table(out / "failures.parquet")
     assert failures["row"].to_pylist() == [7]
     left = {path.name for path in out.iterdir()}
-    assert left == {"attributions.zarr", "failures.parquet", "removed.json"}
+    assert left == {"attributions.zarr", "failures.parquet", "pace.json", "removed.json"}
     assert occurrences(out, *(inputs.video_ids[row] for row in GONE)) == []
 
 

@@ -14,7 +14,7 @@ from pipeline.run.config import AttributeJob
 from pipeline.status import Status
 from tests.support.checkpoints import CLASS_NAMES, save_timesformer
 from tests.support.clips import write_mp4
-from tests.support.runs import assert_same_columns, random_frames, stored_columns
+from tests.support.runs import assert_same_columns, given_once, random_frames, stored_columns
 
 SMALL = ("--n-clips=3", "--width=64", "--height=64", "--fps=4", "--n-workers=1")
 SHORT = ("--min-duration-s=1", "--max-duration-s=1")
@@ -22,13 +22,13 @@ SHORT = ("--min-duration-s=1", "--max-duration-s=1")
 
 def list_clips(capsys, *argv):
     """Exit code, stdout and stderr of jobs.manifest."""
-    exit_code = run_job(ManifestConfig, manifest, verb="manifest", argv=argv)
+    exit_code = run_job(ManifestConfig, manifest, verb="manifest", argv=given_once(argv))
     return exit_code, *capsys.readouterr()
 
 
 def write_clips(capsys, *argv):
     """Exit code, stdout and stderr of jobs.synthesize."""
-    exit_code = run_job(SynthesizeConfig, synthesize, verb="synthesize", argv=argv)
+    exit_code = run_job(SynthesizeConfig, synthesize, verb="synthesize", argv=given_once(argv))
     return exit_code, *capsys.readouterr()
 
 

@@ -25,7 +25,7 @@ from tests.support.runs import (
 
 
 def run(argv):
-    return run_job(AttributeJob, attribute, verb="attribute", argv=given_once(argv))
+    return run_job(AttributeJob, attribute, verb="attribute", argv=argv)
 
 
 def flags(inputs, out, models):
@@ -95,7 +95,9 @@ def few(tmp_path_factory):
 def test_a_model_whose_clips_fail_keeps_no_other_from_its_run(local_ray, few, tmp_path, capsys):
     out = tmp_path / "runs"
     long = save_timesformer(tmp_path / "long", num_frames=16)
-    argv = [*flags(few, out, f"long={long},short={few.model}"), "--max-failed-fraction=0.1"]
+    argv = given_once(
+        [*flags(few, out, f"long={long},short={few.model}"), "--max-failed-fraction=0.1"]
+    )
     assert run(argv) == 1
     assert "100.0% of the clips failed" in capsys.readouterr().err
     assert set(stored_columns(out / "long")["status"]) == {Status.TOO_SHORT}
@@ -109,11 +111,11 @@ def test_rows_are_added_to_the_run_of_each_model(local_ray, few, tmp_path, capsy
     other = save_timesformer(tmp_path / "other", seed=1)
     models = {"first": few.model, "second": str(other)}
     argv = flags(few, out, ",".join(f"{name}={model}" for name, model in models.items()))
-    assert run([*argv, f"--manifest={shorter}"]) == 0
+    assert run(given_once([*argv, f"--manifest={shorter}"])) == 0
     before = {name: objects(out / name) for name in models}
 
     # Of one that has no run as yet, nothing is added to the others' either.
-    assert run([*argv, "--append", f"--models=third={other}"]) == 2
+    assert run(given_once([*argv, "--append", f"--models=third={other}"])) == 2
     assert f"append: there is no run in {out}/third" in capsys.readouterr().err
     assert {name: objects(out / name) for name in models} == before
 

@@ -6,16 +6,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.clips.frames_folder import find_part
 from pipeline.clips.views import ViewsConfig
 from pipeline.errors import ConfigError, StorageError
 from pipeline.run.config import SamplingConfig
-from pipeline.run.frames import TEMPORARY_NAME, frames_identity, with_frames
+from pipeline.run.frames import TEMPORARY_NAME, frames_identity, reading_frames, with_frames
 from pipeline.run.job import real_stages
 from pipeline.run.plan import plan_run
 from pipeline.run.serial import execute_serially
+from pipeline.run.tally import LocalChannel, Tally
 from pipeline.status import Status
 from tests.support import counting
 from tests.support.checkpoints import save_timesformer
@@ -26,6 +28,7 @@ from tests.support.runs import (
     prepared,
     run_attribute,
     stored_columns,
+    tree,
     write_inputs,
 )
 
@@ -246,3 +249,43 @@ def test_a_file_is_decoded_once_for_its_views_whatever_the_batch(inputs, tmp_pat
     # What fails is looked at once more, view by view.
     assert sorted(passes.values())[:N_OK] == [1] * N_OK
     assert_same_columns(stored_columns(tmp_path / "run"), plain_columns(plan))
+
+
+def test_who_looks_at_clips_again_reads_the_runs_cache_and_leaves_nothing(inputs, tmp_path, notes):
+    cache = f"--frames-cache={tmp_path / 'cache'}"
+    assert run(inputs, tmp_path / "run", cache) == 0
+    plan = plan_run(inputs.config(tmp_path / "run", frames_cache=str(tmp_path / "cache")))
+    assert plan.cache is None
+    before = tree(tmp_path / "cache")
+    reading = reading_frames(plan)
+    notes.taken()
+    chosen = np.array([0, 2, 5, 9])
+    tables = {"whole": plan.manifest.take(np.arange(N_CLIPS)), "part": plan.manifest.take(chosen)}
+    rows = {
+        name: {column: table[column].to_numpy() for column in table.column_names}
+        | {"row": np.arange(table.num_rows)}
+        for name, table in tables.items()
+    }
+    channel = LocalChannel(Tally(4))
+    expected = counted(plan, "cpu", channel).load(rows["whole"])
+    assert notes.n_passes() == N_DECODED
+    got = counted(reading, "cpu", channel).load(rows["whole"])
+    assert notes.n_passes() == N_DECODED - N_OK
+    assert_same_columns(got, expected)
+    # Rows of a sample are others than the run's.
+    sample = reading_frames(plan, plan.manifest, chosen)
+    got = counted(sample, "cpu", channel).load(rows["part"])
+    assert notes.n_passes() == 0
+    for name, values in got.items():
+        if name != "row":
+            np.testing.assert_array_equal(values, expected[name][chosen], err_msg=name)
+    assert tree(tmp_path / "cache") == before
+
+
+@pytest.mark.parametrize("state", ["none", "deleted", "a file"])
+def test_a_cache_that_is_not_there_any_more_is_done_without(inputs, tmp_path, state):
+    cache = tmp_path / "cache"
+    if state == "a file":
+        cache.write_text("notes")
+    config = inputs.config(tmp_path / "run", frames_cache=None if state == "none" else str(cache))
+    assert reading_frames(plan_run(config)).cache is None

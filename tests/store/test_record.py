@@ -105,7 +105,10 @@ def paths_of(value, prefix=()):
 
 FREE = {("config",), ("status_codes",), ("packages",), ("identity", "model", "config")}
 """Tables whose keys are not the record's own."""
-DEFAULTED = {"optional", "n_layers", "n_heads", "checksums", "decoder", "segments"}
+DEFAULTED = {
+    *("optional", "n_layers", "n_heads", "n_channels", "checksums", "decoder", "segments"),
+    *("measures", "measured"),
+}
 
 
 @pytest.mark.parametrize(
