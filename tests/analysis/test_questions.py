@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def with_everything(tmp_path_factory):
-    """A small run with a manifest of its own columns, metrics, layers, heads and times of frames."""
+    """A small run with columns of its manifest, metrics, layers, heads and times of frames."""
     folder = tmp_path_factory.mktemp("everything")
     rng = np.random.default_rng(SEED)
     n = 24
