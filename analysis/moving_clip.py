@@ -22,12 +22,10 @@ MAX_BYTES = 100_000
 _SIDE = 320
 _OPACITY = 0.85
 _QUALITIES = (75, 55, 35, 15)
-_NEEDED = (
+_USED = (
     *("status", "video_id", "label", "prediction", "probability"),
-    *("frame_index", "spatial", "temporal"),
+    *("frame_index", "clip_digest", "spatial", "temporal"),
 )
-_OPTIONAL = ("clip_digest",)
-"""Stores made before there were digests of clips lack them."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,9 @@ def show_clip(ds: xr.Dataset, row: int, *, seconds: float = 4.0) -> MovingClip:
     """
     if row not in ds.indexes["clip"]:
         raise StoreError(f"the dataset has no clip {row}: expected a label of its dimension clip")
-    clip = ds.sel(clip=[row])[[*_NEEDED, *(n for n in _OPTIONAL if n in ds)]].compute()
+    # Not `ds[[...]]`, which loses the coordinates of classes.
+    clip = ds.drop_vars([name for name in ds.data_vars if name not in _USED])
+    clip = clip.sel(clip=[row]).compute()
     status = int(clip["status"].values[0])
     if status != Status.OK:
         label = Status(status).label

@@ -1,7 +1,8 @@
 """A sample of a finished run's clips, planned to go through the model again.
 
 It is a run of its own in a folder below the run's, with a manifest of the chosen clips, a store of
-what is measured of each, and failures. So it is carried out, resumed and committed as any run is. The clips are decoded as the run has decoded them, and seen by the same model.
+what is measured of each, and failures. So it is carried out, resumed and committed as any run is.
+The clips are decoded as the run has decoded them, and seen by the same model.
 """
 
 from collections.abc import Mapping

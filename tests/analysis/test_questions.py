@@ -23,11 +23,11 @@ from analysis import (
     scores,
     show_clip,
 )
-from tests.analysis.simulated_runs import ALL, CLASS_NAMES, FLASH, LOGO, STATIC, simulated
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.run_folder import metrics_url
+from tests.analysis.simulated_runs import ALL, CLASS_NAMES, FLASH, LOGO, STATIC, simulated
 from tests.analysis.stores import CLASS_NAMES as STORE_CLASSES
 from tests.analysis.stores import random_columns, small_layout, write_run
 
@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def with_everything(tmp_path_factory):
-    """A small run with a manifest of its own columns, metrics, layers, heads and times of frames."""
+    """A small run with columns of its manifest, metrics, layers, heads and times of frames."""
     folder = tmp_path_factory.mktemp("everything")
     rng = np.random.default_rng(SEED)
     n = 24

@@ -5,8 +5,7 @@
 process of its own with one thread: writing the page, from scores and statistics that are there, as
 `jobs.aggregate` has them. Prints its CPU time, its memory, the bytes that a browser reads before
 the first paint and afterwards, and, with a Chromium, the time to the first paint and to the charts.
-The simulated clips have no files, so no frames are read: ``--with-frames`` of a real run costs about
-a tenth of a second a clip, most of it decoding.
+The simulated clips have no files, so no frames are read.
 """
 
 import argparse

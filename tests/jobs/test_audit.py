@@ -9,6 +9,7 @@ import pytest
 
 from jobs.audit import AuditConfig, audit_run
 from jobs.cli import run_job
+from tests.analysis.page.pages import data_of
 from tests.analysis.simulated_runs import CLASS_NAMES, LOGO, simulated
 from tests.analysis.stores import write_run
 
@@ -57,3 +58,20 @@ def test_what_is_no_run_is_one_line(capsys, tmp_path):
     code, stdout, stderr = audited(capsys, tmp_path / "nothing")
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert "nothing" in stderr
+
+
+def test_a_page_of_two_runs_is_written_where_it_is_asked_for(capsys, runs, tmp_path):
+    page = tmp_path / "page"
+    code, stdout, _ = audited(capsys, runs[1], f"--report={page}", f"--beside={runs[0]}")
+    assert code == 0
+    assert stdout.endswith(f"audit: page in {page}/index.html\n")
+    listed = data_of(page / "index.html", "findings")
+    assert {"logo", "drift"} <= {one["kind"] for one in listed}
+    assert data_of(page / "index.html", "overview")["audited"]
+    assert data_of(page / "index.html", "other")["nShared"] == 600
+
+
+def test_a_second_run_without_a_page_is_refused(capsys, runs):
+    code, _, stderr = audited(capsys, runs[1], f"--beside={runs[0]}")
+    assert code == 2
+    assert "beside: a second run is shown on the page, expected --report DIR" in stderr
