@@ -6,6 +6,7 @@ import torch
 from pipeline.attribution.method import Method
 from pipeline.evaluation.methods import evidence
 from pipeline.models.backward import frame_importance
+from pipeline.models.explain import explain
 from pipeline.models.videomae import VideoMAE
 from pipeline.synthetic.small_models import small_model
 from tests.evaluation.models import random_timesformer
@@ -22,7 +23,8 @@ def clips_of(seed=7):
 
 def explained(model, clips, **options):
     with torch.inference_mode():
-        return model.explain(clips, Method(name="evidence", target="label", **options), TARGET)
+        method = Method(name="evidence", target="label", **options)
+        return explain(model, clips, method, TARGET)
 
 
 @pytest.mark.parametrize(
