@@ -79,7 +79,7 @@ check: lint types test  ## What a change must pass; CI runs test-slow, too
 
 docs: install  ## Build pages of the API from the docstrings: build/docs
 	@echo "== docs"
-	$(BIN)/pdoc --docformat numpy --output-directory build/docs pipeline analysis jobs
+	$(BIN)/python docs/build_api.py pipeline analysis jobs
 	@echo "open in a browser: file://$(CURDIR)/build/docs/index.html"
 
 clean:  ## Remove .venv, runs and caches

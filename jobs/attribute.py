@@ -19,8 +19,7 @@ from pipeline.text import printable
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
     from pipeline.run.reread import ReadBefore
-    from pipeline.run.resources import Machine
-    from pipeline.run.tally import Stage
+    from pipeline.run.resources import Machine, Room
     from pipeline.status import Status
     from pipeline.store.lease import Lease
     from pipeline.store.state import RunSummary
@@ -33,8 +32,8 @@ class Place:
     machine: Callable[[AttributeConfig], Machine | None]
     """Gives what they will have; None where that isn't known yet."""
     execute: Callable[[Plan, Lease], RunSummary]
-    at_once: Callable[[AttributeConfig], Mapping[Stage, float]] | None = None
-    """Says how many of each step would go on side by side; None where they come in turn."""
+    room: Callable[[AttributeConfig], Room] | None = None
+    """Says what would work on a run side by side; None where steps come in turn."""
 
 
 def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | None = None) -> int:
@@ -82,19 +81,18 @@ def chosen_place(job: AttributeJob) -> Place:
     if not os.environ.get("RAY_ADDRESS"):
         # Read when Ray is loaded: one that is started here then listens on loopback alone.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    from pipeline.execution.cluster import check_target, machine_to_start, steps_of_run
+    from pipeline.execution.cluster import check_target, machine_to_start, room_for
     from pipeline.execution.passes import execute
 
     check_target(job.runs()[0])
-    return Place(machine_to_start, execute, steps_of_run)
+    return Place(machine_to_start, execute, room_for)
 
 
 def _say_what_it_takes(plans: Sequence[Plan], place: Place) -> int:
     from pipeline.run.forecast import forecast
 
     for plan in plans:
-        at_once = place.at_once and place.at_once(plan.config)
-        for line in forecast(plan, at_once).lines():
+        for line in forecast(plan, place.room and place.room(plan.config)).lines():
             print(f"attribute: {printable(line)}")
     return 0
 

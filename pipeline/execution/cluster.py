@@ -19,8 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
-from pipeline.run.resources import Machine, ModelPool, check_models, decoding_cpus, model_pool
-from pipeline.run.tally import Stage
+from pipeline.run.resources import Machine, ModelPool, Room, check_models, model_pool
 
 RAYLET_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 """For each node's Ray, which ends workers that are idle for a second where there are more than
@@ -222,8 +221,8 @@ def n_cpus() -> float:
     return float(ray.cluster_resources().get("CPU", 1))
 
 
-def steps_of_run(config: AttributeConfig) -> dict[Stage, float]:
-    """How many of each step would go on at once, of a run that isn't to be started.
+def room_for(config: AttributeConfig) -> Room:
+    """Say what would work on a run that isn't to be started.
 
     Raises
     ------
@@ -231,12 +230,9 @@ def steps_of_run(config: AttributeConfig) -> dict[Stage, float]:
         As `connected` does; a Ray is asked only where one is there or named.
     """
     if machine := machine_to_start(config):
-        pool, cpus = check_models(config, machine), float(machine.cpus)
-    else:
-        with connected(config) as pool:
-            cpus = ray.cluster_resources().get("CPU", 1)
-    decoding = decoding_cpus(config, pool, cpus)
-    return {"decode": decoding, "explain": pool.n_models, "write": pool.n_writers}
+        return Room(machine.cpus, check_models(config, machine), config.cpus_per_model)
+    with connected(config) as pool:
+        return Room(n_cpus(), pool, config.cpus_per_model)
 
 
 def _connect() -> None:

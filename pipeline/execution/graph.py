@@ -9,7 +9,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.execution.backpressure import bound_in_flight
 from pipeline.execution.counter import ActorChannel
-from pipeline.execution.sink import ShardSink, start_gathering
+from pipeline.execution.sink import ShardSink, gathering
 from pipeline.execution.source import ManifestSource
 from pipeline.logs import fields
 from pipeline.run.job import Limits, Pass
@@ -61,7 +61,11 @@ def run_graph(
     tasks = work.tasks(n_clips, n_small=2 * int(resources.get("CPU", 1)))
     n_shards = len(work.shards)
     _LOGGER.info("pass started", extra=fields(run=work.plan.run, shards=n_shards, tasks=len(tasks)))
-    with DataContext.current(context), warnings.catch_warnings():
+    with (
+        gathering(layout) as gatherer,
+        DataContext.current(context),
+        warnings.catch_warnings(),
+    ):
         # Ray means to have named parameters in place of retries and restarts, and has none as yet.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         (
@@ -91,7 +95,7 @@ def run_graph(
                 max_task_retries=limits.retries,
             )
             .write_datasink(
-                ShardSink(work.write(stages, channel), start_gathering(layout), config.log_format),
+                ShardSink(work.write(stages, channel), gatherer, config.log_format),
                 # A write waits for the storage most of the time; the CPUs are for decoding.
                 ray_remote_args={"num_cpus": 0, "max_retries": limits.retries},
             )

@@ -1,12 +1,14 @@
 """Ray Datasink: one write is one shard, committed once."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.logs import LogFormat, set_up_logging
@@ -38,8 +40,15 @@ class ShardSink(Datasink):  # type: ignore[misc]
                 self.gathering.forget.remote(int(parts[0]["row"][0]))
 
 
-def start_gathering(layout: StoreLayout) -> ray.actor.ActorHandle:
-    """Start the actor that keeps what isn't a whole shard yet, beside the driver."""
+@contextmanager
+def gathering(layout: StoreLayout) -> Iterator[ray.actor.ActorHandle]:
+    """While open, there is an actor that keeps what isn't a whole shard yet, beside the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(ShardGathering).options(**options).remote(layout)
+    actor = ray.remote(ShardGathering).options(**options).remote(layout)
+    try:
+        yield actor
+    finally:
+        # Ray Data keeps the plans of its executions, and so this handle.
+        with suppress(RayError):
+            ray.kill(actor)

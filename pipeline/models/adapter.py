@@ -1,20 +1,22 @@
 """What the rest of the pipeline knows about a model of any family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.attribution.attention import ATTENTION, watch
+from pipeline.attribution.attention import ATTENTION, Scores, watch
 from pipeline.attribution.column import Column
-from pipeline.attribution.method import Method
 from pipeline.attribution.rollout import Mixing
 from pipeline.clips.sampling import Sampling
-from pipeline.models.explain import Explanation, Readout, explain
 from pipeline.models.geometry import Geometry
+
+Readout = Mapping[str, tuple[nn.Module, Callable[[Scores], Tensor]]]
+"""What is read from a layer's attention: by name, the module and a function that takes the rows, of
+each head or of their mean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +183,3 @@ class Adapter(ABC):
         """Logits of a batch: (clips, classes)."""
         logits: Tensor = self.model(**{self.input_name: pixel_values}).logits
         return logits
-
-    def explain(
-        self, pixel_values: Tensor, method: Method, classes: Tensor | None = None
-    ) -> Explanation:
-        """Predict and attribute; see `pipeline.models.explain.explain`."""
-        return explain(self, pixel_values, method, classes)

@@ -14,8 +14,11 @@ from pipeline.attribution.method import Method, Precision
 from pipeline.attribution.staa import spatial_temporal
 from pipeline.clips.columns import Columns
 from pipeline.clips.preprocess import Preprocessing
+from pipeline.models.adapter import Adapter
 from pipeline.models.checkpoint import Checkpoint, load_adapter
 from pipeline.models.compiler import check_compiler
+from pipeline.models.explain import Explanation, explain
+from pipeline.models.transfer import Staging, narrow_weights, to_host
 from pipeline.status import Status
 from pipeline.store.schema import StoreLayout
 
@@ -42,6 +45,9 @@ _OUT_OF_MEMORY = (
 
 _HALF_MAX = float(torch.finfo(torch.float16).max)
 
+_OF_ATTENTION_ALONE = ("staa", "staa-paper", "space", "residual", "rollout")
+"""Methods that read no weights beside the model's own pass."""
+
 Timed = Callable[[Literal["transfer", "forward"]], AbstractContextManager[None]]
 """Returns a context that times one part of a forward pass."""
 
@@ -56,7 +62,8 @@ class Attributor:
     device
         ``cpu`` or ``cuda``.
     precision
-        Below float32, the forward pass runs under autocast; weights stay in float32.
+        Below float32, the forward pass runs under autocast. The weights of its matrix products are
+        kept in that precision for methods of attention alone; others read them in float32.
     compile_model
         Run the model through torch.compile. Attention is captured within the compiled graph.
     n_threads
@@ -82,6 +89,7 @@ class Attributor:
         precision: Precision,
         n_threads: int,
         compile_model: bool = False,
+        explain_with: Callable[[Adapter, Tensor, Method, Tensor | None], Explanation] = explain,
         timed: Timed = lambda part: nullcontext(),
     ) -> None:
         if device == "cpu":
@@ -91,16 +99,25 @@ class Attributor:
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, precision)
         self._adapter = load_adapter(checkpoint, device=device)
+        reads_weights = method.name not in _OF_ATTENTION_ALONE or method.change_weighted
+        if self._dtype != torch.float32 and not reads_weights:
+            narrow_weights(self._adapter.model, self._dtype)
         if compile_model:
             self._adapter.model.compile()
         self._preprocessing = checkpoint.preprocessing
         self._method = method
         self._class = checkpoint.class_of(method)
-        self._timed = timed
+        self._explain_with, self._timed = explain_with, timed
         self._templates = {
             name: spec for name, spec in layout.arrays().items() if name in _MODEL_ARRAYS
         }
         self._clips_at_once: int | None = None
+        self._staging = Staging(self._device)
+        self._expected: NDArray[np.uint8] | None = None
+
+    def expect(self, frames: NDArray[np.uint8] | None) -> None:
+        """Tell which frames come behind the next call's, to be copied while those are computed."""
+        self._expected = frames
 
     def __call__(self, batch: Columns) -> Columns:
         """Explain a batch of `ClipLoader`: its columns without ``frames``, and the model's.
@@ -144,8 +161,7 @@ class Attributor:
         try:
             with torch.inference_mode():
                 with self._timed("transfer"):
-                    # Copy: Ray's arrays are read-only, and torch would warn about that.
-                    on_device = torch.tensor(frames, device=self._device)
+                    on_device = self._staging.on_device(frames)
                 # The time ends when the results are on the host, so it includes the device's work.
                 with self._timed("forward"):
                     return self._columns(on_device, label)
@@ -160,8 +176,8 @@ class Attributor:
         with torch.autocast(
             self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
         ):
-            explanation = self._adapter.explain(
-                pixel_values, self._method, self._classes(label, frames.device)
+            explanation = self._explain_with(
+                self._adapter, pixel_values, self._method, self._classes(label, frames.device)
             )
         probabilities = explanation.logits.float().softmax(dim=-1)
         top = probabilities.topk(self._templates["top_classes"].shape[0], dim=-1)
@@ -189,7 +205,10 @@ class Attributor:
             columns["frame_importance"] = explanation.frame_importance
         if explanation.runner_up is not None:
             columns |= self._attribution("runner_up_", explanation.runner_up)
-        return {name: values.cpu().numpy() for name, values in columns.items()}
+        if self._expected is not None:
+            # The device has its work by now, and computes meanwhile.
+            self._staging.send_ahead(self._expected)
+        return to_host(columns)
 
     def _classes(self, label: NDArray[np.int32], device: torch.device) -> Tensor | None:
         """Class to explain in each clip, (clips,): -1 for the prediction; None for all of these."""

@@ -1,10 +1,8 @@
 """What a model's output depends on, by one backward pass through all of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +12,7 @@ from pipeline.attribution.change import on_clips, token_change
 from pipeline.attribution.evidence import class_directions
 from pipeline.attribution.relevance import GradientWeighted, held
 from pipeline.attribution.staa import as_distribution
-
-if TYPE_CHECKING:
-    from pipeline.models.adapter import Adapter
+from pipeline.models.adapter import Adapter
 
 
 def gradient_relevance(adapter: Adapter, pixel_values: Tensor, classes: Tensor) -> Tensor:

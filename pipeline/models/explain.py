@@ -1,17 +1,14 @@
 """Predict and attribute in one forward pass of a model, by any method."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.attribution.attention import (
-    Scores,
     all_scores,
     capture,
     heads_averaged,
@@ -33,14 +30,8 @@ from pipeline.attribution.evidence import (
 from pipeline.attribution.method import Method
 from pipeline.attribution.rollout import HalfSkip
 from pipeline.attribution.staa import as_distribution
+from pipeline.models.adapter import Adapter
 from pipeline.models.backward import frame_importance
-
-if TYPE_CHECKING:
-    from pipeline.models.adapter import Adapter
-
-Readout = Mapping[str, tuple[nn.Module, Callable[[Scores], Tensor]]]
-"""What is read from a layer's attention: by name, the module and a function that takes the rows, of
-each head or of their mean."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from transformers import PretrainedConfig
 
 from pipeline.attribution.attention import first_row
 from pipeline.attribution.staa import pooled_attention
-from pipeline.models.adapter import Adapter
-from pipeline.models.explain import Readout
+from pipeline.models.adapter import Adapter, Readout
 
 
 class PooledAdapter(Adapter):

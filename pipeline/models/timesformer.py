@@ -18,8 +18,7 @@ from pipeline.attribution.rollout import Mixing, all_on_first, divided_rollout, 
 from pipeline.attribution.staa import cls_attention, divided_attention, frame_attention
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
-from pipeline.models.adapter import Adapter, Block
-from pipeline.models.explain import Readout
+from pipeline.models.adapter import Adapter, Block, Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {8: 32, 16: 16, 96: 4}

@@ -11,8 +11,7 @@ from pipeline.attribution.column import Affine, Column, ColumnLayer, Mlp, Norm
 from pipeline.attribution.rollout import Mixing, all_on_first, rollout
 from pipeline.attribution.staa import cls_attention
 from pipeline.clips.sampling import Sampling
-from pipeline.models.adapter import Adapter, Block
-from pipeline.models.explain import Readout
+from pipeline.models.adapter import Adapter, Block, Readout
 from pipeline.models.geometry import Geometry, tubelet_geometry
 
 _PUBLISHED_STRIDES = {32: 2}

@@ -6,7 +6,7 @@ its own: what is measured is what a run does. Nothing of it is kept, and the tar
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,9 @@ from pipeline.models.device import device_of
 from pipeline.run.gather import concatenated
 from pipeline.run.job import StagesOf, real_stages
 from pipeline.run.plan import Plan
+from pipeline.run.resources import Room
 from pipeline.run.steps import Explain, Load, read_rows
-from pipeline.run.tally import LocalChannel, Stage, Tally
+from pipeline.run.tally import LocalChannel, Tally
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.opening import Found, find_store
@@ -54,30 +55,26 @@ class Forecast:
 
     n_rows: int
     measured: Measured
-    at_once: Mapping[Stage, float] | None
-    """Cores that decode, and models that explain, side by side; None where one process does both in
-    turn."""
+    room: Room | None
+    """What works side by side; None where one process decodes and explains in turn."""
     n_shards: int
     n_arrays: int
     free: int | None
     """Space at the target, in bytes; None where the storage doesn't tell."""
 
     @property
-    def decoded_per_s(self) -> float:
-        """Clips that all cores decode in a second."""
-        return (self.at_once["decode"] if self.at_once else 1) / self.measured.decode_s
-
-    @property
-    def explained_per_s(self) -> float:
-        """Clips that all models explain in a second."""
-        return (self.at_once["explain"] if self.at_once else 1) / self.measured.explain_s
-
-    @property
     def clips_per_s(self) -> float:
-        """Rate of the slower of decoding and the models, or of both in turn."""
-        if self.at_once is None:
-            return 1 / (self.measured.decode_s + self.measured.explain_s)
-        return min(self.decoded_per_s, self.explained_per_s)
+        """Rate of decoding and the models.
+
+        They go on side by side, and the slower one bounds the rate; on CPUs they share these.
+        """
+        decode_s, explain_s = self.measured.decode_s, self.measured.explain_s
+        if self.room is None:
+            return 1 / (decode_s + explain_s)
+        bound = self.room.pool.n_models / explain_s
+        if self.room.pool.device == "cpu":
+            return min(bound, self.room.cpus / (decode_s + explain_s * self.room.cpus_per_model))
+        return min(bound, self.room.cpus / decode_s)
 
     @property
     def seconds(self) -> float:
@@ -86,10 +83,11 @@ class Forecast:
 
     @property
     def lacking_cores(self) -> float:
-        """Cores more that would have to decode to keep the models busy; 0 if they are."""
-        if self.at_once is None:
+        """Cores more that would have to decode to keep GPUs busy; 0 if there is none."""
+        if self.room is None or self.room.pool.device == "cpu":
             return 0.0
-        return max(0.0, self.explained_per_s * self.measured.decode_s - self.at_once["decode"])
+        wanted = self.room.pool.n_models / self.measured.explain_s * self.measured.decode_s
+        return max(0.0, wanted - self.room.cpus)
 
     @property
     def n_bytes(self) -> float:
@@ -105,9 +103,9 @@ class Forecast:
         """Say it, for people."""
         measured = self.measured
         by = "in one process"
-        if self.at_once:
-            by = f"by {self.at_once['explain']:g} models and {self.at_once['decode']:g} cores"
-            by += " that decode"
+        if self.room:
+            pool = self.room.pool
+            by = f"by {pool.n_models} models on {pool.device} and {self.room.cpus:g} cores"
         told = [
             f"{self.n_rows:,} clips at {self.clips_per_s:.3g} clips/s take {_time(self.seconds)}, "
             f"{by}",
@@ -118,7 +116,7 @@ class Forecast:
         if self.lacking_cores >= 0.5:
             told.append(
                 f"the models wait for decoding: {self.lacking_cores:.0f} cores more would keep "
-                f"them busy, at {self.explained_per_s:.3g} clips/s"
+                "them busy"
             )
         space = "" if self.free is None else f"; {size(self.free)} are free there"
         told.append(
@@ -127,14 +125,12 @@ class Forecast:
         return told
 
 
-def forecast(
-    plan: Plan, at_once: Mapping[Stage, float] | None, *, stages_of: StagesOf = real_stages
-) -> Forecast:
+def forecast(plan: Plan, room: Room | None, *, stages_of: StagesOf = real_stages) -> Forecast:
     """Measure some batches of a run's pending rows, evenly spread, and say what all will take.
 
     Parameters
     ----------
-    at_once
+    room
         As in `Forecast`. Models are of another kind than the one that is measured where this
         process has no GPU and the cluster has.
 
@@ -151,7 +147,7 @@ def forecast(
     return Forecast(
         n_rows=pending.n_rows,
         measured=measure(plan, pending, stages_of=stages_of),
-        at_once=at_once,
+        room=room,
         n_shards=len(pending.shards),
         n_arrays=len(plan.layout.arrays()),
         free=free_bytes(plan.config.out),

@@ -296,6 +296,11 @@ def check_models(config: AttributeConfig, machine: Machine) -> ModelPool:
     return pool
 
 
-def decoding_cpus(config: AttributeConfig, pool: ModelPool, cpus: float) -> float:
-    """CPUs that decode beside the models."""
-    return max(1.0, cpus - pool.n_models * config.cpus_per_model)
+@dataclass(frozen=True)
+class Room:
+    """What decodes and explains side by side."""
+
+    cpus: float
+    """All of them decode, while no model on them computes."""
+    pool: ModelPool
+    cpus_per_model: float

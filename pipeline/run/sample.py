@@ -1,7 +1,8 @@
 """A sample of a finished run's clips, planned to go through the model again.
 
 It is a run of its own in a folder below the run's, with a manifest of the chosen clips, a store of
-what is measured of each, and failures. So it is carried out, resumed and committed as any run is. The clips are decoded as the run has decoded them, and seen by the same model.
+what is measured of each, and failures. So it is carried out, resumed and committed as any run is.
+The clips are decoded as the run has decoded them, and seen by the same model.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from pipeline.store.opening import Absent, Found, Unfinished, check_same_run, fi
 from pipeline.store.pending import read_status
 from pipeline.store.run_folder import (
     FAILURES_NAME,
-    MANIFEST_NAME,
+    FAITHFULNESS_MANIFEST,
     METRICS_NAME,
     PACE_NAME,
     in_run,
@@ -142,7 +143,7 @@ def plan_sample(
         raise StoreError(f"run: {run_url} has no clip that is ok, so there is nothing to measure")
     labels = np.asarray(store.array("label")[:])[::n_views]
     videos = ok[stratified(labels[ok], n_videos, seed)]
-    url = in_run(out, MANIFEST_NAME)
+    url = in_run(out, FAITHFULNESS_MANIFEST)
     table = whole.take(videos).replace_schema_metadata(
         {
             "staa.manifest_version": "1",
@@ -223,7 +224,7 @@ def discard_sample(out: str) -> None:
         If the storage refuses.
     """
     try:
-        for name in (METRICS_NAME, MANIFEST_NAME, FAILURES_NAME, PACE_NAME):
+        for name in (METRICS_NAME, FAITHFULNESS_MANIFEST, FAILURES_NAME, PACE_NAME):
             filesystem, path = open_filesystem(in_run(out, name))
             filesystem.invalidate_cache()
             if filesystem.exists(path):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 from uuid import uuid4
 
@@ -115,13 +116,19 @@ class Explain:
 
     def __call__(self, rows: Columns) -> Columns:
         """Columns of the store, as `Stages.attribute` gives them."""
-        starts = range(0, len(rows["row"]), self._batch_size)
-        return concatenated([self._explained(rows, start) for start in starts])
-
-    def _explained(self, rows: Columns, start: int) -> Columns:
-        batch = {name: values[start : start + self._batch_size] for name, values in rows.items()}
-        with self._channel.step("explain", batch["row"][batch["status"] != Status.PENDING]):
-            return self._attribute(batch)
+        size = self._batch_size
+        batches = [
+            {name: values[start : start + size] for name, values in rows.items()}
+            for start in range(0, len(rows["row"]), size)
+        ]
+        # An `Attributor` copies ahead; stand-ins don't.
+        expect = getattr(self._attribute, "expect", lambda frames: None)
+        explained = []
+        for batch, behind in zip_longest(batches, batches[1:]):
+            expect(None if behind is None else behind["frames"])
+            with self._channel.step("explain", batch["row"][batch["status"] != Status.PENDING]):
+                explained.append(self._attribute(batch))
+        return concatenated(explained)
 
 
 @dataclass(frozen=True)

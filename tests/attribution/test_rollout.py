@@ -16,6 +16,7 @@ from pipeline.attribution.attention import Scores
 from pipeline.attribution.method import Method
 from pipeline.attribution.rollout import HalfSkip, rollout
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
+from pipeline.models.explain import explain
 from tests.attribution.test_attention import SquareMatrices
 from tests.support.checkpoints import make_timesformer, save_timesformer
 from tests.support.families import FAMILIES
@@ -239,8 +240,8 @@ def test_rollout_is_the_product_of_the_untouched_models_matrices(name, size, n_c
     softmax.patches = adapter.grid.height * adapter.grid.width
     naive = ROLLOUTS[name].naive(softmax, adapter.grid.n_times)
     with torch.inference_mode():
-        explanation = adapter.explain(clips, Method(name="rollout"))
-        last = adapter.explain(clips, Method())
+        explanation = explain(adapter, clips, Method(name="rollout"))
+        last = explain(adapter, clips, Method())
 
     assert explanation.joint.dtype is torch.float32
     assert explanation.joint.shape == (n_clips, 1, adapter.grid.n_times, softmax.patches)
@@ -266,7 +267,7 @@ def test_rollout_forms_no_matrix_over_all_tokens(name, tmp_path, monkeypatch):
     n_tokens = adapter.grid.n_times * adapter.grid.height * adapter.grid.width
     clips = clips_for(adapter, 1)
     with torch.inference_mode(), SquareMatrices(n_tokens + (name == "vivit")) as matrices:
-        adapter.explain(clips, Method(name="rollout"))
+        explain(adapter, clips, Method(name="rollout"))
     assert matrices.count == 0
 
 

@@ -1,13 +1,13 @@
-"""How near a run comes to its slower half: ``python -m tests.benchmarks.efficiency``.
+"""How much of a machine a run uses: ``python -m tests.benchmarks.efficiency``.
 
-Efficiency is the clips/s of a whole run over the smaller of two rates measured in the same call,
-over the same clips: of decoding alone, in one process as the run has one decoder, and of the model
-alone, with one copy and one thread as in the run. On 2 CPUs that is all there is; whatever else a
-run needs (Ray, writing, the driver) has no CPU of its own, and counts against the run.
+Efficiency is what the run does over what the cores could do: clips/s of the run, times the CPU
+seconds that a clip takes to be decoded and explained, each measured alone on one thread, over the
+cores. Whatever else a run needs (Ray, copies, writing, the driver) and every idle core counts
+against it. The run's rate is counted from its first shard that is committed to its last.
 
-The run's rate is counted from its first shard that is committed to its last: the start of Ray and
-of the model is left out, and given beside it. What was decoded during the start counts for the run;
-that is at most six tasks.
+Where others use the machine too, the cores aren't the run's. So the cores are given twice: all of
+them, and those that others left, which are the CPU seconds of the run's own processes and those in
+which a core was idle, over the time on the clock.
 """
 
 import argparse
@@ -15,20 +15,24 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 
+from pipeline.clips.decode import read_views
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
 from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeConfig
 from pipeline.run.job import real_stages
 from pipeline.run.plan import Plan, plan_run
-from pipeline.run.steps import Stages
+from pipeline.run.prepare import prepare
 from pipeline.run.tally import LocalChannel, Tally
+from pipeline.status import Status
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
 from tests.support.checkpoints import save_timesformer
@@ -45,6 +49,8 @@ BASE = {
 }
 """TimeSformer-B, whose weights are random here."""
 N_FILES = 40
+CLIPS = Path("../shared/clips")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -57,79 +63,189 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict:
-    clips = folder / "clips"
-    for _ in write_dataset(SynthesizeConfig(out=str(clips), n_clips=N_FILES)):
-        pass
-    table = build_manifest(layout="files", clips=str(clips / "clips"))
-    rows = [row % table.num_rows for row in range(arguments.clips)]
-    write_manifest(table.take(pa.array(rows)), str(folder / "manifest.parquet"))
-    model = SMALL if arguments.model == "small" else str(save_timesformer(folder / "model", **BASE))
-    config = AttributeConfig(
-        manifest=str(folder / "manifest.parquet"),
-        model=model,
-        out=str(folder / "run"),
-        sampling={"kind": "uniform"},
-        batch_size=arguments.batch_size,
-        rows_per_shard=arguments.rows_per_shard,
-        local_cpus=2,
-        device="cpu",
-    )
-    plan = plan_run(config)
-    stages = real_stages(plan, "cpu", LocalChannel(Tally(config.rows_per_shard)))
-    decoding, model_alone = alone(plan, stages, arguments.clips_alone)
-    started = time.time()
-    summary = execute(plan)
+    plan = planned(arguments, folder)
+    decode_s, model_s = alone(plan, arguments.clips_alone)
+    cores = os.cpu_count() or 1
+    prepare(plan)
+    with Meter() as meter:
+        summary = execute(plan)
+        ended = meter.now()
     if summary.n_failed or summary.n_pending:
         sys.exit(f"not every clip is ok: {summary}")
     # A shard's commit mark is an object of its own, written last.
-    marks = sorted(
-        path.stat().st_mtime for path in (Path(plan.store_url) / "status" / "c").iterdir()
-    )
-    n_counted = arguments.clips - arguments.rows_per_shard
-    rate = n_counted / (marks[-1] - marks[0])
+    statuses = Path(plan.store_url) / "status" / "c"
+    marks = sorted(path.stat().st_mtime for path in statuses.iterdir())
+    n_counted = arguments.clips - plan.sizes.rows_per_shard
+    first, last = meter.at(marks[0]), meter.at(marks[-1])
+    needed_s = n_counted * (decode_s + model_s)
+    to_first = first.minus(meter.samples[0])
+    counted = last.minus(first)
     return {
-        "model": "TimeSformer-B" if arguments.model == "base" else model,
+        "model": "TimeSformer-B" if arguments.model == "base" else arguments.model,
         "clips": arguments.clips,
-        "batch_size": arguments.batch_size,
-        "rows_per_shard": arguments.rows_per_shard,
-        "cores": os.cpu_count(),
+        "sizes": vars(plan.sizes),
+        "cores": cores,
         "load": os.getloadavg(),
-        "decoding_alone_clips_per_s": round(decoding, 2),
-        "model_alone_clips_per_s": round(model_alone, 2),
-        "run_clips_per_s": round(rate, 2),
-        "efficiency": round(rate / min(decoding, model_alone), 3),
-        "start_to_first_shard_s": round(marks[0] - started, 1),
+        "decode_cpu_s_per_clip": round(decode_s, 4),
+        "model_cpu_s_per_clip": round(model_s, 4),
+        "run_clips_per_s": round(n_counted / counted.clock_s, 2),
+        "efficiency": round(needed_s / (counted.clock_s * cores), 3),
+        "cores_that_others_left": round(counted.left_s / counted.clock_s, 2),
+        "efficiency_of_these": round(needed_s / counted.left_s, 3),
+        "run_cpu_s_per_clip": round(counted.own_s / n_counted, 4),
+        "first_shard_s": round(to_first.clock_s, 1),
+        "first_shard_cpu_s": round(to_first.own_s, 1),
+        "first_shard_cores_left": round(to_first.left_s / to_first.clock_s, 2),
+        "end_s": round(ended.minus(meter.samples[0]).clock_s, 1),
+        "bounded": summary.bounded,
     }
 
 
-def alone(plan: Plan, stages: Stages, n_clips: int) -> tuple[float, float]:
-    """Clips/s of decoding, and then of the model, in this process."""
+def planned(arguments: argparse.Namespace, folder: Path) -> Plan:
+    """Plan a run over clips that can be decoded, in turn."""
+    clips = CLIPS
+    if arguments.synthetic or not CLIPS.is_dir():
+        for _ in write_dataset(SynthesizeConfig(out=str(folder / "made"), n_clips=N_FILES)):
+            pass
+        clips = folder / "made" / "clips"
+    model = SMALL if arguments.model == "small" else str(save_timesformer(folder / "model", **BASE))
+    url = str(folder / "manifest.parquet")
+    config = AttributeConfig(
+        manifest=url,
+        model=model,
+        out=str(folder / "run"),
+        sampling={"kind": "uniform"},
+        rows_per_shard=arguments.rows_per_shard,
+        device="cpu",
+    )
+    table = build_manifest(layout="files", clips=str(clips))
+    write_manifest(table, url)
+    good = [row for row, status in enumerate(statuses_of(plan_run(config))) if status == Status.OK]
+    rows = [good[row % len(good)] for row in range(arguments.clips)]
+    write_manifest(table.take(pa.array(rows)), url)
+    return plan_run(config)
+
+
+def statuses_of(plan: Plan) -> list[int]:
+    stages = real_stages(plan, "cpu", LocalChannel(Tally(1)))
+    return stages.load(columns(plan, range(plan.manifest.n_rows)))["status"].tolist()
+
+
+def columns(plan: Plan, rows: range) -> dict:
+    table = plan.manifest.rows(rows.start, rows.stop)
+    return {name: table[name].to_numpy() for name in table.column_names} | {"row": [*rows]}
+
+
+def alone(plan: Plan, n_clips: int) -> tuple[float, float]:
+    """CPU s of a clip to be decoded, and to be explained, in this process and one thread."""
     torch.set_num_threads(1)
+    stages = real_stages(plan, "cpu", LocalChannel(Tally(1)))
+    size = plan.sizes.batch_size
+    batches = [columns(plan, range(start, start + size)) for start in range(0, n_clips, size)]
+    decode_s = 0.0
+    for batch in batches:
+        for clip, path in enumerate(batch["path"]):
+            data = Path(plan.manifest.root.removeprefix("file://"), path).read_bytes()
+            readings = [stages.load._reading(batch, clip)]
+            started_s = time.process_time()
+            read_views(data, readings, plan.config.decoder)
+            decode_s += time.process_time() - started_s
     attributor = stages.attribute(**stages.attribute_arguments)
-    size = plan.config.batch_size
-    batches = []
-    for start in range(0, n_clips, size):
-        table = plan.manifest.rows(start, start + size)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
-        batches.append(columns | {"row": list(range(start, start + size))})
-    stages.load(batches[0])
-    started = time.monotonic()
-    loaded = [stages.load(batch) for batch in batches]
-    decoding = n_clips / (time.monotonic() - started)
+    loaded = [stages.load(batch) for batch in batches[: max(1, len(batches) // 4)]]
     attributor(loaded[0])
-    started = time.monotonic()
+    started_s = time.process_time()
     for batch in loaded:
         attributor(batch)
-    return decoding, n_clips / (time.monotonic() - started)
+    return decode_s / n_clips, (time.process_time() - started_s) / (len(loaded) * size)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds until a moment, or between two."""
+
+    clock_s: float
+    own_s: float
+    """CPU s of this process and all below it."""
+    busy_s: float
+    """CPU s of the whole machine."""
+    idle_s: float
+
+    def minus(self, other: "Sample") -> "Sample":
+        return Sample(
+            *(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
+
+    @property
+    def left_s(self) -> float:
+        """CPU s that others left."""
+        return self.own_s + self.idle_s
+
+
+class Meter:
+    """Looks at the CPU seconds of this process's tree, and of the machine, twice a second."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self._stop = threading.Event()
+        self._seen: dict[int, float] = {}
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "Meter":
+        self.samples.append(self.now())
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def at(self, clock_s: float) -> Sample:
+        """The sample next to a moment."""
+        return min(self.samples, key=lambda sample: abs(sample.clock_s - clock_s))
+
+    def now(self) -> Sample:
+        busy_s, idle_s = machine_s()
+        return Sample(time.time(), self._tree_s(), busy_s, idle_s)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(0.5):
+            self.samples.append(self.now())
+
+    def _tree_s(self) -> float:
+        """CPU s of all processes of the tree, those included that have ended in between."""
+        parents, seconds = {}, {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            pid = int(folder.name)
+            parents[pid] = int(fields[1])
+            seconds[pid] = (int(fields[11]) + int(fields[12])) / _TICKS
+        ours = {os.getpid()}
+        while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+            ours |= more
+        # Ray's processes may outlive the one that started them.
+        ours |= {pid for pid in self._seen if pid in seconds}
+        self._seen |= {pid: seconds[pid] for pid in ours if pid in seconds}
+        return sum(self._seen.values())
+
+
+def machine_s() -> tuple[float, float]:
+    """CPU s in which the machine was busy, and idle or waiting for a disk."""
+    fields = [int(field) / _TICKS for field in Path("/proc/stat").read_text().split()[1:9]]
+    idle_s = fields[3] + fields[4]
+    return sum(fields) - idle_s, idle_s
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", choices=["small", "base"], default="small")
-    parser.add_argument("--clips", type=int, default=2048)
-    parser.add_argument("--clips-alone", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--clips", type=int, default=1024)
+    parser.add_argument("--clips-alone", type=int, default=64)
     parser.add_argument("--rows-per-shard", type=int, default=64)
+    parser.add_argument("--synthetic", action="store_true", help="made clips, not ../shared/clips")
     parser.add_argument("--out", help="JSON file for the figures")
     return parser.parse_args()
 

@@ -53,6 +53,7 @@ from transformers import (
 
 from pipeline.attribution.method import Method
 from pipeline.models.adapter import Adapter
+from pipeline.models.explain import explain
 from pipeline.models.registry import FAMILIES
 
 VARIANTS = (
@@ -166,7 +167,7 @@ class Case:
 
 
 def _explained_logits(adapter: Adapter, clips: Tensor, method: Method) -> Tensor:
-    return adapter.explain(clips, method).logits
+    return explain(adapter, clips, method).logits
 
 
 @dataclass

@@ -6,13 +6,16 @@ from dataclasses import asdict, replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import xarray as xr
 
 from pipeline.attribution.method import Method
 from pipeline.execution.passes import execute
+from pipeline.execution.sink import gathering
 from pipeline.models.checkpoint import read_checkpoint
 from pipeline.status import Status
 from pipeline.store.opening import open_store
+from pipeline.store.schema import StoreLayout
 from tests.support.checkpoints import CLASS_NAMES
 from tests.support.runs import (
     assert_same_columns,
@@ -149,3 +152,11 @@ def test_a_finished_run_does_nothing_when_it_is_run_again(finished_run):
     assert summary.n_pending == 0
     assert summary.failed_fraction == 5 / 14
     assert objects(finished_run.out) == before
+
+
+def test_nobody_gathers_shards_once_a_pass_has_ended(local_ray):
+    layout = StoreLayout(8, 4, n_frames=1, n_times=1, height=1, width=1, n_ranks=1)
+    with gathering(layout) as actor:
+        assert ray.get(actor.add.remote({"row": np.arange(4)}))
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(actor.add.remote({"row": np.arange(4)}))

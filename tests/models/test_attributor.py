@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.models import attributor as attributor_module
 from pipeline.models.attributor import Attributor
 from pipeline.models.checkpoint import read_checkpoint
+from pipeline.models.explain import explain
 from pipeline.status import Status
 from pipeline.store.schema import StoreLayout
 from tests.support.checkpoints import CLASS_NAMES, save_timesformer
@@ -260,10 +261,11 @@ def test_the_runner_up_is_stored_beside(model):
         assert not np.allclose(columns[f"runner_up_{name}"], columns[name], atol=1e-3)
 
 
-def test_evidence_of_halves_is_that_of_the_whole(model, monkeypatch):
+def test_evidence_of_halves_is_that_of_the_whole(model):
     method = Method(name="evidence", layers="all", target="label")
-    whole, short = (attributor_of(model, method=method, layout=EVIDENCE) for _ in range(2))
-    fails_above(monkeypatch, short, 1, torch.OutOfMemoryError())
+    explain_with, _ = fails_above(1, torch.OutOfMemoryError())
+    whole = attributor_of(model, method=method, layout=EVIDENCE)
+    short = attributor_of(model, method=method, layout=EVIDENCE, explain_with=explain_with)
     expected, halved = whole(batch_of()), short(batch_of())
     for name in ("spatial", "temporal", "signed"):
         np.testing.assert_allclose(halved[name], expected[name], atol=2e-3)
@@ -280,16 +282,48 @@ def test_a_part_that_half_precision_can_not_hold_is_bounded(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_below_float32_the_model_runs_under_autocast_and_its_weights_stay(model, precision):
+def test_below_float32_the_model_runs_under_autocast(model, precision):
     half = attributor_of(model, precision=precision)
     whole = attributor_of(model)
-    parameters = half._adapter.model.parameters()
-    assert {parameter.dtype for parameter in parameters} == {torch.float32}
     columns, exact = half(batch_of()), whole(batch_of())
     assert (columns["status"] == Status.OK).all()
     for name in ("spatial", "temporal", "probability"):
         np.testing.assert_allclose(columns[name], exact[name], atol=0.05)
         assert not np.array_equal(columns[name], exact[name])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("method", ["staa", "space", "residual", "rollout"])
+def test_weights_that_are_kept_narrow_change_no_bit(model, precision, method, monkeypatch):
+    given = {"precision": precision, "method": Method(name=method)}
+    narrow = attributor_of(model, **given)
+    kept = {parameter.dtype for parameter in narrow._adapter.model.parameters()}
+    assert kept == {torch.float32, getattr(torch, precision)}
+    monkeypatch.setattr(attributor_module, "narrow_weights", lambda model, dtype: None)
+    wide = attributor_of(model, **given)
+    assert {weight.dtype for weight in wide._adapter.model.parameters()} == {torch.float32}
+    got, expected = narrow(batch_of()), wide(batch_of())
+    for name in MODEL_COLUMNS:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+
+
+def test_methods_that_read_weights_themselves_have_them_in_float32(model):
+    layout = replace(LAYOUT, optional=Method(name="evidence").optional_arrays)
+    attributor = attributor_of(
+        model, precision="bfloat16", method=Method(name="evidence"), layout=layout
+    )
+    assert {weight.dtype for weight in attributor._adapter.model.parameters()} == {torch.float32}
+
+
+def test_what_is_expected_changes_no_bit(model):
+    attributor = attributor_of(model)
+    batches = [batch_of(seed=seed) for seed in range(3)]
+    expected = [attributor(batch) for batch in batches]
+    for index, batch in enumerate(batches):
+        attributor.expect(batches[(index + 1) % 3]["frames"])
+        got = attributor(batch)
+        for name in MODEL_COLUMNS:
+            np.testing.assert_array_equal(got[name], expected[index][name], err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -354,21 +388,20 @@ def test_a_batch_that_does_not_fit_into_memory_goes_through_in_halves(tmp_path):
     assert set(nothing["messages"]) == {"out of memory with 1 clip in a forward pass"}
 
 
-def test_out_of_memory_leaves_nothing_of_the_failed_pass_behind(model, monkeypatch):
+def test_out_of_memory_leaves_nothing_of_the_failed_pass_behind(model):
     """Else the halves would have less memory than there is, until garbage is collected."""
-    attributor = attributor_of(model)
-    explain, left, sizes = attributor._adapter.explain, [], []
+    left, sizes = [], []
 
-    def explain_two_at_most(pixel_values, method, classes):
+    def explain_two_at_most(adapter, pixel_values, method, classes):
         sizes.append(len(pixel_values))
         assert all(tensor() is None for tensor in left)
         if len(pixel_values) > 2:
             activations = pixel_values * 2
             left.extend((weakref.ref(pixel_values), weakref.ref(activations)))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return explain(pixel_values, method, classes)
+        return explain(adapter, pixel_values, method, classes)
 
-    monkeypatch.setattr(attributor._adapter, "explain", explain_two_at_most)
+    attributor = attributor_of(model, explain_with=explain_two_at_most)
     gc.disable()
     try:
         columns = attributor(batch_of())
@@ -378,18 +411,17 @@ def test_out_of_memory_leaves_nothing_of_the_failed_pass_behind(model, monkeypat
     assert (columns["status"] == Status.OK).all()
 
 
-def fails_above(monkeypatch, attributor, n_fitting, error):
-    """Have passes of more clips fail so; gives the sizes of the passes."""
-    explain, sizes = attributor._adapter.explain, []
+def fails_above(n_fitting, error):
+    """Explain passes of so many clips at most; gives that, and the sizes of the passes so far."""
+    sizes = []
 
-    def explain_as_fits(pixel_values, method, classes):
+    def explain_as_fits(adapter, pixel_values, method, classes):
         sizes.append(len(pixel_values))
         if len(pixel_values) > n_fitting:
             raise error
-        return explain(pixel_values, method, classes)
+        return explain(adapter, pixel_values, method, classes)
 
-    monkeypatch.setattr(attributor._adapter, "explain", explain_as_fits)
-    return sizes
+    return explain_as_fits, sizes
 
 
 @pytest.mark.parametrize(
@@ -406,18 +438,18 @@ def fails_above(monkeypatch, attributor, n_fitting, error):
     ],
     ids=lambda error: str(error)[:40],
 )
-def test_every_face_of_little_memory_halves_a_batch(model, attributor, error, monkeypatch):
-    short = attributor_of(model)
-    sizes = fails_above(monkeypatch, short, 1, error)
+def test_every_face_of_little_memory_halves_a_batch(model, attributor, error):
+    explain_with, sizes = fails_above(1, error)
+    short = attributor_of(model, explain_with=explain_with)
     columns = short(batch_of())
     assert sizes == [4, 2, 1, 1, 1, 1]
     assert (columns["status"] == Status.OK).all()
     np.testing.assert_allclose(columns["temporal"], attributor(batch_of())["temporal"], atol=1e-6)
 
 
-def test_what_halves_leave_over_goes_through_as_well(model, monkeypatch):
-    attributor = attributor_of(model)
-    sizes = fails_above(monkeypatch, attributor, 2, torch.OutOfMemoryError())
+def test_what_halves_leave_over_goes_through_as_well(model):
+    explain_with, sizes = fails_above(2, torch.OutOfMemoryError())
+    attributor = attributor_of(model, explain_with=explain_with)
     batch = {name: np.concatenate((column, column[:1])) for name, column in batch_of().items()}
     columns = attributor(batch)
     assert sizes == [5, 2, 2, 1]
@@ -425,9 +457,9 @@ def test_what_halves_leave_over_goes_through_as_well(model, monkeypatch):
     np.testing.assert_allclose(columns["temporal"][4], columns["temporal"][0], atol=1e-6)
 
 
-def test_any_other_error_of_the_model_is_raised(model, monkeypatch):
-    attributor = attributor_of(model)
-    sizes = fails_above(monkeypatch, attributor, 0, RuntimeError("device-side assert triggered"))
+def test_any_other_error_of_the_model_is_raised(model):
+    explain_with, sizes = fails_above(0, RuntimeError("device-side assert triggered"))
+    attributor = attributor_of(model, explain_with=explain_with)
     with pytest.raises(RuntimeError, match="device-side assert"):
         attributor(batch_of())
     assert sizes == [4]

@@ -11,6 +11,7 @@ from pipeline.attribution.change import change, median_frame, token_change
 from pipeline.attribution.evidence import class_directions
 from pipeline.attribution.method import Method
 from pipeline.models.backward import frame_importance, gradient_relevance, held_gradient
+from pipeline.models.explain import explain
 from tests.attribution.test_rollout import ROLLOUTS, Softmax
 from tests.models.test_contribution import kind_of
 from tests.models.test_evidence import NAMES, held, pair
@@ -153,10 +154,13 @@ def test_frame_importance_stands_beside_any_method(method, tmp_path):
     two = pair("timesformer divided", tmp_path)
     clips = two.clips(2)
     with torch.inference_mode():
-        explanation = two.adapter.explain(
-            clips, Method(name=method, frame_importance="gradient"), torch.tensor([2, -1])
+        explanation = explain(
+            two.adapter,
+            clips,
+            Method(name=method, frame_importance="gradient"),
+            torch.tensor([2, -1]),
         )
-        alone = two.adapter.explain(clips, Method(name=method), torch.tensor([2, -1]))
+        alone = explain(two.adapter, clips, Method(name=method), torch.tensor([2, -1]))
     best = explanation.logits.argmax(-1)
     assert explanation.target.tolist() == [2, int(best[1])]
     expected = frame_importance(two.adapter, clips, explanation.target)
@@ -198,9 +202,9 @@ def test_change_weighted_evidence_is_evidence_times_change(name, tmp_path):
     two = pair(name, tmp_path)
     clips = two.clips(2)
     with torch.inference_mode():
-        plain = two.adapter.explain(clips, Method(name="evidence", layers="all"))
-        weighted = two.adapter.explain(
-            clips, Method(name="evidence", layers="all", change_weighted=True)
+        plain = explain(two.adapter, clips, Method(name="evidence", layers="all"))
+        weighted = explain(
+            two.adapter, clips, Method(name="evidence", layers="all", change_weighted=True)
         )
         expected = plain.total * change(clips, two.adapter.patch_projection)
     expected = expected / expected.sum((1, 2), keepdim=True)
@@ -208,6 +212,6 @@ def test_change_weighted_evidence_is_evidence_times_change(name, tmp_path):
     assert torch.equal(weighted.signed, plain.signed)
     still = clips[:, :1].expand_as(clips)
     with torch.inference_mode():
-        of_still = two.adapter.explain(still, Method(name="evidence", change_weighted=True))
+        of_still = explain(two.adapter, still, Method(name="evidence", change_weighted=True))
     uniform = torch.full_like(of_still.total, 1 / of_still.total[0].numel())
     torch.testing.assert_close(of_still.total, uniform)

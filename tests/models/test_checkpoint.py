@@ -23,6 +23,7 @@ from pipeline.clips.sampling import Sampling
 from pipeline.errors import ConfigError, ModelError
 from pipeline.models import checkpoint as checkpoint_module
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
+from pipeline.models.explain import explain
 from tests.clips.test_preprocess import VIDEO_PROCESSORS
 from tests.support.checkpoints import CLASS_NAMES, make_timesformer, save_timesformer
 from tests.support.families import FAMILIES
@@ -86,7 +87,7 @@ def test_a_loaded_model_predicts_what_the_saved_one_did(folder):
     assert not adapter.model.training
     clips = torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        explanation = adapter.explain(clips, Method())
+        explanation = explain(adapter, clips, Method())
         expected = original(pixel_values=clips).logits
     torch.testing.assert_close(explanation.logits, expected, atol=1e-4, rtol=0)
     assert explanation.joint.shape == (2, 1, 8, 4)

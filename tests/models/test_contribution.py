@@ -8,6 +8,7 @@ from pipeline.attribution.contribution import Contributions
 from pipeline.attribution.method import Method
 from pipeline.models import explain as explain_module
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
+from pipeline.models.explain import explain
 from tests.attribution.test_contribution import whole_weights
 from tests.attribution.test_rollout import ROLLOUTS, Softmax, clips_for, saved_models
 
@@ -30,9 +31,9 @@ def adapter_of(name, folder, size=1):
     return load_adapter(read_checkpoint(str(folder)), device="cpu")
 
 
-def explain(adapter, clips, **method):
+def explanation_of(adapter, clips, **method):
     with torch.inference_mode():
-        return adapter.explain(clips, Method(**method))
+        return explain(adapter, clips, Method(**method))
 
 
 @pytest.mark.parametrize("name", ROLLOUTS)
@@ -40,7 +41,7 @@ def test_what_is_added_makes_the_stream_behind(name, tmp_path, recorded):
     """y = x + sum_j c_j + b, with each c_j formed: streams, values and projections are the right
     ones, in the right order of tokens."""
     adapter = adapter_of(name, tmp_path)
-    explain(adapter, clips_for(adapter, 2), name="rollout-contribution")
+    explanation_of(adapter, clips_for(adapter, 2), name="rollout-contribution")
     blocks = adapter.blocks()
     assert len(recorded) == len(blocks)
     for block, mixing in zip(blocks.values(), recorded, strict=True):
@@ -93,13 +94,13 @@ def kind_of(name, block, names):
 def test_rollout_by_contribution_is_the_product_of_the_weights(name, size, tmp_path, recorded):
     adapter = adapter_of(name, tmp_path, size)
     clips = clips_for(adapter, 2)
-    explanation = explain(adapter, clips, name="rollout-contribution")
+    explanation = explanation_of(adapter, clips, name="rollout-contribution")
     n_patches = adapter.grid.height * adapter.grid.width
     softmax = as_softmax(name, recorded, tuple(adapter.blocks()), n_patches)
     naive = ROLLOUTS[name].naive(softmax, adapter.grid.n_times)
     np.testing.assert_allclose(explanation.joint[:, 0], naive, atol=1e-5)
     np.testing.assert_allclose(explanation.attribution.sum((1, 2)), 1, atol=1e-5)
-    by_attention = explain(adapter, clips, name="rollout").joint[:, 0]
+    by_attention = explanation_of(adapter, clips, name="rollout").joint[:, 0]
     assert (explanation.joint[:, 0] - by_attention).abs().max() > 1e-3 / naive[0].size
 
 
@@ -107,7 +108,7 @@ def test_rollout_by_contribution_is_the_product_of_the_weights(name, size, tmp_p
 def test_a_layers_contribution_is_rollout_through_it_alone(name, tmp_path, recorded):
     adapter = adapter_of(name, tmp_path)
     clips = clips_for(adapter, 2)
-    explanation = explain(adapter, clips, name="contribution", layers="all")
+    explanation = explanation_of(adapter, clips, name="contribution", layers="all")
     n_layers = adapter.n_layers(adapter.model.config)
     assert explanation.joint.shape[1] == n_layers
     n_patches = adapter.grid.height * adapter.grid.width

@@ -21,6 +21,7 @@ from pipeline.attribution.attention import capture
 from pipeline.attribution.evidence import class_directions, read_gradients, read_parts
 from pipeline.attribution.method import Method
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
+from pipeline.models.explain import explain
 from tests.support.checkpoints import CLASS_NAMES, make_timesformer, save_timesformer
 from tests.support.families import FAMILIES
 
@@ -58,10 +59,10 @@ def pair(name, folder, size=1, **changes):
     return Pair(load_adapter(read_checkpoint(str(folder)), device="cpu"), eager, input_name)
 
 
-def explain(adapter, clips, classes=None, **method):
+def explanation_of(adapter, clips, classes=None, **method):
     given = None if classes is None else torch.tensor(classes)
     with torch.inference_mode():
-        return adapter.explain(clips, Method(name="evidence", **method), given)
+        return explain(adapter, clips, Method(name="evidence", **method), given)
 
 
 @pytest.fixture
@@ -359,7 +360,7 @@ def test_final_tokens_parts_are_autograds_and_complete(
             values.append(value.detach())
             rests.append(biases_parts(two.eager, block, value, step_back))
 
-    explanation = explain(two.adapter, clips, derivative=derivative, step_back=step_back)
+    explanation = explanation_of(two.adapter, clips, derivative=derivative, step_back=step_back)
     grid = torch.stack([torch.tensor(on_grid(two, part)) for part in expected])
     joint = grid[0].clamp(min=0).sum(1)
     joint = joint / joint.sum((1, 2), keepdim=True)
@@ -401,7 +402,7 @@ def test_maps_are_made_of_the_references_parts(name, size, clamp, tmp_path):
         for of_layer in reference_parts(two, clips, True)
     ]
     stacked = np.stack(parts, axis=2)  # (2, clips, layers, heads, T, P)
-    explanation = explain(two.adapter, clips, layers="all", heads="keep", clamp=clamp)
+    explanation = explanation_of(two.adapter, clips, layers="all", heads="keep", clamp=clamp)
 
     def positive(axes):
         """Sum over some axes, and clamp before or after."""
@@ -421,7 +422,7 @@ def test_maps_are_made_of_the_references_parts(name, size, clamp, tmp_path):
         np.testing.assert_allclose(got, share, atol=2e-4)
         np.testing.assert_allclose(got.sum((-1, -2)), 1, atol=1e-5)
     np.testing.assert_allclose(explanation.signed, stacked[1].sum((1, 2)), atol=1e-4)
-    last = explain(two.adapter, clips, layers="last", clamp=clamp)
+    last = explanation_of(two.adapter, clips, layers="last", clamp=clamp)
     torch.testing.assert_close(last.total, explanation.joint[:, -1], atol=1e-6, rtol=0)
     assert last.head_joint is None
 
@@ -431,8 +432,8 @@ def test_the_map_is_of_the_class_that_is_asked_for(name, tmp_path):
     two = pair(name, tmp_path)
     clips = two.clips(2)
     classes = range(len(CLASS_NAMES))
-    explained = [explain(two.adapter, clips, [c, c], layers="all") for c in classes]
-    predicted = explain(two.adapter, clips, layers="all")
+    explained = [explanation_of(two.adapter, clips, [c, c], layers="all") for c in classes]
+    predicted = explanation_of(two.adapter, clips, layers="all")
     for c, explanation in enumerate(explained):
         assert explanation.target.tolist() == [c, c]
         assert torch.equal(explanation.logits, predicted.logits)
@@ -446,7 +447,7 @@ def test_the_map_is_of_the_class_that_is_asked_for(name, tmp_path):
         torch.testing.assert_close(predicted.total[clip], explained[c].total[clip])
     # A clip without a label falls back to its prediction, whatever its neighbours have.
     label = (int(best[0]) + 1) % len(CLASS_NAMES)
-    mixed = explain(two.adapter, clips, [label, -1], layers="all")
+    mixed = explanation_of(two.adapter, clips, [label, -1], layers="all")
     assert mixed.target.tolist() == [label, int(best[1])]
     torch.testing.assert_close(mixed.total[0], explained[label].total[0])
     torch.testing.assert_close(mixed.total[1], predicted.total[1])
@@ -460,7 +461,7 @@ def test_attention_alone_is_blind_to_the_class(name, tmp_path):
     with torch.inference_mode():
         for method in (Method(), Method(name="rollout")):
             maps = [
-                two.adapter.explain(clips, method, torch.full((2,), c)).attribution for c in (0, 1)
+                explain(two.adapter, clips, method, torch.full((2,), c)).attribution for c in (0, 1)
             ]
             assert torch.equal(*maps)
 
@@ -469,10 +470,10 @@ def test_attention_alone_is_blind_to_the_class(name, tmp_path):
 def test_the_two_best_are_told_apart_by_their_difference(name, tmp_path):
     two = pair(name, tmp_path)
     clips = two.clips(3)
-    explanation = explain(two.adapter, clips, target="top2", layers="all")
+    explanation = explanation_of(two.adapter, clips, target="top2", layers="all")
     best = explanation.logits.topk(2).indices
     winner, runner_up = (
-        explain(two.adapter, clips, best[:, rank].tolist(), layers="all") for rank in (0, 1)
+        explanation_of(two.adapter, clips, best[:, rank].tolist(), layers="all") for rank in (0, 1)
     )
     assert torch.equal(explanation.target, best[:, 0])
     torch.testing.assert_close(explanation.total, winner.total)
@@ -496,16 +497,16 @@ def test_another_classifier_gives_another_map(name, tmp_path):
     """Random parameters of the classifier alone: attention would stay the same to the bit."""
     two = pair(name, tmp_path)
     clips = two.clips(4)
-    before = explain(two.adapter, clips, [1] * 4, layers="all")
-    attention = two.adapter.explain(clips, Method()).attribution
+    before = explanation_of(two.adapter, clips, [1] * 4, layers="all")
+    attention = explain(two.adapter, clips, Method()).attribution
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         weight = two.adapter.model.classifier.weight
         weight.copy_(weight.std() * torch.randn(weight.shape, generator=generator))
-    after = explain(two.adapter, clips, [1] * 4, layers="all")
+    after = explanation_of(two.adapter, clips, [1] * 4, layers="all")
     assert correlation(before.signed, after.signed) < 0.7
     assert (before.total - after.total).abs().max() > 0.1 * before.total.max()
-    assert torch.equal(two.adapter.explain(clips, Method()).attribution, attention)
+    assert torch.equal(explain(two.adapter, clips, Method()).attribution, attention)
 
 
 def correlation(one, other):
@@ -519,9 +520,9 @@ def correlation(one, other):
 def test_values_in_half_precision_move_a_map_by_less_than_a_thousandth(name, tmp_path, monkeypatch):
     two = pair(name, tmp_path)
     clips = two.clips(4)
-    half = explain(two.adapter, clips, layers="all")
+    half = explanation_of(two.adapter, clips, layers="all")
     monkeypatch.setattr(column_module, "_KEPT_AS", torch.float32)
-    exact = explain(two.adapter, clips, layers="all")
+    exact = explanation_of(two.adapter, clips, layers="all")
     moved = (half.total - exact.total).abs().sum((1, 2)) / 2
     assert moved.max() < 1e-3
     scale = exact.signed.abs().sum((1, 2))
@@ -533,9 +534,9 @@ def test_values_in_half_precision_move_a_map_by_less_than_a_thousandth(name, tmp
 def test_under_autocast_evidence_stays_near_the_float32_models(name, dtype, tmp_path):
     two = pair(name, tmp_path, 0)
     clips = two.clips(3)
-    exact = explain(two.adapter, clips, [0, 1, 2], layers="all")
+    exact = explanation_of(two.adapter, clips, [0, 1, 2], layers="all")
     with torch.autocast("cpu", dtype=dtype):
-        half = explain(two.adapter, clips.to(dtype), [0, 1, 2], layers="all")
+        half = explanation_of(two.adapter, clips.to(dtype), [0, 1, 2], layers="all")
     assert half.total.dtype is half.signed.dtype is torch.float32
     np.testing.assert_allclose(half.total.sum((1, 2)), 1, atol=1e-5)
     assert correlation(half.total, exact.total) > 0.9

@@ -13,6 +13,7 @@ from transformers import TimesformerConfig
 
 from pipeline.attribution.method import Method
 from pipeline.clips.sampling import Sampling
+from pipeline.models.explain import explain
 from pipeline.models.timesformer import Timesformer
 from tests.attribution.test_attention import eager_reference, pixels
 from tests.attribution.test_staa import naive_divided_attention
@@ -28,7 +29,7 @@ def test_every_layer_and_head_is_the_formula_on_the_eager_models_attention(n_cli
     logits, spatial, temporal = eager_reference(eager, clips)
     method = Method(layers="all", heads="keep", residual=residual)
     with torch.inference_mode():
-        explanation = adapter.explain(clips, method)
+        explanation = explain(adapter, clips, method)
 
     torch.testing.assert_close(explanation.logits, logits, atol=1e-4, rtol=0)
     assert explanation.head_joint.shape == (n_clips, 3, 2, 4, 9)
@@ -79,7 +80,7 @@ def test_the_order_of_the_temporal_heads_changes_nothing(residual):
 
     method = Method(layers="all", heads="keep", residual=residual)
     with torch.inference_mode():
-        expected, explanation = (Timesformer(a).explain(clips, method) for a in (model, permuted))
+        expected, explanation = (explain(Timesformer(a), clips, method) for a in (model, permuted))
     torch.testing.assert_close(explanation.logits, expected.logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(explanation.joint, expected.joint, atol=1e-6, rtol=0)
     torch.testing.assert_close(explanation.head_joint, expected.head_joint, atol=1e-6, rtol=0)
@@ -100,7 +101,7 @@ def test_a_share_is_of_the_patch_that_it_says():
     def cls_row(clip):
         """Without attention over time, A is CLS's row over space."""
         with torch.inference_mode():
-            joint = adapter.explain(clip, Method(residual=False)).joint[0, 0]
+            joint = explain(adapter, clip, Method(residual=False)).joint[0, 0]
         return joint
 
     before = cls_row(clips)

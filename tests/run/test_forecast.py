@@ -8,6 +8,7 @@ import pytest
 from pipeline.errors import ConfigError, StoreError
 from pipeline.run.forecast import Forecast, Measured, forecast
 from pipeline.run.plan import plan_run
+from pipeline.run.resources import ModelPool, Room
 from pipeline.run.serial import execute_serially
 from pipeline.status import Status
 from pipeline.store import space
@@ -27,16 +28,19 @@ MEASURED = Measured(n_clips=8, n_ok=8, decode_s=0.2, explain_s=0.01, row_bytes=1
 
 
 @pytest.mark.parametrize(
-    ("at_once", "clips_per_s", "lacking"),
+    ("room", "clips_per_s", "lacking"),
     [
         # 2 models explain 200 clips/s, for which 40 cores decode.
-        ({"decode": 10, "explain": 2}, 50, 30),
-        ({"decode": 60, "explain": 2}, 200, 0),
+        (Room(10, ModelPool("cuda", 2, 2), 1), 50, 30),
+        (Room(60, ModelPool("cuda", 2, 2), 1), 200, 0),
+        # On CPUs, a clip takes time of the same cores twice.
+        (Room(10, ModelPool("cpu", 10, 10), 1), 10 / 0.21, 0),
+        (Room(10, ModelPool("cpu", 5, 5), 2), 10 / 0.22, 0),
         (None, 1 / 0.21, 0),
     ],
 )
-def test_the_slower_side_bounds_the_rate(at_once, clips_per_s, lacking):
-    told = Forecast(36_000, MEASURED, at_once, n_shards=141, n_arrays=15, free=None)
+def test_the_slower_side_bounds_the_rate(room, clips_per_s, lacking):
+    told = Forecast(36_000, MEASURED, room, n_shards=141, n_arrays=15, free=None)
     assert told.clips_per_s == pytest.approx(clips_per_s)
     assert told.seconds == pytest.approx(36_000 / clips_per_s)
     assert told.lacking_cores == pytest.approx(lacking)

@@ -15,6 +15,7 @@ from pipeline.clips.columns import Columns
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import RunMismatchError, StoreError
 from pipeline.evaluation.stage import MEASURES, MeasureFaithfulness
+from pipeline.run import sample
 from pipeline.run.sample import prepare_sample, stratified
 from pipeline.run.serial import execute_serially
 from pipeline.status import Status
@@ -24,7 +25,7 @@ from pipeline.store.run_folder import store_url
 from tests.support.clips import write_mp4
 from tests.support.runs import prepared, random_frames, write_inputs
 
-N_CLIPS = 22
+N_CLIPS = 10
 DAMAGED = {1: "missing", 5: "empty"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,7 +44,8 @@ def finished(inputs, tmp_path_factory):
 
 
 @pytest.fixture
-def run(finished, tmp_path):
+def run(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "_ROWS_PER_SHARD", 4)
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -124,8 +126,8 @@ def test_it_goes_on_where_it_was_and_ends_in_the_same_bits(run, monkeypatch):
     store = open_store(f"{run}/faithfulness/metrics.zarr", mode="r+")
     assert store.layout.n_shards == 2
     status = store.array("status")
-    status[16:] = Status.PENDING
-    store.array("gap")[16:] = np.nan
+    status[4:] = Status.PENDING
+    store.array("gap")[4:] = np.nan
     calls = []
     real = MeasureFaithfulness.__call__
 
@@ -135,7 +137,7 @@ def test_it_goes_on_where_it_was_and_ends_in_the_same_bits(run, monkeypatch):
 
     monkeypatch.setattr(MeasureFaithfulness, "__call__", noting)
     assert command(run, "--clips=0") == 0
-    assert calls == list(range(16, 20))
+    assert calls == list(range(4, 8))
     got = measured(run)
     for name, values in expected.items():
         np.testing.assert_array_equal(got[name], values, err_msg=name)
@@ -188,7 +190,7 @@ def test_another_sample_or_another_model_is_refused(run, inputs, capsys, tmp_pat
 def test_an_unfinished_run_is_refused(run):
     reset_rows(open_store(store_url(str(run)), mode="r+"), [Status.OK])
     assert pending_rows(open_store(store_url(str(run)))).n_rows
-    with pytest.raises(StoreError, match="has 20 rows that are pending; expected a finished run"):
+    with pytest.raises(StoreError, match="has 8 rows that are pending; expected a finished run"):
         planned(config_of(run))
 
 

@@ -41,8 +41,8 @@ ROWS_PER_SHARD = 4
 N_CLIPS = 24
 STALLED = 14
 """Row whose clip doesn't come until the first job was stopped."""
-N_BEFORE = STALLED // ROWS_PER_SHARD * ROWS_PER_SHARD
-"""Rows of the shards before that clip's."""
+N_BEFORE = N_CLIPS - ROWS_PER_SHARD
+"""Rows of the other shards, which that clip doesn't hold up."""
 UPLOADED = f"{pipeline.__version__}+uploaded"
 
 
@@ -111,7 +111,7 @@ def documented_block():
 
 @pytest.fixture(scope="module")
 def cluster():
-    # A model takes one worker's CPU, so that decoding needs the other.
+    # Each has room for one task that decodes.
     with job_cluster(n_workers=2, cpus_per_worker=1) as started:
         yield started
 

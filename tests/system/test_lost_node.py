@@ -38,7 +38,7 @@ others can be decoded, see `pipeline.execution.backpressure`."""
 
 @pytest.fixture(scope="module")
 def cluster():
-    # One CPU each: the model is alone on its node. Two are enough for a run, and two are lost.
+    # One is enough for a run, and two are lost.
     with job_cluster(n_workers=4, cpus_per_worker=1) as started:
         yield started
 

@@ -10,6 +10,7 @@ from pipeline.attribution.attention import all_rows, capture, heads_averaged
 from pipeline.attribution.method import Method
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter
+from pipeline.models.explain import explain
 from pipeline.models.timesformer import Timesformer
 
 
@@ -26,7 +27,7 @@ def first_layer(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
 def all_layers(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Mean of STAA over all layers."""
     with torch.inference_mode():
-        joint = model.explain(pixel_values, Method(layers="all")).joint
+        joint = explain(model, pixel_values, Method(layers="all")).joint
     return joint.mean(dim=1)
 
 
@@ -78,4 +79,4 @@ def published_attention(model: Timesformer, pixel_values: Tensor, target: Tensor
 
 def _explained(model: Adapter, pixel_values: Tensor, method: Method) -> Tensor:
     with torch.inference_mode():
-        return model.explain(pixel_values, method).joint[:, -1]
+        return explain(model, pixel_values, method).joint[:, -1]

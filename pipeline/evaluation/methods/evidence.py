@@ -8,6 +8,7 @@ from torch import Tensor
 from pipeline.attribution.method import Method
 from pipeline.models.adapter import Adapter
 from pipeline.models.backward import gradient_relevance, held_gradient
+from pipeline.models.explain import explain
 
 
 def evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
@@ -88,12 +89,12 @@ def libra_grad_from_median(model: Adapter, pixel_values: Tensor, target: Tensor)
 def _explained(model: Adapter, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:
     method = Method(name="evidence", target="label", **options)
     with torch.inference_mode():
-        return model.explain(pixel_values, method, target).attribution
+        return explain(model, pixel_values, method, target).attribution
 
 
 def _signed(model: Adapter, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:
     method = Method(name="evidence", target="label", **options)
     with torch.inference_mode():
-        signed = model.explain(pixel_values, method, target).signed
+        signed = explain(model, pixel_values, method, target).signed
     assert signed is not None
     return signed
