@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -133,7 +134,7 @@ def statuses_of(plan: Plan) -> list[int]:
 
 def columns(plan: Plan, rows: range) -> dict:
     table = plan.manifest.rows(rows.start, rows.stop)
-    return {name: table[name].to_numpy() for name in table.column_names} | {"row": [*rows]}
+    return {name: table[name].to_numpy() for name in table.column_names} | {"row": np.asarray(rows)}
 
 
 def alone(plan: Plan, n_clips: int) -> tuple[float, float]:
@@ -146,7 +147,7 @@ def alone(plan: Plan, n_clips: int) -> tuple[float, float]:
     for batch in batches:
         for row, path in zip(batch["row"], batch["path"], strict=True):
             data = Path(plan.manifest.root.removeprefix("file://"), path).read_bytes()
-            view = plan.views.of(row)
+            view = plan.views.of(int(row))
             readings = [Reading(view.sampling, view.preprocessing)]
             started_s = time.process_time()
             read_views(data, readings, plan.config.decoder)
