@@ -113,15 +113,19 @@ def _try(
     config: ProofConfig,
     run_url: str,
 ) -> None:
+    import numpy as np
+
     from pipeline.evaluation.interventions import InterventionStage, carry_out
     from pipeline.models.device import device_of
     from pipeline.progress_bar import progress_bar
     from pipeline.run.job import real_stages
     from pipeline.run.recompute import plan_again
+    from pipeline.run.reread import reading_again
     from pipeline.run.row_loader import RowLoader
     from pipeline.run.tally import LocalChannel, Tally
 
-    plan = plan_again(run_url, store)
+    rows = np.unique([one.row for part in parts for one in wanted[part.start : part.stop]])
+    plan = reading_again(plan_again(run_url, store), store, rows.astype(np.int64))
 
     def stage_on(device: str) -> InterventionStage:
         load = real_stages(plan, device, LocalChannel(Tally(store.layout.rows_per_shard))).load

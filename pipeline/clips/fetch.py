@@ -40,6 +40,10 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
+OTHER_FILE = "the file has changed since the run: its bytes are others"
+"""What is said of a clip that is read again, and is another file by now."""
+
+
 def check_same_file(data: bytes, digest: bytes | None) -> None:
     """Refuse a file that is another than the one that a run has read.
 
@@ -54,7 +58,7 @@ def check_same_file(data: bytes, digest: bytes | None) -> None:
         On one line.
     """
     if digest is not None and any(digest) and digest_of(data) != digest:
-        raise ValueError("the file has changed since the run: its bytes are others")
+        raise ValueError(OTHER_FILE)
 
 
 KEY_BYTES = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,9 @@ class ClipLoader:
     """Where frames are looked for, and left."""
     shared: tuple[SharedReader, ...] = ()
     """Other models of the job, whose frames are decoded in the same pass."""
+    known_digests: Mapping[int, bytes] = field(default_factory=dict)
+    """Digests of files, by row, as they were read before: a file that is another by now is told to
+    be, in place of its frames."""
 
     def __call__(self, rows: Columns) -> Columns:
         """Load a batch of manifest rows."""
@@ -87,6 +90,8 @@ class ClipLoader:
         for cache, taking in zip(caches, (own, *others), strict=True):
             if cache is not None:
                 cache.write(taking.columns, keys, taking.taken)
+        for clip, row in enumerate(rows["row"].tolist()):
+            own.refuse_other_file(clip, self.known_digests.get(row))
         return {
             "video_id": rows["video_id"],
             "start_time": rows["start_time"].astype(np.float64),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.decoder_process import FramesRead
+from pipeline.clips.fetch import OTHER_FILE
 from pipeline.clips.views import Views
 from pipeline.status import DecodeError, Status
 
@@ -83,6 +84,17 @@ class Taking:
             self.columns["message"][clip] = outcome.message
         else:
             self.columns["frame_index"][clip], self.columns["frame_time"][clip] = outcome
+
+    def refuse_other_file(self, clip: int, digest: bytes | None) -> None:
+        """Take back what was read of a file if its digest is another; None if none is known."""
+        if not digest or self.columns["status"][clip] != Status.OK:
+            return
+        if self.columns["clip_digest"][clip].tobytes() == digest:
+            return
+        self.columns["status"][clip] = Status.UNREADABLE
+        self.columns["message"][clip] = OTHER_FILE
+        for name, nothing in (("frames", 0), ("frame_index", -1), ("frame_time", np.nan)):
+            self.columns[name][clip] = nothing
 
     @property
     def taken(self) -> NDArray[np.bool_]:

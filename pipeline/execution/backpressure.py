@@ -120,7 +120,9 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
             self._unfed_at_s = now_s
         elif now_s - self._unfed_at_s > _BUSY_S and models.current_size() < self._pool.n_models:
             size = models.current_size() + 1
-            models._config = replace(models._config, min_size=size, max_size=size)
+            models._config = replace(
+                models._config, min_size=size, max_size=size, initial_size=size
+            )
             self._unfed_at_s = now_s
 
     def _is_held_up(self) -> bool:

@@ -151,6 +151,7 @@ def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
             witness=plan.witness,
             cache=plan.cache,
             shared=plan.shared,
+            known_digests=plan.known_digests,
             fetching=partial(channel.part, "fetch"),
             on_clip=channel.decoded,
         ),

@@ -4,8 +4,8 @@ Planning reads and checks, and changes nothing; `pipeline.run.prepare` makes the
 """
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -73,6 +73,8 @@ class Plan:
     """Where frames are looked for, and left; see `pipeline.run.frames`."""
     shared: tuple[SharedReader, ...] = ()
     """Runs of the same job for which clips are decoded, too."""
+    known_digests: Mapping[int, bytes] = field(default_factory=dict)
+    """Digests of files that were read before, by row; see `pipeline.run.reread`."""
 
     @property
     def layout(self) -> StoreLayout:

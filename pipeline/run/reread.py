@@ -6,12 +6,13 @@ then.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.columns import DIGEST_BYTES
+from pipeline.run.frames import reading_frames
 from pipeline.run.plan import Plan
 from pipeline.status import Status
 from pipeline.store.opening import DAMAGE, Found, Store, find_store, open_store
@@ -48,6 +49,28 @@ def read_before(plan: Plan) -> ReadBefore:
     digests = _digests(target.store, rows)
     known = digests.any(axis=1)
     return ReadBefore(rows[known], digests[known])
+
+
+def reading_again(plan: Plan, store: Store, rows: NDArray[np.int64]) -> Plan:
+    """Have some rows of a finished run read again, to look at them and not to store them.
+
+    Frames are those of the run's cache, where they are in it. A clip whose file is another than the
+    one that the run has read is ``UNREADABLE``, with a message that says so.
+
+    Parameters
+    ----------
+    store
+        The run's.
+    rows
+        In order.
+    """
+    digests = _digests(store, rows)
+    known = {
+        row: digest.tobytes()
+        for row, digest in zip(rows.tolist(), digests, strict=True)
+        if digest.any()
+    }
+    return replace(reading_frames(plan), known_digests=known)
 
 
 def changed_files(plan: Plan, before: ReadBefore) -> str:

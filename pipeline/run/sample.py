@@ -18,6 +18,7 @@ from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.errors import ConfigError, RunMismatchError, StoreError, reason_of
 from pipeline.models.checkpoint import read_checkpoint
 from pipeline.run.config import AttributeConfig, OneCall
+from pipeline.run.frames import reading_frames
 from pipeline.run.plan import Plan
 from pipeline.status import Status
 from pipeline.storage.files import open_filesystem
@@ -179,7 +180,7 @@ def plan_sample(
         checksums=True,
         measures=measures,
     )
-    return SamplePlan(
+    plan = SamplePlan(
         config=config.model_copy(update={"manifest": url}),
         call=OneCall(),
         manifest=manifest,
@@ -194,6 +195,7 @@ def plan_sample(
         batch_size_of_run=record.identity.batch_size,
         videos=videos,
     )
+    return reading_frames(plan, whole, plan.run_rows)
 
 
 def prepare_sample(plan: SamplePlan) -> None:

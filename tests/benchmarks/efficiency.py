@@ -23,7 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from pipeline.clips.decode import read_views
+from pipeline.clips.decode import Reading, read_views
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
 from pipeline.execution.passes import execute
@@ -144,9 +144,10 @@ def alone(plan: Plan, n_clips: int) -> tuple[float, float]:
     batches = [columns(plan, range(start, start + size)) for start in range(0, n_clips, size)]
     decode_s = 0.0
     for batch in batches:
-        for clip, path in enumerate(batch["path"]):
+        for row, path in zip(batch["row"], batch["path"], strict=True):
             data = Path(plan.manifest.root.removeprefix("file://"), path).read_bytes()
-            readings = [stages.load._reading(batch, clip)]
+            view = plan.views.of(row)
+            readings = [Reading(view.sampling, view.preprocessing)]
             started_s = time.process_time()
             read_views(data, readings, plan.config.decoder)
             decode_s += time.process_time() - started_s

@@ -22,7 +22,7 @@ def test_a_gpu_that_is_not_there_is_refused_unless_one_may_come():
     with pytest.raises(ConfigError, match="device: 'cuda'"):
         model_pool(config_of(device="cuda"), cpus=8, gpus=0)
     pool = model_pool(config_of(device="cuda"), cpus=8, gpus=0, may_grow=True)
-    assert pool == ModelPool("cuda", 1, may_grow=True)
+    assert pool == ModelPool("cuda", 1, 1, may_grow=True)
 
 
 def test_a_ray_that_is_there_is_used_and_left(local_ray):

@@ -60,9 +60,11 @@ def test_what_is_no_run_is_one_line(capsys, tmp_path):
     assert "nothing" in stderr
 
 
-def test_a_page_of_two_runs_is_written_where_it_is_asked_for(capsys, runs, tmp_path):
+def test_a_page_of_two_runs_is_written_where_it_is_asked_for(capsys, logo_run, tmp_path):
     page = tmp_path / "page"
-    code, stdout, _ = audited(capsys, runs[1], f"--report={page}", f"--beside={runs[0]}")
+    layout, columns = simulated(SEED).columns()
+    before = write_run(tmp_path / "before", layout, columns, class_names=CLASS_NAMES)
+    code, stdout, _ = audited(capsys, logo_run, f"--report={page}", f"--beside={before}")
     assert code == 0
     assert stdout.endswith(f"audit: page in {page}/index.html\n")
     listed = data_of(page / "index.html", "findings")
@@ -71,7 +73,7 @@ def test_a_page_of_two_runs_is_written_where_it_is_asked_for(capsys, runs, tmp_p
     assert data_of(page / "index.html", "other")["nShared"] == 600
 
 
-def test_a_second_run_without_a_page_is_refused(capsys, runs):
-    code, _, stderr = audited(capsys, runs[1], f"--beside={runs[0]}")
+def test_a_second_run_without_a_page_is_refused(capsys, logo_run):
+    code, _, stderr = audited(capsys, logo_run, f"--beside={logo_run}")
     assert code == 2
     assert "beside: a second run is shown on the page, expected --report DIR" in stderr

@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.clips.fetch import OTHER_FILE
 from pipeline.run.config import OneCall
+from pipeline.run.job import real_stages
 from pipeline.run.plan import plan_run
-from pipeline.run.reread import changed_files, read_before
+from pipeline.run.recompute import plan_again
+from pipeline.run.reread import changed_files, read_before, reading_again
 from pipeline.run.serial import execute_serially
+from pipeline.run.tally import LocalChannel, Tally
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from tests.support.clips import write_mp4
@@ -150,3 +154,33 @@ def inputs_without_digests(made, tmp_path):
     store.group.update_attributes(attributes)
     again = plan_run(config, OneCall(retry_failed=("all",)))
     return again, read_before(again)
+
+
+def loaded(plan, rows):
+    """Columns that the stages of a plan load of some rows of its manifest."""
+    table = plan.manifest.take(np.asarray(rows))
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    load = real_stages(plan, "cpu", LocalChannel(Tally(4))).load
+    return load(columns | {"row": np.asarray(rows)})
+
+
+def test_a_clip_that_is_looked_at_again_is_told_to_be_another_file(run, replaced):
+    _, out = run
+    replaced(2)
+    # What is too short says so, whatever it was before.
+    replaced(3, n_frames=2)
+    store = open_store(f"{out}/attributions.zarr")
+    plan = plan_again(str(out), store)
+    rows = np.array([0, 1, 2, 3, 5])
+    again = loaded(reading_again(plan, store, rows), rows)
+    plainly = loaded(plan, rows)
+    assert again["status"].tolist()[2] == Status.UNREADABLE
+    assert again["message"][2] == OTHER_FILE
+    assert not again["frames"][2].any()
+    assert set(again["frame_index"][2].tolist()) == {-1}
+    assert again["status"].tolist()[3] == Status.TOO_SHORT
+    others = [0, 1, 3, 4]
+    assert_same_columns(
+        {name: values[others] for name, values in again.items()},
+        {name: values[others] for name, values in plainly.items()},
+    )

@@ -3,13 +3,23 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import LeaseLostError, StoreError
 from pipeline.status import Status
 from pipeline.store.create import create_store
+from pipeline.store.failures import write_failures_table
 from pipeline.store.opening import open_store
-from pipeline.store.removed import Removals, digest_of_name, matching_rows, remove_rows
+from pipeline.store.removed import (
+    Removals,
+    delete_derived,
+    digest_of_name,
+    matching_rows,
+    remove_rows,
+)
+from pipeline.store.run_folder import DERIVED_NAMES, FAILURES_NAME, PACE_NAME, failures_url
 from pipeline.store.verify import verify_store
 from tests.support.records import record_of
 from tests.support.stores import LAYOUT, objects, write
@@ -77,3 +87,18 @@ def test_what_is_remembered_and_can_not_be_read_is_an_error(tmp_path, text):
     (tmp_path / "removed.json").write_text(text)
     with pytest.raises(StoreError, match=r"removed\.json"):
         Removals.read(str(tmp_path))
+
+
+def test_whatever_jobs_derive_of_a_run_is_deleted_but_its_pace_and_other_failures(tmp_path):
+    for name in DERIVED_NAMES:
+        if name == FAILURES_NAME:
+            write_failures_table(
+                pa.table({"row": [1, 2], "path": ["a", "b"]}), failures_url(str(tmp_path))
+            )
+        else:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "part").write_text("of a clip")
+    deleted = delete_derived(str(tmp_path), np.array([2]))
+    assert {"interventions", "faithfulness", "report", "scores.parquet"} <= set(deleted)
+    assert {path.name for path in tmp_path.iterdir()} == {FAILURES_NAME, PACE_NAME}
+    assert pq.read_table(tmp_path / FAILURES_NAME)["path"].to_pylist() == ["a"]

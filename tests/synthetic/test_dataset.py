@@ -169,7 +169,7 @@ def test_the_same_configuration_writes_the_same_again(dataset, tmp_path, n_worke
 
 @pytest.mark.parametrize("byte", [85, 170])
 def test_what_memory_held_before_does_not_show_in_the_frames(dataset, tmp_path, byte):
-    config = small(tmp_path).model_dump(exclude_none=True)
+    config = small(tmp_path).model_dump(exclude_defaults=True)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in config.items()]
     # glibc fills what a process allocates; an encoder that reads before it writes then differs.
     subprocess.run(
