@@ -53,6 +53,7 @@ class StandInAttributor:
 
     def __init__(self, layout: StoreLayout, *, seconds: float = 0) -> None:
         self._seconds = seconds
+        self._arrays = layout.arrays()
         random = np.random.default_rng(0)
         grid = (layout.n_times, layout.height, layout.width)
         self._spatial = random.random(grid, np.float32).astype(np.float16)
@@ -67,7 +68,14 @@ class StandInAttributor:
         def repeated(values: np.ndarray) -> np.ndarray:
             return np.repeat(values[None], n_clips, axis=0)
 
-        return {name: values for name, values in batch.items() if name != "frames"} | {
+        of_batch = {name: values for name, values in batch.items() if name != "frames"}
+        return {
+            **{
+                name: np.zeros((n_clips, *spec.shape), spec.dtype)
+                for name, spec in self._arrays.items()
+                if spec.dtype != "str"
+            },
+            **of_batch,
             "spatial": repeated(self._spatial),
             "temporal": repeated(self._temporal),
             "prediction": repeated(self._ranks[0]),
