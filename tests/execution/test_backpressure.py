@@ -215,6 +215,7 @@ class HangingLoader:
         return StandInLoader(n_frames=8, frame_pixels=224)(rows)
 
 
+@pytest.mark.slow
 def test_a_clip_that_hangs_holds_up_its_own_shard_alone(inputs, local_ray, tmp_path):
     config = AttributeConfig(
         **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1

@@ -35,10 +35,10 @@ def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one
 @pytest.mark.parametrize(
     "method",
     [
-        Method(layers="all", heads="keep"),
-        Method(name="rollout"),
+        pytest.param(Method(layers="all", heads="keep"), marks=pytest.mark.slow),
+        pytest.param(Method(name="rollout"), marks=pytest.mark.slow),
         Method(name="evidence", layers="all", heads="keep", target="label"),
-        Method(name="evidence", target="top2", layers="last"),
+        pytest.param(Method(name="evidence", target="top2", layers="last"), marks=pytest.mark.slow),
     ],
     ids=["all", "rollout", "evidence", "top2"],
 )
@@ -118,6 +118,7 @@ def test_xarray_opens_the_store_with_nothing_but_its_url(finished_run):
     dataset = xr.open_zarr(str(finished_run.out / "attributions.zarr"), consolidated=False)
     assert dict(dataset.sizes) == {
         "clip": 14, "time": 3, "y": 2, "x": 2, "frame": 3, "rank": len(CLASS_NAMES), "byte": 16,
+        "channel": 32,
     }  # fmt: skip
     assert dataset.attrs["class_names"] == list(CLASS_NAMES)
     assert dataset.attrs["config"]["manifest"] == finished_run.inputs.manifest
