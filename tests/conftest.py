@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # What is meant to fail in tests doesn't get better by waiting for a minute.
 os.environ.setdefault(PATIENCE_VARIABLE, "10")
+# No test needs a hub, which libraries would look for again and again where there is no network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the CPUs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -109,6 +109,7 @@ def test_what_the_child_never_takes_runs_into_the_limit_and_another_child_takes_
     assert not is_running(child)
 
 
+@pytest.mark.slow
 def test_a_clip_that_was_slow_once_is_decoded(decoder, tmp_path):
     (tmp_path / "once").touch()
     assert (decoded(decoder, f"STAND-IN hang-while {tmp_path}".encode(), 20.0)[0] == 7).all()

@@ -250,6 +250,7 @@ class AttributorThatWaitsForAnother(StandInAttributor):
         return super().__call__(batch)
 
 
+@pytest.mark.slow
 def test_another_model_is_started_where_frames_wait_for_the_first(inputs, local_ray, tmp_path):
     config = AttributeConfig(
         **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8

@@ -54,6 +54,7 @@ def test_on_ray_outcomes_are_those_of_one_process_and_what_is_kept_is_not_done_a
     assert list(carry_out_on_ray(stage, WANTED, [], there, n_models=2)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_what_fails_again_and_again_is_one_line_and_what_was_done_is_kept(stage, tmp_path):
     parts = in_parts(WANTED, 1)

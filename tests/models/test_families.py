@@ -610,9 +610,14 @@ def live_tensors():
 @pytest.mark.parametrize(
     "method",
     [
-        {"layers": "all", "heads": "keep"},
-        {"name": "rollout"},
-        {"name": "contribution"},
+        *(
+            pytest.param(method, marks=pytest.mark.slow)
+            for method in (
+                {"layers": "all", "heads": "keep"},
+                {"name": "rollout"},
+                {"name": "contribution"},
+            )
+        ),
         {"name": "evidence", "change_weighted": True, "frame_importance": "gradient"},
     ],
 )

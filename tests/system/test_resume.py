@@ -72,6 +72,7 @@ def test_a_resumed_run_computes_the_pending_shards_alone_and_gives_the_same_bits
     assert failures.equals(pq.read_table(finished_run.out / "failures.parquet"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_can_not_be_written_stays_pending_until_it_can(finished_run, out, caplog):
     forget(out, 1)
     before = objects(out)

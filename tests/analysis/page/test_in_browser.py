@@ -71,7 +71,9 @@ def test_every_view_is_accessible_and_without_errors(chromium, page_url, view):
         assert [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found] == []
 
 
-@pytest.mark.parametrize("view", ["", "class/0", "clip/0"])
+@pytest.mark.parametrize(
+    "view", ["", *(pytest.param(view, marks=pytest.mark.slow) for view in ("class/0", "clip/0"))]
+)
 def test_dark_and_narrow_views_keep_their_contrast_and_their_width(chromium, page_url, view):
     from axe_playwright_python.sync_playwright import Axe
 
