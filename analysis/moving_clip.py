@@ -15,7 +15,7 @@ from analysis.page.clips import levels_of
 from analysis.page.examples import ClipSource
 from analysis.page.pictures import palette
 from analysis.runs import class_names
-from pipeline.errors import ManifestError, StoreError
+from pipeline.errors import ManifestError, StorageError, StoreError
 from pipeline.status import DecodeError, Status
 
 MAX_BYTES = 100_000
@@ -156,7 +156,7 @@ def _frames(
         frame_index = clip["frame_index"].values[0]
         digest = clip["clip_digest"].values[0].tobytes() if "clip_digest" in clip else None
         frames = source.frames(row, record["path"], frame_index, source.segment(record), digest)
-    except (ManifestError, DecodeError, OSError, ValueError) as error:
+    except (ManifestError, DecodeError, StorageError, OSError, ValueError) as error:
         return None, f"frames aren't shown: {error}"
     return frames[:: len(frames) // clip.sizes["time"]], None
 

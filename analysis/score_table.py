@@ -134,11 +134,7 @@ def score_run(
         rows = _Finished(ds, merged, columns, metric_columns(run_url, ds, notes), maps)
         target = Path(folder) / "finished.parquet"
         _write_finished(target, first, rows)
-        with (
-            target.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            write_bytes(scores_url(run_url), memoryview(data))
+        _upload(target, scores_url(run_url))
     return ScoredRun(merged, scores_url(run_url), tuple(notes))
 
 
@@ -150,6 +146,13 @@ def _upload(path: Path, url: str) -> None:
             write_bytes(url, view)
         finally:
             view.release()
+
+
+def with_current_lift(table: pd.DataFrame, run_url: str, ds: xr.Dataset) -> pd.DataFrame:
+    """Replace the lift of a table of scores by what `jobs.evaluate` has measured since."""
+    measured = metric_columns(run_url, ds, [])
+    current = table.drop(columns="lift", errors="ignore")
+    return current.assign(lift=measured["lift"]) if "lift" in measured else current
 
 
 def scores(run_url: str, columns: Sequence[str] | None = None) -> pd.DataFrame:

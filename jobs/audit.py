@@ -11,6 +11,7 @@ from analysis.audit.settings import AuditSettings
 from jobs.cli import RunWriter, owned_run, run_job, writing
 from jobs.proof import ProofConfig, proven
 from pipeline.store.run_folder import findings_url
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from analysis.audit.finding import Finding
@@ -60,7 +61,8 @@ def _audit(config: AuditConfig, store: "Store", lease: "Lease") -> int:
     from analysis.audit.audit import audit, save_findings
     from analysis.audit.evidence import read_evidence
 
-    evidence = read_evidence(config.run)
+    with writing("run", config.run):
+        evidence = read_evidence(config.run)
     print(
         f"audit: {len(evidence.table)} videos of {len(set(evidence.groups.tolist()) - {-1})} "
         f"classes by {evidence.method}{_blind(evidence.class_specific)}"
@@ -70,9 +72,10 @@ def _audit(config: AuditConfig, store: "Store", lease: "Lease") -> int:
     )
     for try_now in (False, True) if config.verify else (False,):
         # What was found is kept before it is tried, which takes longer.
-        found = proven(
-            found, evidence, store, lease, config.proof, run_url=config.run, try_now=try_now
-        )
+        with writing("run", config.run):
+            found = proven(
+                found, evidence, store, lease, config.proof, run_url=config.run, try_now=try_now
+            )
         lease.check()
         with writing("run", config.run):
             save_findings(found, config.run, config.audit)
@@ -126,12 +129,12 @@ def print_findings(found: "Sequence[Finding]", most: int) -> None:
         print(
             f"\n{position}. {_NAMES[finding.kind]}{proof} (q {finding.q:.1g}, {finding.n} videos)"
         )
-        print(f"   {finding.seen}")
+        print(f"   {printable(finding.seen)}")
         if (tried := _tried(finding)) is not None:
             print(f"   {tried}")
-        print(f"   {finding.check}")
+        print(f"   {printable(finding.check)}")
         shown = [example.path or example.video_id for example in finding.examples[:3]]
-        print(f"   {', '.join(shown)}")
+        print(f"   {printable(', '.join(shown))}")
     if len(found) > most:
         print(f"\n   and {len(found) - most} more")
     print()

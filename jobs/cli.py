@@ -229,9 +229,10 @@ def owned_run(config: RunWriter, verb: str) -> Iterator[tuple["Store", "Lease"]]
     from pipeline.store.opening import open_store
     from pipeline.store.run_folder import store_url
 
-    store = open_store(store_url(config.run), mode="r+")
+    # Where no run is, nothing is written. It is opened again, as its rows may be more by then.
+    open_store(store_url(config.run), mode="r+")
     with leased(config.run, verb=verb, take_over=config.take_over) as lease:
-        yield store, lease
+        yield open_store(store_url(config.run), mode="r+"), lease
 
 
 class _MidwayError(StorageError):

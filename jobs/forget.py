@@ -24,7 +24,8 @@ class ForgetConfig(RunWriter):
     Attributions, answers, names and digests of these videos leave the store; tables of scores,
     statistics, metrics, findings and the page are deleted, to be made again without them. The rows
     stay, with the status `removed`, and no later command brings them back. The clips themselves,
-    the manifest, and versions or backups that a storage keeps, are left to you.
+    the manifest, pages that were written elsewhere, and versions or backups that a storage keeps
+    are left to you.
     """
 
     videos: str
@@ -39,6 +40,7 @@ class ForgetConfig(RunWriter):
 
 def forget(config: ForgetConfig) -> int:
     """Take the rows out of everything that a run has kept, and say what is left."""
+    from pipeline.store.append import finish_append
     from pipeline.store.removed import (
         Removals,
         delete_derived,
@@ -50,6 +52,7 @@ def forget(config: ForgetConfig) -> int:
 
     names = _names(config.videos)
     with owned_run(config, "forget") as (store, lease), writing("run", config.run):
+        finish_append(store)
         manifest = _manifest_of(config, store)
         before = Removals.read(config.run)
         removals = before | names
@@ -70,7 +73,9 @@ def forget(config: ForgetConfig) -> int:
         deleted = delete_derived(config.run, rows)
         _forget_frames(config, store, manifest, rows)
         remove_rows(store, rows, lease)
-        removals.finished().write(config.run)
+        if not config.take_over:
+            # Who was pushed aside may still be amid a shard: the next command erases again.
+            removals.finished().write(config.run)
     print(f"forget: {len(rows)} rows of {config.run} are removed, and stay so")
     unknown = [name for name in names if digest_of_name(name) not in found.found]
     if unknown:
@@ -117,7 +122,7 @@ def _names(url: str) -> list[str]:
     from pipeline.storage.files import read_bytes
 
     try:
-        text = read_bytes(url, at_most=_MOST_BYTES).decode()
+        text = read_bytes(url, at_most=_MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"videos: can't read {url}: {reason_of(error)}") from error
     names = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))

@@ -27,7 +27,7 @@ CLIPS_PER_PART = 8
 class ProofConfig(FrozenConfig):
     """How findings are tried on the model."""
 
-    clips: int = Field(default=20, ge=2)
+    clips: int = Field(default=20, ge=5)
     """Clips of a class that a finding is tried on, those with most attention at its place."""
     serial: bool = False
     """Try them in this process, without Ray."""
@@ -65,7 +65,9 @@ def proven(
     from analysis.audit.interventions import OUTCOME, plan_interventions, prove
     from pipeline.evaluation.interventions import OutcomeFolder, in_parts
 
-    planned = plan_interventions(found, evidence, clips_per_finding=config.clips)
+    # In an order that proofs don't change, which are ranked first.
+    in_order = sorted(found, key=lambda finding: finding.key)
+    planned = plan_interventions(in_order, evidence, clips_per_finding=config.clips)
     planned = planned.sort_values("row", kind="stable", ignore_index=True)
     if planned.empty:
         return ranked(found)
@@ -76,13 +78,30 @@ def proven(
     kept = [folder.read(part) for part in parts]
     if not try_now and any(outcomes is None for outcomes in kept):
         return ranked(found)
-    left = [part for part, outcomes in zip(parts, kept, strict=True) if outcomes is None]
+    # A clip that couldn't be read may be there again.
+    left = [
+        part
+        for part, outcomes in zip(parts, kept, strict=True)
+        if outcomes is None
+        or (try_now and any(outcome.probability is None for outcome in outcomes))
+    ]
     if left:
         _try(left, wanted, folder, store, lease, config, run_url)
-    outcomes = [outcome for part in parts for outcome in folder.read(part) or ()]
+    outcomes = [outcome for part in parts for outcome in _kept(folder, part)]
     tried = planned.copy()
     tried[OUTCOME] = np.array([outcome.probability for outcome in outcomes], np.float64)
     return ranked(prove(found, _readable(tried, outcomes)))
+
+
+def _kept(folder: "OutcomeFolder", part: range) -> "list[Outcome]":
+    from pipeline.errors import StorageError
+
+    outcomes = folder.read(part)
+    if outcomes is None:
+        raise StorageError(
+            f"outcomes of trials {part.start} to {part.stop - 1} in {folder.url} are lost"
+        )
+    return outcomes
 
 
 def _interventions(planned: "pd.DataFrame") -> "list[Intervention]":
@@ -141,11 +160,12 @@ def _try(
         if config.serial:
             yield from carry_out(stage_on(device_of(config.device)), wanted, parts, folder)
             return
-        from pipeline.execution.cluster import connected
+        from pipeline.execution.cluster import check_shared, connected
         from pipeline.execution.interventions import carry_out_on_ray
 
         options = plan.config.model_copy(update={"device": config.device})
         with connected(options) as pool:
+            check_shared(run_url, "run")
             stage = stage_on(pool.device)
             yield from carry_out_on_ray(stage, wanted, parts, folder, n_models=pool.n_models)
 

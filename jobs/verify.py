@@ -83,8 +83,10 @@ def _advise(config: VerifyConfig) -> int:
 
 
 def _repair(store: "Store", damages: "list[Damage]") -> None:
+    from pipeline.store.append import finish_append
     from pipeline.store.verify import repair_store
 
+    finish_append(store)
     rows = repair_store(store, damages)
     print(
         f"verify: {len(rows)} rows are pending; the jobs.attribute command that made the run "

@@ -146,7 +146,7 @@ def findings(run_url: str) -> pd.DataFrame:
 
 def _provable(finding: Finding) -> Finding:
     kinds: tuple[Kind, ...] = (*WITHOUT_PROOF, "attention_sink")
-    if finding.kind in kinds:
+    if finding.kind in kinds or finding.scope != "class":
         return finding.with_proof(Proof(state="not applicable"))
     return finding
 

@@ -42,7 +42,7 @@ def drift(first: Evidence, second: Evidence, settings: AuditSettings) -> list[Fi
     rows, others = _paired(first, second)
     if not len(rows):
         raise StoreError("the runs have no video id in common")
-    label = first.label[rows]
+    label = first.groups[rows]
     same_grid = first.grid[1:] == second.grid[1:]
     n_classes = len(first.class_names)
     names = [name for name in COMPARED if np.isfinite(first.score(name)[rows]).any()]
@@ -107,14 +107,15 @@ class _Tested:
 
 
 def _paired(first: Evidence, second: Evidence) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of both runs that show the same video; matched by label as well if ids repeat."""
-    keys = [
-        pd.MultiIndex.from_frame(evidence.table[["video_id", "label_index"]])
-        for evidence in (first, second)
-    ]
-    at = keys[1].get_indexer(keys[0])
+    """Rows of both runs that show the same video; matched by label as well if both have labels."""
+    labelled = all((evidence.label >= 0).any() for evidence in (first, second))
+    columns = ["video_id", "label_index"] if labelled else ["video_id"]
+    one, other = (pd.MultiIndex.from_frame(evidence.table[columns]) for evidence in (first, second))
+    # A video of several labels is paired by its first.
+    unique = np.flatnonzero(~other.duplicated())
+    at = other[unique].get_indexer(one)
     rows = np.flatnonzero(at >= 0)
-    return rows, at[rows].astype(np.int64)
+    return rows, unique[at[rows]].astype(np.int64)
 
 
 def _map_changes(

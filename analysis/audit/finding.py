@@ -100,7 +100,11 @@ class Finding:
     @property
     def key(self) -> str:
         """Name of the finding; the same whenever it is found again."""
-        return ":".join((self.kind, *self.subject))
+        ends: tuple[str, ...] = ()
+        if self.kind == "first_last_frames" and self.place.time is not None:
+            # A class may stand out at both ends.
+            ends = ("first",) if self.place.time[0] == 0 else ("last",)
+        return ":".join((self.kind, *self.subject, *ends))
 
     def with_proof(self, proof: Proof) -> "Finding":
         """Return the finding with the result of an intervention."""

@@ -45,6 +45,8 @@ COLUMNS = (
 OUTCOME = "probability"
 """Column that an outcome has besides those of the plan."""
 
+_LEAST_CLIPS = 5
+"""Videos below which an interval by bootstrap says nothing, and a finding counts as not tried."""
 _STILL_SHARE = 0.9
 """Share of a class's probability that frozen clips keep, if a still would do."""
 _LEAST_CHANGE = 0.02
@@ -81,11 +83,12 @@ def plan_interventions(
             continue
         index = list(evidence.class_names).index(finding.subject[0])
         member = np.flatnonzero(evidence.groups == index)
-        chosen = member[np.argsort(-_share(evidence, member, finding.place), kind="stable")]
+        place = _named_place(finding, evidence.grid)
+        chosen = member[np.argsort(-_share(evidence, member, place), kind="stable")]
         for row in chosen[:clips_per_finding]:
             clip = evidence.table.iloc[int(row)]
             rng = np.random.default_rng(seed_of(finding.key, clip["video_id"]))
-            for action in _actions(finding, evidence.grid, rng):
+            for action in _actions(finding, place, evidence.grid, rng):
                 t0, t1, y0, y1, x0, x1 = _bounds(action.place, evidence.grid)
                 rows.append(
                     {
@@ -108,8 +111,9 @@ def prove(findings: Sequence[Finding], outcomes: pd.DataFrame) -> list[Finding]:
 
     A finding is confirmed if taking away what it names lowers the class's probability by more than
     taking away a random region of the same size: by 0.02 or more in the mean over fills and clips,
-    with a 95 % interval above 0 (bootstrap over videos). A static finding is confirmed if clips
-    whose frames are frozen keep nine tenths of the class's probability.
+    with a 95 % interval that excludes 0 (bootstrap over videos). A static finding is confirmed if
+    clips whose frames are frozen keep nine tenths of the class's probability, with an interval that
+    excludes less. With fewer than five videos a finding counts as not tried.
 
     Parameters
     ----------
@@ -139,13 +143,16 @@ def _proof(finding: Finding, outcomes: pd.DataFrame) -> Proof:
             f"outcomes of {finding.key}: expected each clip unchanged, changed as named, and "
             "changed at random"
         )
+    if len(means) < _LEAST_CLIPS:
+        return Proof()
     named = (means["named"] - means["none"]).to_numpy(np.float64)
     random = (means["random"] - means["none"]).to_numpy(np.float64)
     beyond = named - random
     low, high = bootstrap_interval(mean_of, beyond, seed=seed_of("proof", finding.key))
     if finding.kind == "static":
         # Freezing is the named arm: a class that needs no movement keeps its probability.
-        holds = means["named"].mean() >= _STILL_SHARE * means["none"].mean()
+        kept = (means["named"] - _STILL_SHARE * means["none"]).to_numpy(np.float64)
+        holds = bootstrap_interval(mean_of, kept, seed=seed_of("kept", finding.key))[0] > 0
     else:
         holds = high < 0 and beyond.mean() <= -_LEAST_CHANGE
     return Proof(
@@ -158,8 +165,16 @@ def _proof(finding: Finding, outcomes: pd.DataFrame) -> Proof:
     )
 
 
+def _named_place(finding: Finding, grid: tuple[int, int, int]) -> Place:
+    """Place that a finding is about; one that only the middle matters is about the middle."""
+    if finding.kind != "centre_only":
+        return finding.place
+    _, height, width = grid
+    return Place(y=(height // 4, height - height // 4), x=(width // 4, width - width // 4))
+
+
 def _actions(
-    finding: Finding, grid: tuple[int, int, int], rng: np.random.Generator
+    finding: Finding, place: Place, grid: tuple[int, int, int], rng: np.random.Generator
 ) -> list[_Action]:
     actions = [_Action("none", "keep", "", Place())]
     if finding.kind == "static":
@@ -169,11 +184,6 @@ def _actions(
             _Action("named", "freeze", "", Place()),
             _Action("random", "shuffle", "", Place(), seed),
         ]
-    place = finding.place
-    if finding.kind == "centre_only":
-        # The finding claims that everything else doesn't matter.
-        _, height, width = grid
-        place = Place(y=(height // 4, height - height // 4), x=(width // 4, width - width // 4))
     for fill in FILLS:
         actions.append(_Action("named", "replace", fill, place))
         actions.append(_Action("random", "replace", fill, random_place(place, grid, rng)))

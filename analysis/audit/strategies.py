@@ -77,7 +77,9 @@ def cluster(vectors: Float64Array, least: int) -> NDArray[np.int64]:
     finds two that are merely apart, by their graph.
     """
     n_neighbours = min(10, len(vectors) - 1)
-    labels = HDBSCAN(min_cluster_size=least, min_samples=5, copy=True).fit_predict(vectors)
+    labels = HDBSCAN(
+        min_cluster_size=least, min_samples=min(5, len(vectors)), copy=True
+    ).fit_predict(vectors)
     clustered = labels >= 0
     if labels.max() >= 1 and clustered.mean() >= 0.7:
         return np.asarray(labels, np.int64)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.page.examples import ClipSource
 from analysis.page.folder import PageFolder
 from analysis.page.frame_strip import frame_strip
+from pipeline.errors import StorageError
 from pipeline.status import DecodeError
 from pipeline.store.opening import Store
 
@@ -186,7 +187,7 @@ def _frames(
         frames = source.frames(
             row, manifest["path"], arrays["frame_index"], source.segment(manifest), digest
         )
-    except (DecodeError, OSError, ValueError) as error:
+    except (DecodeError, StorageError, OSError, ValueError) as error:
         return {"note": str(error)}
     # A time step of a model with tubelets covers several frames; the first stands for them.
     picture, width, height = frame_strip(frames[::per_step])

@@ -40,7 +40,8 @@ class OtherRun:
             )
         table = tables.table
         row_of = pd.Series(table.index, index=pd.MultiIndex.from_frame(table[["video_id", "view"]]))
-        return cls(tables, Maps.of(tables.statistics), row_of[~row_of.index.duplicated()])
+        # Which of several segments of a video is meant, its id doesn't tell.
+        return cls(tables, Maps.of(tables.statistics), row_of[~row_of.index.duplicated(keep=False)])
 
     def overview(self, page: RunTables, maps: Maps) -> dict[str, Any]:
         """Give its classes, and how far each class's mean map agrees with the page's run's."""

@@ -33,7 +33,7 @@ from analysis.page.pictures import palette
 from analysis.page.run_tables import RunTables
 from analysis.score_table import describe_scores
 from analysis.statistics import By, overall_statistics
-from pipeline.errors import ManifestError, StoreError
+from pipeline.errors import ManifestError, StorageError, StoreError
 from pipeline.status import Status, failed_rows
 from pipeline.store.run_folder import REPORT_NAME, in_run
 
@@ -162,6 +162,8 @@ def _write_classes(
         of_class = chosen.get(index, {})
         counted = index >= 0 and int(run.statistics["n_clips"][index])
         if not (of_class or counted):
+            # Over what an earlier page has there.
+            folder.write_data(f"class-{index}" if index >= 0 else "class-none", None)
             continue
         records = clip_records(
             run.table,
@@ -243,7 +245,7 @@ def _clip_source(ds: xr.Dataset) -> tuple[ClipSource | None, str | None]:
     """Source of the run's clips, or the reason why there is none."""
     try:
         return ClipSource.of_run(ds), None
-    except ManifestError as error:
+    except (ManifestError, StorageError) as error:
         return None, str(error)
 
 

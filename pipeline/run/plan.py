@@ -183,6 +183,10 @@ def describe_run(
     stored = target.store.record if isinstance(target, Found) and not call.overwrite else None
     sizes = _sizes(config, checkpoint, record, stored, machine)
     record = _record(config, manifest, checkpoint, sampling, views, sizes)
+    if stored is not None:
+        # A store keeps the arrays that it was made with, whatever a new one would get.
+        layout = replace(stored.layout, n_rows=record.layout.n_rows)
+        record = record.model_copy(update={"layout": layout})
     return Plan(config, call, manifest, checkpoint, views, class_of_label, record)
 
 

@@ -2,10 +2,10 @@
 
 from pipeline.run.plan import Plan
 from pipeline.status import Status
-from pipeline.store.append import append_rows, finish_append
+from pipeline.store.append import append_rows, check_appended, finish_append
 from pipeline.store.create import create_store
 from pipeline.store.discard import discard_run
-from pipeline.store.opening import Found, find_store
+from pipeline.store.opening import Found, check_same_run, find_store
 from pipeline.store.pending import reset_rows
 from pipeline.store.removed import keep_out
 
@@ -20,13 +20,18 @@ def prepare(plan: Plan) -> dict[Status, int]:
     Raises
     ------
     StoreError
-        If the storage refuses.
+        If the storage refuses, or another run is there by now.
     """
     if plan.call.overwrite:
         discard_run(plan.config.out)
     target = find_store(plan.store_url, mode="r+")
     if isinstance(target, Found):
         store = target.store
+        # It may have been made since the plan was checked, by whoever held the lease before.
+        if plan.call.append:
+            check_appended(store, plan.manifest, plan.record.identity)
+        else:
+            check_same_run(store, plan.record.identity)
         if plan.call.append:
             store = append_rows(store, plan.record)
         finish_append(store)

@@ -78,7 +78,8 @@ class Holder:
         """Whether its process is known to have ended; False where that can't be seen from here."""
         if not self.machine or self.machine != _machine():
             return False
-        return _started(self.pid) != self.started
+        started = _started(self.pid)
+        return started != self.started and not (not started and _is_of_another_user(self.pid))
 
 
 @dataclass(frozen=True)
@@ -159,12 +160,16 @@ def _acquired(url: str, verb: str, take_over: bool, times: Times) -> Lease:
     if found is None:
         if _created(url, text):
             return lease
-        if (faster := _read_text(url)) is not None and not take_over:
+        faster = _read_text(url)
+        if faster == text.decode():
+            # The answer to the first try was lost.
+            return lease
+        if faster is not None and not take_over:
             raise _refusal(url, _parsed(url, faster))
         _write(url, text)
     elif take_over or (swapped := _swapped(url, found, text)) is None:
         _write(url, text)
-    elif not swapped:
+    elif not swapped and _read_text(url) != text.decode():
         raise _refusal(url, _parsed(url, _read_text(url)))
     # Whoever else saw the same has written by now, or will see this one.
     time.sleep(times.settle_s)
@@ -199,6 +204,17 @@ def _watched(url: str, found: str, times: Times) -> str | None:
         if now != found:
             raise _refusal(url, _parsed(url, now))
     return found
+
+
+def _is_of_another_user(pid: int) -> bool:
+    """Whether there is such a process, of which the system may hide everything else."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _refusal(url: str, lease: Lease | None) -> LeaseError:
@@ -312,7 +328,8 @@ def _swapped(url: str, found: str, data: bytes) -> bool | None:
 
 
 def _is_412(error: BaseException) -> bool:
-    return 412 in (http_status(error), http_status(error.__cause__ or error))
+    # 409 is S3's for two that write at once.
+    return bool({409, 412} & {http_status(error), http_status(error.__cause__ or error)})
 
 
 def _swapped_under_lock(url: str, path: Path, found: str, data: bytes) -> bool | None:

@@ -169,7 +169,13 @@ def keep_out(run_url: str, store: Store, manifest: Manifest, lease: Lease | None
     removals = Removals.read(run_url)
     if not removals.names:
         return 0
-    rows = matching_rows(store, manifest, removals.names).rows
+    found = matching_rows(store, manifest, removals.names)
+    if not found.paths <= removals.names:
+        # Other rows of such a file, which were appended since.
+        removals = removals.with_digests(found.paths)
+        removals.write(run_url)
+        found = matching_rows(store, manifest, removals.names)
+    rows = found.rows
     if removals.is_erased:
         rows = rows[read_status(store)[rows] != Status.REMOVED]
     else:

@@ -62,7 +62,8 @@ def listed(inputs, tmp_path):
     """A file with the id of one video and the path of another."""
     path = read_manifest(inputs.manifest).rows(GONE[1], GONE[1] + 1)["path"][0].as_py()
     file = tmp_path / "videos.txt"
-    file.write_text(f"{inputs.video_ids[GONE[0]]}\n\n{path}\n")
+    # As some editors write it.
+    file.write_text(f"{inputs.video_ids[GONE[0]]}\n\n{path}\n", encoding="utf-8-sig")
     return file
 
 

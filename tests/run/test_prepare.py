@@ -4,12 +4,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.manifest import write_manifest
+from pipeline.errors import RunMismatchError
 from pipeline.run.config import OneCall
 from pipeline.run.plan import plan_run
 from pipeline.run.prepare import prepare
+from pipeline.run.serial import execute_serially
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, read_status
+from pipeline.store.verify import verify_store
 from tests.support.runs import tree, write_inputs
 
 N_ROWS = 6
@@ -119,3 +122,27 @@ def test_a_store_whose_creation_was_cut_off_is_made_again(inputs, tmp_path):
     group.attrs.put({"schema": schema})
     plan, _ = prepared(inputs.config(tmp_path / "run"))
     assert open_store(plan.store_url).record == plan.record
+
+
+@pytest.mark.parametrize("call", [{}, {"append": True}])
+def test_a_store_keeps_the_arrays_that_it_was_made_with(inputs, tmp_path, call):
+    """Whatever a new one would get: older ones lack some, and resuming may ask for others."""
+    config = inputs.config(tmp_path / "run", pooled=False)
+    plan, _ = prepared(config)
+    arrays = set(open_store(plan.store_url).layout.arrays())
+    assert "pooled" not in arrays
+    again, _ = prepared(inputs.config(tmp_path / "run", pooled=True), **call)
+    assert set(again.layout.arrays()) == arrays
+    assert set(open_store(plan.store_url).layout.arrays()) == arrays
+    execute_serially(again)
+    store = open_store(plan.store_url)
+    assert pending_rows(store).n_rows == 0
+    assert not verify_store(store)
+
+
+def test_a_run_that_was_made_since_the_plan_was_checked_is_not_written_into(inputs, tmp_path):
+    plan = plan_run(inputs.config(tmp_path / "run", precision="bfloat16"))
+    first, _ = prepared(inputs.config(tmp_path / "run"))
+    with pytest.raises(RunMismatchError, match="precision is 'float32' there and 'bfloat16' here"):
+        prepare(plan)
+    assert open_store(first.store_url).record == first.record

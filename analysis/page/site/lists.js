@@ -126,9 +126,11 @@ function proofOf(finding) {
   if (proof.state === "not tried")
     return h("p", {}, proofBadge(proof.state), " No intervention has tried it yet: ", h("code", {}, "jobs.audit --verify"), " does.");
   if (proof.state === "not applicable") return h("p", {}, proofBadge(proof.state), " No intervention on frames can prove a finding of this kind.");
+  const [what, beside] = finding.kind === "static" ? ["one frame was repeated", "shuffled frames"]
+    : ["what it names was taken away", "a random part of that size"];
   return h("div", { class: "proven" }, proofBadge(proof.state), h("p", {},
-    `When what it names was taken away, the class's probability changed by ${show.number(proof.change)}` +
-    (proof.random_change !== null ? `, for a random region by ${show.number(proof.random_change)}` : "") +
+    `When ${what}, the class's probability changed by ${show.number(proof.change)}` +
+    (proof.random_change !== null ? `, for ${beside} by ${show.number(proof.random_change)}` : "") +
     (proof.low !== null ? ` (95 % interval of the difference ${show.number(proof.low)} to ${show.number(proof.high)})` : "") +
     `, over ${many(proof.n_clips, "clip")}.`), intervalMark(proof.change, proof.low, proof.high, proof.random_change));
 }

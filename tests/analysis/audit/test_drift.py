@@ -58,3 +58,14 @@ def test_runs_without_a_common_video_or_of_other_classes_are_refused():
         drift(first, replace(first, table=renamed), SETTINGS)
     with pytest.raises(StoreError, match="different classes"):
         drift(first, replace(first, class_names=CLASS_NAMES[::-1]), SETTINGS)
+
+
+def test_runs_without_labels_are_compared_by_what_was_predicted():
+    first, second = simulated(SEED).evidence(), simulated(SEED, ("logo",)).evidence()
+    first, second = (
+        replace(one, table=one.table.assign(label_index=-1)) for one in (first, second)
+    )
+    subjects = {finding.subject for finding in drift(first, second, SETTINGS)}
+    assert (CLASS_NAMES[LOGO],) in subjects
+    labelled = simulated(SEED).evidence()
+    assert drift(labelled, replace(first), SETTINGS) == []

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from analysis.audit.audit import audit
-from analysis.audit.finding import Finding, Proof, as_table, kinds, ranked
+from analysis.audit.finding import Finding, Place, Proof, as_table, kinds, ranked
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +37,10 @@ def test_a_table_has_a_row_a_finding_and_a_column_a_part(found):
     row = table.set_index("key").loc[logo.key]
     assert row["place_y"] == list(logo.place.y)
     assert list(as_table([])) == ["key", "kind", "scope", "seen", "check"]
+
+
+def test_findings_of_a_class_at_both_ends_have_names_of_their_own(found):
+    flash = next(finding for finding in found if finding.kind == "first_last_frames")
+    last = replace(flash, place=Place(time=(7, 8)))
+    assert flash.key != last.key
+    assert flash.key == replace(flash, place=Place(time=(0, 2))).key
