@@ -19,6 +19,10 @@ from pipeline.run.steps import Explain, Stages
 _LOGGER = logging.getLogger(__name__)
 
 
+def _one_gpu() -> dict[str, float]:
+    return {"num_gpus": 1}
+
+
 def run_graph(
     work: Pass, stages: Stages, pool: ModelPool, channel: ActorChannel, limits: Limits
 ) -> None:
@@ -87,7 +91,9 @@ def run_graph(
                 batch_size=None,
                 compute=ActorPoolStrategy(size=pool.n_at_first),
                 num_cpus=MODEL_CPUS,
-                num_gpus=1 if pool.device == "cuda" else 0,
+                # Asked for in this way: with `num_gpus` Ray Data insists on a batch size, and would
+                # gather the rows of several tasks for it.
+                ray_remote_args_fn=_one_gpu if pool.device == "cuda" else None,
                 # It also keeps Ray from fusing the loading into the actors, which it does for
                 # operators that ask for the same.
                 memory=stages.attribute_bytes,
