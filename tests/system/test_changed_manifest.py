@@ -19,6 +19,7 @@ from pipeline.run.steps import _row_group
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from pipeline.store.pending import reset_rows
+from pipeline.store.shards import write_shard
 from tests.support.runs import (
     assert_same_columns,
     pending_shards,
@@ -45,19 +46,28 @@ def other(manifest, tmp_path):
 
 
 @dataclass(frozen=True)
-class ManifestWrittenAnew:
-    """Loads clips; with the first of them comes another manifest in place of the run's."""
+class ForgetfulLoad:
+    """Loads clips, as in a worker that reads rows for the first time."""
 
     load: Callable
+
+    def __call__(self, rows):
+        _row_group.cache_clear()
+        return self.load(rows)
+
+
+@dataclass(frozen=True)
+class WriteThenAnotherManifest:
+    """Writes shards; after the first, another manifest takes the place of the run's."""
+
     manifest: Path
     other: Path
 
-    def __call__(self, rows):
-        # As in a worker that reads rows for the first time.
-        _row_group.cache_clear()
-        if 0 in rows["row"]:
+    def __call__(self, store, columns, rows, **known):
+        written = write_shard(store, columns, rows, **known)
+        if rows[0] == 0:
             shutil.copy(self.other, self.manifest)
-        return self.load(rows)
+        return written
 
 
 def run(inputs, out, manifest, execute=None):
@@ -74,9 +84,13 @@ def test_a_run_whose_manifest_is_written_anew_ends_and_goes_on_when_it_is_put_ba
 
     def stages_of(*arguments):
         stages = real_stages(*arguments)
-        return replace(stages, load=ManifestWrittenAnew(stages.load, manifest, other))
+        return replace(
+            stages,
+            load=ForgetfulLoad(stages.load),
+            write=WriteThenAnotherManifest(manifest, other),
+        )
 
-    # A shard a pass: what the second reads is read after all of the first was loaded.
+    # A shard a pass: what the second reads is read after the first was written.
     shard_by_shard = partial(execute, stages_of=stages_of, limits=Limits(batches_per_pass=2))
     assert run(finished_run.inputs, out, manifest, shard_by_shard) == 1
     stderr = capsys.readouterr().err
