@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from pipeline.evaluation.benchmark.summary import Results
     from pipeline.evaluation.metric_checks import MetricCheck
     from pipeline.models.checkpoint import Checkpoint
+    from pipeline.synthetic.tasks import TaskName
 
-TASKS = {
+TASKS: "dict[str, TaskName]" = {
     "static-cue": "static_cue",
     "static-cue-vivit": "static_cue",
     "static-cue-videomae": "static_cue",
@@ -261,7 +262,7 @@ def subject_of(model: str, seed: int, n_clips: int) -> "Subject":
 
     def scenes(n_actors: int) -> Scenes:
         clips = held_out_clips(
-            TASKS[model],  # type: ignore[arg-type]
+            TASKS[model],
             n_clips=n_clips,
             n_frames=adapter.grid.n_frames,
             n_times=adapter.grid.n_times,

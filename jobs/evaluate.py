@@ -203,8 +203,10 @@ def stages_of(n_random: int) -> "StagesOf":
 
     from pipeline.evaluation.stage import MeasureFaithfulness
     from pipeline.run.job import real_stages
+    from pipeline.run.sample import SamplePlan
 
     def stages(plan: "Plan", device: str, channel: "Channel") -> "Stages":
+        assert isinstance(plan, SamplePlan)
         real = real_stages(plan, device, channel)
         given = real.attribute_arguments
         arguments: dict[str, Any] = {
@@ -212,10 +214,10 @@ def stages_of(n_random: int) -> "StagesOf":
             for name in ("timed", "checkpoint", "device", "precision", "n_threads")
         }
         arguments |= {
-            "run_url": plan.run_url,  # type: ignore[attr-defined]
-            "run_rows": plan.run_rows,  # type: ignore[attr-defined]
+            "run_url": plan.run_url,
+            "run_rows": plan.run_rows,
             # As many versions as clips have gone through together, so that they fit.
-            "batch_size": plan.batch_size_of_run,  # type: ignore[attr-defined]
+            "batch_size": plan.batch_size_of_run,
             "n_random": n_random,
         }
         return replace(real, attribute=MeasureFaithfulness, attribute_arguments=arguments)

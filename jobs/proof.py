@@ -75,19 +75,20 @@ def proven(
     identity = json.dumps(store.record.identity.model_dump(mode="json"), sort_keys=True)
     folder = OutcomeFolder.of_plan(interventions_url(run_url), wanted, identity)
     parts = in_parts(wanted, CLIPS_PER_PART)
-    kept = [folder.read(part) for part in parts]
-    if not try_now and any(outcomes is None for outcomes in kept):
+    kept = {part: folder.read(part) for part in parts}
+    if not try_now and None in kept.values():
         return ranked(found)
     # A clip that couldn't be read may be there again.
     left = [
         part
-        for part, outcomes in zip(parts, kept, strict=True)
+        for part, outcomes in kept.items()
         if outcomes is None
         or (try_now and any(outcome.probability is None for outcome in outcomes))
     ]
     if left:
         _try(left, wanted, folder, store, lease, config, run_url)
-    outcomes = [outcome for part in parts for outcome in _kept(folder, part)]
+        kept |= {part: _kept(folder, part) for part in left}
+    outcomes = [outcome for of_part in kept.values() for outcome in of_part or ()]
     tried = planned.copy()
     tried[OUTCOME] = np.array([outcome.probability for outcome in outcomes], np.float64)
     return ranked(prove(found, _readable(tried, outcomes)))

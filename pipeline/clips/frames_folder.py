@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr import Array
 from zarr.core.group import Group
 
 from pipeline.clips.frames_cache import ENTRIES, FRAMES, FramesCache, entry_dtype
@@ -99,8 +100,7 @@ class _Part:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of its frames: as many rows as there is room for."""
-        shape: tuple[int, ...] = self.group[FRAMES].shape  # type: ignore[union-attr]
-        return shape
+        return self._frames.shape
 
     @property
     def n_bytes(self) -> int:
@@ -117,8 +117,13 @@ class _Part:
 
     def cache(self, *, fills: bool) -> FramesCache:
         """Give what reads it, and may fill it."""
-        rows_per_object: int = self.group[FRAMES].chunks[0]  # type: ignore[union-attr]
-        return FramesCache(self.url, self.shape[0], rows_per_object, fills)
+        return FramesCache(self.url, self.shape[0], self._frames.chunks[0], fills)
+
+    @property
+    def _frames(self) -> "Array[Any]":
+        frames = self.group[FRAMES]
+        assert isinstance(frames, Array)
+        return frames
 
 
 def find_part(url: str, identity: FramesIdentity, manifest: Manifest) -> FramesCache | None:

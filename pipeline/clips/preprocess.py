@@ -121,15 +121,6 @@ class Preprocessing:
             image_std=_channels(params, "image_std") if normalized else (1.0, 1.0, 1.0),
         )
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Rebuild from ``dataclasses.asdict``, even after JSON has turned its tuples into lists."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**fields)
-
     @property
     def geometry(self) -> "Preprocessing":
         """The part that decides a frame's pixels: parameters of later steps have their defaults."""

@@ -106,25 +106,43 @@ def ava_kinetics(url: str, listing: Listing) -> Iterator[Row]:
 
 def activitynet(url: str, listing: Listing) -> Iterator[Row]:
     """ActivityNet's JSON: ``database``, by video, with ``subset`` and labelled ``annotations``."""
+    for video, subset, annotations, where in activitynet_videos(url):
+        labels = []
+        for annotation in annotations:
+            label = annotation.get("label") if isinstance(annotation, dict) else None
+            if not isinstance(label, str):
+                raise ManifestError(f"{where}: {_short(annotation)}, expected one with a label")
+            labels.append(label)
+        row = _of_several(video, labels, listing, names=activitynet_names(video))
+        yield row | {"split": subset}
+
+
+def activitynet_videos(url: str) -> Iterator[tuple[str, str | None, list[Any], str]]:
+    """Videos of ActivityNet's JSON: id, subset, annotations, and where that is, for messages.
+
+    Raises
+    ------
+    ManifestError
+        Names the first part that isn't what it should be; annotations aren't looked into.
+    """
     content = _json(url, "activitynet")
     database = content.get("database") if isinstance(content, dict) else None
     if not isinstance(database, dict):
         raise ManifestError(f"layout activitynet: {url} has no table 'database' at its top")
     for video, entry in database.items():
         where = f"layout activitynet: {url}, video {video[:40]!r}"
-        if not isinstance(entry, dict) or not isinstance(entry.get("annotations", []), list):
+        annotations = entry.get("annotations", []) if isinstance(entry, dict) else None
+        if not isinstance(annotations, list):
             raise ManifestError(f"{where}: {_short(entry)}, expected a table with annotations")
-        labels = []
-        for annotation in entry.get("annotations", []):
-            label = annotation.get("label") if isinstance(annotation, dict) else None
-            if not isinstance(label, str):
-                raise ManifestError(f"{where}: {_short(annotation)}, expected one with a label")
-            labels.append(label)
         subset = entry.get("subset")
         if subset is not None and not isinstance(subset, str):
             raise ManifestError(f"{where}: subset is {_short(subset)}, expected text")
-        row = _of_several(video, labels, listing, names=(f"v_{video}", video))
-        yield row | {"split": subset}
+        yield video, subset, annotations, where
+
+
+def activitynet_names(video: str) -> tuple[str, str]:
+    """Names that the files of a video of ActivityNet have, without their suffix."""
+    return f"v_{video}", video
 
 
 def something_something(url: str, listing: Listing) -> Iterator[Row]:

@@ -15,10 +15,11 @@ from pipeline.dataset.annotations import (
     _csv,
     _first_there,
     _is_number,
-    _json,
     _of_several,
     _short,
     _whole_rows,
+    activitynet_names,
+    activitynet_videos,
     read_text,
 )
 from pipeline.dataset.listing import Listing
@@ -44,15 +45,7 @@ def charades(url: str, listing: Listing) -> Iterator[Row]:
 
 def activitynet(url: str, listing: Listing) -> Iterator[Row]:
     """ActivityNet's JSON: in ``database``, by video, ``annotations`` of a label and a segment."""
-    content = _json(url, "activitynet")
-    database = content.get("database") if isinstance(content, dict) else None
-    if not isinstance(database, dict):
-        raise ManifestError(f"layout activitynet: {url} has no table 'database' at its top")
-    for video, entry in database.items():
-        where = f"layout activitynet: {url}, video {video[:40]!r}"
-        annotations = entry.get("annotations", []) if isinstance(entry, dict) else None
-        if not isinstance(annotations, list):
-            raise ManifestError(f"{where}: {_short(entry)}, expected a table with annotations")
+    for video, subset, annotations, where in activitynet_videos(url):
         for annotation in annotations:
             told = annotation if isinstance(annotation, dict) else {}
             label, segment = told.get("label"), told.get("segment")
@@ -61,9 +54,8 @@ def activitynet(url: str, listing: Listing) -> Iterator[Row]:
                     f"{where}: {_short(annotation)}, expected one with a label and a segment"
                 )
             times = _seconds([str(time) for time in segment], where)
-            names = (f"v_{video}", video)
-            row = _segment(video, label, times, listing, names=names)
-            yield row | {"split": entry.get("subset")}
+            row = _segment(video, label, times, listing, names=activitynet_names(video))
+            yield row | {"split": subset}
 
 
 def ava_kinetics(url: str, listing: Listing) -> Iterator[Row]:

@@ -23,6 +23,7 @@ class Staging:
         self._ahead: tuple[NDArray[np.uint8], Tensor, torch.cuda.Event] | None = None
         self._turn = 0
         if device.type == "cuda":
+            # torch gives these classes no types.
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._buffers: list[Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
             self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]

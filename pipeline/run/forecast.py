@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError
 from pipeline.models.device import device_of
 from pipeline.run.gather import concatenated
@@ -31,8 +32,6 @@ from pipeline.store.space import free_bytes, size
 
 N_BATCHES = 3
 """Batches that are measured; the first, in which libraries are loaded, isn't counted."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -167,9 +166,9 @@ def measure(plan: Plan, pending: PendingRows, *, stages_of: StagesOf = real_stag
     for rows in _spread(plan, pending):
         table = read_rows(plan.manifest, rows, plan.views)
         columns = {name: table[name].to_numpy() for name in table.column_names}
-        loaded, seconds = _timed(lambda columns=columns: load(columns))  # type: ignore[misc]
+        loaded, seconds = _timed(load, columns)
         decode_s.append(seconds)
-        explained, seconds = _timed(lambda loaded=loaded: explain(loaded))  # type: ignore[misc]
+        explained, seconds = _timed(explain, loaded)
         explain_s.append(seconds)
         batches.append(explained)
     counted = slice(1, None) if len(batches) > 1 else slice(None)
@@ -239,9 +238,9 @@ def _stored_bytes(plan: Plan, columns: dict[str, NDArray[Any]]) -> float:
     return n_bytes / n_rows
 
 
-def _timed(step: Callable[[], _T]) -> tuple[_T, float]:
+def _timed(step: Callable[[Columns], Columns], columns: Columns) -> tuple[Columns, float]:
     started_s = time.perf_counter()
-    result = step()
+    result = step(columns)
     return result, time.perf_counter() - started_s
 
 

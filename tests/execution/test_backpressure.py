@@ -154,12 +154,7 @@ def inputs(tmp_path_factory):
 def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
     slowest, inputs, local_ray, tmp_path
 ):
-    config = AttributeConfig(
-        **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1
-    )
-    plan = prepared(config)
-    counts = Counts(tmp_path / "counts")
-    counts.folder.mkdir()
+    plan, counts = planned(inputs, tmp_path, n_models=1)
     store_bytes = ray.cluster_resources()["object_store_memory"]
     task_bytes = BATCH_SIZE * CLIP_BYTES
     assert plan.checkpoint.geometry.clip_bytes == CLIP_BYTES
@@ -217,12 +212,7 @@ class HangingLoader:
 
 @pytest.mark.slow
 def test_a_clip_that_hangs_holds_up_its_own_shard_alone(inputs, local_ray, tmp_path):
-    config = AttributeConfig(
-        **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8, n_models=1
-    )
-    plan = prepared(config)
-    counts = Counts(tmp_path / "counts")
-    counts.folder.mkdir()
+    plan, counts = planned(inputs, tmp_path, n_models=1)
 
     def stages_of(plan, device, channel):
         return Stages(
@@ -252,12 +242,7 @@ class AttributorThatWaitsForAnother(StandInAttributor):
 
 @pytest.mark.slow
 def test_another_model_is_started_where_frames_wait_for_the_first(inputs, local_ray, tmp_path):
-    config = AttributeConfig(
-        **inputs, out=str(tmp_path / "run"), batch_size=BATCH_SIZE, rows_per_shard=8
-    )
-    plan = prepared(config)
-    counts = Counts(tmp_path / "counts")
-    counts.folder.mkdir()
+    plan, counts = planned(inputs, tmp_path)
 
     def stages_of(plan, device, channel):
         return Stages(
@@ -269,6 +254,16 @@ def test_another_model_is_started_where_frames_wait_for_the_first(inputs, local_
 
     assert execute(plan, stages_of=stages_of).n_pending == 0
     assert 2 <= counts.of("model") <= 8
+
+
+def planned(inputs, tmp_path, **options):
+    """A prepared run of small shards, and what counts its steps."""
+    sizes = {"batch_size": BATCH_SIZE, "rows_per_shard": 8}
+    counts = Counts(tmp_path / "counts")
+    counts.folder.mkdir()
+    return prepared(
+        AttributeConfig(**inputs, out=str(tmp_path / "run"), **sizes, **options)
+    ), counts
 
 
 def plan_rows(plan):
