@@ -127,7 +127,7 @@ def test_a_finding_opens_with_its_proof_and_its_clips(chromium, page_url):
     with opened(chromium, page_url, "findings?proof=confirmed") as page:
         page.get_by_role("button", name="Details of finding").press("Enter")
         details = page.locator("tr.details")
-        assert "changed by -0.310, for a random region by -0.020" in details.inner_text()
+        assert "changed by -0.310, for a random part of that size by -0.020" in details.inner_text()
         assert "95 % interval 2.100 to 2.900" in details.inner_text()
         clips = details.locator("a.clip")
         clips.first.wait_for()
