@@ -156,8 +156,9 @@ def join_runs(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
                     "joined whatever the grid"
                 )
     if len({_row_identity(ds) for ds in datasets}) > 1:
-        # Rows that were removed have no id any more.
-        datasets = [_where(ds, ds["status"].values != Status.REMOVED) for ds in datasets]
+        # Rows that were removed, and unused ones, have no id.
+        without_id = [Status.REMOVED, Status.UNUSED]
+        datasets = [_where(ds, ~np.isin(ds["status"].values, without_id)) for ds in datasets]
         ids = {name: _clip_ids(ds, name) for name, ds in zip(names, datasets, strict=True)}
         shared = ids[names[0]]
         for name in names[1:]:
