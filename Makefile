@@ -18,7 +18,7 @@ install: .venv/installed  ## Create .venv and install the project with its devel
 .venv/installed: pyproject.toml constraints.txt
 	@echo "== install into .venv"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,evaluation]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,evaluation,live]'
 	@touch $@
 
 demo: install  ## Write clips, attribute them, and draw the report: runs/demo
