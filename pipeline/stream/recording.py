@@ -136,7 +136,9 @@ class Recording:
                     break
             elif closing:
                 break
+        fault = self._fault
         self._guarded(self._end_session)
+        self._fault = fault or self._fault
 
     def _due(self) -> list[tuple[Window, Columns]]:
         """Give the rows of the shard that is to be committed now; nothing if none is."""
