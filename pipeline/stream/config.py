@@ -53,7 +53,8 @@ class LiveConfig(FrozenConfig):
     """
 
     sources: CliPositionalArg[tuple[str, ...]]
-    """Sources, each shown as a stream of its own."""
+    """Sources, each shown as a stream of its own, before all flags; a comma parts them, and a URL
+    with one stands in double quotes."""
     model: str
     """Checkpoint of a video classifier: a hub id or a local folder."""
     revision: str | None = None

@@ -15,14 +15,15 @@ def test_sources_are_positions_and_times_have_units():
     assert (config.hop, config.window) == (0.5, 3.0)
 
 
-def test_a_source_s_comma_parts_nothing():
-    assert parsed("http://cam/a,b?x=1,2", "--model=m").sources == ("http://cam/a,b?x=1,2",)
+def test_a_url_with_a_comma_is_quoted():
+    assert parsed('"http://cam/a,b?x=1,2"', "--model=m").sources == ("http://cam/a,b?x=1,2",)
+    assert parsed("a.mp4,b.mp4", "--model=m").sources == ("a.mp4", "b.mp4")
 
 
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["--model=m"], "sources"),
+        (["--model=m"], "SOURCES"),
         (["a", "--model=m", "--hop=0s"], "hop"),
         (["a", "--model=m", "--rows-per-shard=6", "--batch-size=4"], "rows_per_shard=6 is not"),
         (["a", "--model=m", "--record-clips"], "record_clips: goes with out"),

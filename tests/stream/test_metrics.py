@@ -13,7 +13,7 @@ def test_metrics_are_what_the_states_say_when_they_are_asked_for():
     registry = registry_of(StreamMetrics(lambda: states, lambda: (5, 1)))
     states.append(StreamStatus("new", SourceState.LIVE, "", 0.1, 1, 0, 1.0))
     values = {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
         for sample in family.samples
     }
