@@ -21,16 +21,20 @@ from pipeline.text import printable, without_credentials
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.stream.viewer.server import Running
+    from pipeline.stream.drift import Alarm
+    from pipeline.stream.drift_watch import DriftWatch
+    from pipeline.stream.reference import Reference
 
     from pipeline.dataset.manifest import Manifest
     from pipeline.models.checkpoint import Checkpoint
     from pipeline.store.record import RunRecord
     from pipeline.stream.engine import Engine
+    from pipeline.stream.events import Events
     from pipeline.stream.explained import Viewer
     from pipeline.stream.recording import Recording
     from pipeline.stream.session import Session
     from pipeline.stream.source import Source
+    from pipeline.stream.viewer.server import Running
     from pipeline.stream.windows import WindowPlan
 
 TOKEN_VARIABLE = "STAA_LIVE_TOKEN"  # noqa: S105
@@ -143,7 +147,8 @@ def _start(config: LiveConfig, sources: Sequence[Source], model: _Model, held: E
 
     with writing("out", config.out or ""):
         events = Events(_events_path(config.out))
-    recording = _recording(config, sources, model, events)
+    reference = _reference(config, model)
+    recording = _recording(config, sources, model, events, held)
     layout = model.record_of(_no_manifest(), "out").layout
     explain = Attributor(
         model.checkpoint,
@@ -162,6 +167,8 @@ def _start(config: LiveConfig, sources: Sequence[Source], model: _Model, held: E
     if page is not None:
         held.callback(page.stop)
     viewers: list[Viewer] = [page.viewer] if page is not None else []
+    if reference is not None:
+        viewers.append(_drift_watch(sources, model.plan, reference, events, page))
     if recording is not None:
         recording.start()
         held.callback(recording.close)
@@ -198,8 +205,10 @@ def _recording(
     config: LiveConfig,
     sources: Sequence[Source],
     model: _Model,
-    events: Any,
+    events: Events,
+    held: ExitStack,
 ) -> Recording | None:
+    from pipeline.store.lease import leased
     from pipeline.stream.recording import Recording, Terms
     from pipeline.stream.session import Paths, Session, finish_cut_off
     from pipeline.stream.sessions import new_session, urls_of
@@ -207,12 +216,15 @@ def _recording(
     if config.out is None:
         return None
     out = config.out if "://" in config.out else str(Path(config.out).absolute())
+    # Of the folder, and not of a session, which the audit and others may work on as it grows.
+    lease = held.enter_context(leased(out, verb="live", take_over=config.take_over))
     with writing("out", out):
         for url in finish_cut_off(urls_of(out)):
             events.tell("", "finished", {"session": url, "reason": "it was cut off"})
     plan = model.plan
+    shown = {source.name: source.shown for source in sources}
     facts = {
-        "sources": {source.name: source.shown for source in sources},
+        "sources": shown,
         "window_s": plan.window_s,
         "hop_s": plan.hop_s,
         "flush_s": config.flush,
@@ -235,7 +247,40 @@ def _recording(
         None if config.keep.size is None else int(config.keep.size),
         config.record_clips,
     )
-    return Recording(out, begin, dict(facts["sources"]), terms, events.tell)
+    return Recording(out, begin, shown, terms, events.tell, lease)
+
+
+def _reference(config: LiveConfig, model: _Model) -> Reference | None:
+    """Read what the streams are held against."""
+    if config.drift_against is None:
+        return None
+    from pipeline.stream.drift_watch import reference_of
+
+    return reference_of(config.drift_against, model.checkpoint.class_names)
+
+
+def _drift_watch(
+    sources: Sequence[Source],
+    plan: WindowPlan,
+    reference: Reference,
+    events: Events,
+    page: Running | None,
+) -> DriftWatch:
+    from pipeline.stream.drift import DriftSettings
+    from pipeline.stream.drift_watch import DriftWatch, told_event
+
+    def tell(alarm: Alarm) -> None:
+        event = told_event(alarm)
+        events.tell(alarm.stream, "drift", {k: v for k, v in event.items() if k != "stream"})
+        print(f"live: {printable(alarm.stream)}: {printable(alarm.said)}", file=sys.stderr)
+        if page is not None:
+            page.alarm(event)
+
+    settings = DriftSettings(
+        horizon_windows=max(1, round(3600 / plan.hop_s)),
+        correlation_windows=max(DriftSettings.correlation_windows, plan.window_s / plan.hop_s),
+    )
+    return DriftWatch(reference, [source.name for source in sources], tell, settings)
 
 
 def _page(config: LiveConfig, sources: Sequence[Source], registry: Any) -> Running | None:

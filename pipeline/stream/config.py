@@ -92,6 +92,9 @@ class LiveConfig(FrozenConfig):
     """Which sessions are kept."""
     record_clips: bool = False
     """Keep the frames that the model saw of each window as a small video beside the store."""
+    take_over: bool = False
+    """Go on although somebody else seems to be writing sessions to the same folder, who then stops;
+    whoever has ended without a word is taken over without it, after a minute at most."""
     drift_against: str | None = None
     """Folder of a run of `jobs.attribute` over clips as they should be: an alarm is raised where
     the streams come to differ from it."""

@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -99,7 +100,8 @@ class Feed:
 
     def __post_init__(self) -> None:
         self.health = Health(self.patience)
-        self.n_frames = self.n_dropped = 0
+        self.n_frames = self._n_dropped = 0
+        self._open: OpenSource | None = None
         self.stop = threading.Event()
         self._cutter = WindowCutter(self.source.name, self.plan)
         self._time_s, self._received_s = 0.0, 0.0
@@ -120,6 +122,21 @@ class Feed:
         self.stop.set()
         if self._thread.ident is not None:
             self._thread.join(wait_s)
+
+    @property
+    def n_dropped(self) -> int:
+        """Frames so far that were received and couldn't be used."""
+        return self._n_dropped + (self._open.n_damaged if self._open is not None else 0)
+
+    @contextmanager
+    def _counted(self, source: OpenSource) -> Iterator[None]:
+        """Count a source's damaged frames, while open and from then on."""
+        self._open = source
+        try:
+            yield
+        finally:
+            self._open = None
+            self._n_dropped += source.n_damaged
 
     @property
     def n_too_short(self) -> int:
@@ -161,7 +178,7 @@ class Feed:
 
     def _read(self) -> str:
         """Read the source to its end; why it won't be opened again, or nothing if it will."""
-        with opened(self.source) as source:
+        with opened(self.source) as source, self._counted(source):
             plays = self.source.kind == "file" or source.is_finite
             self._pace.restart()
             clock: _Clock | None = None
@@ -173,14 +190,13 @@ class Feed:
                 clock, tick = self._tick(clock, source, frame)
                 self.n_frames += 1
                 if fitted is None or tick is None:
-                    self.n_dropped += 1
+                    self._n_dropped += 1
                     continue
                 next_tick = self._next_tick(clock, tick, frame, following) if plays else None
                 time_s = clock.ring.seconds(tick) + clock.offset_s
                 if plays and self.paced:
                     self._pace.wait(time_s, self.stop)
                 self._take(clock, tick, next_tick, time_s, frame.image, fitted)
-            self.n_dropped += source.n_damaged
             return "the source has come to its end" if plays else ""
 
     def _fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:

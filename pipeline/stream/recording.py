@@ -19,6 +19,7 @@ from pipeline.clips.columns import Columns
 from pipeline.errors import StaaError, StorageError, reason_of
 from pipeline.storage.files import open_filesystem, write_bytes
 from pipeline.storage.retries import with_retries
+from pipeline.store.lease import Lease
 from pipeline.store.run_folder import in_run
 from pipeline.stream.session import Row, Session
 from pipeline.stream.sessions import ENDED_NAME, ended_note, retain
@@ -74,6 +75,8 @@ class Recording:
     sources: dict[str, str]
     terms: Terms
     event: Event = lambda stream, kind, values: None
+    lease: Lease | None = None
+    """Held by whoever may write to ``out``; None if it has no owner."""
     n_lost: int = 0
     """Windows that were left out."""
     n_written: int = 0
@@ -163,6 +166,8 @@ class Recording:
             self._since_s = time.monotonic() if self._waiting else None
 
     def _commit(self, rows: list[tuple[Window, Columns]]) -> None:
+        if self.lease is not None:
+            self.lease.check()
         if time.monotonic() - self._session_since_s > self.terms.session_s:
             self._end_session()
             self._begin_session()

@@ -40,6 +40,7 @@ from pipeline.store.record import RunRecord
 from pipeline.store.run_folder import in_run, store_url
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
+from pipeline.stream.sessions import has_ended
 from pipeline.stream.source import Source
 
 MANIFEST_NAME = "manifest.parquet"
@@ -208,6 +209,8 @@ def finish_cut_off(urls: Sequence[str]) -> list[str]:
     """Finish the sessions that were cut off; the URLs of those that were."""
     finished = []
     for url in urls:
+        if has_ended(url):
+            continue
         # One that can't be read is left as it is: others must not stand in the way of a new one.
         with suppress(StoreError):
             there = find_store(store_url(url))

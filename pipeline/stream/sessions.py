@@ -99,6 +99,12 @@ def retain(
     return deleted
 
 
+def has_ended(url: str) -> bool:
+    """Whether a session came to its end, and was not cut off."""
+    filesystem, path = open_filesystem(in_run(url, ENDED_NAME))
+    return bool(with_retries(url, lambda: filesystem.exists(path)))
+
+
 def ended_note(now: datetime) -> bytes:
     """Content of the note that says when a session ended."""
     return json.dumps({"ended": now.isoformat(timespec="seconds")}).encode()

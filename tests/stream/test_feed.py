@@ -17,6 +17,7 @@ from pipeline.stream.source import Source, SourceError, SourceFrame, parse_sourc
 from pipeline.stream.windows import WindowPlan
 from tests.support.clips import numbered_frames, write_mp4
 from tests.support.recordings import write_fragmented, write_kind
+from tests.support.rtsp_server import camera
 
 PREPROCESSING = Preprocessing(shortest_edge=32, crop=(32, 32))
 SAMPLINGS = (
@@ -247,3 +248,41 @@ def test_over_http_a_file_is_played_and_ends(recordings, tmp_path):
     assert len(kept.windows) == len(local.windows) >= 6
     for one, other in zip(kept.windows, local.windows, strict=True):
         assert np.array_equal(np.stack(one.cut.frames), np.stack(other.cut.frames))
+
+
+def test_an_rtsp_camera_is_played_and_opened_again_when_it_hangs_up(recordings):
+    path = recordings["interlaced.ts"]
+    kept = Kept()
+    with camera(path, 1.0, password="hunter2") as server:
+        url = f"rtsp://eve:hunter2@127.0.0.1:{server.server_address[1]}/live"
+        feed = Feed(Source("cam", url), plan_of(), kept.listener(), backoff=Backoff(0.01, 0.02))
+        feed.start()
+        end = time.monotonic() + 60
+        while not any(kind == "back" for kind, _ in kept.events):
+            assert time.monotonic() < end, (kept.events, feed.health.state(time.monotonic()))
+            time.sleep(0.02)
+        feed.close(10)
+    assert [kind for kind, _ in kept.events][:2] == ["lost", "back"]
+    assert "hunter2" not in str(kept.events)
+    local, _ = read_through(parse_source(str(path)), plan_of())
+    played = {window.number: window for window in kept.windows}
+    for window in local.windows[:4]:
+        assert np.array_equal(
+            np.stack(played[window.number].cut.frames), np.stack(window.cut.frames)
+        )
+
+
+def test_a_camera_that_refuses_is_lost_and_tried_again(recordings):
+    kept = Kept()
+    with camera(recordings["interlaced.ts"], 1.0, password="another") as server:
+        url = f"rtsp://eve:hunter2@127.0.0.1:{server.server_address[1]}/live"
+        feed = Feed(Source("cam", url), plan_of(), kept.listener(), backoff=Backoff(0.01, 0.02))
+        feed.start()
+        end = time.monotonic() + 60
+        while len(kept.events) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert feed.health.state(time.monotonic())[0] is SourceState.LOST
+        feed.close(10)
+        assert server.n_played == 0
+    assert "hunter2" not in str(kept.events)
