@@ -204,6 +204,7 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.mark.slow  # test_session.py cuts a session off at each step
 def test_killed_at_any_moment_nothing_is_torn_and_interrupted_it_ends_tidily(inputs, tmp_path):
     out = tmp_path / "out"
     seed = int(time.strftime("%Y%m%d"))
