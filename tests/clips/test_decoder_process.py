@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.clips.decoder_process
 from pipeline.clips.decode import Reading, read_frames
-from pipeline.clips.decoder_process import N_TRIES, ExpendableDecoder, process_decoder
+from pipeline.clips.decoder_process import N_TRIES, WAITS_S, ExpendableDecoder, process_decoder
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
@@ -33,6 +32,7 @@ LONG_S = 300.0
 """A limit that only what is stuck would come to."""
 SHORT_S = 0.5
 """A limit for what hangs for ever."""
+N_STARTS = len(WAITS_S) + 1
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,8 @@ def mp4(tmp_path_factory):
 
 @pytest.fixture
 def decoder():
-    decoder = ExpendableDecoder(STAND_IN, memory_bytes=MEMORY)
+    # A stand-in's memory is there at once.
+    decoder = ExpendableDecoder(STAND_IN, memory_bytes=MEMORY, waits_s=(0.01,) * (N_STARTS - 1))
     yield decoder
     decoder.close()
 
@@ -215,14 +216,9 @@ def test_a_child_that_can_not_start_is_no_failure_of_a_clip_and_is_started_once(
     assert capfd.readouterr().err.count("has no attribute 'absent'") == 1
 
 
-N_STARTS = len(pipeline.clips.decoder_process._WAITS_S) + 1
-
-
 @pytest.fixture
 def left_to_kill(tmp_path, monkeypatch):
     """Folder with a file for each child that is to be killed while it starts."""
-    # A stand-in's memory is there at once.
-    monkeypatch.setattr(pipeline.clips.decoder_process, "_WAITS_S", (0.01,) * (N_STARTS - 1))
     monkeypatch.setenv(KILLED_AT_START, str(tmp_path))
     return tmp_path
 
