@@ -15,28 +15,39 @@ MAX_PIXELS = 8192 * 8192
 """Pixels of a picture: twice those of 8K video. A larger one would take the memory of a machine."""
 
 
-def open_stream(data: bytes, demuxer: str) -> tuple[Any, Any]:
-    """Open a recording by its demuxer: the container, and the video stream in it."""
-    return open_file(io.BytesIO(data), demuxer)
+def open_stream(data: bytes, demuxer: str, *, max_pixels: int = MAX_PIXELS) -> tuple[Any, Any]:
+    """Open a recording by its demuxer: the container, and the video stream in it.
+
+    Parameters
+    ----------
+    max_pixels
+        Pictures of more are refused before one is decoded.
+
+    Raises
+    ------
+    DecodeError
+        ``UNREADABLE``, if there is no video that can be decoded, or one of too many pixels.
+    """
+    return open_file(io.BytesIO(data), demuxer, max_pixels=max_pixels)
 
 
-def open_file(file: BinaryIO, demuxer: str) -> tuple[Any, Any]:
+def open_file(file: BinaryIO, demuxer: str, *, max_pixels: int = MAX_PIXELS) -> tuple[Any, Any]:
     """Open a recording that isn't read as a whole; as `open_stream`."""
     try:
         container: Any = av.open(
             file,
             format=demuxer,
-            options={"protocol_whitelist": "", "max_pixels": str(MAX_PIXELS)},
+            options={"protocol_whitelist": "", "max_pixels": str(max_pixels)},
             io_open=_refuse,
             metadata_errors="replace",
             buffer_size=1 << 18,
         )
     except (av.FFmpegError, ValueError) as error:
         raise DecodeError(Status.UNREADABLE, f"can't be opened: {reason_of(error)}") from error
-    return container, video_of(container)
+    return container, video_of(container, max_pixels=max_pixels)
 
 
-def video_of(container: Any) -> Any:
+def video_of(container: Any, *, max_pixels: int = MAX_PIXELS) -> Any:
     """Find the video stream of an open container, whose other streams are passed over.
 
     Raises
@@ -50,10 +61,10 @@ def video_of(container: Any) -> Any:
     context = stream.codec_context
     if context is None:
         raise DecodeError(Status.UNREADABLE, "can't be opened: no decoder for its video is known")
-    if context.width * context.height > MAX_PIXELS:
+    if context.width * context.height > max_pixels:
         raise DecodeError(
             Status.UNREADABLE,
-            f"pictures of {context.width}x{context.height} pixels are more than {MAX_PIXELS}",
+            f"pictures of {context.width}x{context.height} pixels are more than {max_pixels}",
         )
     for other in container.streams:
         if other.index != stream.index:

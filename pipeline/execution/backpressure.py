@@ -47,6 +47,7 @@ _BUSY_S = 3.0
 """
 
 
+# Ray's types aren't followed, here as elsewhere: its classes are `Any`.
 class StalledError(RayError):  # type: ignore[misc]
     """Nothing was in flight for too long, though there was something to do."""
 

@@ -139,13 +139,14 @@ class Playhead:
         if self._end_s is None:
             return None
         target = min(self._end_s, self._end_s - self._hop_s + now_s - self._arrived_s)
-        behind = 0.0 if self._position_s is None else target - self._position_s
-        if self._position_s is None or abs(behind) > max(3.0, 2 * self._hop_s):
+        elapsed_s = max(0.0, now_s - self._asked_s)
+        position_s = target if self._position_s is None else self._position_s + elapsed_s
+        behind = target - position_s
+        if abs(behind) > max(3.0, 2 * self._hop_s):
             self._position_s = target
         else:
-            rate = min(_FASTEST, max(_SLOWEST, 1 + behind))
-            ahead = self._position_s + rate * max(0.0, now_s - self._asked_s)
-            self._position_s = min(self._end_s, ahead)
+            change = min(_FASTEST - 1, max(_SLOWEST - 1, behind))
+            self._position_s = min(self._end_s, position_s + change * elapsed_s)
         self._asked_s = now_s
         return self._position_s
 

@@ -76,9 +76,11 @@ class Playhead {
   at(time) {
     if (this.end === null) return null;
     const target = Math.min(this.end, this.end - this.hop + time - this.arrived);
-    const behind = this.position === null ? 0 : target - this.position;
-    if (this.position === null || Math.abs(behind) > Math.max(3, 2 * this.hop)) this.position = target;
-    else this.position = Math.min(this.end, this.position + clamp(1 + behind, SLOWEST, FASTEST) * Math.max(0, time - this.asked));
+    const elapsed = Math.max(0, time - this.asked);
+    const position = this.position === null ? target : this.position + elapsed;
+    const behind = target - position;
+    if (Math.abs(behind) > Math.max(3, 2 * this.hop)) this.position = target;
+    else this.position = Math.min(this.end, position + clamp(behind, SLOWEST - 1, FASTEST - 1) * elapsed);
     this.asked = time;
     return this.position;
   }
@@ -105,7 +107,7 @@ class Tile {
     this.large = h("button", { type: "button", "aria-pressed": "false", "aria-label": `Enlarge ${name}`, onclick: () => this.enlarge() }, "Enlarge");
     this.label = h("b", {}, "–");
     this.probability = h("span", {});
-    this.leading = h("p", { class: "leading" });
+    this.leading = h("span", { class: "leading" });
     this.reason = h("p", { class: "reason", hidden: true });
     this.bars = h("div", { class: "bars", role: "img", "aria-label": "No window explained yet" });
     this.marker = h("span", { class: "now", hidden: true });
@@ -115,14 +117,13 @@ class Tile {
       const value = h("dd", {}, "–");
       return { value, element: h("div", {}, h("dt", {}, title), value) };
     };
-    this.facts = { age: fact("Age of the map"), rate: fact("Rate"), skipped: fact("Skipped"), dropped: fact("Frames dropped") };
+    this.facts = { age: fact("Age"), rate: fact("Rate"), skipped: fact("Skipped"), dropped: fact("Dropped") };
     this.element = h("article", { class: "tile", "aria-labelledby": `stream-${index}` },
       h("header", {}, h("h2", { id: `stream-${index}`, title: name }, name_(name)), this.badge, this.large),
       h("div", { class: "screen" }, this.canvas, this.waiting),
       h("div", { class: "about" },
         this.reason,
-        h("p", { class: "answer" }, this.label, this.probability),
-        this.leading,
+        h("p", { class: "answer" }, this.label, this.probability, this.leading),
         h("div", { class: "time" }, this.bars, h("div", { class: "ticks", "aria-hidden": "true" }, this.from, h("span", {}, "when it attended"), this.to)),
         h("dl", { class: "facts" }, Object.values(this.facts).map((f) => f.element))));
     this.map = document.createElement("canvas");
@@ -145,7 +146,8 @@ class Tile {
     setText(this.label, shown.label);
     this.label.title = shown.label;
     setText(this.probability, percent(shown.probability));
-    setText(this.leading, shown.leading === null ? "" : `the newest window says ${shown.leading}, ${percent(message.top[0][1])}`);
+    setText(this.leading, shown.leading === null ? "" : `now rather ${shown.leading}, ${percent(message.top[0][1])}`);
+    this.leading.title = this.leading.textContent;
     const where = whereInWords(peak.row, peak.column, grid[1], grid[2]);
     this.canvas.setAttribute("aria-label", `${this.name}: ${shown.label}; most attention at ${where}, ${peak.times_uniform.toFixed(1)} times uniform`);
     this.drawBars(message);
@@ -183,7 +185,7 @@ class Tile {
       fact.element.classList.toggle("some", n > 0);
     };
     if (skipped !== null) put(this.facts.skipped, skipped, "window");
-    if (dropped !== null) setText(this.facts.dropped.value, dropped.toLocaleString("en"));
+    if (dropped !== null) put(this.facts.dropped, dropped, "frame");
   }
 
   takePicture(time, bitmap) {
