@@ -110,6 +110,20 @@ class Slowed:
                 return columns
 
 
+class Timed:
+    """A model whose passes are timed."""
+
+    def __init__(self, explain: Callable[[Columns], Columns]) -> None:
+        self._explain = explain
+        self.took_s: list[float] = []
+
+    def __call__(self, batch: Columns) -> Columns:
+        begun = time.perf_counter()
+        columns = self._explain(batch)
+        self.took_s.append(time.perf_counter() - begun)
+        return columns
+
+
 class Ages:
     """A viewer that looks at the ages of what it would show."""
 
@@ -168,11 +182,13 @@ def played(
     )
     sources = [Source(f"s{number}", str(path)) for number, path in enumerate(files)]
     memory: list[float] = []
+    timed = Timed(explain)
+    cpu_s, begun = time.process_time(), time.monotonic()
     with Ages() as ages:
         engine = Engine(
             sources,
             plan,
-            explain,
+            timed,
             checkpoint.class_names,
             viewers=[ages],
             settings=Settings(batch_size=len(files)),
@@ -186,6 +202,7 @@ def played(
         # Before the end is told: after it nothing new comes, and ages grow.
         sampled = np.array(ages.ages)
         states = engine.states()
+        cpus = (time.process_time() - cpu_s) / (time.monotonic() - begun)
         engine.stop()
         running.join()
     third = len(memory) // 3
@@ -195,6 +212,10 @@ def played(
         "age_p50_s": round(float(np.quantile(sampled, 0.5)), 4),
         "age_p99_s": round(float(np.quantile(sampled, 0.99)), 4),
         "age_max_s": round(float(sampled.max()), 4),
+        "batch_in_run_p50_s": round(float(np.median(timed.took_s)), 4),
+        "batch_in_run_max_s": round(float(max(timed.took_s)), 4),
+        "cpus_used": round(cpus, 2),
+        "load": round(os.getloadavg()[0], 1),
         "windows": sum(status.windows for status in states),
         "skipped": sum(status.skipped for status in states),
         "memory_mb": round(float(np.mean(memory[third : 2 * third] or memory)), 1),
