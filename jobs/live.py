@@ -246,6 +246,7 @@ def _recording(
         config.keep.age,
         None if config.keep.size is None else int(config.keep.size),
         config.record_clips,
+        waits=config.fast,
     )
     return Recording(out, begin, shown, terms, events.tell, lease)
 

@@ -34,7 +34,7 @@ Explain = Callable[[Columns], Columns]
 
 
 class Recorder(Protocol):
-    """Who keeps explained windows. No call blocks."""
+    """Who keeps explained windows. No call blocks while streams are played."""
 
     def record(self, window: Window, columns: Columns) -> None:
         """Take a window, and its row: the store's columns, each of one row."""

@@ -48,6 +48,9 @@ class Terms:
         As `retain` says.
     clips
         Whether the frames that the model saw are kept as small videos.
+    waits
+        Whether windows wait for a storage that is slower, and none is left out: for files that are
+        gone through as fast as may be.
     """
 
     rows_per_shard: int = 64
@@ -56,6 +59,7 @@ class Terms:
     keep_s: float | None = None
     keep_bytes: int | None = None
     clips: bool = False
+    waits: bool = False
 
 
 @dataclass
@@ -100,9 +104,12 @@ class Recording:
         self._thread.start()
 
     def record(self, window: Window, columns: Columns) -> None:
-        """Take a window; never waits."""
+        """Take a window; never waits, unless that is asked for."""
+        most = MAX_SHARDS_WAITING * self.terms.rows_per_shard
         with self._changed:
-            if len(self._waiting) >= MAX_SHARDS_WAITING * self.terms.rows_per_shard:
+            while self.terms.waits and len(self._waiting) >= most and self._thread.is_alive():
+                self._changed.wait(_LOOK_S)
+            if len(self._waiting) >= most:
                 self.n_lost += 1
                 return
             if not self._waiting:
@@ -164,6 +171,7 @@ class Recording:
         with self._changed:
             del self._waiting[: len(rows)]
             self._since_s = time.monotonic() if self._waiting else None
+            self._changed.notify_all()
 
     def _commit(self, rows: list[tuple[Window, Columns]]) -> None:
         if self.lease is not None:

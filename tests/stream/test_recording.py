@@ -111,6 +111,26 @@ def test_a_storage_that_is_away_costs_no_more_than_what_fits(tmp_path, monkeypat
     assert statuses(keeps.sessions[0]) == [Status.OK] * bound
 
 
+def test_where_it_is_asked_for_windows_wait_for_the_storage(tmp_path, monkeypatch):
+    keeps = recording(tmp_path, replace(TERMS, waits=True))
+    keeps.start()
+    real, n_refused = Session.commit, []
+
+    def refuse(self, rows):
+        if len(n_refused) < 3:
+            n_refused.append(1)
+            raise StorageError("away")
+        real(self, rows)
+
+    monkeypatch.setattr(Session, "commit", refuse)
+    n_windows = (MAX_SHARDS_WAITING + 3) * ROWS_PER_SHARD
+    for each, columns in rows_of([window(n) for n in range(n_windows)]):
+        keeps.record(each, columns)
+    keeps.close()
+    assert keeps.n_lost == 0
+    assert statuses(keeps.sessions[0]) == [Status.OK] * n_windows
+
+
 def test_what_can_not_be_written_at_the_end_is_an_error(tmp_path, monkeypatch):
     keeps = recording(tmp_path)
     keeps.start()
