@@ -126,7 +126,7 @@ def test_rows_are_those_of_attribute_over_a_manifest_of_the_windows(
 
 def test_it_is_read_while_it_grows(inputs, tmp_path):
     out = tmp_path / "out"
-    changes = {"rows_per_shard": 2, "hop": 0.02}
+    changes = {"rows_per_shard": 4, "hop": 0.05}
     running = threading.Thread(target=live, args=(config(inputs, out, **changes),))
     running.start()
     sizes = set()
