@@ -181,7 +181,7 @@ def test_what_is_wrong_is_told_on_one_line_before_anything_is_started(
     from pipeline.errors import StaaError
 
     with pytest.raises(StaaError, match=reason):
-        live(config(inputs, tmp_path / "out", **changes))
+        live(config(inputs, **{"out": tmp_path / "out"} | changes))
     assert not urls_of(str(tmp_path / "out"))
 
 
