@@ -119,7 +119,6 @@ def read_evidence(run_url: str) -> Evidence:
     stored = next((name for name in VECTOR_NAMES if name in ds), None)
     vectors = None if stored is None else ds[stored].values.astype(np.float32)[ok]
     record = record_of(ds)
-    name = record.identity.method.name
     _, n_times, height, width = ds["spatial"].shape
     return per_video(
         Evidence(
@@ -129,8 +128,8 @@ def read_evidence(run_url: str) -> Evidence:
             vectors=vectors,
             grid=(n_times, height, width),
             class_names=list(record.class_names),
-            method=name,
-            class_specific="evidence" in name,
+            method=record.method_name,
+            class_specific=record.class_specific,
         )
     )
 

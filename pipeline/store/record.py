@@ -14,6 +14,9 @@ from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views, ViewsConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.status import Status
+from pipeline.store.conventions import NAME as DECLARATION
+from pipeline.store.conventions import VERSION as CONVENTION_VERSION
+from pipeline.store.conventions import Attributions
 from pipeline.store.schema import StoreLayout
 
 SCHEMA_NAME = "staa"
@@ -23,6 +26,9 @@ SCHEMA_VERSION = 2
 
 SCHEMA: dict[str, Any] = {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}
 """Attribute of the group by which a store is known."""
+
+_DECLARED = ("schema", "zarr_conventions", DECLARATION)
+"""Attributes beside the record: what the store is, for this product and for others."""
 
 
 class _Recorded(BaseModel):
@@ -62,6 +68,9 @@ class RunIdentity(_Recorded):
     """Raised when the same input would give other attributions."""
     measured: dict[str, Any] | None = None
     """How the attributions were measured, in a store of that."""
+    taken_in: Attributions | None = None
+    """What the store of another tool says of its attributions, in a run that was made of one: the
+    method, sampling, preprocessing and precision here mean nothing then."""
 
     def differences(self, other: "RunIdentity") -> list[tuple[str, Any, Any]]:
         """Key, value here and value there of everything that differs, by key."""
@@ -108,6 +117,20 @@ class RunRecord(_Recorded):
         identity = self.identity
         return Views.of_config(identity.views, identity.sampling, identity.preprocessing)
 
+    @property
+    def method_name(self) -> str:
+        """Name of the attribution method, also of another tool's."""
+        identity = self.identity
+        return identity.taken_in.method if identity.taken_in else identity.method.name
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether an attribution says what speaks for a class, or only where the model looks."""
+        identity = self.identity
+        if identity.taken_in:
+            return identity.taken_in.class_specific
+        return identity.method.name == "evidence"
+
     def run_id(self, run_url: str) -> str:
         """Short name of the run for logs and metrics: its folder's name and a digest."""
         # Without defaults, so that an option that a later release adds leaves the name as it is.
@@ -117,7 +140,18 @@ class RunRecord(_Recorded):
 
     def to_attributes(self) -> dict[str, Any]:
         """Attributes of the store's group, all of them."""
-        return {"schema": dict(SCHEMA), **self.model_dump(mode="json")}
+        declared = {} if self.layout.measures else self.declaration.to_attributes()
+        return {"schema": dict(SCHEMA), **declared, **self.model_dump(mode="json")}
+
+    @property
+    def declaration(self) -> Attributions:
+        """What a store of the run's attributions declares to other tools."""
+        return Attributions(
+            version=CONVENTION_VERSION,
+            method=self.method_name,
+            class_specific=self.class_specific,
+            class_names=self.class_names,
+        )
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], where: str) -> "RunRecord":
@@ -146,7 +180,7 @@ class RunRecord(_Recorded):
                 f"{where}: its schema is version {version!r}; this release reads versions 1 to "
                 f"{SCHEMA_VERSION}"
             )
-        values = {key: value for key, value in attributes.items() if key != "schema"}
+        values = {key: value for key, value in attributes.items() if key not in _DECLARED}
         try:
             return cls.model_validate(_from_version_1(values) if version == 1 else values)
         except ValidationError as error:
