@@ -156,6 +156,7 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from error
 
+    # The class to derive from is known only as the program runs, which types can't say.
     class Settings(BaseSettings, config_class):  # type: ignore[misc, valid-type]
         model_config = SettingsConfigDict(
             cli_prog_name=_program(verb),

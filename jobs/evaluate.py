@@ -137,13 +137,11 @@ def _perturb(config: EvaluateConfig) -> int:
     from pipeline.evaluation.measured import NO_QUALITY, read_faithfulness
     from pipeline.evaluation.perturbation import FILLS
     from pipeline.logs import set_up_logging
-    from pipeline.run.sample import discard_sample, prepare_sample
+    from pipeline.run.sample import prepare_sample
 
     set_up_logging("text", logging.WARNING)
     out = faithfulness_url(config.run)
     with owned_run(config, "evaluate") as (_, lease):
-        if config.overwrite:
-            discard_sample(out)
         plan = planned(config)
         prepare_sample(plan)
         summary = execute(config, plan, lease)
@@ -194,6 +192,7 @@ def planned(config: EvaluateConfig) -> "SamplePlan":
         n_videos=config.clips,
         seed=config.seed,
         options=options,
+        overwrite=config.overwrite,
     )
 
 

@@ -102,20 +102,29 @@ def _forget_frames(
     from pipeline.run.frames import TEMPORARY_NAME
 
     cache = config.frames_cache or store.record.config.get("frames_cache")
-    if manifest is None:
-        if cache:
-            print(
-                f"forget: warning: {cache} may have frames of these videos: without the manifest "
-                "it isn't known where; delete that folder",
-                file=sys.stderr,
-            )
-        return
     folder, slash, _ = config.run.rstrip("/").rpartition("/")
     shared = f"{folder}/{TEMPORARY_NAME}" if slash else TEMPORARY_NAME
     videos = np.unique(store.record.views.video(rows))
+    digests = _digests(store, rows)
     for url in (cache, shared):
         if url:
-            forget_videos(url, manifest, videos)
+            forget_videos(url, manifest, videos, digests)
+    if cache and manifest is None:
+        print(
+            f"forget: warning: {cache} may still have frames of videos that failed in this run: "
+            "without the manifest it isn't known where; delete that folder",
+            file=sys.stderr,
+        )
+
+
+def _digests(store: "Store", rows: "NDArray[np.int64]") -> set[bytes]:
+    """Digests of the files of some rows, as far as they are stored."""
+    from pipeline.clips.columns import DIGEST_BYTES
+
+    if "clip_digest" not in store.layout.arrays() or not len(rows):
+        return set()
+    stored = store.array("clip_digest").get_orthogonal_selection((rows,))
+    return {digest.tobytes() for digest in stored} - {bytes(DIGEST_BYTES)}
 
 
 def _names(url: str) -> list[str]:

@@ -62,6 +62,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(values)
 
 
+# Handlers of streams are generic in the stubs alone.
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to whatever stderr is at the time; `set_up_logging` replaces this handler."""
 

@@ -37,6 +37,7 @@ def progress_bar(
     return _Lines(iterable, **shown, mininterval=_LOG_EVERY_S, miniters=0, bar_format=_LINE)
 
 
+# tqdm is generic in its stubs alone, and can't be subscripted as the program runs.
 class _Lines(tqdm):  # type: ignore[type-arg]
     """Writes whole lines: in a log, a bar that redraws itself would pile up in one line."""
 

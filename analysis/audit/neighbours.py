@@ -9,7 +9,12 @@ _COLUMNS_AT_ONCE = 16384
 
 
 def nearest(
-    vectors: NDArray[np.float32], group: NDArray[np.integer], k: int
+    vectors: NDArray[np.float32],
+    group: NDArray[np.integer],
+    k: int,
+    *,
+    rows_at_once: int = _ROWS_AT_ONCE,
+    columns_at_once: int = _COLUMNS_AT_ONCE,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Find the k nearest rows of another group for each row.
 
@@ -22,6 +27,8 @@ def nearest(
         (n, d).
     group
         (n,) rows of the same group aren't neighbours of each other.
+    rows_at_once, columns_at_once
+        Size of the blocks in which distances are computed.
 
     Returns
     -------
@@ -33,12 +40,12 @@ def nearest(
     rows = np.full((n, k), -1, np.int64)
     distances = np.full((n, k), np.inf)
     kept = min(2 * k, n)
-    for start in range(0, n, _ROWS_AT_ONCE):
-        block = slice(start, min(start + _ROWS_AT_ONCE, n))
+    for start in range(0, n, rows_at_once):
+        block = slice(start, min(start + rows_at_once, n))
         best = np.full((block.stop - start, kept), np.inf, np.float32)
         at = np.full(best.shape, -1, np.int64)
-        for left in range(0, n, _COLUMNS_AT_ONCE):
-            part = slice(left, min(left + _COLUMNS_AT_ONCE, n))
+        for left in range(0, n, columns_at_once):
+            part = slice(left, min(left + columns_at_once, n))
             square = squares[part] - 2 * (vectors[block] @ vectors[part].T)
             square += squares[block, None]
             square[group[block, None] == group[part]] = np.inf

@@ -17,7 +17,6 @@ _CHILD = "pipeline.clips.header:read_header"
 _MEMORY_BYTES = 4_000_000_000
 _TIMEOUT_S = 60.0
 _READING = Reading(Sampling(kind="uniform", n_samples=1))
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,17 @@ class Header:
         return f"{self.status.label}: {self.message}"
 
 
-def check_headers(root: str, paths: Sequence[str], *, n_workers: int) -> Iterator[Header]:
+def check_headers(
+    root: str, paths: Sequence[str], *, n_workers: int, n_at_once: int = 256
+) -> Iterator[Header]:
     """Open clips one after another, some at a time; gives their headers in order.
 
-    What a header says may be wrong of its frames: only decoding tells.
+    What a header says about its frames may be wrong: only decoding tells.
+
+    Parameters
+    ----------
+    n_at_once
+        Clips that are on their way before the first of them has to be taken.
 
     Raises
     ------
@@ -68,8 +74,8 @@ def check_headers(root: str, paths: Sequence[str], *, n_workers: int) -> Iterato
 
     try:
         with ThreadPoolExecutor(n_workers, initializer=start) as pool:
-            for start_at in range(0, len(paths), _AT_ONCE):
-                yield from pool.map(check, paths[start_at : start_at + _AT_ONCE])
+            for start_at in range(0, len(paths), n_at_once):
+                yield from pool.map(check, paths[start_at : start_at + n_at_once])
     finally:
         for decoder in decoders:
             decoder.close()

@@ -48,7 +48,7 @@ _STEP_S = 1.0
 
 _START_S = 120.0
 """Only a guard, against a machine on which no child gets ready."""
-_WAITS_S = (0.5, 1.0, 2.0, 4.0)
+WAITS_S = (0.5, 1.0, 2.0, 4.0)
 """Before a child that was killed while it started is started again: memory may be free by then."""
 _GRACE_S = 10.0
 """For a child that has let go of its connection to say why, and to end with its own code."""
@@ -74,11 +74,16 @@ class ExpendableDecoder:
     memory_bytes
         Memory that the child may take. A clip that wants more mostly is ``CRASHED``, but decoders
         may also tell of it as of a frame that can't be decoded, and not always in the same way.
+    waits_s
+        How long to wait before each new start of a child that was killed while it started.
     """
 
-    def __init__(self, decode: str = DECODE, *, memory_bytes: int) -> None:
+    def __init__(
+        self, decode: str = DECODE, *, memory_bytes: int, waits_s: Sequence[float] = WAITS_S
+    ) -> None:
         self._decode = decode
         self._memory_bytes = memory_bytes
+        self._waits_s = waits_s
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -242,7 +247,7 @@ class ExpendableDecoder:
         if self._connection is not None:
             return self._connection
         # Where memory is short, the child is the first to be killed, also without a clip.
-        for wait_s in (*_WAITS_S, None):
+        for wait_s in (*self._waits_s, None):
             if (started := self._start()) is not None:
                 return started
             if wait_s is not None:
@@ -252,8 +257,8 @@ class ExpendableDecoder:
                 # For memory to get free: at once, the next would be killed as well.
                 time.sleep(wait_s)
         raise RuntimeError(
-            f"the decoder can't be started: it was killed in each of {len(_WAITS_S) + 1} starts, "
-            "as it is where the machine's memory is at its end"
+            "the decoder can't be started: it was killed in each of "
+            f"{len(self._waits_s) + 1} starts, as it is where the machine's memory is at its end"
         )
 
     def _start(self) -> Connection | None:

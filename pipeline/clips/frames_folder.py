@@ -9,7 +9,7 @@ so no worker has to count: it keeps the first rows of the run, and stops there.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -35,6 +35,8 @@ _SCHEMA = {"name": "staa-frames", "version": 1}
 _PACKAGES: dict[DecoderName, str] = {"pyav": "av", "decord": "decord2"}
 _OBJECT_BYTES = 16_000_000
 """Size of an object at the most: what is read to get one row of it."""
+_ROWS_LOOKED_AT = 16_384
+"""Entries that are read at once: a few MB."""
 _STORAGE_ERRORS = (OSError, ValueError, ImportError, StorageError)
 
 
@@ -196,19 +198,27 @@ def open_parts(
     return parts
 
 
-def forget_videos(url: str, manifest: Manifest, videos: NDArray[np.int64]) -> int:
+def forget_videos(
+    url: str, manifest: Manifest | None, videos: NDArray[np.int64], digests: Collection[bytes]
+) -> int:
     """Put nothing in place of all frames of some videos, in every part of a cache that has them.
 
-    Parts of other versions, decoders and models are among them.
+    They are looked for by their place in the manifest, and by the digest of their file: a part may
+    be of another manifest, or have gone on with a longer one. Parts of other versions, decoders
+    and models are among them.
 
     Parameters
     ----------
+    manifest
+        Of the run; None if it isn't there any more.
     videos
         Rows of the manifest, in order.
+    digests
+        ``clip_digest`` of the rows of these videos, as far as it is stored.
 
     Returns
     -------
-    Rows of parts that had room for them
+    Rows of parts that were erased
 
     Raises
     ------
@@ -218,21 +228,44 @@ def forget_videos(url: str, manifest: Manifest, videos: NDArray[np.int64]) -> in
     n_rows = 0
     try:
         for part in _parts(url, "r+"):
-            if part.n_videos > manifest.n_rows or (
-                manifest.digest_of_first(part.n_videos) != part.manifest
-            ):
-                continue
-            facts: Any = part.group.attrs["facts"]
-            n_views = len(facts["views"])
-            rows = (videos[videos < part.n_videos, None] * n_views + np.arange(n_views)).ravel()
-            for row in rows[rows < part.shape[0]].tolist():
+            rows = np.union1d(_rows_of(part, manifest, videos), _rows_with(part, digests))
+            for row in rows.astype(int).tolist():
                 for name in (ENTRIES, FRAMES):
                     array: Any = part.group[name]
                     array[row] = 0
-                n_rows += 1
+            n_rows += len(rows)
     except (OSError, ValueError, ImportError, LookupError) as error:
         raise StorageError(f"can't write {url}: {reason_of(error)}") from error
     return n_rows
+
+
+def _rows_of(
+    part: _Part, manifest: Manifest | None, videos: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Rows that some videos of a manifest have in a part, if its rows are the first ones of it."""
+    if (
+        manifest is None
+        or part.n_videos > manifest.n_rows
+        or manifest.digest_of_first(part.n_videos) != part.manifest
+    ):
+        return videos[:0]
+    facts: Any = part.group.attrs["facts"]
+    n_views = len(facts["views"])
+    rows = (videos[videos < part.n_videos, None] * n_views + np.arange(n_views)).ravel()
+    return rows[rows < part.shape[0]]
+
+
+def _rows_with(part: _Part, digests: Collection[bytes]) -> NDArray[np.int64]:
+    """Rows of a part whose clip has one of some digests."""
+    entries: Any = part.group[ENTRIES]
+    dtype = entry_dtype(part.shape[1])
+    found = [np.empty(0, np.int64)]
+    for start in range(0, entries.shape[0] if digests else 0, _ROWS_LOOKED_AT):
+        raw = np.ascontiguousarray(entries[start : start + _ROWS_LOOKED_AT])
+        of_rows = raw.view(dtype)["clip_digest"].reshape(len(raw), -1)
+        is_one = [digest.tobytes() in digests for digest in of_rows]
+        found.append(start + np.flatnonzero(is_one))
+    return np.concatenate(found)
 
 
 def remove_cache(url: str) -> None:

@@ -15,13 +15,24 @@ MAX_PIXELS = 8192 * 8192
 """Pixels of a picture: twice those of 8K video. A larger one would take the memory of a machine."""
 
 
-def open_stream(data: bytes, demuxer: str) -> tuple[Any, Any]:
-    """Open a recording by its demuxer: the container, and the video stream in it."""
+def open_stream(data: bytes, demuxer: str, *, max_pixels: int = MAX_PIXELS) -> tuple[Any, Any]:
+    """Open a recording by its demuxer: the container, and the video stream in it.
+
+    Parameters
+    ----------
+    max_pixels
+        Pictures of more are refused before one is decoded.
+
+    Raises
+    ------
+    DecodeError
+        ``UNREADABLE``, if there is no video that can be decoded, or one of too many pixels.
+    """
     try:
         container: Any = av.open(
             io.BytesIO(data),
             format=demuxer,
-            options={"protocol_whitelist": "", "max_pixels": str(MAX_PIXELS)},
+            options={"protocol_whitelist": "", "max_pixels": str(max_pixels)},
             io_open=_refuse,
             metadata_errors="replace",
             buffer_size=1 << 18,
@@ -34,10 +45,10 @@ def open_stream(data: bytes, demuxer: str) -> tuple[Any, Any]:
     context = stream.codec_context
     if context is None:
         raise DecodeError(Status.UNREADABLE, "can't be opened: no decoder for its video is known")
-    if context.width * context.height > MAX_PIXELS:
+    if context.width * context.height > max_pixels:
         raise DecodeError(
             Status.UNREADABLE,
-            f"pictures of {context.width}x{context.height} pixels are more than {MAX_PIXELS}",
+            f"pictures of {context.width}x{context.height} pixels are more than {max_pixels}",
         )
     for other in container.streams:
         if other.index != stream.index:

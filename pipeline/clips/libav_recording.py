@@ -37,7 +37,7 @@ from pipeline.status import DecodeError, Status
 MAX_PACKETS = 4_000_000
 """Most packets in a clip: 18 hours at 60 frames/s. A file of some kB can declare more."""
 _KEPT_BYTES = 256_000_000
-"""For files up to this size, packets of the first reading are kept; others are read again."""
+"""What packets may take in memory while a clip is read."""
 _PROGRESSIVE = (0, 1)
 """libavcodec's field orders ``unknown`` and ``progressive``."""
 
@@ -58,6 +58,10 @@ class LibavRecording:
         The whole file.
     demuxer
         Name of its container, see `pipeline.clips.containers.demuxer_of`.
+    max_packets
+        A file with more is refused.
+    kept_bytes
+        For files up to this size, packets of the first reading are kept; others are read again.
 
     Raises
     ------
@@ -68,14 +72,22 @@ class LibavRecording:
 
     timeline: Timeline
 
-    def __init__(self, data: bytes, demuxer: str) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        demuxer: str,
+        *,
+        max_packets: int = MAX_PACKETS,
+        kept_bytes: int = _KEPT_BYTES,
+    ) -> None:
         self._data = data
+        self._max_packets = max_packets
         self._demuxer = demuxer
         self._container, self._stream = open_stream(data, demuxer)
         self._is_fresh, self._is_strict = True, True
         context: Any = self._stream.codec_context
         self._codec: str = context.name
-        self._packets: list[Any] | None = [] if len(data) <= _KEPT_BYTES else None
+        self._packets: list[Any] | None = [] if len(data) <= kept_bytes else None
         self._table = self._read_table()
         self._skips = can_skip(self._table, self._codec)
         self._order = presentation_order(
@@ -184,9 +196,10 @@ class LibavRecording:
                 table.pictures.append(picture)
             if self._packets is not None:
                 self._packets.append(packet)
-            if table.n_packets > MAX_PACKETS:
+            if table.n_packets > self._max_packets:
                 raise DecodeError(
-                    Status.UNREADABLE, f"there are more than {MAX_PACKETS} packets in the file"
+                    Status.UNREADABLE,
+                    f"there are more than {self._max_packets} packets in the file",
                 )
         if not table.n_packets:
             raise DecodeError(Status.UNREADABLE, "there are no frames in the file")

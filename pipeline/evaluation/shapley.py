@@ -156,8 +156,7 @@ def sampled_shapley(
             of_step = np.empty_like(gains)
             of_step[order] = gains
             total = total + of_step.T
-    mean: Float64Array = total / (2 * n_permutations)  # type: ignore[assignment]
-    return mean
+    return np.asarray(total / (2 * n_permutations))
 
 
 def rank_agreement(one: NDArray[np.floating], other: NDArray[np.floating]) -> Float64Array:

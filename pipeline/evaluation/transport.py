@@ -113,7 +113,8 @@ def _score(
 ) -> float:
     """1 - W1 / d_max of two masses over the same points, by POT's exact network simplex."""
     try:
-        import ot  # type: ignore[import-untyped]  # of the extra `evaluation`
+        # From the extra `evaluation`; POT comes without types.
+        import ot  # type: ignore[import-untyped]
     except ImportError as error:
         raise ConfigError(
             "earth mover's distance needs POT: pip install 'staa[evaluation]'"

@@ -39,11 +39,15 @@ _WATCH_S = 5.0
 """Between two looks at who is at work."""
 _WAIT_S = 1.0
 """Between two looks at models that are starting."""
+_UNHEARD = 6
+"""Times ``stall_s`` that an execution may go without a task that ends where the tally is lost, and
+nobody hears any more who is at work."""
 _BUSY_S = 3.0
 """Time in which frames have waited for every model that there is, after which one more is started.
 """
 
 
+# Ray's types aren't followed, here as elsewhere: its classes are `Any`.
 class StalledError(RayError):  # type: ignore[misc]
     """Nothing was in flight for too long, though there was something to do."""
 
@@ -85,6 +89,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         self._channel, self._stall_s = channel, stall_s
         self._watched_at_s = time.monotonic()
         self._unfed_at_s = self._watched_at_s
+        self._n_ended, self._ended_at_s = 0, self._watched_at_s
         # What is gathered isn't counted: as many tasks of each shard that is being written.
         self._max_unwritten = 2 * pool.n_models + pool.n_writers + tasks_per_shard
 
@@ -137,12 +142,24 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
             return
         self._watched_at_s = now_s
         progress = self._channel.progress()
-        if progress is not None and progress.silent_s > self._stall_s:
+        if progress is None:
+            silent_s, limit_s = self._unmoved_s(now_s), _UNHEARD * self._stall_s
+        else:
+            silent_s, limit_s = progress.silent_s, self._stall_s
+        if silent_s > limit_s:
             free = ray.available_resources()
             raise StalledError(
-                f"nobody has worked on the run for {progress.silent_s:.0f} s: of "
+                f"nobody has worked on the run for {silent_s:.0f} s: of "
                 f"{ray.cluster_resources().get('CPU', 0):g} CPUs {free.get('CPU', 0):g} are free"
             )
+
+    def _unmoved_s(self, now_s: float) -> float:
+        """Time for which no task has ended, s."""
+        operators = (self._load, self._attribute, self._write)
+        n_ended = sum(operator.metrics.num_tasks_finished for operator in operators)
+        if n_ended != self._n_ended:
+            self._n_ended, self._ended_at_s = n_ended, now_s
+        return now_s - self._ended_at_s
 
     def _wait_for_a_model(self) -> None:
         """Hold the execution until a model is there, if there is none yet.

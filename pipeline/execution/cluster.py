@@ -112,19 +112,21 @@ def _start(config: AttributeConfig) -> None:
 
 
 def check_target(config: AttributeConfig) -> None:
-    """Refuse a target on a cluster that each node would have for itself.
+    """Refuse folders on a cluster that each node would have for itself.
 
     Raises
     ------
     ConfigError
-        If ``out`` is a relative path.
+        If ``out`` or ``frames_cache`` is a relative path.
     """
-    if _starts_ray() or not _is_local(config.out) or _local_path(config.out).is_absolute():
+    if _starts_ray():
         return
-    raise ConfigError(
-        f"out: {config.out!r} is a relative path, which on a cluster is another folder on each "
-        "node; expected a URL, or the absolute path of a disk that all nodes share"
-    )
+    for key, url in (("out", config.out), ("frames_cache", config.frames_cache)):
+        if url and _is_local(url) and not _local_path(url).is_absolute():
+            raise ConfigError(
+                f"{key}: {url!r} is a relative path, which on a cluster is another folder on each "
+                "node; expected a URL, or the absolute path of a disk that all nodes share"
+            )
 
 
 def check_shared(url: str, key: str = "out") -> None:

@@ -17,6 +17,7 @@ from pipeline.run.steps import Write
 from pipeline.store.schema import StoreLayout
 
 
+# Ray's types aren't followed: its class is `Any`.
 @dataclass(frozen=True)
 class ShardSink(Datasink):  # type: ignore[misc]
     """Gathers the blocks of tasks, which come in any order, and has whole shards written.

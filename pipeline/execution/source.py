@@ -15,6 +15,7 @@ from pipeline.run.steps import read_rows
 from pipeline.run.tally import Channel
 
 
+# Ray's types aren't followed: its class is `Any`.
 class ManifestSource(Datasource):  # type: ignore[misc]
     """Reads ranges of a run's rows, each as one block, as `read_rows` gives them.
 

@@ -57,15 +57,24 @@ class Staging:
         # What the buffer held before has left it.
         copied.synchronize()
         if self._buffers[self._turn].shape != frames.shape:
-            self._buffers[self._turn] = torch.empty(
-                frames.shape, dtype=torch.uint8, pin_memory=True
-            )
+            self._buffers[self._turn] = host_buffer(frames.shape)
         buffer = self._buffers[self._turn]
         np.copyto(buffer.numpy(), frames)
         with torch.cuda.stream(self._stream):
             sent = buffer.to(self._device, non_blocking=True)
             copied.record(self._stream)
         return sent, copied
+
+
+def host_buffer(shape: tuple[int, ...]) -> Tensor:
+    """Make a buffer of uint8 on the host: page-locked where the host has such memory left.
+
+    A batch isn't halved for want of it, as it is for want of the device's memory.
+    """
+    try:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError:
+        return torch.empty(shape, dtype=torch.uint8)
 
 
 def to_host(columns: dict[str, Tensor]) -> Columns:

@@ -26,7 +26,7 @@ from pipeline.run.tally import LocalChannel, Tally
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.opening import Found, find_store
-from pipeline.store.pending import PendingRows, pending_rows
+from pipeline.store.pending import PendingRows, pending_of, read_status
 from pipeline.store.shards import write_shard
 from pipeline.store.space import free_bytes, size
 
@@ -155,12 +155,12 @@ def forecast(plan: Plan, room: Room | None, *, stages_of: StagesOf = real_stages
 
 def measure(plan: Plan, pending: PendingRows, *, stages_of: StagesOf = real_stages) -> Measured:
     """Read, decode, explain and store some batches; raises as `forecast` does."""
-    layout, n_clips = plan.layout, plan.sizes.batch_size
-    channel = LocalChannel(Tally(layout.rows_per_shard))
+    batch_size = plan.sizes.batch_size
+    channel = LocalChannel(Tally(plan.layout.rows_per_shard))
     stages = stages_of(plan, device_of(plan.config.device), channel)
     load, explain = (
         Load(stages.load, pending, channel),
-        Explain(stages, channel, plan.sizes.batch_size),
+        Explain(stages, channel, batch_size),
     )
     decode_s, explain_s, batches = [], [], []
     for rows in _spread(plan, pending):
@@ -173,31 +173,33 @@ def measure(plan: Plan, pending: PendingRows, *, stages_of: StagesOf = real_stag
         batches.append(explained)
     counted = slice(1, None) if len(batches) > 1 else slice(None)
     computed = [batch["status"] != Status.PENDING for batch in batches]
+    n_clips = sum(int(done.sum()) for done in computed)
     n_decoded = sum(int(done.sum()) for done in computed[counted])
     n_ok = sum(int((batch["status"] == Status.OK).sum()) for batch in batches)
     if not n_ok:
         raise ConfigError(
-            f"dry_run: none of {sum(map(len, computed))} clips that were tried could be explained: "
+            f"dry_run: none of {n_clips} clips that were tried could be explained: "
             f"{next(str(text) for batch in batches for text in batch['message'] if text)}"
         )
     return Measured(
-        n_clips=sum(int(done.sum()) for done in computed),
+        n_clips=n_clips,
         n_ok=n_ok,
         decode_s=sum(decode_s[counted]) / n_decoded,
         # A batch takes the same time however many of its clips are there.
-        explain_s=sum(explain_s[counted]) / (len(explain_s[counted]) * n_clips),
+        explain_s=sum(explain_s[counted]) / (len(explain_s[counted]) * batch_size),
         row_bytes=_stored_bytes(plan, concatenated(batches)),
     )
 
 
 def _pending(plan: Plan) -> PendingRows:
-    target = find_store(plan.store_url)
-    layout = plan.layout
-    if isinstance(target, Found) and not plan.call.overwrite and not plan.call.append:
-        return pending_rows(target.store)
-    none: NDArray[np.int64] = np.empty(0, np.int64)
-    shards = np.arange(layout.n_shards, dtype=np.int64)
-    return PendingRows(layout.n_rows, shards, none, none, layout.rows_per_shard)
+    """Rows that will be pending once the store is prepared for this call."""
+    target, layout = find_store(plan.store_url), plan.layout
+    status = np.full(layout.n_rows, Status.PENDING, np.uint8)
+    if isinstance(target, Found) and not plan.call.overwrite:
+        kept = read_status(target.store)
+        again = np.isin(kept, plan.call.statuses_to_retry)
+        status[: len(kept)] = np.where(again, Status.PENDING, kept)
+    return pending_of(status, layout)
 
 
 def _spread(plan: Plan, pending: PendingRows) -> list[range]:

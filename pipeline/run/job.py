@@ -7,7 +7,7 @@ the last one ended or was broken off. At the end every row is accounted for.
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,20 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.loader import ClipLoader
-from pipeline.errors import ManifestError, StorageError, StoreError, StoreGoneError
+from pipeline.errors import ManifestError, StoreError
 from pipeline.logs import fields
 from pipeline.models.attributor import Attributor
 from pipeline.run.plan import Plan
 from pipeline.run.steps import Load, Stages, Write
 from pipeline.run.tally import Channel, Fault, Progress, shown_progress
-from pipeline.status import Status
-from pipeline.store.create import consolidate, unconsolidate
-from pipeline.store.failures import write_failures
 from pipeline.store.lease import Lease
-from pipeline.store.opening import Absent, Foreign, find_store, open_store
-from pipeline.store.pace import Pace, write_pace
-from pipeline.store.pending import PendingRows, pending_rows, read_status
-from pipeline.store.state import RunSummary, summarise
+from pipeline.store.ledger import Ledger
+from pipeline.store.pace import Pace
+from pipeline.store.pending import PendingRows
+from pipeline.store.state import RunSummary
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -190,54 +187,40 @@ def carry_out(
     LeaseLostError
         If somebody else has taken over the run.
     """
+    ledger = Ledger(plan.config.out, plan.store_url, plan.manifest, lease)
+    seconds, bounded, broken_by = 0.0, "", ""
     try:
-        pending = pending_rows(open_store(plan.store_url))
+        pending = ledger.begin()
         _LOGGER.info("run started", extra=fields(run=plan.run, store=plan.store_url))
-        seconds, bounded, broken_by = 0.0, "", ""
         if pending.n_rows:
-            unconsolidate(open_store(plan.store_url, mode="r+"))
             started_s = time.monotonic()
             with carrier(plan, pending.n_rows) as carriage:
+                noted = partial(_noted, ledger, carriage)
                 with shown_progress(
                     carriage.progress,
                     n_rows=plan.layout.n_rows,
                     n_done=plan.layout.n_rows - pending.n_rows,
                     log_format=plan.config.log_format,
-                    watch=_now_and_then(partial(_noted, plan, carriage)),
+                    watch=_now_and_then(noted),
                 ):
-                    broken_by = _in_passes(plan, pending, carriage.run_pass, limits, lease)
-                bounded = _noted(plan, carriage, carriage.progress())
+                    broken_by = _in_passes(plan, ledger, pending, carriage.run_pass, limits)
+                bounded = noted(carriage.progress())
             seconds = time.monotonic() - started_s
-        store = open_store(plan.store_url)
-        status = read_status(store)
-        if lease is not None:
-            lease.check()
-        write_failures(plan.config.out, store, status, plan.manifest)
-        if (status != Status.PENDING).all():
-            consolidate(open_store(plan.store_url, mode="r+"))
+        summary = ledger.close()
     except (StoreError, ManifestError, OSError) as error:
-        gone = f"{plan.store_url} was deleted while the run went on"
-        match find_store(plan.store_url):
-            case Absent():
-                raise StoreGoneError(gone) from error
-            case Foreign():
-                raise StoreGoneError(f"{gone}; delete what was written there since") from error
-        raise StorageError(str(error)) from error
-    summary = summarise(status, seconds=seconds)
-    summary = replace(summary, bounded=bounded, broken_by=broken_by)
+        raise ledger.explained(error) from error
+    summary = replace(summary, seconds=seconds, bounded=bounded, broken_by=broken_by)
     counts = {code.label: count for code, count in summary.counts.items()}
     _LOGGER.info("run ended", extra=fields(run=plan.run, **counts, seconds=round(seconds, 3)))
     return summary
 
 
-def _noted(plan: Plan, carriage: Carriage, progress: Progress | None) -> str:
+def _noted(ledger: Ledger, carriage: Carriage, progress: Progress | None) -> str:
     """Note a run's pace beside its store, and say it; empty where it isn't known."""
     pace = carriage.pace(progress) if progress else None
     if pace is None:
         return ""
-    # For whoever asks: a run doesn't fail for it.
-    with suppress(StorageError, OSError):
-        write_pace(plan.config.out, pace)
+    ledger.note(pace)
     return str(pace)
 
 
@@ -256,10 +239,10 @@ def _now_and_then(note: Callable[[Progress], str]) -> Callable[[Progress], None]
 
 def _in_passes(
     plan: Plan,
+    ledger: Ledger,
     pending: PendingRows,
     run_pass: Callable[[Pass], None],
     limits: Limits,
-    lease: Lease | None,
 ) -> str:
     """Go on where a pass ended, or was broken off, by a storage that failed for example.
 
@@ -276,12 +259,10 @@ def _in_passes(
     n_stuck, broken_by = 0, ""
     while len(shards):
         try:
-            run_pass(Pass(plan, pending, shards[:shards_per_pass], lease))
+            run_pass(Pass(plan, pending, shards[:shards_per_pass], ledger.lease))
             shards, n_stuck = shards[shards_per_pass:], 0
         except PassBrokenError as broken:
-            left = pending_rows(open_store(plan.store_url))
-            if lease is not None:
-                lease.check()
+            left = ledger.left()
             remaining = np.setdiff1d(left.shards, left_out)
             broken_by = str(broken)
             faulty = broken.shards(sizes.rows_per_shard)

@@ -40,7 +40,6 @@ from pipeline.store.opening import (
     Unfinished,
     Unreadable,
     check_same_run,
-    check_writable,
     find_store,
 )
 from pipeline.store.pending import pending_rows, read_status
@@ -327,7 +326,6 @@ def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunI
         check_appended(store, manifest, identity)
     else:
         check_same_run(store, identity)
-    check_writable(store)
 
 
 def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:

@@ -5,7 +5,7 @@ from pipeline.status import Status
 from pipeline.store.append import append_rows, check_appended, finish_append
 from pipeline.store.create import create_store
 from pipeline.store.discard import discard_run
-from pipeline.store.opening import Found, check_same_run, find_store
+from pipeline.store.opening import Found, check_same_run, check_writable, find_store
 from pipeline.store.pending import reset_rows
 from pipeline.store.removed import keep_out
 
@@ -32,6 +32,7 @@ def prepare(plan: Plan) -> dict[Status, int]:
             check_appended(store, plan.manifest, plan.record.identity)
         else:
             check_same_run(store, plan.record.identity)
+        check_writable(store)
         if plan.call.append:
             store = append_rows(store, plan.record)
         finish_append(store)

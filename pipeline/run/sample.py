@@ -95,6 +95,7 @@ def plan_sample(
     n_videos: int,
     seed: int,
     options: Mapping[str, Any],
+    overwrite: bool = False,
 ) -> SamplePlan:
     """Choose videos of a run whose every view is ok, write their manifest, and plan.
 
@@ -106,6 +107,8 @@ def plan_sample(
         How is measured: part of what the sample is.
     options
         What of the run's configuration is another one now, as ``device`` or ``manifest``.
+    overwrite
+        Delete what is kept of a sample there, once run, manifest and model were checked.
 
     Raises
     ------
@@ -153,6 +156,8 @@ def plan_sample(
             **({"staa.segments": "true"} if whole.segments else {}),
         }
     )
+    if overwrite:
+        _discard_sample(out)
     filesystem, path = open_filesystem(url)
     if not filesystem.exists(path):
         try:
@@ -217,7 +222,7 @@ def prepare_sample(plan: SamplePlan) -> None:
         raise StoreError(f"{plan.store_url} is {target.reason}")
 
 
-def discard_sample(out: str) -> None:
+def _discard_sample(out: str) -> None:
     """Delete what is kept of a sample, if anything.
 
     Raises

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
 from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store
+from pipeline.store.schema import StoreLayout
 from pipeline.store.verify import REMEDY
 
 _N_WRITERS = 16
@@ -63,8 +64,12 @@ class PendingRows:
 
 def pending_rows(store: Store) -> PendingRows:
     """Rows that are to be computed; `StoreError` as `read_status`."""
-    layout = store.layout
-    rows = np.flatnonzero(read_status(store) == Status.PENDING)
+    return pending_of(read_status(store), store.layout)
+
+
+def pending_of(status: NDArray[np.uint8], layout: StoreLayout) -> PendingRows:
+    """Rows that are to be computed, by their ``status`` (clip,)."""
+    rows = np.flatnonzero(status == Status.PENDING)
     shard_of_row = rows // layout.rows_per_shard
     shards, n_pending = np.unique(shard_of_row, return_counts=True)
     stops = np.minimum((shards + 1) * layout.rows_per_shard, layout.n_rows)

@@ -50,7 +50,7 @@ def model_card(
         for name, value in values.items()
         if value != defaults[name] and value is not None and name != "n_workers"
     )
-    n_frames, task, weight = values["n_frames"], values["task"], config.patch_loss_weight  # type: ignore[attr-defined]
+    n_frames, task, weight = values["n_frames"], values["task"], values["patch_loss_weight"]
     purpose = _CONTROL if n_frames == 1 else _PURPOSES[task]
     patch_loss = (
         f"weight {weight:g}: each patch tells if and how the actor acts on it"

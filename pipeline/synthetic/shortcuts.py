@@ -7,7 +7,7 @@ split are copies of training clips, and some have another class's label. A clean
 seed has the same scenes and nothing planted.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -85,8 +85,9 @@ class PlantedClip:
     @property
     def facts(self) -> dict[str, Any]:
         """What was planted, as JSON values."""
-        values = asdict(replace(self, scene=None))  # type: ignore[arg-type]
-        return {key: value for key, value in values.items() if key != "scene"}
+        return {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name != "scene"
+        }
 
 
 def plant(config: ShortcutConfig, canvas: Canvas | None = None) -> list[PlantedClip]:

@@ -61,6 +61,7 @@ def _middle_frame(path: str) -> Image.Image | None:
     try:
         with av.open(path) as container:
             frames = list(islice(container.decode(video=0), _N_FRAMES))
+            # PyAV gives the method no types.
             picture: Image.Image = frames[len(frames) // 2].to_image()  # type: ignore[no-untyped-call]
     except (OSError, av.FFmpegError, IndexError):
         return None

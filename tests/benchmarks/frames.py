@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,9 +83,9 @@ class Bench:
         self.manifest, self.folder = manifest, folder
         self.n_clips = manifest.n_rows
 
-    def load(self, views: Views, **more: object) -> list[dict]:
+    def load(self, views: Views, **more: Any) -> list[dict]:
         """Columns of every batch."""
-        loader = ClipLoader(self.manifest.root, views, SIZE, {}, **more)  # type: ignore[arg-type]
+        loader = ClipLoader(self.manifest.root, views, SIZE, {}, **more)
         n_rows = views.n_rows(self.n_clips)
         batches = []
         for start in range(0, n_rows, len(views) * BATCH):

@@ -1,6 +1,8 @@
 """Frames must be the ones asked for, and what can't be read must say why by its status."""
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -29,6 +31,18 @@ FRAMES = numbered_frames(120)
 def mp4(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     return write_mp4(path, FRAMES, faststart=True, g="30", bf="3")
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """Gives the bytes of `write_mp4`; each file is encoded once."""
+    folder = tmp_path_factory.mktemp("encoded")
+
+    @cache
+    def of(name, n_frames=None, **options):
+        return write_mp4(folder / name, FRAMES[:n_frames], **options).read_bytes()
+
+    return of
 
 
 def status_of(data, sampling=UNIFORM):
@@ -60,9 +74,8 @@ def status_of(data, sampling=UNIFORM):
     ids=["spread", "all", "window", "one"],
 )
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_every_frame_is_the_one_asked_for(tmp_path, name, options, sampling, decoder):
-    path = write_mp4(tmp_path / name, FRAMES, **options)
-    clip = read_frames(path.read_bytes(), sampling, decoder=decoder)
+def test_every_frame_is_the_one_asked_for(encoded, name, options, sampling, decoder):
+    clip = read_frames(encoded(name, **options), sampling, decoder=decoder)
     assert clip.n_frames == 120
     np.testing.assert_allclose(clip.frame_time, clip.frame_index / clip.fps, atol=1e-3)
     assert clip.fps == pytest.approx(options.get("fps", 30.0), rel=1e-3)
@@ -141,22 +154,15 @@ def test_real_clips_equal_pyavs_frames(path):
 
 @pytest.mark.parametrize("percent", [10, 50, 90, 99])
 @pytest.mark.parametrize("name", ["first.mp4", "last.mp4", "clip.mkv", "clip.webm", "clip.avi"])
-def test_a_file_cut_short_is_never_ok(tmp_path, name, percent):
-    codecs = {".webm": "libvpx", ".avi": "mpeg4"}
-    path = tmp_path / name
-    frames = FRAMES[:40]
-    write_mp4(
-        path,
-        frames,
-        codec=codecs.get(path.suffix, "libx264"),
-        faststart=name == "first.mp4",
-    )
-    data = path.read_bytes()
+def test_a_file_cut_short_is_never_ok(encoded, name, percent):
+    suffix = Path(name).suffix
+    codec = {".webm": "libvpx", ".avi": "mpeg4"}.get(suffix, "libx264")
+    data = encoded(name, 40, codec=codec, faststart=name == "first.mp4")
     cut = data[: len(data) * percent // 100]
-    if path.suffix == ".avi" and cut.find(b"movi") < 0:
+    if suffix == ".avi" and cut.find(b"movi") < 0:
         # Cut inside the header, which looks like nothing at all.
         assert status_of(cut) is Status.UNREADABLE
-    elif path.suffix == ".avi" and cut.find(b"idx1") >= 0:
+    elif suffix == ".avi" and cut.find(b"idx1") >= 0:
         assert read_numbers(read_frames(cut, UNIFORM).frames) == [2, 7, 12, 17, 22, 27, 32, 37]
     else:
         assert status_of(cut) is Status.TRUNCATED

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.clips.decoder_process
 from pipeline.clips.decode import Reading, read_frames
-from pipeline.clips.decoder_process import N_TRIES, ExpendableDecoder, process_decoder
+from pipeline.clips.decoder_process import N_TRIES, WAITS_S, ExpendableDecoder, process_decoder
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
@@ -33,6 +32,7 @@ LONG_S = 300.0
 """A limit that only what is stuck would come to."""
 SHORT_S = 0.5
 """A limit for what hangs for ever."""
+N_STARTS = len(WAITS_S) + 1
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,8 @@ def mp4(tmp_path_factory):
 
 @pytest.fixture
 def decoder():
-    decoder = ExpendableDecoder(STAND_IN, memory_bytes=MEMORY)
+    # A stand-in's memory is there at once.
+    decoder = ExpendableDecoder(STAND_IN, memory_bytes=MEMORY, waits_s=(0.01,) * (N_STARTS - 1))
     yield decoder
     decoder.close()
 
@@ -105,7 +106,8 @@ def test_what_hangs_is_killed_and_the_next_clip_is_decoded(decoder, mp4, data):
 def test_what_the_child_never_takes_runs_into_the_limit_and_another_child_takes_it(decoder, mp4):
     child = pid_of(decoder, mp4)
     os.kill(child, signal.SIGSTOP)
-    assert failure(decoder, bytes(50_000_000), 20.0)[0] is Status.UNREADABLE
+    # Far more than the pipe holds by itself.
+    assert failure(decoder, bytes(5_000_000), 5.0)[0] is Status.UNREADABLE
     assert not is_running(child)
 
 
@@ -122,7 +124,7 @@ def test_time_in_which_the_machine_is_frozen_is_not_counted():
         "decoder = ExpendableDecoder(STAND_IN, memory_bytes=MEMORY)\n"
         "decoded(decoder, b'STAND-IN other')\n"
         "print(decoder._child.pid, flush=True)\n"
-        "print(decoded(decoder, b'STAND-IN sleep 3', 8.0)[0].max(), flush=True)\n"
+        "print(decoded(decoder, b'STAND-IN sleep 1', 4.0)[0].max(), flush=True)\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT, text=True
@@ -132,7 +134,7 @@ def test_time_in_which_the_machine_is_frozen_is_not_counted():
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     # Longer than the limit: a clock that goes on would stop the child before it can answer.
-    time.sleep(10)
+    time.sleep(5)
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
     assert parent.communicate(timeout=LONG_S)[0].strip() == "7"
@@ -215,14 +217,9 @@ def test_a_child_that_can_not_start_is_no_failure_of_a_clip_and_is_started_once(
     assert capfd.readouterr().err.count("has no attribute 'absent'") == 1
 
 
-N_STARTS = len(pipeline.clips.decoder_process._WAITS_S) + 1
-
-
 @pytest.fixture
 def left_to_kill(tmp_path, monkeypatch):
     """Folder with a file for each child that is to be killed while it starts."""
-    # A stand-in's memory is there at once.
-    monkeypatch.setattr(pipeline.clips.decoder_process, "_WAITS_S", (0.01,) * (N_STARTS - 1))
     monkeypatch.setenv(KILLED_AT_START, str(tmp_path))
     return tmp_path
 
@@ -342,7 +339,7 @@ def test_a_batch_goes_on_beside_clips_that_hang_and_crash_and_twice_gives_the_sa
         views=Views((View(SAMPLING, WHOLE),)),
         input_size=WHOLE.crop,
         class_of_label={},
-        decode_timeout_s=3.0,
+        decode_timeout_s=2.0,
         decode=STAND_IN,
     )
     n_clips = len(contents)

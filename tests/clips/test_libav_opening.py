@@ -3,7 +3,6 @@
 import av
 import pytest
 
-from pipeline.clips import libav_opening
 from pipeline.clips.libav_opening import demuxed, open_stream, reason_of
 from pipeline.status import DecodeError, Status
 from tests.support.clips import numbered_frames, write_audio, write_mp4
@@ -35,11 +34,11 @@ def test_sound_alone_is_no_video(tmp_path):
         open_stream(data, "mov")
 
 
-def test_pictures_of_too_many_pixels_are_refused_before_one_is_decoded(recording, monkeypatch):
-    monkeypatch.setattr(libav_opening, "MAX_PIXELS", 160 * 96 - 1)
+def test_pictures_of_too_many_pixels_are_refused_before_one_is_decoded(recording):
     with pytest.raises(DecodeError) as caught:
-        open_stream(recording, "mov")
+        open_stream(recording, "mov", max_pixels=160 * 96 - 1)
     assert caught.value.status is Status.UNREADABLE
+    open_stream(recording, "mov", max_pixels=160 * 96)
 
 
 def test_a_playlist_of_a_demuxer_that_opens_files_opens_none(tmp_path, recording):

@@ -49,13 +49,13 @@ def seed():
     return random.Random(SEED)
 
 
-def open_libav(data):
-    return LibavRecording(data, demuxer_of(data))
+def open_libav(data, **limits):
+    return LibavRecording(data, demuxer_of(data), **limits)
 
 
-def assert_reads_as_forward(data, seed):
+def assert_reads_as_forward(data, seed, **limits):
     expected, times = forward_frames(data)
-    recording = open_libav(data)
+    recording = open_libav(data, **limits)
     timeline = recording.timeline
     assert timeline.n_frames == len(expected)
     for size in {1, 2, 5, min(8, len(expected)), len(expected)}:
@@ -337,18 +337,16 @@ def test_a_picture_beyond_all_bounds_is_refused_by_its_size(folder):
     assert caught.value.status in (Status.UNREADABLE, Status.TRUNCATED)
 
 
-def test_more_packets_than_any_clip_has_are_refused(folder, monkeypatch):
-    monkeypatch.setattr("pipeline.clips.libav_recording.MAX_PACKETS", N_FRAMES - 1)
+def test_more_packets_than_any_clip_has_are_refused(folder):
     data = write_kind(folder, "b_frames.mp4").read_bytes()
     with pytest.raises(DecodeError, match="more than 59 packets") as caught:
-        read_frames(data, Sampling("uniform", 1))
+        open_libav(data, max_packets=N_FRAMES - 1)
     assert caught.value.status is Status.UNREADABLE
 
 
-def test_packets_that_are_not_kept_are_read_again(folder, monkeypatch, seed):
-    monkeypatch.setattr("pipeline.clips.libav_recording._KEPT_BYTES", 0)
+def test_packets_that_are_not_kept_are_read_again(folder, seed):
     for name in ("b_frames.mp4", "h264.ts"):
-        assert_reads_as_forward(write_kind(folder, name).read_bytes(), seed)
+        assert_reads_as_forward(write_kind(folder, name).read_bytes(), seed, kept_bytes=0)
 
 
 def test_a_view_is_the_same_with_others_and_alone(folder):

@@ -8,20 +8,24 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+from ray.data import DataContext
 
 from pipeline.clips.columns import Columns
 from pipeline.errors import ConfigError
+from pipeline.execution.backpressure import InFlight, StalledError
 from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeConfig
 from pipeline.run.plan import plan_run
 from pipeline.run.resources import (
     FRAMES_SHARE,
     Machine,
+    ModelPool,
 )
 from pipeline.run.steps import Stages
 from pipeline.store.opening import open_store
@@ -269,3 +273,24 @@ def planned(inputs, tmp_path, **options):
 def plan_rows(plan):
     """Rows that have their commit mark."""
     return np.flatnonzero(open_store(plan.store_url).array("status")[:])
+
+
+class Lost:
+    """A channel to a tally that is gone."""
+
+    def progress(self):
+        return None
+
+
+def test_a_run_whose_tally_is_lost_is_ended_too_once_no_task_ends_any_more(local_ray, monkeypatch):
+    metrics = [SimpleNamespace(metrics=SimpleNamespace(num_tasks_finished=0)) for _ in range(4)]
+    pool = ModelPool("cpu", 1, 1)
+    bound = InFlight(1, 1, pool, Lost(), 1.5, DataContext.get_current(), metrics, None)
+    now_s = time.monotonic()
+    for later_s, n_ended in ((6, 1), (12, 2), (18, 2)):
+        metrics[1].metrics.num_tasks_finished = n_ended
+        monkeypatch.setattr(time, "monotonic", lambda at=now_s + later_s: at)
+        bound._watch()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + 24)
+    with pytest.raises(StalledError, match="nobody has worked on the run for 12 s"):
+        bound._watch()

@@ -50,6 +50,9 @@ def test_a_relative_target_is_refused_on_a_cluster_alone(monkeypatch):
         check_target(config_of().model_copy(update={"out": out}))
     with pytest.raises(ConfigError, match="out: 'o' is a relative path, which on a cluster"):
         check_target(config_of())
+    cached = config_of().model_copy(update={"out": "s3://bucket/run", "frames_cache": "frames"})
+    with pytest.raises(ConfigError, match="frames_cache: 'frames' is a relative path"):
+        check_target(cached)
 
 
 def test_a_node_that_reads_something_else_at_a_path_is_named(local_ray, tmp_path):

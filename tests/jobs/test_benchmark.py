@@ -90,8 +90,8 @@ def test_the_models_and_their_tasks_are_those_that_are_committed():
 def test_every_method_and_metric_goes_through_on_8_clips_of_one_model(tmp_path, monkeypatch):
     """Plumbing alone: methods of hundreds of passes take fewer, and one fill stands for three."""
     monkeypatch.setattr(metrics, "FILLS", ("blur",))
-    monkeypatch.setattr(fovex, "N_FIXATIONS", 2)
-    monkeypatch.setattr(fovex, "N_STEPS", 3)
+    for key, n in (("n_fixations", 2), ("n_steps", 3)):
+        monkeypatch.setitem(fovex.fovex.__kwdefaults__, key, n)
     for name, key in (("rise", "n_masks"), ("lime", "n_samples"), ("kernel_shap", "n_samples")):
         monkeypatch.setitem(getattr(perturbations, name).__kwdefaults__, key, 24)
     assert run(tmp_path, "--clips=8", "--models=static-cue-videomae") == 0

@@ -121,6 +121,12 @@ def test_nothing_is_left_of_the_videos_and_all_of_the_others(inputs, out, listed
     assert occurrences(out, *(inputs.video_ids[row] for row in GONE)) == []
 
 
+def parts_of(cache):
+    """Frames and entries of each part of a cache."""
+    groups = [zarr.open_group(part, mode="r") for part in cache.iterdir()]
+    return [(group["frames"][:], group["entries"][:]) for group in groups]
+
+
 def test_frames_leave_the_runs_cache(inputs, tmp_path, listed, run):
     out, cache = tmp_path / "cached", tmp_path / "frames"
     argv = inputs.flags(out, "--serial", f"--frames-cache={cache}", "--max-failed-fraction=0.5")
@@ -134,6 +140,38 @@ def test_frames_leave_the_runs_cache(inputs, tmp_path, listed, run):
         assert not after[list(GONE)].any()
         kept = np.delete(np.arange(N_CLIPS), GONE)
         np.testing.assert_array_equal(after[kept], values[kept])
+
+
+@pytest.mark.parametrize("order", ["longer", "reversed"])
+def test_frames_leave_a_cache_whose_rows_are_those_of_another_manifest(
+    inputs, tmp_path, listed, run, order
+):
+    """Of a longer one that begins with the run's, or of one in another order."""
+    out, cache = tmp_path / "cached", tmp_path / "frames"
+    shared = ("--serial", f"--frames-cache={cache}", "--max-failed-fraction=0.5")
+    table = pq.read_table(inputs.manifest)
+    rows = table.to_pylist()
+    rows = rows[::-1] if order == "reversed" else [*rows, rows[0] | {"video_id": "another"}]
+    other = tmp_path / "other.parquet"
+    write_manifest(type(table).from_pylist(rows, schema=table.schema), str(other))
+    if order == "longer":
+        assert run_attribute(inputs.flags(out, *shared)) == 0
+    of_other = inputs.flags(tmp_path / "other", *shared, f"--manifest={other}")
+    assert run_attribute(of_other) == 0
+    if order == "reversed":
+        assert run_attribute(inputs.flags(out, *shared)) == 0
+    store = open_store(store_url(str(tmp_path / "other")))
+    digests = store.array("clip_digest")[:]
+    place = GONE[0] if order == "longer" else N_CLIPS - 1 - GONE[0]
+    assert any(digests[place].tobytes() in entries.tobytes() for _, entries in parts_of(cache))
+    assert run(out, listed)[0] == 0
+    kept = {bytes(digests[row]) for row in np.flatnonzero(read_status(store) == Status.OK)}
+    kept.remove(bytes(digests[place]))
+    for frames, entries in parts_of(cache):
+        stored = entries.tobytes()
+        assert digests[place].tobytes() not in stored
+        assert all(digest in stored for digest in kept)
+        assert not frames[~entries.any(axis=1)].any()
 
 
 def test_tables_that_are_made_again_have_the_rows_without_what_they_were(inputs, out, listed, run):

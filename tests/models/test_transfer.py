@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.models.transfer import Staging, narrow_weights, to_host
+from pipeline.models.transfer import Staging, host_buffer, narrow_weights, to_host
 
 DTYPES = (torch.float32, torch.float16, torch.int64, torch.int32, torch.uint8, torch.float64)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.device_count() else [])]
@@ -57,6 +57,12 @@ def test_frames_are_those_that_are_asked_for_whatever_was_sent_ahead(device):
         np.testing.assert_array_equal(
             staging.on_device(batches[0][:1]).cpu().numpy(), batches[0][:1]
         )
+
+
+def test_a_host_without_page_locked_memory_gives_ordinary_memory():
+    buffer = host_buffer((2, 3))
+    assert (buffer.shape, buffer.dtype) == ((2, 3), torch.uint8)
+    assert buffer.is_pinned() == bool(torch.cuda.device_count())
 
 
 def test_only_weights_of_matrix_products_are_narrowed():

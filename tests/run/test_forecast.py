@@ -3,9 +3,12 @@
 import re
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.dataset.manifest import write_manifest
 from pipeline.errors import ConfigError, StoreError
+from pipeline.run.config import OneCall
 from pipeline.run.forecast import Forecast, Measured, forecast
 from pipeline.run.plan import plan_run
 from pipeline.run.resources import ModelPool, Room
@@ -72,6 +75,25 @@ def test_only_what_is_pending_counts(inputs, tmp_path):
     told = forecast(plan_run(inputs.config(out)), None)
     assert (told.n_rows, told.n_shards) == (5, 2)
     assert told.measured.n_clips == 5
+
+
+def test_rows_that_this_call_adds_or_retries_count_and_no_others(inputs, tmp_path):
+    out = tmp_path / "run"
+    execute_serially(prepared(inputs.config(out)))
+    before = tree(tmp_path)
+    # The missing clip can't be explained in a dry run either: with others it would count as one.
+    with pytest.raises(ConfigError, match=r"none of 1 clips .* could be explained"):
+        forecast(plan_run(inputs.config(out), OneCall(retry_failed=("all",))), None)
+    table = pq.read_table(inputs.manifest)
+    more = [row | {"video_id": f"again {row['video_id']}"} for row in table.to_pylist()[4:9]]
+    longer = str(tmp_path / "longer.parquet")
+    write_manifest(type(table).from_pylist(table.to_pylist() + more, schema=table.schema), longer)
+    config = inputs.config(out).model_copy(update={"manifest": longer})
+    told = forecast(plan_run(config, OneCall(append=True)), None)
+    # The last shard of the run has two rows, and gets two more.
+    assert (told.n_rows, told.n_shards) == (5, 2)
+    (tmp_path / "longer.parquet").unlink()
+    assert tree(tmp_path) == before
 
 
 def test_clips_of_which_none_can_be_explained_are_told(inputs, tmp_path):

@@ -6,7 +6,7 @@ from pipeline.errors import ConfigError, ManifestError, RunMismatchError, StaaEr
 from pipeline.run.config import OneCall
 from pipeline.run.plan import plan_run, plan_runs
 from pipeline.run.prepare import prepare
-from pipeline.run.resources import Sizes
+from pipeline.run.resources import Machine, Sizes
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from tests.support.runs import tree, write_inputs
@@ -84,18 +84,19 @@ def test_what_decides_of_no_bits_may_change_when_a_run_goes_on(inputs, run, chan
     plan_run(inputs.config(run, **changes))
 
 
-def test_sizes_are_chosen_once_and_kept_by_the_run(inputs, tmp_path, monkeypatch):
+def test_sizes_are_chosen_once_and_kept_by_the_run(inputs, tmp_path):
     config = inputs.config(tmp_path / "run", batch_size=None, rows_per_shard=None)
     plan = plan_run(config)
     assert plan.sizes == Sizes(8, 256)
     assert plan.record.identity.batch_size == 8
     prepare(plan)
     # On another machine it would have been another batch.
-    monkeypatch.setattr("pipeline.run.plan.n_gpus", lambda: 1)
-    assert plan_run(config).sizes == Sizes(8, 256)
+    machine = Machine(cpus=4, gpus=1)
+    assert plan_run(config, machine=machine).sizes == Sizes(8, 256)
     fresh = inputs.config(tmp_path / "other", batch_size=None, rows_per_shard=None)
-    assert plan_run(fresh).sizes == Sizes(32, 256)
-    assert plan_run(config, OneCall(overwrite=True)).sizes == Sizes(32, 256)
+    assert plan_run(fresh, machine=machine).sizes == Sizes(32, 256)
+    overwriting = plan_run(config, OneCall(overwrite=True), machine=machine)
+    assert overwriting.sizes == Sizes(32, 256)
 
 
 def test_all_runs_are_checked_before_any_is_changed(inputs, tmp_path):

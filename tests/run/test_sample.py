@@ -184,7 +184,9 @@ def test_another_sample_or_another_model_is_refused(run, inputs, capsys, tmp_pat
     assert len(measured(run)["status"]) == 6
     other = write_inputs(tmp_path / "other", 4)
     with pytest.raises(RunMismatchError, match=r"manifest: .* is another one than the run's"):
-        planned(config_of(run, clips=6, manifest=other.manifest))
+        planned(config_of(run, clips=6, manifest=other.manifest, overwrite=True))
+    # Refused before anything was deleted.
+    assert len(measured(run)["status"]) == 6
 
 
 def test_an_unfinished_run_is_refused(run):

@@ -36,11 +36,15 @@ def noted(folder, what):
     return [int(row) for row in file.read_text().split()] if file.exists() else []
 
 
-def told_commits(ray_folder):
-    """Count how often write tasks logged each shard's commit, in a Ray with its files below."""
+def told_commits(ray_folder, lost=()):
+    """Count how often write tasks logged each shard's commit, in a Ray with its files below.
+
+    What processes have logged whose ids are among the ``lost`` doesn't count.
+    """
     records = [
         json.loads(line)
         for log in Path(ray_folder).rglob("worker-*.err")
+        if int(log.stem.rpartition("-")[2]) not in lost
         for line in log.read_text().splitlines()
         if line.startswith("{") and '"shard committed"' in line
     ]

@@ -352,19 +352,19 @@ def deadly_stages(what, death, plan, device, channel):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "done"),
+    ("what", "first"),
     [
         ("loading", {0}),
         ("model", {0}),
         ("starting model", set()),
         ("idle model", {0}),
-        # It is the only one that doesn't hold up those behind it.
         ("writing", {0, 2, 3}),
     ],
 )
-def test_a_process_that_dies_each_time_ends_the_run(finished_run, tmp_path, capsys, what, done):
+def test_a_process_that_dies_each_time_ends_the_run(finished_run, tmp_path, capsys, what, first):
+    """Shards of ``first`` are committed before it dies; others may be, and its own never is."""
     out = tmp_path / "run"
-    death = Death(tmp_path, out, frozenset(done))
+    death = Death(tmp_path, out, frozenset(first))
 
     stages_of = partial(deadly_stages, what, death)
     once = partial(execute, stages_of=stages_of, limits=Limits(retries=1))
@@ -372,9 +372,12 @@ def test_a_process_that_dies_each_time_ends_the_run(finished_run, tmp_path, caps
 
     said = capsys.readouterr().err
     print(said)
-    assert committed(out) == done
-    # A pass that commits these shards, and one that gets nowhere.
-    assert death.count() == 2 * (2 if done else 1)
+    done = committed(out)
+    assert first <= done <= {0, 2, 3}
+    # Passes that commit some of these shards, and one that gets nowhere.
+    n_passes = said.count(" shards are left: ")
+    assert (2 if first else 1) <= n_passes <= 1 + len(done)
+    assert death.count() == 2 * n_passes
     left = set(range(4)) - done
     assert f"{len(left)} of {len(left)} shards are left: " in said
     assert ("the process of a model died, and those started in its place" in said) == (

@@ -50,6 +50,13 @@ def raylet_of(pid):
     return raylet
 
 
+def is_child(pid, parent):
+    try:
+        return parent_of(pid) == parent
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("title", ["ray::MapWorker", "ray::ReadManifestSource"])
 def test_what_was_on_the_node_is_computed_again_elsewhere(cluster, tmp_path, one_thread, title):
     inputs = write_inputs(tmp_path, N_CLIPS, {7: "missing"})
@@ -76,7 +83,9 @@ def test_what_was_on_the_node_is_computed_again_elsewhere(cluster, tmp_path, one
 
     try:
         pid, *_ = wait_until(of_title_when_due, job, log.read_text, poll_s=0.01)
-        os.kill(raylet_of(pid), signal.SIGKILL)
+        raylet = raylet_of(pid)
+        workers = [p for p in processes_of(cluster.folder) if is_child(p, raylet)]
+        os.kill(raylet, signal.SIGKILL)
         assert n_done(out) < N_CLIPS
         assert job.wait(HANG_S) == 0, log.read_text()
     finally:
@@ -84,8 +93,9 @@ def test_what_was_on_the_node_is_computed_again_elsewhere(cluster, tmp_path, one
         job.wait()
 
     assert_same_columns(stored_columns(out), plain_columns(prepared(inputs.config(tmp_path / "p"))))
-    commits = told_commits(cluster.folder) - before
-    assert set(commits.values()) == {1}
+    assert set((told_commits(cluster.folder) - before).values()) <= {1, 2}
+    # A shard that was committed there, whose task hadn't answered, is written again.
+    assert set((told_commits(cluster.folder, workers) - before).values()) == {1}
     counts = Counter(noted(tmp_path, "explained"))
     print(f"decoded {len(noted(tmp_path, 'decoded'))}, explained {counts.total()} of {N_CLIPS}")
     assert set(counts) == set(range(N_CLIPS))

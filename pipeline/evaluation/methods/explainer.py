@@ -23,9 +23,10 @@ from pipeline.evaluation.methods import (
     perturbations,
 )
 
-Explain = Callable[[Any, Tensor, Tensor], Tensor]
-"""The model is a `pipeline.evaluation.perturbation.Classifier`, or an `Adapter` where attention or
-tokens are read."""
+Explain = Callable[..., Tensor]
+"""Takes ``(model, pixel_values, target)``, and options by name. The model is a
+`pipeline.evaluation.perturbation.Classifier`, or an `Adapter` where attention or tokens are read.
+"""
 Needs = Literal["nothing", "attention", "gradients", "forward passes"]
 
 
@@ -96,8 +97,13 @@ METHODS: dict[str, Explainer] = {
 """By the name that tables show."""
 
 
-def explain(name: str, model: Any, pixel_values: Tensor, target: Tensor) -> Tensor:
+def explain(name: str, model: Any, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:
     """Run a method on a batch, and check what it gives.
+
+    Parameters
+    ----------
+    options
+        Of the method, for example how many samples it takes.
 
     Returns
     -------
@@ -114,7 +120,7 @@ def explain(name: str, model: Any, pixel_values: Tensor, target: Tensor) -> Tens
         raise ConfigError(f"method: {name!r} is not one of {', '.join(METHODS)}")
     grid = model.grid
     expected = (len(pixel_values), grid.n_times, grid.height * grid.width)
-    result = METHODS[name].explain(model, pixel_values, target).detach().float().cpu()
+    result = METHODS[name].explain(model, pixel_values, target, **options).detach().float().cpu()
     if tuple(result.shape) != expected or not torch.isfinite(result).all():
         raise ValueError(
             f"method {name!r} gave {tuple(result.shape)}, expected finite values {expected}"

@@ -22,10 +22,18 @@ SIGMA_PX = 10.0
 SIGMA_FRAMES = 1.0
 
 
-def fovex(model: Classifier, pixel_values: Tensor, target: Tensor, *, seed: int = 0) -> Tensor:
+def fovex(
+    model: Classifier,
+    pixel_values: Tensor,
+    target: Tensor,
+    *,
+    seed: int = 0,
+    n_fixations: int = N_FIXATIONS,
+    n_steps: int = N_STEPS,
+) -> Tensor:
     """Sum of the fixations' Gaussians, on the grid: 200 forward and backward passes a clip.
 
-    For each fixation, twenty steps by the sign of the gradient lower the cross-entropy of the
+    For each fixation, ``n_steps`` steps by the sign of the gradient lower the cross-entropy of the
     class; a step that is no better than the best so far sends the fovea to a random place. The best
     place is kept as it was evaluated (the paper's code keeps the one that it moved to then).
     """
@@ -43,22 +51,30 @@ def fovex(model: Classifier, pixel_values: Tensor, target: Tensor, *, seed: int 
             target[clip : clip + 1],
             pixels_at,
             generator,
+            n_fixations,
+            n_steps,
         )
-        maps.append(sum(_gaussian(patches_at, place) for place in fixations))
-    return torch.stack([value.flatten(1) for value in maps])  # type: ignore[union-attr]
+        maps.append(sum((_gaussian(patches_at, place) for place in fixations), torch.zeros(())))
+    return torch.stack([value.flatten(1) for value in maps])
 
 
 def _fixations(
-    model: Classifier, clip: Tensor, target: Tensor, places: Tensor, generator: torch.Generator
+    model: Classifier,
+    clip: Tensor,
+    target: Tensor,
+    places: Tensor,
+    generator: torch.Generator,
+    n_fixations: int,
+    n_steps: int,
 ) -> list[Tensor]:
     places = places.to(clip.device)
     blurred = _blurred(clip)
     sharpness = blurred - clip
     seen = torch.zeros(places.shape[:-1], device=clip.device)
     chosen: list[Tensor] = []
-    for _ in range(N_FIXATIONS):
+    for _ in range(n_fixations):
         place, best, best_loss = torch.zeros(3), torch.zeros(3), float("inf")
-        for _ in range(N_STEPS):
+        for _ in range(n_steps):
             with torch.enable_grad():
                 at = place.clone().to(clip.device).requires_grad_()
                 left = (1 - seen - _gaussian(places, at)).clamp(0, 1)

@@ -5,6 +5,8 @@ its pixels' contributions, which are signed: those that speak against the class 
 """
 
 import torch
+
+# Captum comes without types.
 from captum.attr import (  # type: ignore[import-untyped]
     InputXGradient,
     IntegratedGradients,

@@ -13,6 +13,8 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+# Captum comes without types.
 from captum._utils.models.linear_model import SkLearnLasso  # type: ignore[import-untyped]
 from captum.attr import KernelShap, Lime  # type: ignore[import-untyped]
 from captum.attr._core.lime import (  # type: ignore[import-untyped]
@@ -79,7 +81,7 @@ def rise(
     """
     grid, pixels = model.grid, pixel_values.float()
     shape = (grid.n_times, grid.height, grid.width)
-    cells = tuple(min(cell, size) for cell, size in zip(cells, shape, strict=True))  # type: ignore[assignment]
+    cells = (min(cells[0], shape[0]), min(cells[1], shape[1]), min(cells[2], shape[2]))
     generator = torch.Generator().manual_seed(seed)
     filled = fill_frames(pixels, fill)
     total = torch.zeros(len(pixels), *shape)

@@ -29,12 +29,10 @@ def test_neighbours_are_those_of_a_full_search_but_for_the_same_group(seed, n, k
         assert not set(rows[row, : len(expected)]) & set(np.flatnonzero(group == group[row]))
 
 
-def test_neighbours_across_blocks_are_those_of_scikit_learn(monkeypatch):
-    monkeypatch.setattr("analysis.audit.neighbours._ROWS_AT_ONCE", 64)
-    monkeypatch.setattr("analysis.audit.neighbours._COLUMNS_AT_ONCE", 100)
+def test_neighbours_across_blocks_are_those_of_scikit_learn():
     rng = np.random.default_rng(SEED)
     vectors = rng.normal(size=(333, 12)).astype(np.float32)
-    _, distances = nearest(vectors, np.arange(333), 7)
+    _, distances = nearest(vectors, np.arange(333), 7, rows_at_once=64, columns_at_once=100)
     expected, _ = NearestNeighbors(n_neighbors=8).fit(vectors).kneighbors(vectors)
     np.testing.assert_allclose(distances, expected[:, 1:], rtol=1e-5)
 
