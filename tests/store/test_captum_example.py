@@ -15,7 +15,7 @@ from pipeline.store.conforming import problems_of
 from pipeline.synthetic.scenes import Canvas, render_frame, sample_scene
 
 CHECKPOINT = Path(store.__file__).parents[1] / "synthetic" / "checkpoints" / "8-frames"
-N_CLIPS = 20
+N_CLIPS = 10
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def given():
     )
     clips = []
     for index, label in enumerate(labels):
-        scene = sample_scene(11, index, names[label], canvas)
+        scene = sample_scene(11, index, names[label].replace(" ", "_"), canvas)
         frames = np.stack([render_frame(scene, frame) for frame in range(1, 24, 3)])
         clips.append(fitted.resize_and_crop(frames))
     pixels = (np.stack(clips).astype(np.float32) / 255 - 0.45) / 0.225
