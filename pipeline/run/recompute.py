@@ -48,6 +48,7 @@ def plan_again(run_url: str, store: Store) -> Plan:
     StaaError
         As `describe_run` does, of a manifest or model that can't be read any more.
     """
+    store.record.check_has_model(run_url)
     try:
         config = AttributeConfig.model_validate(store.record.config | {"out": run_url})
     except ValidationError as error:

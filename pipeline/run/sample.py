@@ -119,6 +119,7 @@ def plan_sample(
     """
     store = open_store(store_url(run_url))
     record, status = store.record, read_status(store)
+    record.check_has_model(run_url)
     n_pending = int((status == Status.PENDING).sum())
     if n_pending:
         raise StoreError(

@@ -131,6 +131,20 @@ class RunRecord(_Recorded):
             return identity.taken_in.class_specific
         return identity.method.name == "evidence"
 
+    def check_has_model(self, run_url: str) -> None:
+        """Refuse a run that was made of another tool's attributions, where a model is asked.
+
+        Raises
+        ------
+        StoreError
+            Says so.
+        """
+        if self.identity.taken_in is not None:
+            raise StoreError(
+                f"run: {run_url} was made of another tool's attributions "
+                f"({self.method_name}): it has no model and no manifest"
+            )
+
     def run_id(self, run_url: str) -> str:
         """Short name of the run for logs and metrics: its folder's name and a digest."""
         # Without defaults, so that an option that a later release adds leaves the name as it is.

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.run.recompute import plan_again
+from pipeline.run.sample import plan_sample
 from pipeline.status import Status
 from pipeline.store.conforming import problems_of
 from pipeline.store.foreign import take_in
@@ -68,6 +70,16 @@ def test_runs_of_two_methods_are_two_runs(tmp_path):
     assert first.identity.differences(other) == [
         ("taken_in.method", "captum.Occlusion", "captum.Saliency")
     ]
+
+
+def test_nothing_asks_the_model_of_such_a_run(tmp_path):
+    run = str(tmp_path / "run")
+    store = open_store(take_in(write_foreign(tmp_path / "a.zarr"), run))
+    refused = r"run: .*/run was made of another tool's attributions \(captum.Occlusion\)"
+    with pytest.raises(StoreError, match=refused):
+        plan_again(run, store)
+    with pytest.raises(StoreError, match=refused):
+        plan_sample(run, str(tmp_path / "sample"), (), {}, n_videos=2, seed=0, options={})
 
 
 def test_what_breaks_the_convention_is_refused_before_anything_is_written(tmp_path):
