@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, model_validator
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job, writing
+from jobs.validate import bar
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
 
@@ -126,21 +127,15 @@ def _clips(config: ExportConfig) -> str:
 
 def _fiftyone(config: ExportConfig) -> str:
     from analysis.export.fiftyone import write_fiftyone
-    from pipeline.progress_bar import progress_bar
 
-    with writing("out", config.out), progress_bar(total=0, unit="clips", desc="export") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with writing("out", config.out):
         written = write_fiftyone(
             config.run,
             config.out,
             where=config.where,
             rows=config.rows,
             heatmaps=config.heatmaps,
-            progress=show,
+            progress=bar("export", "clips"),
         )
     if n := written.n_without_heatmaps:
         print(

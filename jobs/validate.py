@@ -37,7 +37,7 @@ def validate(config: ValidateConfig) -> int:
     url = config.store
     if not isinstance(find_store(store_url(url)), Absent):
         url = store_url(url)
-    problems = problems_of(url, on_rows=_bar("validate: read"))
+    problems = problems_of(url, on_rows=bar("validate: read", "rows"))
     for problem in problems:
         print(f"validate: {printable(problem)}")
     if problems:
@@ -51,13 +51,13 @@ def validate(config: ValidateConfig) -> int:
         if not isinstance(find_store(store_url(config.out)), Absent):
             raise ConfigError(f"out: a store is in {config.out} already: choose another folder")
         with writing("out", config.out):
-            made = take_in(url, config.out, on_rows=_bar("validate: copy"))
+            made = take_in(url, config.out, on_rows=bar("validate: copy", "rows"))
         print(f"validate: run in {made}")
     return 0
 
 
-def _bar(what: str) -> "Callable[[int, int], None]":
-    """Give what shows a bar from the second call on."""
+def bar(what: str, unit: str) -> "Callable[[int, int], None]":
+    """Give what is told how much is done, and of how much, and shows a bar unless that is all."""
     from pipeline.progress_bar import progress_bar
 
     bars: list[Any] = []
@@ -66,7 +66,7 @@ def _bar(what: str) -> "Callable[[int, int], None]":
         if done == total and not bars:
             return
         if not bars:
-            bars.append(progress_bar(total=total, unit="rows", desc=what))
+            bars.append(progress_bar(total=total, unit=unit, desc=what))
         bars[0].update(done - bars[0].n)
         if done == total:
             bars[0].close()

@@ -1,6 +1,7 @@
 """`jobs.export`: what it writes where, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,13 +32,13 @@ def url(tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["csv", "json", "parquet"])
 def test_scores_are_written_in_the_form_that_the_name_says(capsys, url, tmp_path, form):
-    before = tree(url)
+    before = tree(Path(url))
     out = tmp_path / f"table.{form}"
     told = exported(capsys, url, f"--out={out}", "--rows=0,4:7", "--where=row > 0")
     assert told == (0, f"export: 3 rows of scores in {out}\n", "")
     read = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[form](out)
     assert read["row"].tolist() == [4, 5, 6]
-    assert tree(url) == before
+    assert tree(Path(url)) == before
 
 
 def test_clips_are_written_as_arrays(capsys, url, tmp_path):

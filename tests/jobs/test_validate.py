@@ -1,5 +1,7 @@
 """`jobs.validate`: what it says of stores, and the runs that it makes."""
 
+from pathlib import Path
+
 import pytest
 
 from analysis import class_statistics, findings, open_run, scores
@@ -19,11 +21,11 @@ def validated(capsys, *argv):
 def test_a_run_is_valid_by_its_folder_and_by_its_store(capsys, tmp_path):
     layout = small_layout(9)
     url = write_run(tmp_path / "run", layout, random_columns(layout))
-    before = tree(url)
+    before = tree(Path(url))
     store = f"{url}/attributions.zarr"
     for given in (url, store):
         assert validated(capsys, given) == (0, f"validate: {store} keeps the convention\n", "")
-    assert tree(url) == before
+    assert tree(Path(url)) == before
 
 
 def test_a_store_of_another_tool_becomes_a_run_that_can_be_audited(capsys, tmp_path):
