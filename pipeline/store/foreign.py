@@ -119,7 +119,8 @@ def _record(
         layout=layout,
         identity=RunIdentity(
             manifest=hashlib.sha256(ids.encode()).hexdigest(),
-            model=ModelIdentity(weights="", config={}),
+            # So that runs of two methods over the same videos are told apart.
+            model=ModelIdentity(weights="", config={"attributions": about.model_dump(mode="json")}),
             decoder="pyav",
             sampling=Sampling("uniform", layout.n_frames),
             preprocessing=Preprocessing(),
@@ -130,7 +131,6 @@ def _record(
             batch_size=1,
             rows_per_shard=layout.rows_per_shard,
             attribution_version=0,
-            taken_in=about,
         ),
         # No manifest is known: whoever wants one looks here, and says that there is none.
         config={
@@ -143,4 +143,5 @@ def _record(
         layers=(0,),
         status_codes=status_codes(),
         packages={"staa": __version__},
+        taken_in=about,
     )

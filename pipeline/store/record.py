@@ -68,9 +68,6 @@ class RunIdentity(_Recorded):
     """Raised when the same input would give other attributions."""
     measured: dict[str, Any] | None = None
     """How the attributions were measured, in a store of that."""
-    taken_in: Attributions | None = None
-    """What the store of another tool says of its attributions, in a run that was made of one: the
-    method, sampling, preprocessing and precision here mean nothing then."""
 
     def differences(self, other: "RunIdentity") -> list[tuple[str, Any, Any]]:
         """Key, value here and value there of everything that differs, by key."""
@@ -110,6 +107,9 @@ class RunRecord(_Recorded):
     status_codes: dict[str, int]
     packages: dict[str, str]
     """Versions of the packages that decide results, by name."""
+    taken_in: Attributions | None = None
+    """What another tool's store says of its attributions, in a run that was made of it: sampling,
+    preprocessing, method and precision of the identity mean nothing then."""
 
     @property
     def views(self) -> Views:
@@ -120,16 +120,14 @@ class RunRecord(_Recorded):
     @property
     def method_name(self) -> str:
         """Name of the attribution method, also of another tool's."""
-        identity = self.identity
-        return identity.taken_in.method if identity.taken_in else identity.method.name
+        return self.taken_in.method if self.taken_in else self.identity.method.name
 
     @property
     def class_specific(self) -> bool:
         """Whether an attribution says what speaks for a class, or only where the model looks."""
-        identity = self.identity
-        if identity.taken_in:
-            return identity.taken_in.class_specific
-        return identity.method.name == "evidence"
+        if self.taken_in:
+            return self.taken_in.class_specific
+        return self.identity.method.name == "evidence"
 
     def check_has_model(self, run_url: str) -> None:
         """Refuse a run that was made of another tool's attributions, where a model is asked.
@@ -139,7 +137,7 @@ class RunRecord(_Recorded):
         StoreError
             Says so.
         """
-        if self.identity.taken_in is not None:
+        if self.taken_in is not None:
             raise StoreError(
                 f"run: {run_url} was made of another tool's attributions "
                 f"({self.method_name}): it has no model and no manifest"

@@ -11,7 +11,7 @@ from pipeline.store.conforming import problems_of
 from pipeline.store.foreign import take_in
 from pipeline.store.opening import open_store
 from pipeline.store.verify import verify_store
-from tests.store.foreign_stores import CLASS_NAMES, foreign_columns, write_foreign
+from tests.store.foreign_stores import ATTRIBUTES, CLASS_NAMES, foreign_columns, write_foreign
 
 
 def test_a_run_holds_what_the_store_held_and_says_what_it_lacked(tmp_path):
@@ -62,13 +62,16 @@ def test_what_the_store_has_besides_is_taken_in_too(tmp_path):
 
 
 def test_runs_of_two_methods_are_two_runs(tmp_path):
-    url = write_foreign(tmp_path / "a.zarr")
-    first = open_store(take_in(url, str(tmp_path / "one"))).record
-    other = first.identity.model_copy(
-        update={"taken_in": first.declaration.model_copy(update={"method": "captum.Saliency"})}
-    )
-    assert first.identity.differences(other) == [
-        ("taken_in.method", "captum.Occlusion", "captum.Saliency")
+    records = []
+    for method in ("captum.Occlusion", "captum.Saliency"):
+        about = {**ATTRIBUTES["attributions"], "method": method}
+        url = write_foreign(
+            tmp_path / f"{method}.zarr", attributes={**ATTRIBUTES, "attributions": about}
+        )
+        records.append(open_store(take_in(url, str(tmp_path / method))).record)
+    first, second = records
+    assert first.identity.differences(second.identity) == [
+        ("model.config.attributions.method", "captum.Occlusion", "captum.Saliency")
     ]
 
 
