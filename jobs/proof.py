@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from analysis.audit.evidence import Evidence
     from analysis.audit.finding import Finding
+    from analysis.audit.settings import AuditSettings
     from pipeline.evaluation.interventions import Intervention, Outcome, OutcomeFolder
     from pipeline.store.lease import Lease
     from pipeline.store.opening import Store
@@ -33,6 +34,8 @@ class ProofConfig(FrozenConfig):
     """Try them in this process, without Ray."""
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if there are any."""
+    stills: bool = True
+    """Also try each class for which no map says so: would a still do?"""
 
 
 def proven(
@@ -42,15 +45,18 @@ def proven(
     lease: "Lease",
     config: ProofConfig,
     *,
+    settings: "AuditSettings",
     run_url: str,
     try_now: bool,
 ) -> "list[Finding]":
-    """Give findings their proofs, ranked.
+    """Give findings their proofs, ranked, and add classes for which a still proves to do.
 
     What was tried before is kept beside the run, and isn't tried again.
 
     Parameters
     ----------
+    found
+        As the audit has them, before anything was tried.
     try_now
         Whether the model is asked; else findings get the proofs that are kept, if all are.
 
@@ -63,10 +69,12 @@ def proven(
 
     from analysis.audit.finding import ranked
     from analysis.audit.interventions import OUTCOME, plan_interventions, prove
+    from analysis.audit.stills import still_candidates, stills
     from pipeline.evaluation.interventions import OutcomeFolder, in_parts
 
     # In an order that proofs don't change, which are ranked first.
-    in_order = sorted(found, key=lambda finding: finding.key)
+    candidates = still_candidates(evidence, found, settings) if config.stills else []
+    in_order = sorted([*found, *candidates], key=lambda finding: finding.key)
     planned = plan_interventions(in_order, evidence, clips_per_finding=config.clips)
     planned = planned.sort_values("row", kind="stable", ignore_index=True)
     if planned.empty:
@@ -91,7 +99,9 @@ def proven(
     outcomes = [outcome for of_part in kept.values() for outcome in of_part or ()]
     tried = planned.copy()
     tried[OUTCOME] = np.array([outcome.probability for outcome in outcomes], np.float64)
-    return ranked(prove(found, _readable(tried, outcomes)))
+    readable = _readable(tried, outcomes)
+    proved = prove(found, readable)
+    return ranked([*proved, *stills(prove(candidates, readable), readable, settings)])
 
 
 def _kept(folder: "OutcomeFolder", part: range) -> "list[Outcome]":
