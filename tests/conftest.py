@@ -32,6 +32,7 @@ from tests.support.processes import kill, processes_of
 
 # The fixtures load Ray, torch and what needs them, as most tests do without.
 if TYPE_CHECKING:
+    from tests.support.counting import Notes
     from tests.support.runs import Inputs
 
 # What is meant to fail in tests doesn't get better by waiting for a minute.
@@ -169,6 +170,16 @@ def ray_folder() -> Iterator[str]:
         kill(left)
         time.sleep(0.1)
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def notes() -> "Notes":
+    """What `tests.support.counting` notes in this test: how often each file was decoded."""
+    from tests.support import counting
+
+    notes = counting.notes()
+    notes.taken()
+    return notes
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import datetime
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,10 @@ from pipeline.store.pending import pending_rows, read_status
 from pipeline.store.shards import write_shard
 from pipeline.store.verify import repair_store, verify_store
 from tests.support.records import record_of
-from tests.support.stores import LAYOUT, columns_of, write
+from tests.support.stores import CHECKED, LAYOUT, columns_of, write
 
-CHECKED = replace(LAYOUT, checksums=True)
 SEED = datetime.datetime.now(datetime.UTC).date().toordinal()
 """Of the day, so that other objects are damaged every day."""
-
-
-@pytest.fixture
-def store(url):
-    store = create_store(url, record_of(CHECKED))
-    for shard in range(3):
-        write(store, shard)
-    return store
 
 
 @pytest.fixture(autouse=True)
