@@ -46,12 +46,12 @@ def test_what_is_not_committed_is_not_missed(url):
 
 def test_every_flipped_bit_of_a_commit_mark_is_seen(store, url):
     path = Path(url) / "status" / "c" / "1"
-    whole = path.read_bytes()
+    whole, opened = path.read_bytes(), open_store(url)
     for bit in range(8 * len(whole)):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        assert [damage.array for damage in verify_store(open_store(url))] == ["status"], bit
+        assert [damage.array for damage in verify_store(opened)] == ["status"], bit
     path.write_bytes(whole)
 
 
