@@ -1,4 +1,4 @@
-"""Puts the findings of an audit to the test: what is planned there, the model answers here."""
+"""Puts the findings of an audit to the test: the model answers what the audit has planned."""
 
 import json
 import sys
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from pipeline.store.opening import Store
 
 CLIPS_PER_PART = 8
-"""Clips whose outcomes are kept together: what is done again, at most, after a cut."""
+"""Clips whose outcomes are kept together: at most this many are done again after a cut."""
 
 
 class ProofConfig(FrozenConfig):
     """How findings are tried on the model."""
 
     clips: int = Field(default=20, ge=5)
-    """Clips of a class that a finding is tried on, those with most attention at its place."""
+    """How many clips of a class a finding is tried on: those with most attention at its place."""
     serial: bool = False
     """Try them in this process, without Ray."""
     device: Device = "auto"
@@ -58,7 +58,7 @@ def proven(
     found
         As the audit has them, before anything was tried.
     try_now
-        Whether the model is asked; else findings get the proofs that are kept, if all are.
+        Whether the model is asked; if not, findings get the proofs that are kept, if all are there.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def proven(
     from analysis.audit.stills import still_candidates, stills
     from pipeline.evaluation.interventions import OutcomeFolder, in_parts
 
-    # In an order that proofs don't change, which are ranked first.
+    # In an order that doesn't depend on proofs, as findings with proofs rank first.
     candidates = still_candidates(evidence, found, settings) if config.stills else []
     in_order = sorted([*found, *candidates], key=lambda finding: finding.key)
     planned = plan_interventions(in_order, evidence, clips_per_finding=config.clips)
