@@ -19,9 +19,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer.cpu import NDBuffer
 
 from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.fetch import KEY_BYTES
@@ -83,13 +85,18 @@ class FramesCache:
                 known = here.start + np.flatnonzero(_matches(entries, keys[here]))
                 if not len(known):
                     continue
-                frames = part.frames(rows)
-                for clip in known.tolist():
-                    row, entry = int(rows_of_run[clip]), entries[clip - here.start]
-                    if entry["checksum"] != _checksum(entry, frames[row - rows.start]):
+                places = (rows_of_run[known] - rows.start).tolist()
+                is_whole = len(known) == len(rows)
+                frames = part.frames(rows, columns["frames"][here] if is_whole else None)
+                for clip, place in zip(known.tolist(), places, strict=True):
+                    entry = entries[clip - here.start]
+                    if not _is_sound(entry, frames[place]):
+                        row = int(rows_of_run[clip])
                         _LOGGER.warning("%s is damaged in row %d", self.url, row)
+                        columns["frames"][clip] = 0
                         continue
-                    columns["frames"][clip] = frames[row - rows.start]
+                    if not is_whole:
+                        columns["frames"][clip] = frames[place]
                     for name in _COLUMNS:
                         columns[name][clip] = entry[name]
                     found[clip] = True
@@ -166,9 +173,19 @@ class _Part:
                 f"its arrays are {frames.shape} and {entries.shape}, expected {n_rows} rows"
             )
 
-    def frames(self, rows: range) -> NDArray[np.uint8]:
-        frames: NDArray[np.uint8] = self._frames[rows.start : rows.stop]
-        return frames
+    def frames(self, rows: range, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Frames of an object: (rows, T, height, width, 3), in an array that is there if given."""
+        if into is None:
+            frames: NDArray[np.uint8] = self._frames[rows.start : rows.stop]
+            return frames
+        chosen, out = slice(rows.start, rows.stop), NDBuffer.from_numpy_array(into)
+        try:
+            self._frames.get_basic_selection(chosen, out=out)
+        except BaseException:
+            # Of an object that is cut short some of it may be there already.
+            into[:] = 0
+            raise
+        return into
 
     def entries(self, rows: range) -> NDArray[Any]:
         raw: NDArray[np.uint8] = self._entries[rows.start : rows.stop]
@@ -214,7 +231,21 @@ def _matches(entries: NDArray[Any], keys: NDArray[np.uint8]) -> NDArray[np.bool_
     return same
 
 
+def _is_sound(entry: NDArray[Any], frames: NDArray[np.uint8]) -> bool:
+    """Whether a row's checksum is right: as `_checksum` makes it, or CRC-32 of before."""
+    if entry["checksum"] == _checksum(entry, frames):
+        return True
+    of_entry = zlib.crc32(_summed(entry))
+    crc32 = zlib.crc32(np.ascontiguousarray(frames).data.cast("B"), of_entry)
+    return bool(entry["checksum"] == crc32)
+
+
 def _checksum(entry: NDArray[Any], frames: NDArray[np.uint8]) -> int:
-    """CRC-32 over an entry and its frames."""
-    of_entry = zlib.crc32(entry.tobytes()[: -entry.dtype["checksum"].itemsize])
-    return zlib.crc32(np.ascontiguousarray(frames).data.cast("B"), of_entry)
+    """CRC-32C, which processors compute themselves, over an entry and its frames."""
+    of_entry = google_crc32c.value(_summed(entry))
+    return int(google_crc32c.extend(of_entry, np.ascontiguousarray(frames).reshape(-1)))
+
+
+def _summed(entry: NDArray[Any]) -> bytes:
+    """Bytes of what an entry says, without the checksum."""
+    return bytes(entry.tobytes()[: -entry.dtype["checksum"].itemsize])

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import ClusterError, ConfigError
+from pipeline.execution.own_ray import for_one_run
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.resources import Machine, ModelPool, Room, check_models, model_pool
@@ -65,20 +66,22 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
     starts = _starts_ray()
     # Ray puts one of its own in its place.
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        if starts:
-            # Otherwise every run warns that tokens are on, and about actors that Ray Data has made.
-            logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
-            for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
-                os.environ.setdefault(name, value)
-            _start(config)
-        else:
-            _connect()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
-        yield _present_pool(config, may_grow=not starts)
-    finally:
-        ray.shutdown()
+    with for_one_run() if starts else nullcontext():
+        try:
+            if starts:
+                # Otherwise every run warns that tokens are on, and about actors that Ray Data
+                # has made.
+                logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
+                for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
+                    os.environ.setdefault(name, value)
+                _start(config)
+            else:
+                _connect()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)
+            yield _present_pool(config, may_grow=not starts)
+        finally:
+            ray.shutdown()
 
 
 def _start(config: AttributeConfig) -> None:
