@@ -15,7 +15,7 @@ from pipeline.run.job import StagesOf, real_stages
 from pipeline.run.plan import Plan, describe_run
 from pipeline.run.steps import Explain, Load, read_rows
 from pipeline.run.tally import LocalChannel, Tally
-from pipeline.status import Status
+from pipeline.status import NOT_TRIED
 from pipeline.store.opening import DAMAGE, Store
 from pipeline.store.pending import PendingRows, read_status
 from pipeline.store.run_folder import store_url
@@ -68,9 +68,9 @@ def plan_again(run_url: str, store: Store) -> Plan:
 
 
 def sample_rows(store: Store, n_rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw rows that are accounted for and weren't removed, in order; all, if there are fewer."""
+    """Draw rows that were computed, in order; all of them, if there are fewer."""
     status = read_status(store)
-    done = np.flatnonzero((status != Status.PENDING) & (status != Status.REMOVED))
+    done = np.flatnonzero(~np.isin(status, NOT_TRIED))
     return np.sort(rng.choice(done, min(n_rows, len(done)), replace=False))
 
 

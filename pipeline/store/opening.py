@@ -103,6 +103,12 @@ def _blank_array(store: Store, name: str) -> Any:
     return zarr.Array(AsyncArray(there.metadata, path, there.config))
 
 
+def let_go_of_arrays() -> None:
+    """Let go of the arrays of all stores, for a process that opens one store after the other."""
+    _array.cache_clear()
+    _blank_array.cache_clear()
+
+
 @dataclass(frozen=True)
 class Absent:
     """Nothing is at the target, or an empty folder."""
