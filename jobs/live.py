@@ -21,17 +21,16 @@ from pipeline.text import printable, without_credentials
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.stream.drift import Alarm
-    from pipeline.stream.drift_watch import DriftWatch
-    from pipeline.stream.reference import Reference
-
     from pipeline.dataset.manifest import Manifest
     from pipeline.models.checkpoint import Checkpoint
     from pipeline.store.record import RunRecord
+    from pipeline.stream.drift import Alarm
+    from pipeline.stream.drift_watch import DriftWatch
     from pipeline.stream.engine import Engine
     from pipeline.stream.events import Events
     from pipeline.stream.explained import Viewer
     from pipeline.stream.recording import Recording
+    from pipeline.stream.reference import Reference
     from pipeline.stream.session import Session
     from pipeline.stream.source import Source
     from pipeline.stream.viewer.server import Running

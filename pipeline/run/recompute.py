@@ -23,7 +23,7 @@ from pipeline.store.run_folder import store_url
 
 @dataclass(frozen=True)
 class Difference:
-    """Arrays in which a row that was computed again isn't what is stored."""
+    """Arrays in which the row that was computed again differs from the stored one."""
 
     row: int
     arrays: tuple[str, ...]
@@ -44,10 +44,11 @@ def plan_again(run_url: str, store: Store) -> Plan:
     Raises
     ------
     StoreError
-        If its manifest or model aren't what they were, or its record is of another release.
+        If its manifest or model has changed, or its record was written by another release.
     StaaError
-        As `describe_run` does, of a manifest or model that can't be read any more.
+        As `describe_run` does, if the manifest or model can't be read any more.
     """
+    store.record.check_has_model(run_url)
     try:
         config = AttributeConfig.model_validate(store.record.config | {"out": run_url})
     except ValidationError as error:
@@ -78,9 +79,8 @@ def recompute(
 ) -> list[Difference]:
     """Compute rows of a run again, in this process, and say which aren't what is stored.
 
-    A row has the same bits whichever other rows of its batch are computed, so that nothing but
-    these rows is decoded. On another device, or with other versions of libraries, last bits may be
-    others.
+    A row's bits don't depend on which other rows of its batch are computed, so only these rows are
+    decoded. On another device, or with other versions of libraries, the last bits may differ.
 
     Parameters
     ----------

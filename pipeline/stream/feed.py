@@ -304,7 +304,7 @@ class Feed:
             self._tell("back", tries=self._n_failed)
             self._n_failed = 0
         self._time_s, self._received_s = time_s, now
-        self.health.frame(now, time_s, zlib.crc32(fitted))
+        self.health.frame(now, time_s, zlib.crc32(np.ascontiguousarray(fitted).data))
         clock.ring.add(RingFrame(tick, self.n_frames - 1, fitted, now), next_tick)
         for window in self._cutter.due(clock.ring, clock.offset_s):
             self.listener.window(window)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pipeline.storage.files import open_filesystem, read_bytes
@@ -56,7 +57,7 @@ def sessions_of(out: str) -> list[Kept]:
     for name in names_of(out):
         url = in_run(out, name)
         filesystem, path = open_filesystem(url)
-        n_bytes = with_retries(url, lambda fs=filesystem, at=path: fs.du(at))
+        n_bytes = with_retries(url, partial(filesystem.du, path))
         kept.append(Kept(url, int(n_bytes), _ended(url, name)))
     return kept
 
@@ -93,7 +94,7 @@ def retain(
         if not is_old and (n_bytes is None or total <= n_bytes):
             continue
         filesystem, path = open_filesystem(session.url)
-        with_retries(session.url, lambda fs=filesystem, at=path: fs.rm(at, recursive=True))
+        with_retries(session.url, partial(filesystem.rm, path, recursive=True))
         total -= session.n_bytes
         deleted.append(session.url)
     return deleted

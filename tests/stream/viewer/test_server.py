@@ -1,9 +1,11 @@
 """The server on a free port: what it serves, and what a bad viewer does to the others."""
 
 import http.client
+import importlib
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -183,3 +185,11 @@ def test_viewers_are_bounded_in_number():
                 pass
             assert get(running, "/mjpeg/camera")[0].status == 503
             assert get(running)[0].status == 200
+
+
+def test_without_the_extra_there_is_one_line_that_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "pipeline.stream.viewer")
+    expected = r"the live page needs uvicorn: pip install 'staa\[live\]'"
+    with pytest.raises(ConfigError, match=expected):
+        importlib.import_module("pipeline.stream.viewer")

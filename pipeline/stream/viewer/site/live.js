@@ -212,6 +212,8 @@ class Tile {
     if (due === null) picture = this.pictures.at(-1);
     else for (const one of this.pictures) if (one.time <= due) picture = one;
     this.showMarker(picture.time);
+    // What was played isn't needed again.
+    while (this.pictures.length > 1 && this.pictures[1].time < picture.time) this.pictures.shift().bitmap.close();
     const key = `${picture.time} ${this.newest && this.newest.window} ${opacity}`;
     if (key === this.drawn) return;
     this.drawn = key;
@@ -288,11 +290,12 @@ function showAlarms(alarms) {
   setText(byId("n-alarms"), alarms.length ? String(alarms.length) : "");
   list.replaceChildren(...alarms.toReversed().map((alarm) => {
     const about = [
-      alarm.stream && ["stream", alarm.stream], alarm.class && ["class", alarm.class], alarm.score && ["score", alarm.score],
+      alarm.stream && ["stream", alarm.stream], alarm.class && ["class", alarm.class], alarm.score && ["score", alarm.score.replaceAll("_", " ")],
       alarm.effect !== undefined && alarm.effect !== null && ["effect", `${amount(alarm.effect)}${alarm.effect_unit ? ` ${alarm.effect_unit}` : ""}`],
       alarm.from_window !== undefined && ["windows", `${alarm.from_window} to ${alarm.to_window}`],
       Array.isArray(alarm.before) && ["before, see windows", alarm.before.join(", ")],
       Array.isArray(alarm.after) && ["after, see windows", alarm.after.join(", ")],
+      Array.isArray(alarm.also) && alarm.also.length && ["also", alarm.also.map((score) => score.replaceAll("_", " ")).join(", ")],
     ].filter(Boolean);
     return h("li", {}, name_(alarm.said || alarm.kind || "alarm"), h("small", {}, about.map(([what, value], i) => [i ? " · " : "", `${what} `, name_(value)])));
   }));
