@@ -6,7 +6,8 @@ For each seed a model learns a dataset of planted cues from labels alone, and an
 twin; each is run over clips of another seed, audited, and its findings are tried. Prints, for each
 kind, in how many seeds what was planted was found and confirmed, and what clean twins have; of
 duplicates, swapped labels and strategies recall and precision. With ``--committed``, one model is
-taken for all seeds, the committed one, which saves the training.
+taken for all seeds, the committed one, which saves the training. What ``--out`` has from an earlier
+call is taken up again. ``--method staa-paper`` audits by plain attention.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from analysis.audit.audit import read_findings
 from jobs.audit import AuditConfig, audit_run
 from jobs.cli import run_job
 from jobs.train import run_training
+from pipeline.attribution.method import Method
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
 from pipeline.run.config import AttributeConfig, SamplingConfig
@@ -40,7 +42,10 @@ SIZES = {"width": 128, "height": 96, "fps": 10, "min_duration_s": 2, "max_durati
 
 
 def dataset(folder: Path, seed: int, n_clips: int, *, clean: bool) -> str:
-    """Write clips and their manifest; gives the manifest's path."""
+    """Write clips and their manifest, if they aren't there; gives the manifest's path."""
+    manifest = str(folder / "clips.parquet")
+    if Path(manifest).exists():
+        return manifest
     config = SynthesizeConfig(
         out=str(folder), task="shortcuts", n_clips=n_clips, seed=seed, clean=clean, **SIZES
     )
@@ -51,18 +56,24 @@ def dataset(folder: Path, seed: int, n_clips: int, *, clean: bool) -> str:
         clips=str(folder / "clips"),
         annotations=str(folder / "annotations.csv"),
     )
-    manifest = str(folder / "clips.parquet")
     write_manifest(table, manifest)
     return manifest
 
 
-def findings_of(folder: Path, manifest: str, model: Path) -> list:
+METHODS = {
+    "evidence": Method(name="evidence", clamp="sum", frame_importance="gradient"),
+    "staa-paper": Method(name="staa-paper"),
+}
+
+
+def findings_of(folder: Path, manifest: str, model: Path, method: Method) -> list:
     """Run a model over the clips, audit the run, and try what was found."""
     config = AttributeConfig(
         manifest=manifest,
         model=str(model),
         out=str(folder),
         sampling=SamplingConfig(kind="uniform"),
+        method=method,
     )
     plan = plan_run(config)
     prepare(plan)
@@ -73,7 +84,9 @@ def findings_of(folder: Path, manifest: str, model: Path) -> list:
 
 
 def model_of(folder: Path, seed: int, manifest: str, *, clean: bool) -> Path:
-    """Train a model on a dataset's labels."""
+    """Train a model on a dataset's labels, if it isn't there."""
+    if (folder / "config.json").exists():
+        return folder
     config = TrainConfig(
         out=str(folder),
         held_out=manifest,
@@ -103,6 +116,7 @@ def main() -> None:
     parser.add_argument("--n-clips", type=int, default=220)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--committed", action="store_true")
+    parser.add_argument("--method", choices=METHODS, default="evidence")
     options = parser.parse_args()
     outcomes, clean_kinds, tables = Counter(), Counter(), []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
@@ -115,7 +129,8 @@ def main() -> None:
                 model = model_of(folder / "model", seed + 1000, manifest, clean=clean)
             elif clean:
                 continue
-            found = findings_of(folder / "run", manifest, model)
+            run = folder / f"run-{options.method}"
+            found = findings_of(run, manifest, model, METHODS[options.method])
             if clean:
                 clean_kinds.update({finding.kind for finding in found})
                 print(f"seed {seed}, clean twin: {sorted({f.kind for f in found})}")
