@@ -43,6 +43,7 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 		--out $(DEMO)/shortcuts.parquet
 	$(BIN)/python -m jobs.attribute --serial --manifest $(DEMO)/shortcuts.parquet \
 		--model pipeline/synthetic/checkpoints/shortcuts --sampling.kind uniform \
+		--method.name evidence --method.clamp sum --method.frame-importance gradient \
 		--out $(DEMO)/shortcuts_run
 	$(BIN)/python -m jobs.audit $(DEMO)/shortcuts_run --verify --proof.serial --most 3 \
 		--report $(DEMO)/audit
