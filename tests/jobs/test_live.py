@@ -220,8 +220,8 @@ def test_killed_at_any_moment_nothing_is_torn_and_interrupted_it_ends_tidily(inp
     process = subprocess.Popen(
         command(inputs, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: len(urls_of(str(out))) == 2, process)
-    wait_for(lambda: n_committed(out) >= 4, process)
+    # Both have a shard: a session without a window leaves no store.
+    wait_for(lambda: len(list(out.glob("*/attributions.zarr/status/c/0"))) == 2, process)
     os.kill(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
