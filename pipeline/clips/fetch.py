@@ -15,14 +15,13 @@ one, which was read before, is still there.
 import errno
 import hashlib
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import fsspec
-from aiohttp import InvalidURL
-from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.clips.columns import DIGEST_BYTES
@@ -87,7 +86,7 @@ def file_key(root: str, path: str) -> bytes | None:
         marks = with_retries(location, lambda: _marks(filesystem, location))
     except CredentialsError as error:
         raise StorageError(str(error)) from error
-    except (OSError, ValueError, InvalidURL):
+    except (OSError, ValueError):
         # Reading it will tell what is the matter.
         return None
     if marks is None:
@@ -145,7 +144,9 @@ def fetch_clip(root: str, path: str, witness: str | None = None) -> bytes:
         data = with_retries(location, lambda: _read_whole(filesystem, location))
     except CredentialsError as error:
         raise StorageError(str(error)) from error
-    except (OSError, InvalidURL) as error:
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError) and not _is_of_url(error):
+            raise
         failure = _failure(location, error)
         if failure.of_answer:
             _check_witnesses(filesystem, root, path, witness, failure.message)
@@ -158,10 +159,25 @@ def locate(root: str, path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Filesystem of a clip and its path in it; nothing is asked of the storage yet."""
     # The path is joined after the URL is parsed: its `?`, `#` or `::` are characters of a name.
     filesystem, base = open_filesystem(root)
-    if isinstance(filesystem, HTTPFileSystem):
+    if _is_http(filesystem):
         # Here the filesystem parses URLs itself. What is escaped already stays as it is.
         path = quote(path, safe="/%:@!$&'()*+,;=~[] ")
     return filesystem, f"{base.rstrip('/')}/{path}"
+
+
+def _is_http(filesystem: fsspec.AbstractFileSystem) -> bool:
+    """Whether a filesystem is that of plain HTTP.
+
+    The module isn't imported for the question: it loads an HTTP client, in a quarter of a second of
+    every process that reads clips of a disk.
+    """
+    module = sys.modules.get("fsspec.implementations.http")
+    return module is not None and isinstance(filesystem, module.HTTPFileSystem)
+
+
+def _is_of_url(error: ValueError) -> bool:
+    """Whether an error is aiohttp's, of a URL that no request can be made of."""
+    return any(base.__name__ == "InvalidURL" for base in type(error).__mro__)
 
 
 def is_there(filesystem: fsspec.AbstractFileSystem, location: str) -> bool:
@@ -180,7 +196,7 @@ def is_there(filesystem: fsspec.AbstractFileSystem, location: str) -> bool:
             # A pipe would be waited for.
             os.close(os.open(location, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
             return True
-        if isinstance(filesystem, HTTPFileSystem):
+        if _is_http(filesystem):
             # HEAD is refused by some servers, and its answer never says why.
             filesystem.cat_file(location, start=0, end=1)
             return True
@@ -203,7 +219,7 @@ class _Failure:
     """Whether a storage that is away or closed would give the same answer."""
 
 
-def _failure(location: str, error: OSError | InvalidURL) -> _Failure:
+def _failure(location: str, error: OSError | ValueError) -> _Failure:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return _Failure(Status.MISSING, f"no object at {location}", of_answer=True)
     if isinstance(error, IsADirectoryError):
@@ -254,7 +270,7 @@ def _read_whole(filesystem: fsspec.AbstractFileSystem, location: str) -> bytes:
     tells its size, and the client holds the body against it: asking before would double the
     requests, and the answer to HEAD doesn't say why there is none.
     """
-    if isinstance(filesystem, HTTPFileSystem):
+    if _is_http(filesystem):
         return bytes(filesystem.cat_file(location))
     size = _size(filesystem, location)
     if size == 0:

@@ -1,13 +1,13 @@
-"""Frames at the model's size, kept for whoever takes the same frames of the same clips again.
+"""Frames at the model's size, kept for runs that take the same frames of the same clips.
 
 A part of a cache is a Zarr group whose row i is row i of the run, as in the run's store: ``frames``
 (clip, frame, y, x, channel) uint8, and ``entries`` (clip, byte), which says what is known of each
-row. Both are cut into objects of a few rows, which are written by whoever decodes these rows: first
+row. Both are cut into objects of a few rows. The process that decodes these rows writes them: first
 the frames, then their entries.
 
-A row is believed if its entry has the key of the clip as it is now, made of path, size, and ETag or
-times, and the right checksum, over the entry and the frames. Anything else is no fault: the clip is
-decoded again. So two runs may fill a part at the same time, and one may be killed amid a write.
+A row is used if its entry has the clip's present key, made of path, size, and ETag or times, and
+the right checksum over the entry and the frames. Otherwise the clip is decoded again. So two runs
+may fill a part at the same time, and a run may be killed while it writes.
 """
 
 import logging
@@ -19,9 +19,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer.cpu import NDBuffer
 
 from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.fetch import KEY_BYTES
@@ -36,12 +38,12 @@ _COLUMNS = ("frame_index", "frame_time", "clip_digest")
 _FAULTS = (OSError, ValueError, ImportError, LookupError, RuntimeError)
 """What zarr and its codecs raise of an object that is cut short, damaged or withheld."""
 _given_up: set[str] = set()
-"""Parts that this process doesn't ask any more, as their storage stayed away."""
+"""Parts that this process doesn't use any more, because their storage didn't answer."""
 _LOGGER = logging.getLogger(__name__)
 
 
 def entry_dtype(n_frames: int) -> np.dtype[Any]:
-    """Give the fields of what is known of a row, as its bytes lie in ``entries``."""
+    """Fields of a row's entry, in the order of its bytes in ``entries``."""
     return np.dtype(
         [
             ("key", "u1", (KEY_BYTES,)),
@@ -63,7 +65,7 @@ class FramesCache:
     """
 
     url: str
-    """Of the group."""
+    """URL of the group."""
     n_rows: int
     """Rows that there is room for: the first ones of the run."""
     rows_per_object: int
@@ -83,13 +85,18 @@ class FramesCache:
                 known = here.start + np.flatnonzero(_matches(entries, keys[here]))
                 if not len(known):
                     continue
-                frames = part.frames(rows)
-                for clip in known.tolist():
-                    row, entry = int(rows_of_run[clip]), entries[clip - here.start]
-                    if entry["checksum"] != _checksum(entry, frames[row - rows.start]):
+                places = (rows_of_run[known] - rows.start).tolist()
+                is_whole = len(known) == len(rows)
+                frames = part.frames(rows, columns["frames"][here] if is_whole else None)
+                for clip, place in zip(known.tolist(), places, strict=True):
+                    entry = entries[clip - here.start]
+                    if not _is_sound(entry, frames[place]):
+                        row = int(rows_of_run[clip])
                         _LOGGER.warning("%s is damaged in row %d", self.url, row)
+                        columns["frames"][clip] = 0
                         continue
-                    columns["frames"][clip] = frames[row - rows.start]
+                    if not is_whole:
+                        columns["frames"][clip] = frames[place]
                     for name in _COLUMNS:
                         columns[name][clip] = entry[name]
                     found[clip] = True
@@ -108,7 +115,7 @@ class FramesCache:
     def write(self, columns: Columns, keys: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> None:
         """Keep the chosen rows that have a key, as far as there is room.
 
-        What a storage refuses isn't kept, and is no fault of the run.
+        Rows that the storage refuses aren't kept, and the run goes on.
         """
         chosen = chosen & keys.any(axis=1) & self.fills
         rows_of_run = self._rows_of_run(columns["row"])
@@ -157,7 +164,7 @@ class _Part:
         entries: Any = group[ENTRIES]
         self._frames, self._entries = frames, entries
         self._dtype = entry_dtype(frames.shape[1])
-        # An array that is shorter would give fewer rows than it is asked for.
+        # A shorter array would give fewer rows than are asked for.
         if (
             min(frames.shape[0], entries.shape[0]) < n_rows
             or entries.shape[1] != self._dtype.itemsize
@@ -166,9 +173,19 @@ class _Part:
                 f"its arrays are {frames.shape} and {entries.shape}, expected {n_rows} rows"
             )
 
-    def frames(self, rows: range) -> NDArray[np.uint8]:
-        frames: NDArray[np.uint8] = self._frames[rows.start : rows.stop]
-        return frames
+    def frames(self, rows: range, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Frames of an object: (rows, T, height, width, 3), in an array that is there if given."""
+        if into is None:
+            frames: NDArray[np.uint8] = self._frames[rows.start : rows.stop]
+            return frames
+        chosen, out = slice(rows.start, rows.stop), NDBuffer.from_numpy_array(into)
+        try:
+            self._frames.get_basic_selection(chosen, out=out)
+        except BaseException:
+            # Of an object that is cut short some of it may be there already.
+            into[:] = 0
+            raise
+        return into
 
     def entries(self, rows: range) -> NDArray[Any]:
         raw: NDArray[np.uint8] = self._entries[rows.start : rows.stop]
@@ -198,11 +215,11 @@ def _opened(url: str, n_rows: int, fills: bool) -> _Part:
 
 @contextmanager
 def _tolerated(url: str) -> Iterator[None]:
-    """While open, a fault of the cache is logged, and what it was about isn't kept."""
+    """While open, a fault of the cache is logged, and the rows that it concerns aren't kept."""
     try:
         yield
     except StorageError as error:
-        # It was tried again for a minute, and would be for each batch.
+        # This access was tried for a minute; without giving up, so would be that of each batch.
         _given_up.add(url)
         _LOGGER.warning("frames are neither read from nor written to %s any more: %s", url, error)
     except _FAULTS as error:
@@ -214,7 +231,21 @@ def _matches(entries: NDArray[Any], keys: NDArray[np.uint8]) -> NDArray[np.bool_
     return same
 
 
+def _is_sound(entry: NDArray[Any], frames: NDArray[np.uint8]) -> bool:
+    """Whether a row's checksum is right: as `_checksum` makes it, or CRC-32 of before."""
+    if entry["checksum"] == _checksum(entry, frames):
+        return True
+    of_entry = zlib.crc32(_summed(entry))
+    crc32 = zlib.crc32(np.ascontiguousarray(frames).data.cast("B"), of_entry)
+    return bool(entry["checksum"] == crc32)
+
+
 def _checksum(entry: NDArray[Any], frames: NDArray[np.uint8]) -> int:
-    """CRC-32 over what an entry says and the frames that it says it of."""
-    of_entry = zlib.crc32(entry.tobytes()[: -entry.dtype["checksum"].itemsize])
-    return zlib.crc32(np.ascontiguousarray(frames).data.cast("B"), of_entry)
+    """CRC-32C, which processors compute themselves, over an entry and its frames."""
+    of_entry = google_crc32c.value(_summed(entry))
+    return int(google_crc32c.extend(of_entry, np.ascontiguousarray(frames).reshape(-1)))
+
+
+def _summed(entry: NDArray[Any]) -> bytes:
+    """Bytes of what an entry says, without the checksum."""
+    return bytes(entry.tobytes()[: -entry.dtype["checksum"].itemsize])

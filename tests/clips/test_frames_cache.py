@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import zlib
 from datetime import date
 from pathlib import Path
 
@@ -33,15 +34,7 @@ N_ROWS = 2 * N_CLIPS
 ARRAYS = ("frames", "entries")
 SEED = int(date.today().strftime("%Y%m%d"))
 
-
-NOTES = counting.notes()
-"""Before the first decoder is started, which outlives its test."""
-
-
-@pytest.fixture(autouse=True)
-def notes():
-    NOTES.taken()
-    return NOTES
+pytestmark = pytest.mark.usefixtures("notes")
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +182,21 @@ def test_damaged_objects_are_not_believed_and_are_written_again(manifest, cache,
     damaged.unlink() if how == "lost" else damaged.write_bytes(data)
     assert_same(loaded(manifest, cache), expected)
     assert 1 <= notes.n_passes() <= 3
+    assert_same(loaded(manifest, cache), expected)
+    assert notes.n_passes() == 0
+
+
+def test_entries_with_checksums_of_before_are_believed(manifest, cache, notes, monkeypatch):
+    """CRC-32 was replaced by CRC-32C; what was cached with it isn't decoded again."""
+
+    def of_before(entry, frames):
+        return zlib.crc32(frames.tobytes(), zlib.crc32(entry.tobytes()[:-4]))
+
+    expected = loaded(manifest, None)
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.clips.frames_cache._checksum", of_before)
+        loaded(manifest, cache)
+    notes.taken()
     assert_same(loaded(manifest, cache), expected)
     assert notes.n_passes() == 0
 
