@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-all lint types check docs clean
+.PHONY: help install demo live test test-slow test-all lint types check docs clean
 # test-all and check have an order.
 .NOTPARALLEL:
 
 DEMO := runs/demo
+LIVE := runs/live
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,7 +19,7 @@ install: .venv/installed  ## Create .venv and install the project with its devel
 .venv/installed: pyproject.toml constraints.txt
 	@echo "== install into .venv"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,evaluation]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,evaluation,live]'
 	@touch $@
 
 demo: install  ## Write clips, attribute them, and draw the report: runs/demo
@@ -42,6 +43,7 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 		--out $(DEMO)/shortcuts.parquet
 	$(BIN)/python -m jobs.attribute --serial --manifest $(DEMO)/shortcuts.parquet \
 		--model pipeline/synthetic/checkpoints/shortcuts --sampling.kind uniform \
+		--method.name evidence --method.clamp sum --method.frame-importance gradient \
 		--out $(DEMO)/shortcuts_run
 	$(BIN)/python -m jobs.audit $(DEMO)/shortcuts_run --verify --proof.serial --most 3 \
 		--report $(DEMO)/audit
@@ -51,6 +53,23 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 	@echo "statistics    $(DEMO)/statistics.zarr     in Python: analysis.open_statistics('$(DEMO)')"
 	@echo "report        open in a browser: file://$(CURDIR)/$(DEMO)/report/index.html"
 	@echo "audit         open in a browser: file://$(CURDIR)/$(DEMO)/audit/index.html"
+
+LIVE_SCENES := --width 128 --height 96 --fps 10 --min-duration-s 3 --max-duration-s 3
+LIVE_MODEL := --model pipeline/synthetic/checkpoints/shortcuts --sampling.kind uniform --window 3s
+
+live: install  ## Explain a stream as it plays, in a browser; after a minute a logo appears: runs/live
+	@echo "== live: write four minutes of five actions; a logo appears after the first"
+	rm -rf $(LIVE)
+	$(BIN)/python -m jobs.synthesize --task shortcuts --stream 5min --seed 4 \
+		--out $(LIVE)/usual $(LIVE_SCENES)
+	$(BIN)/python -m jobs.synthesize --task shortcuts --stream 4min --planted-from 60s --seed 5 \
+		--out $(LIVE)/camera $(LIVE_SCENES)
+	@echo "== live: learn what is usual, from five minutes without a logo"
+	$(BIN)/python -m jobs.live $(LIVE)/usual/stream.mp4 $(LIVE_MODEL) --fast --no-page.show \
+		--out $(LIVE)/usual/sessions
+	@echo "== live: play the stream; ctrl-C ends it"
+	$(BIN)/python -m jobs.live camera=$(LIVE)/camera/stream.mp4 $(LIVE_MODEL) \
+		--out $(LIVE)/sessions --drift-against $(LIVE)/usual/sessions
 
 # Two processes: one has all tests that start a Ray, the other the rest (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup

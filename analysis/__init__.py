@@ -28,87 +28,66 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.audit.audit import findings
-    from analysis.moving_clip import show_clip
-    from analysis.page.report import write_report
-    from analysis.runs import (
-        by_video,
-        class_names,
-        focused_attribution,
-        for_netcdf,
-        join_runs,
-        joint_attribution,
-        ok,
-        open_run,
-    )
-    from analysis.score_table import describe_scores, score_run, scores
-    from analysis.statistics import (
-        class_statistics,
-        group_statistics,
-        open_statistics,
-        overall_statistics,
-        save_statistics,
-    )
-    from analysis.summary import run_summary
-    from pipeline.attribution.focus import Focus, Threshold
+    from analysis.audit.audit import findings as findings
+    from analysis.moving_clip import show_clip as show_clip
+    from analysis.page.report import write_report as write_report
+    from analysis.runs import by_video as by_video
+    from analysis.runs import class_names as class_names
+    from analysis.runs import focused_attribution as focused_attribution
+    from analysis.runs import for_netcdf as for_netcdf
+    from analysis.runs import join_runs as join_runs
+    from analysis.runs import joint_attribution as joint_attribution
+    from analysis.runs import ok as ok
+    from analysis.runs import open_run as open_run
+    from analysis.score_table import describe_scores as describe_scores
+    from analysis.score_table import score_run as score_run
+    from analysis.score_table import scores as scores
+    from analysis.statistics import class_statistics as class_statistics
+    from analysis.statistics import group_statistics as group_statistics
+    from analysis.statistics import open_statistics as open_statistics
+    from analysis.statistics import overall_statistics as overall_statistics
+    from analysis.statistics import save_statistics as save_statistics
+    from analysis.summary import run_summary as run_summary
+    from pipeline.attribution.focus import Focus as Focus
+    from pipeline.attribution.focus import Threshold as Threshold
 
-__all__ = [
-    "Focus",
-    "Threshold",
-    "by_video",
-    "class_names",
-    "class_statistics",
-    "describe_scores",
-    "findings",
-    "focused_attribution",
-    "for_netcdf",
-    "group_statistics",
-    "join_runs",
-    "joint_attribution",
-    "ok",
-    "open_run",
-    "open_statistics",
-    "overall_statistics",
-    "run_summary",
-    "save_statistics",
-    "score_run",
-    "scores",
-    "show_clip",
-    "write_report",
-]
-
-_ON_DEMAND = {
-    "findings": "analysis.audit.audit",
-    "show_clip": "analysis.moving_clip",
-    "write_report": "analysis.page.report",
-    "by_video": "analysis.runs",
-    "class_names": "analysis.runs",
-    "focused_attribution": "analysis.runs",
-    "for_netcdf": "analysis.runs",
-    "join_runs": "analysis.runs",
-    "joint_attribution": "analysis.runs",
-    "ok": "analysis.runs",
-    "open_run": "analysis.runs",
-    "describe_scores": "analysis.score_table",
-    "score_run": "analysis.score_table",
-    "scores": "analysis.score_table",
-    "class_statistics": "analysis.statistics",
-    "group_statistics": "analysis.statistics",
-    "open_statistics": "analysis.statistics",
-    "overall_statistics": "analysis.statistics",
-    "save_statistics": "analysis.statistics",
-    "run_summary": "analysis.summary",
-    "Focus": "pipeline.attribution.focus",
-    "Threshold": "pipeline.attribution.focus",
+_MODULES = {
+    "analysis.audit.audit": ("findings",),
+    "analysis.moving_clip": ("show_clip",),
+    "analysis.page.report": ("write_report",),
+    "analysis.runs": (
+        "by_video",
+        "class_names",
+        "focused_attribution",
+        "for_netcdf",
+        "join_runs",
+        "joint_attribution",
+        "ok",
+        "open_run",
+    ),
+    "analysis.score_table": ("describe_scores", "score_run", "scores"),
+    "analysis.statistics": (
+        "class_statistics",
+        "group_statistics",
+        "open_statistics",
+        "overall_statistics",
+        "save_statistics",
+    ),
+    "analysis.summary": ("run_summary",),
+    "pipeline.attribution.focus": ("Focus", "Threshold"),
 }
-"""Module of each name: using a name loads its module alone, and `--help` loads none."""
+"""Names by module: using a name loads its module alone, and `--help` loads none."""
+
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ON_DEMAND:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ON_DEMAND[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

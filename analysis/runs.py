@@ -1,6 +1,7 @@
 """A run's store as a labelled, lazy dataset: the way into every analysis and into a notebook."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ _ROWS_PER_CHUNK = 2048
 """Rows of a Dask chunk at most, in whole shards: fewer tasks, and less of their overhead."""
 _CHUNK_BYTES = 32 * 2**20
 """Size of a Dask chunk at most, unless a shard is larger."""
+_ENLARGING_WAITS_S = (0.1, 0.2, 0.4, 0.8)
+"""Between looks at a store that is being enlarged."""
 
 
 def open_run(
@@ -61,17 +64,10 @@ def open_run(
     if not isinstance(url, str):
         runs = {one: open_run(one, shards_per_chunk=shards_per_chunk, check=check) for one in url}
         return join_runs(runs)
-    store = open_store(store_url(url))
+    store = _settled_store(url)
     if check:
         check_store(store)
     layout, record = store.layout, store.record
-    # Its status is the last array to be enlarged.
-    (n_rows,) = store.array("status").shape
-    if n_rows != layout.n_rows:
-        raise StoreError(
-            f"{store_url(url)} is being enlarged from {n_rows} to {layout.n_rows} rows, "
-            "or was cut off while it was: jobs.attribute finishes that at once"
-        )
     # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.
     chunk = layout.rows_per_shard * (shards_per_chunk or _shards_per_chunk(layout))
     try:
@@ -156,8 +152,9 @@ def join_runs(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
                     "joined whatever the grid"
                 )
     if len({_row_identity(ds) for ds in datasets}) > 1:
-        # Rows that were removed have no id any more.
-        datasets = [_where(ds, ds["status"].values != Status.REMOVED) for ds in datasets]
+        # Rows that were removed, and unused ones, have no id.
+        without_id = [Status.REMOVED, Status.UNUSED]
+        datasets = [_where(ds, ~np.isin(ds["status"].values, without_id)) for ds in datasets]
         ids = {name: _clip_ids(ds, name) for name, ds in zip(names, datasets, strict=True)}
         shared = ids[names[0]]
         for name in names[1:]:
@@ -256,6 +253,28 @@ def class_index(ds: xr.Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
         )
     index: np.ndarray[Any, np.dtype[np.int64]] = np.atleast_1d(ds["class_index"].values)
     return index.astype(np.int64)
+
+
+def _settled_store(url: str) -> Store:
+    """Open a store that isn't being enlarged; one of a stream that goes on often is for a moment.
+
+    Raises
+    ------
+    StoreError
+        As `open_store` does, and if the store is still being enlarged a while later.
+    """
+    for wait_s in (*_ENLARGING_WAITS_S, None):
+        store = open_store(store_url(url))
+        # Its status is the last array to be enlarged.
+        (n_rows,) = store.array("status").shape
+        if n_rows == store.layout.n_rows:
+            return store
+        if wait_s is not None:
+            time.sleep(wait_s)
+    raise StoreError(
+        f"{store_url(url)} is being enlarged from {n_rows} to {store.layout.n_rows} rows, "
+        "or was cut off while it was: jobs.attribute, or jobs.live, finishes that at once"
+    )
 
 
 def _shards_per_chunk(layout: StoreLayout) -> int:

@@ -155,13 +155,17 @@ def with_current_lift(table: pd.DataFrame, run_url: str, ds: xr.Dataset) -> pd.D
     return current.assign(lift=measured["lift"]) if "lift" in measured else current
 
 
-def scores(run_url: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def scores(
+    run_url: str, columns: Sequence[str] | None = None, *, make: bool = True
+) -> pd.DataFrame:
     """Table of a run's scores, with a row for each row of the run; computed if there is none.
 
     Parameters
     ----------
     columns
         The columns to read; by default all.
+    make
+        Whether to compute the table where there is none; otherwise nothing is written.
 
     Returns
     -------
@@ -177,7 +181,12 @@ def scores(run_url: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     url = scores_url(run_url)
     try:
         data = read_bytes(url)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if not make:
+            open_run(run_url)
+            raise StoreError(
+                f"there is no table of scores at {url}: jobs.aggregate makes it"
+            ) from error
         score_run(run_url)
         data = read_bytes(url)
     file = pq.ParquetFile(pa.BufferReader(data))

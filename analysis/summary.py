@@ -8,13 +8,15 @@ from pipeline.status import Status
 
 
 class RunCounts(TypedDict):
-    """Rows of a run by outcome; ``n_ok + n_failed + n_removed + n_pending == n_rows``."""
+    """Rows of a run by outcome; ok, failed, removed, unused and pending ones are all of them."""
 
     n_rows: int
     n_ok: int
     n_failed: int
     n_removed: int
     """Rows that `jobs.forget` has taken out."""
+    n_unused: int
+    """Places of `jobs.live` in which no window is."""
     n_pending: int
     n_labelled: int
     """Ok rows that have a label."""
@@ -48,6 +50,7 @@ def run_summary(ds: xr.Dataset) -> RunCounts:
         n_ok=int(counts[Status.OK.label]),
         n_failed=sum(failed.values()),
         n_removed=int(counts[Status.REMOVED.label]),
+        n_unused=int(counts[Status.UNUSED.label]),
         n_pending=int(counts[Status.PENDING.label]),
         n_labelled=n_labelled,
         failed={name: count for name, count in failed.items() if count},

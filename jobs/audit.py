@@ -67,14 +67,21 @@ def _audit(config: AuditConfig, store: "Store", lease: "Lease") -> int:
         f"audit: {len(evidence.table)} videos of {len(set(evidence.groups.tolist()) - {-1})} "
         f"classes by {evidence.method}{_blind(evidence.class_specific)}"
     )
-    found = audit(
+    audited = audit(
         evidence, config.audit, progress=lambda name: print(f"audit: {name}", file=sys.stderr)
     )
     for try_now in (False, True) if config.verify else (False,):
         # What was found is kept before it is tried, which takes longer.
         with writing("run", config.run):
             found = proven(
-                found, evidence, store, lease, config.proof, run_url=config.run, try_now=try_now
+                audited,
+                evidence,
+                store,
+                lease,
+                config.proof,
+                settings=config.audit,
+                run_url=config.run,
+                try_now=try_now,
             )
         lease.check()
         with writing("run", config.run):
@@ -126,9 +133,8 @@ def print_findings(found: "Sequence[Finding]", most: int) -> None:
     for position, finding in enumerate(found[:most], start=1):
         state = finding.proof.state
         proof = "" if state == "not applicable" else f", {state}"
-        print(
-            f"\n{position}. {_NAMES[finding.kind]}{proof} (q {finding.q:.1g}, {finding.n} videos)"
-        )
+        videos = "1 video" if finding.n == 1 else f"{finding.n} videos"
+        print(f"\n{position}. {_NAMES[finding.kind]}{proof} (q {finding.q:.1g}, {videos})")
         print(f"   {printable(finding.seen)}")
         if (tried := _tried(finding)) is not None:
             print(f"   {tried}")

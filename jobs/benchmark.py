@@ -33,12 +33,12 @@ TASKS: "dict[str, TaskName]" = {
 }
 """What the classes of each committed model are."""
 LABEL_ONLY = ("static-cue", "static-cue-vivit", "static-cue-videomae", "order")
-"""Models that nothing told where the actor is."""
+"""Models that weren't told where the actor is."""
 COSTLY = ("forward passes",)
-"""What methods need that are measured on fewer clips."""
+"""Needs of the methods that are measured on fewer clips."""
 _COSTLY_BY_NAME = ("FovEx", "Integrated Gradients", "SmoothGrad")
 _N_CHECKED = 8
-"""Clips of the model set by hand on which metrics are tried."""
+"""How many clips of the model set by hand the metrics are tried on."""
 
 
 def _split(value: Any) -> Any:
@@ -66,7 +66,7 @@ class BenchmarkConfig(FrozenConfig):
     seeds: Seeds = (101, 102)
     """Seeds of the scenes; models were trained on seed 1."""
     models: Names = LABEL_ONLY
-    """Of the committed models, by the names of their folders."""
+    """Committed models, by the names of their folders."""
     methods: Names = ("all",)
     """Names in `pipeline.evaluation.methods.explainer.METHODS`; `all`, or `one-pass` for those that
     need no more than the forward pass that predicts."""
@@ -78,7 +78,7 @@ class BenchmarkConfig(FrozenConfig):
 
 
 def benchmark(config: BenchmarkConfig) -> int:
-    """Measure what isn't there yet, and write tables and pictures of all."""
+    """Measure what is missing, and write tables and pictures of everything."""
     from pipeline.evaluation.benchmark.metrics import chosen_metrics
     from pipeline.evaluation.benchmark.summary import decide
     from pipeline.evaluation.benchmark.tables import as_json, as_markdown, quality_against_cost
@@ -158,7 +158,7 @@ def _measured(
     bar = progress_bar(total=n_cells, initial=n_cells - n_left, unit="cell", desc="benchmark")
     n_workers = min(config.n_workers or os.cpu_count() or 1, len(pending))
     if n_workers > 1:
-        # Forked, a process would inherit torch's threads.
+        # A forked process would inherit torch's threads.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
             jobs = [pool.submit(_measure, config, *each, metrics) for each in pending]
@@ -194,7 +194,7 @@ def _is_missing(
 
 
 _SUBJECTS: dict[tuple[str, int, int], "Subject"] = {}
-"""The one that this process has last made: its probes remember what they have asked."""
+"""The subject that this process made last, whose probes remember what they have asked."""
 
 
 def _measure(

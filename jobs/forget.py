@@ -29,13 +29,12 @@ class ForgetConfig(RunWriter):
     """
 
     videos: str
-    """File with a video id or a path of the manifest in each line; any fsspec URL. All rows of a
-    file of which one is named are taken out."""
+    """File with a video id or a path of the manifest in each line; any fsspec URL. If one row of a
+    file is named, all rows of that file are taken out."""
     manifest: str | None = None
     """Where the run's manifest is now; by default where it was when the run was made."""
     frames_cache: str | None = None
-    """Cache of frames that their frames leave, too; by default the one that the run was made with.
-    """
+    """Cache of frames from which their frames are erased too; by default the run's own."""
 
 
 def forget(config: ForgetConfig) -> int:
@@ -68,13 +67,14 @@ def forget(config: ForgetConfig) -> int:
             found = matching_rows(store, manifest, removals.names)
         rows = with_removed(store, found.rows)
         lease.check()
-        # First of all, so that whatever comes in between, a later command finishes it.
+        # Before all else, so that a later command finishes this one if it is cut off.
         removals.write(config.run)
         deleted = delete_derived(config.run, rows)
         _forget_frames(config, store, manifest, rows)
         remove_rows(store, rows, lease)
         if not config.take_over:
-            # Who was pushed aside may still be amid a shard: the next command erases again.
+            # The driver whose lease was taken may still be writing a shard: the next command erases
+            # again.
             removals.finished().write(config.run)
     print(f"forget: {len(rows)} rows of {config.run} are removed, and stay so")
     unknown = [name for name in names if digest_of_name(name) not in found.found]
@@ -95,7 +95,7 @@ def forget(config: ForgetConfig) -> int:
 def _forget_frames(
     config: ForgetConfig, store: "Store", manifest: "Manifest | None", rows: "NDArray[np.int64]"
 ) -> None:
-    """Have frames leave the run's cache, and that which runs of one job share while it goes on."""
+    """Erase frames from the run's cache, and from the one that runs of a job share meanwhile."""
     import numpy as np
 
     from pipeline.clips.frames_folder import forget_videos
@@ -141,7 +141,7 @@ def _names(url: str) -> list[str]:
 
 
 def _manifest_of(config: ForgetConfig, store: "Store") -> "Manifest | None":
-    """Manifest that the run's rows are in; None, with a word, where it isn't to be had.
+    """Read the run's manifest; None, with a warning, if it can't be read.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Puts the findings of an audit to the test: what is planned there, the model answers here."""
+"""Puts the findings of an audit to the test: the model answers what the audit has planned."""
 
 import json
 import sys
@@ -16,23 +16,26 @@ if TYPE_CHECKING:
 
     from analysis.audit.evidence import Evidence
     from analysis.audit.finding import Finding
+    from analysis.audit.settings import AuditSettings
     from pipeline.evaluation.interventions import Intervention, Outcome, OutcomeFolder
     from pipeline.store.lease import Lease
     from pipeline.store.opening import Store
 
 CLIPS_PER_PART = 8
-"""Clips whose outcomes are kept together: what is done again, at most, after a cut."""
+"""Clips whose outcomes are kept together: at most this many are done again after a cut."""
 
 
 class ProofConfig(FrozenConfig):
     """How findings are tried on the model."""
 
     clips: int = Field(default=20, ge=5)
-    """Clips of a class that a finding is tried on, those with most attention at its place."""
+    """How many clips of a class a finding is tried on: those with most attention at its place."""
     serial: bool = False
     """Try them in this process, without Ray."""
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if there are any."""
+    stills: bool = True
+    """Also try each class for which no map says so: would a still do?"""
 
 
 def proven(
@@ -42,17 +45,20 @@ def proven(
     lease: "Lease",
     config: ProofConfig,
     *,
+    settings: "AuditSettings",
     run_url: str,
     try_now: bool,
 ) -> "list[Finding]":
-    """Give findings their proofs, ranked.
+    """Give findings their proofs, ranked, and add classes for which a still proves to do.
 
     What was tried before is kept beside the run, and isn't tried again.
 
     Parameters
     ----------
+    found
+        As the audit has them, before anything was tried.
     try_now
-        Whether the model is asked; else findings get the proofs that are kept, if all are.
+        Whether the model is asked; if not, findings get the proofs that are kept, if all are there.
 
     Raises
     ------
@@ -63,10 +69,12 @@ def proven(
 
     from analysis.audit.finding import ranked
     from analysis.audit.interventions import OUTCOME, plan_interventions, prove
+    from analysis.audit.stills import still_candidates, stills
     from pipeline.evaluation.interventions import OutcomeFolder, in_parts
 
-    # In an order that proofs don't change, which are ranked first.
-    in_order = sorted(found, key=lambda finding: finding.key)
+    # In an order that doesn't depend on proofs, as findings with proofs rank first.
+    candidates = still_candidates(evidence, found, settings) if config.stills else []
+    in_order = sorted([*found, *candidates], key=lambda finding: finding.key)
     planned = plan_interventions(in_order, evidence, clips_per_finding=config.clips)
     planned = planned.sort_values("row", kind="stable", ignore_index=True)
     if planned.empty:
@@ -91,7 +99,9 @@ def proven(
     outcomes = [outcome for of_part in kept.values() for outcome in of_part or ()]
     tried = planned.copy()
     tried[OUTCOME] = np.array([outcome.probability for outcome in outcomes], np.float64)
-    return ranked(prove(found, _readable(tried, outcomes)))
+    readable = _readable(tried, outcomes)
+    proved = prove(found, readable)
+    return ranked([*proved, *stills(prove(candidates, readable), readable, settings)])
 
 
 def _kept(folder: "OutcomeFolder", part: range) -> "list[Outcome]":

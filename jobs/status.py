@@ -43,8 +43,11 @@ def _text(state: "RunState") -> str:
     summary, model = state.summary, state.model
     n_done = summary.n_rows - summary.n_pending
     revision = f", revision {model['revision']}" if model["revision"] else ""
-    n_removed = summary.counts.get(Status.REMOVED, 0)
-    removed = f", {n_removed} removed" if n_removed else ""
+    others = "".join(
+        f", {count} {code.label}"
+        for code, count in summary.counts.items()
+        if code in (Status.REMOVED, Status.UNUSED)
+    )
     lines = {
         "run": f"{state.run} in {state.store}",
         "model": f"{model['name']} ({model['family']}{revision}, weights {_short(model)})",
@@ -53,7 +56,7 @@ def _text(state: "RunState") -> str:
         "views": _facts(state.views),
         "method": _facts(state.method),
         "rows": f"{n_done} of {summary.n_rows} done ({n_done / summary.n_rows:.1%}), "
-        f"{summary.n_pending} pending, {summary.n_failed} failed{removed}",
+        f"{summary.n_pending} pending, {summary.n_failed} failed{others}",
         "shards": f"{state.n_shards_done} of {state.n_shards} done",
         "written": _when(state.last_written),
         **({"pace": str(state.pace)} if state.pace else {}),

@@ -32,6 +32,9 @@ class Status(IntEnum):
     """The model gave NaN or infinity."""
     REMOVED = 10
     """Taken out by `jobs.forget`: nothing about it is kept, and it is never computed again."""
+    UNUSED = 11
+    """A place in a shard of `jobs.live` that was committed before it was full: no window is in
+    it."""
 
     @property
     def label(self) -> str:
@@ -41,7 +44,11 @@ class Status(IntEnum):
     @property
     def failed(self) -> bool:
         """Whether the row was tried and couldn't be given an attribution."""
-        return self not in (Status.PENDING, Status.OK, Status.REMOVED)
+        return self not in (Status.OK, *NOT_TRIED)
+
+
+NOT_TRIED = (Status.PENDING, Status.REMOVED, Status.UNUSED)
+"""Of rows that have no attribution, and haven't failed either."""
 
 
 class DecodeError(Exception):
@@ -55,4 +62,7 @@ class DecodeError(Exception):
 
 def failed_rows(status: Any) -> Any:
     """Whether each row of a ``status`` array (NumPy, Dask or xarray) was tried and failed."""
-    return (status != Status.OK) & (status != Status.PENDING) & (status != Status.REMOVED)
+    failed = status != Status.OK
+    for other in NOT_TRIED:
+        failed = failed & (status != other)
+    return failed

@@ -1,7 +1,8 @@
 """One small Ray for the whole session; jobs that a test starts like a user bring their own.
 
 ``make test`` runs the tests in two processes. All tests that start Ray go to one of them, one after
-the other, since two Rays at once would share the CPUs. The rest goes to the other.
+the other, since two Rays at once would share the CPUs. The rest goes to the other, file by file,
+and to the first once it has no test with Ray left.
 """
 
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from jobs.attribute import attribute
 from jobs.cli import run_job
@@ -32,6 +34,7 @@ from tests.support.processes import kill, processes_of
 
 # The fixtures load Ray, torch and what needs them, as most tests do without.
 if TYPE_CHECKING:
+    from tests.support.counting import Notes
     from tests.support.runs import Inputs
 
 # What is meant to fail in tests doesn't get better by waiting for a minute.
@@ -41,6 +44,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the CPUs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes depends on what else the machine does, and fifty find what a hundred do.
+settings.register_profile("staa", settings(), deadline=None, max_examples=50)
+settings.load_profile("staa")
 
 RAY_FIXTURES = {"local_ray", "ray_folder", "cluster"}
 """Fixtures of tests that start Ray, or use the session's."""
@@ -64,14 +71,19 @@ LONG = {0: 3000, 5: 1500}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests that need Ray to one of two processes, first, as they take longest."""
+    """Give the tests that need Ray to one of two processes, first, as they take longest.
+
+    The other tests of a file stay together, so that what they share is made once.
+    """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-    with_ray = [item for item in items if RAY_FIXTURES & set(getattr(item, "fixturenames", ()))]
-    for item in with_ray:
-        item.add_marker(pytest.mark.xdist_group("ray"))
-    chosen = set(with_ray)
-    items[:] = with_ray + [item for item in items if item not in chosen]
+    with_ray, others = [], []
+    for item in items:
+        needs_ray = bool(RAY_FIXTURES & set(getattr(item, "fixturenames", ())))
+        group = "ray" if needs_ray else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+        (with_ray if needs_ray else others).append(item)
+    items[:] = with_ray + others
 
 
 @pytest.hookimpl(wrapper=True)
@@ -169,6 +181,16 @@ def ray_folder() -> Iterator[str]:
         kill(left)
         time.sleep(0.1)
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def notes() -> "Notes":
+    """What `tests.support.counting` notes in this test: how often each file was decoded."""
+    from tests.support import counting
+
+    notes = counting.notes()
+    notes.taken()
+    return notes
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ CODES = {
     "crashed": 8,
     "model_error": 9,
     "removed": 10,
+    "unused": 11,
 }
 """As stores that were made before have them; a new code goes to the end."""
 
@@ -27,10 +28,10 @@ def test_codes_and_names_are_never_changed():
     assert [int(status) for status in Status] == list(range(len(Status)))
 
 
-def test_every_code_fits_the_array_and_is_one_of_four_kinds():
+def test_every_code_fits_the_array_and_is_one_of_five_kinds():
     for status in Status:
         assert np.uint8(status) == status
-        others = (Status.PENDING, Status.OK, Status.REMOVED)
+        others = (Status.PENDING, Status.OK, Status.REMOVED, Status.UNUSED)
         kinds = (*(status is other for other in others), status.failed)
         assert sum(kinds) == 1
 

@@ -39,7 +39,8 @@ class ScoreTest:
     seen: str
     check: str
     place: Callable[[NDArray[np.float64], NDArray[np.float64]], Place]
-    """Where to look, from the mean T of the class and that of the others, (time,) each."""
+    """Where to look, from the mean weight of each time step in the class and in the others,
+    (time,) each."""
 
 
 def _at_first(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> Place:
@@ -86,7 +87,7 @@ SCORE_TESTS = (
         "first_frame_mass",
         0.75,
         _half_more,
-        "In {subject} the first time step gets {inside:.0%} of the attention, in other classes "
+        "In {subject} the first time step weighs {inside:.0%} of the clip, in other classes "
         "{outside:.0%}.",
         "Look at the first frames of these clips for a flash, a title or a cut that gives the "
         "class away.",
@@ -97,7 +98,7 @@ SCORE_TESTS = (
         "last_frame_mass",
         0.75,
         _half_more,
-        "In {subject} the last time step gets {inside:.0%} of the attention, in other classes "
+        "In {subject} the last time step weighs {inside:.0%} of the clip, in other classes "
         "{outside:.0%}.",
         "Look at the last frames of these clips for an end card or a cut that gives the class "
         "away.",
@@ -183,7 +184,7 @@ def _class_finding(
         examples=evidence.examples(rows[np.argsort(-inside, kind="stable")]),
         method=evidence.method,
         class_specific=evidence.class_specific,
-        place=test.place(*(evidence.when[part].mean(axis=0) for part in (member, ~member))),
+        place=test.place(*(evidence.frame_weight[part].mean(axis=0) for part in (member, ~member))),
     )
 
 

@@ -54,6 +54,14 @@ class Evidence:
     class_names: Sequence[str]
     method: str
     class_specific: bool
+    importance: Float32Array | None = None
+    """(n, time) how much each time step matters to the answer, if the run has stored it
+    (``method.frame_importance``); sums to 1."""
+
+    @property
+    def frame_weight(self) -> Float32Array:
+        """(n, time) what each time step weighs: its importance, or T where that isn't stored."""
+        return self.when if self.importance is None else self.importance
 
     @property
     def label(self) -> NDArray[np.int64]:
@@ -118,19 +126,24 @@ def read_evidence(run_url: str) -> Evidence:
         raise lost_attributions(run_url)
     stored = next((name for name in VECTOR_NAMES if name in ds), None)
     vectors = None if stored is None else ds[stored].values.astype(np.float32)[ok]
+    table, importance = table.iloc[ok].reset_index(), None
+    if "frame_importance" in ds:
+        # T says when something was read, which for evidence isn't when it was shown.
+        importance = ds["frame_importance"].values.astype(np.float32)[ok]
+        table["first_frame_mass"], table["last_frame_mass"] = importance[:, 0], importance[:, -1]
     record = record_of(ds)
-    name = record.identity.method.name
     _, n_times, height, width = ds["spatial"].shape
     return per_video(
         Evidence(
-            table=table.iloc[ok].reset_index(),
+            table=table,
             maps=maps,
             when=when,
             vectors=vectors,
             grid=(n_times, height, width),
             class_names=list(record.class_names),
-            method=name,
-            class_specific="evidence" in name,
+            method=record.method_name,
+            class_specific=record.class_specific,
+            importance=importance,
         )
     )
 
@@ -167,6 +180,7 @@ def per_video(evidence: Evidence) -> Evidence:
         class_names=evidence.class_names,
         method=evidence.method,
         class_specific=evidence.class_specific,
+        importance=None if evidence.importance is None else mean(evidence.importance),
     )
 
 

@@ -47,7 +47,7 @@ OUTCOME = "probability"
 
 _LEAST_CLIPS = 5
 """Videos below which an interval by bootstrap says nothing, and a finding counts as not tried."""
-_STILL_SHARE = 0.9
+STILL_SHARE = 0.9
 """Share of a class's probability that frozen clips keep, if a still would do."""
 _LEAST_CHANGE = 0.02
 """The least mean drop of probability, beyond that of a random region, that confirms a finding."""
@@ -151,7 +151,7 @@ def _proof(finding: Finding, outcomes: pd.DataFrame) -> Proof:
     low, high = bootstrap_interval(mean_of, beyond, seed=seed_of("proof", finding.key))
     if finding.kind == "static":
         # Freezing is the named arm: a class that needs no movement keeps its probability.
-        kept = (means["named"] - _STILL_SHARE * means["none"]).to_numpy(np.float64)
+        kept = (means["named"] - STILL_SHARE * means["none"]).to_numpy(np.float64)
         holds = bootstrap_interval(mean_of, kept, seed=seed_of("kept", finding.key))[0] > 0
     else:
         holds = high < 0 and beyond.mean() <= -_LEAST_CHANGE
@@ -225,5 +225,5 @@ def _share(evidence: Evidence, rows: NDArray[np.integer], place: Place) -> NDArr
     _, height, width = evidence.grid
     maps = evidence.maps[rows].reshape(-1, height, width)[:, y0:y1, x0:x1]
     where: NDArray[np.float64] = maps.sum(axis=(1, 2)).astype(np.float64)
-    when: NDArray[np.float64] = evidence.when[rows, t0:t1].sum(axis=1).astype(np.float64)
+    when: NDArray[np.float64] = evidence.frame_weight[rows, t0:t1].sum(axis=1).astype(np.float64)
     return where * when

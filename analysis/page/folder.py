@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
+
+_OF_RUN = re.compile(r"data/(class-(\d+|none)|other)\.js|images/clip-\d+\.webp")
+"""Files that not every page has, and another page may have left behind."""
 
 _DIGITS = 4
 """Significant digits of the page's numbers: more can't be seen, and costs bytes."""
@@ -23,6 +27,7 @@ class PageFolder:
         self.url = url.rstrip("/")
         self._filesystem, self._path = open_filesystem(self.url)
         with_retries(url, self._make_folders)
+        self._written: set[str] = set()
 
     def _make_folders(self) -> None:
         for name in ("data", "images"):
@@ -32,6 +37,7 @@ class PageFolder:
         """Write a file of the page; gives its URL."""
         where = f"{self._path}/{name}"
         with_retries(where, lambda: self._filesystem.pipe_file(where, data))
+        self._written.add(name)
         return f"{self.url}/{name}"
 
     def write_data(self, name: str, value: Any) -> None:
@@ -43,6 +49,26 @@ class PageFolder:
             File name without suffix. It is never made from a class name, which may hold anything.
         """
         self.write(f"data/{name}.js", f"staa.take({as_json(name)},{as_json(value)});\n".encode())
+
+    def remove_left_over(self) -> None:
+        """Remove what an earlier page in the folder has written of its run, and this one hasn't.
+
+        These are the pictures of clips and the data of classes and of a second run, by their names;
+        whatever else lies in the folder stays.
+        """
+        there = with_retries(self.url, lambda: self._names("data") | self._names("images"))
+        left_over = [n for n in there - self._written if _OF_RUN.fullmatch(n)]
+        if left_over:
+            paths = [f"{self._path}/{name}" for name in left_over]
+            with_retries(self.url, lambda: self._filesystem.rm(paths))
+
+    def _names(self, part: str) -> set[str]:
+        self._filesystem.invalidate_cache()
+        try:
+            paths = self._filesystem.ls(f"{self._path}/{part}", detail=False)
+        except FileNotFoundError:
+            return set()
+        return {f"{part}/{path.rpartition('/')[2]}" for path in paths}
 
 
 def as_json(value: Any) -> str:

@@ -139,7 +139,9 @@ def write_report(
     for fixed in _SITE_FILES:
         folder.write(fixed, site_file(fixed).encode())
     name = run_url.rstrip("/").rsplit("/", 1)[-1]
-    return folder.write("index.html", render_shell(name=name, run_url=run_url).encode())
+    index = folder.write("index.html", render_shell(name=name, run_url=run_url).encode())
+    folder.remove_left_over()
+    return index
 
 
 def _write_classes(
@@ -162,7 +164,7 @@ def _write_classes(
         of_class = chosen.get(index, {})
         counted = index >= 0 and int(run.statistics["n_clips"][index])
         if not (of_class or counted):
-            # Over what an earlier page has there.
+            # The page asks for it.
             folder.write_data(f"class-{index}" if index >= 0 else "class-none", None)
             continue
         records = clip_records(
@@ -199,11 +201,10 @@ def _overview(
         finding.subject[0] for finding in found if finding.scope == "class" and finding.subject
     )
     record = run.store.record
-    method = record.identity.method
     return {
         "run": run.url,
         "model": record.model.name,
-        "method": method.name,
+        "method": record.method_name,
         "by": run.by,
         "summary": dict(run.summary),
         "grid": [run.statistics.sizes[dim] for dim in ("time", "y", "x")],
@@ -222,7 +223,10 @@ def _overview(
         "kinds": Counter(finding.kind for finding in found),
         "first": [_finding(finding) for finding in listed[:_FIRST_FINDINGS]],
         "provenance": {
-            name: value for name, value in run.ds.attrs.items() if name != "class_names"
+            name: value
+            for name, value in run.ds.attrs.items()
+            # Names of classes, and what repeats them.
+            if name not in ("class_names", "attributions", "zarr_conventions")
         },
     }
 

@@ -1,13 +1,13 @@
-"""Frames at the model's size, kept for whoever takes the same frames of the same clips again.
+"""Frames at the model's size, kept for runs that take the same frames of the same clips.
 
 A part of a cache is a Zarr group whose row i is row i of the run, as in the run's store: ``frames``
 (clip, frame, y, x, channel) uint8, and ``entries`` (clip, byte), which says what is known of each
-row. Both are cut into objects of a few rows, which are written by whoever decodes these rows: first
+row. Both are cut into objects of a few rows. The process that decodes these rows writes them: first
 the frames, then their entries.
 
-A row is believed if its entry has the key of the clip as it is now, made of path, size, and ETag or
-times, and the right checksum, over the entry and the frames. Anything else is no fault: the clip is
-decoded again. So two runs may fill a part at the same time, and one may be killed amid a write.
+A row is used if its entry has the clip's present key, made of path, size, and ETag or times, and
+the right checksum over the entry and the frames. Otherwise the clip is decoded again. So two runs
+may fill a part at the same time, and a run may be killed while it writes.
 """
 
 import logging
@@ -38,12 +38,12 @@ _COLUMNS = ("frame_index", "frame_time", "clip_digest")
 _FAULTS = (OSError, ValueError, ImportError, LookupError, RuntimeError)
 """What zarr and its codecs raise of an object that is cut short, damaged or withheld."""
 _given_up: set[str] = set()
-"""Parts that this process doesn't ask any more, as their storage stayed away."""
+"""Parts that this process doesn't use any more, because their storage didn't answer."""
 _LOGGER = logging.getLogger(__name__)
 
 
 def entry_dtype(n_frames: int) -> np.dtype[Any]:
-    """Give the fields of what is known of a row, as its bytes lie in ``entries``."""
+    """Fields of a row's entry, in the order of its bytes in ``entries``."""
     return np.dtype(
         [
             ("key", "u1", (KEY_BYTES,)),
@@ -65,7 +65,7 @@ class FramesCache:
     """
 
     url: str
-    """Of the group."""
+    """URL of the group."""
     n_rows: int
     """Rows that there is room for: the first ones of the run."""
     rows_per_object: int
@@ -115,7 +115,7 @@ class FramesCache:
     def write(self, columns: Columns, keys: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> None:
         """Keep the chosen rows that have a key, as far as there is room.
 
-        What a storage refuses isn't kept, and is no fault of the run.
+        Rows that the storage refuses aren't kept, and the run goes on.
         """
         chosen = chosen & keys.any(axis=1) & self.fills
         rows_of_run = self._rows_of_run(columns["row"])
@@ -164,7 +164,7 @@ class _Part:
         entries: Any = group[ENTRIES]
         self._frames, self._entries = frames, entries
         self._dtype = entry_dtype(frames.shape[1])
-        # An array that is shorter would give fewer rows than it is asked for.
+        # A shorter array would give fewer rows than are asked for.
         if (
             min(frames.shape[0], entries.shape[0]) < n_rows
             or entries.shape[1] != self._dtype.itemsize
@@ -215,11 +215,11 @@ def _opened(url: str, n_rows: int, fills: bool) -> _Part:
 
 @contextmanager
 def _tolerated(url: str) -> Iterator[None]:
-    """While open, a fault of the cache is logged, and what it was about isn't kept."""
+    """While open, a fault of the cache is logged, and the rows that it concerns aren't kept."""
     try:
         yield
     except StorageError as error:
-        # It was tried again for a minute, and would be for each batch.
+        # This access was tried for a minute; without giving up, so would be that of each batch.
         _given_up.add(url)
         _LOGGER.warning("frames are neither read from nor written to %s any more: %s", url, error)
     except _FAULTS as error:
@@ -241,7 +241,7 @@ def _is_sound(entry: NDArray[Any], frames: NDArray[np.uint8]) -> bool:
 
 
 def _checksum(entry: NDArray[Any], frames: NDArray[np.uint8]) -> int:
-    """CRC-32C, which processors compute themselves, over an entry and the frames that it is of."""
+    """CRC-32C, which processors compute themselves, over an entry and its frames."""
     of_entry = google_crc32c.value(_summed(entry))
     return int(google_crc32c.extend(of_entry, np.ascontiguousarray(frames).reshape(-1)))
 

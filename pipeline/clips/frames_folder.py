@@ -1,9 +1,9 @@
 """A cache of frames: a folder of parts, each for other frames or other rows, within one bound.
 
-A part belongs to what decides its frames (`FramesIdentity`) and to the rows of a manifest. It is
-known by its name, made of digests of both, and by what its group says; a manifest that rows were
-added to goes on with its part. How many rows a part has room for is settled when a run is prepared,
-so no worker has to count: it keeps the first rows of the run, and stops there.
+A part belongs to what decides its frames (`FramesIdentity`) and to the rows of a manifest. Its name
+is made of digests of both, which its group's attributes repeat. A manifest that has got more rows
+keeps its part. How many rows a part has room for is settled when a run is prepared, so that no
+worker has to count: the part keeps the first rows of the run.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ FRAMES_VERSION = 1
 _SCHEMA = {"name": "staa-frames", "version": 1}
 _PACKAGES: dict[DecoderName, str] = {"pyav": "av", "decord": "decord2"}
 _OBJECT_BYTES = 16_000_000
-"""Size of an object at the most: what is read to get one row of it."""
+"""Largest size of an object, all of which is read to get one of its rows."""
 _ROWS_LOOKED_AT = 16_384
 """Entries that are read at once: a few MB."""
 _STORAGE_ERRORS = (OSError, ValueError, ImportError, StorageError)
@@ -101,7 +101,7 @@ class _Part:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of its frames: as many rows as there is room for."""
+        """Shape of its frames, with as many rows as there is room for."""
         return self._frames.shape
 
     @property
@@ -118,7 +118,7 @@ class _Part:
         return self.manifest == manifest.digest
 
     def cache(self, *, fills: bool) -> FramesCache:
-        """Give what reads it, and may fill it."""
+        """Give the object that reads this part, and fills it if it may."""
         return FramesCache(self.url, self.shape[0], self._frames.chunks[0], fills)
 
     @property
@@ -161,15 +161,14 @@ def open_parts(
     n_views
         Rows of a run for each row of the manifest.
     batch_size
-        Rows that are decoded together: an object is a whole share of them.
+        Rows that are decoded together; it is a multiple of the rows of an object.
     max_bytes
         Bound of the whole cache. Parts of other runs count with all the rows that they have room
-        for; what is left is shared evenly, so that all of these runs keep the same rows. No part
-        gets smaller.
+        for. The rest is shared so that all of these runs keep the same rows. No part gets smaller.
 
     Returns
     -------
-    The part of each identity; none where there is no room for a row
+    The part of each identity; identities for which there is no room are left out
 
     Raises
     ------
@@ -201,16 +200,16 @@ def open_parts(
 def forget_videos(
     url: str, manifest: Manifest | None, videos: NDArray[np.int64], digests: Collection[bytes]
 ) -> int:
-    """Put nothing in place of all frames of some videos, in every part of a cache that has them.
+    """Erase all frames of some videos from every part of a cache.
 
-    They are looked for by their place in the manifest, and by the digest of their file: a part may
-    be of another manifest, or have gone on with a longer one. Parts of other versions, decoders
-    and models are among them.
+    They are found by their place in the manifest and by the digest of their file, since a part may
+    belong to another manifest, or to a longer one by now. Parts of other versions, decoders and
+    models are searched too.
 
     Parameters
     ----------
     manifest
-        Of the run; None if it isn't there any more.
+        The run's; None if it isn't there any more.
     videos
         Rows of the manifest, in order.
     digests
@@ -286,7 +285,7 @@ def remove_cache(url: str) -> None:
 
 
 def _parts(url: str, mode: Literal["r", "r+"]) -> Iterator[_Part]:
-    """Every part of a cache that can be opened; any other is made again by who needs it."""
+    """Every part of a cache that can be opened; a run that needs another makes it again."""
     filesystem, path = open_filesystem(url)
     filesystem.invalidate_cache()
     try:
@@ -312,7 +311,7 @@ def _create(
 ) -> _Part:
     name = f"frames-{identity.digest}-{manifest.digest[:16]}.zarr"
     part_url = f"{url.rstrip('/')}/{name}"
-    # What is there is damaged, or was cut off in the making.
+    # Anything that is there is damaged, or its making was cut off.
     group = zarr.create_group(zarr_location(part_url), overwrite=True)
     rows_per_object = max(
         rows
@@ -329,7 +328,7 @@ def _create(
             shape=(n_rows, *shape),
             chunks=(rows_per_object, *shape),
             dtype="uint8",
-            # Frames are noise in their low bits: packing would cost more than it saves.
+            # The low bits of frames are noise: compression would cost more than it saves.
             compressors=None,
             dimension_names=("clip", *dims),
         )
@@ -340,7 +339,7 @@ def _create(
 
 
 def _enlarge(part: _Part, manifest: Manifest, n_rows: int) -> None:
-    """Give a part room for more rows, and have it be of a manifest that has more."""
+    """Give a part room for more rows, and note the longer manifest that it now belongs to."""
     if n_rows > part.shape[0]:
         for name in (ENTRIES, FRAMES):
             array: Any = part.group[name]

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 
@@ -28,9 +28,14 @@ def open_stream(data: bytes, demuxer: str, *, max_pixels: int = MAX_PIXELS) -> t
     DecodeError
         ``UNREADABLE``, if there is no video that can be decoded, or one of too many pixels.
     """
+    return open_file(io.BytesIO(data), demuxer, max_pixels=max_pixels)
+
+
+def open_file(file: BinaryIO, demuxer: str, *, max_pixels: int = MAX_PIXELS) -> tuple[Any, Any]:
+    """Open a recording that isn't read as a whole; as `open_stream`."""
     try:
         container: Any = av.open(
-            io.BytesIO(data),
+            file,
             format=demuxer,
             options={"protocol_whitelist": "", "max_pixels": str(max_pixels)},
             io_open=_refuse,
@@ -39,6 +44,17 @@ def open_stream(data: bytes, demuxer: str, *, max_pixels: int = MAX_PIXELS) -> t
         )
     except (av.FFmpegError, ValueError) as error:
         raise DecodeError(Status.UNREADABLE, f"can't be opened: {reason_of(error)}") from error
+    return container, video_of(container, max_pixels=max_pixels)
+
+
+def video_of(container: Any, *, max_pixels: int = MAX_PIXELS) -> Any:
+    """Find the video stream of an open container, whose other streams are passed over.
+
+    Raises
+    ------
+    DecodeError
+        ``UNREADABLE``, if there is none that can be decoded, or one beyond all bounds.
+    """
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         raise DecodeError(Status.UNREADABLE, "can't be opened: there is no video in the file")
@@ -53,7 +69,7 @@ def open_stream(data: bytes, demuxer: str, *, max_pixels: int = MAX_PIXELS) -> t
     for other in container.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
-    return container, stream
+    return stream
 
 
 def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:

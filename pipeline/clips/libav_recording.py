@@ -136,7 +136,7 @@ class LibavRecording:
             has_missed = has_missed or position > wanted[found]
             if has_missed or position < wanted[found]:
                 continue
-            yield _upright(frame, reformatter)
+            yield upright(frame, reformatter)
             found += 1
             if found == len(wanted):
                 return
@@ -400,7 +400,7 @@ def _whole(frames: list[Any]) -> tuple[list[Any], _Damage | None]:
     return frames, None
 
 
-def _upright(frame: Any, reformatter: VideoReformatter) -> NDArray[np.uint8]:
+def upright(frame: Any, reformatter: VideoReformatter) -> NDArray[np.uint8]:
     """Convert a frame to RGB, as ``frame.to_ndarray(format="rgb24")`` does, and rotate it."""
     rgb: Any = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     turns = round(frame.rotation / 90) % 4

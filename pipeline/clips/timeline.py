@@ -125,5 +125,12 @@ class Timeline:
     def _first_from(self, time_s: float | None, *, otherwise: int) -> int:
         if time_s is None or np.isnan(time_s) or self.tick_s is None:
             return otherwise
-        # Each time was rounded to a tick, up or down.
-        return int(np.searchsorted(self.ticks, time_s / float(self.tick_s) - 0.5, "left"))
+        return first_from(self.ticks, time_s, self.tick_s)
+
+
+def first_from(ticks: NDArray[np.int64], time_s: float, tick_s: Fraction) -> int:
+    """Position of the first frame that is shown at a time in s, or later.
+
+    Each time was rounded to a tick, up or down: half a tick earlier still counts.
+    """
+    return int(np.searchsorted(ticks, time_s / float(tick_s) - 0.5, "left"))

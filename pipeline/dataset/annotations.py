@@ -88,6 +88,20 @@ def ava_kinetics(url: str, listing: Listing) -> Iterator[Row]:
     A video is one row; its actions' numbers are the column ``labels``.
     """
     actions: dict[str, list[str]] = {}
+    for video, _, action in ava_lines(url):
+        actions.setdefault(video, []).extend(action)
+    for video, labels in actions.items():
+        yield _of_several(video, labels, listing)
+
+
+def ava_lines(url: str) -> Iterator[tuple[str, float, list[str]]]:
+    """Lines of AVA: the video, the time in s, and the number of the action, if it has one.
+
+    Raises
+    ------
+    ManifestError
+        Names the first line that is another one.
+    """
     for number, cells in enumerate(csv.reader(io.StringIO(read_text(url, "ava"))), start=1):
         if not cells:
             continue
@@ -97,11 +111,8 @@ def ava_kinetics(url: str, listing: Listing) -> Iterator[Row]:
                 f"layout ava-kinetics: {url} line {number}: {_short(','.join(cells))}, expected "
                 "video, time, box, action and person"
             )
-        found = actions.setdefault(cells[0], [])
-        if len(cells) > 2 and cells[6].strip():
-            found.append(cells[6].strip())
-    for video, labels in actions.items():
-        yield _of_several(video, labels, listing)
+        action = cells[6].strip() if len(cells) > 2 else ""
+        yield cells[0], float(cells[1]), [action] if action else []
 
 
 def activitynet(url: str, listing: Listing) -> Iterator[Row]:

@@ -4,8 +4,6 @@ Where `pipeline.dataset.annotations` has a row for each video, here is one for e
 class, and from where to where in the file it goes, in s. Rows come in the file's order.
 """
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +12,12 @@ from pipeline.dataset.annotations import (
     Row,
     _csv,
     _first_there,
-    _is_number,
     _of_several,
     _short,
     _whole_rows,
     activitynet_names,
     activitynet_videos,
-    read_text,
+    ava_lines,
 )
 from pipeline.dataset.listing import Listing
 from pipeline.errors import ManifestError
@@ -65,17 +62,8 @@ def ava_kinetics(url: str, listing: Listing) -> Iterator[Row]:
     numbers of its actions are the column ``labels``.
     """
     actions: dict[tuple[str, float], list[str]] = {}
-    for number, cells in enumerate(csv.reader(io.StringIO(read_text(url, "ava"))), start=1):
-        if not cells:
-            continue
-        if len(cells) not in (2, 7, 8) or not _is_number(cells[1]):
-            raise ManifestError(
-                f"layout ava-kinetics: {url} line {number}: {_short(','.join(cells))}, expected "
-                "video, time, box, action and person"
-            )
-        found = actions.setdefault((cells[0], float(cells[1])), [])
-        if len(cells) > 2 and cells[6].strip():
-            found.append(cells[6].strip())
+    for video, time, action in ava_lines(url):
+        actions.setdefault((video, time), []).extend(action)
     for (video, time), labels in actions.items():
         half = AVA_SEGMENT_S / 2
         times = {"start_time": max(0.0, time - half), "end_time": time + half}

@@ -51,21 +51,21 @@ class Intervention:
     x: tuple[int, int] = (0, 0)
     """Columns of patches to replace, half-open."""
     seed: int = 0
-    """Of ``shuffle``."""
+    """Seed of ``shuffle``."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an intervention."""
+    """The model's answer after an intervention."""
 
     probability: float | None
-    """Of the class that was asked about; None if the clip can't be read any more."""
+    """Probability of the class that was asked about; None if the clip can't be read any more."""
     message: str = ""
-    """Why it can't."""
+    """Why the clip can't be read."""
 
 
 def changed_clip(pixel_values: Tensor, intervention: Intervention, grid: Geometry) -> Tensor:
-    """Do to a clip what an intervention says.
+    """Apply an intervention to a clip.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def in_parts(interventions: Sequence[Intervention], clips_per_part: int) -> list
 class OutcomeFolder:
     """Keeps the outcomes of a plan's parts as they are done, each in an object of its own.
 
-    Those of another plan, or of another model, lie in another folder, and are never read.
+    Outcomes of another plan or model lie in another folder, and are never read.
     """
 
     url: str

@@ -7,12 +7,12 @@ decoding and the end of their explanation are counted and bounded::
 
     frames in flight = tasks in flight x clips per task x bytes per clip <= a quarter of the store
 
-That holds whichever is slower. Behind the models the columns of whole shards wait to be written: as
-many as are written at once and one more. A store that stalls thereby stops the models, these stop
-the decoding, and nothing is spilled to disk.
+That holds whether decoding or the models are slower. Behind the models, the columns of whole shards
+wait to be written: as many shards as are written at once, and one more. A store that stalls thus
+stops the models, the models stop the decoding, and nothing is spilled to disk.
 
-The same place has the watchdog, and starts more models where they bound the run: Ray Data asks it
-again and again whether there may be more.
+`InFlight` is also the watchdog, and starts more models where the models bound the run, since Ray
+Data keeps asking it whether another task may start.
 """
 
 import time
@@ -40,11 +40,10 @@ _WATCH_S = 5.0
 _WAIT_S = 1.0
 """Between two looks at models that are starting."""
 _UNHEARD = 6
-"""Times ``stall_s`` that an execution may go without a task that ends where the tally is lost, and
-nobody hears any more who is at work."""
+"""Once the tally is lost nobody hears who is at work. An execution may then go for this many times
+``stall_s`` without a task that ends."""
 _BUSY_S = 3.0
-"""Time in which frames have waited for every model that there is, after which one more is started.
-"""
+"""Time for which frames must have waited for every model before one more is started."""
 
 
 # Ray's types aren't followed, here as elsewhere: its classes are `Any`.
@@ -111,9 +110,9 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         return True
 
     def _add_a_model(self) -> None:
-        """Start another model where frames have waited for those that there are.
+        """Start another model if frames have waited for all models that are running.
 
-        Ray Data's own scaling starts all of them while the first is being loaded.
+        Ray Data's own scaling would start all of them while the first is being loaded.
         """
         (models,) = self._attribute.get_autoscaling_actor_pools()
         n_waiting = (
@@ -164,8 +163,8 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
     def _wait_for_a_model(self) -> None:
         """Hold the execution until a model is there, if there is none yet.
 
-        Ray Data takes an execution without running tasks for stuck, and starts one whatever its
-        policies say: decoding would go on all the while that the models are loaded.
+        Ray Data takes an execution without running tasks to be stuck, and starts a task whatever
+        its policies say, so decoding would go on for as long as the models are being loaded.
         """
         if not self._attribute.get_actor_info().running:
             starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
@@ -173,10 +172,10 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
                 self._watch()
 
     def _check_models(self) -> None:
-        """Fail if a model died while it had nothing to do, and isn't started again any more.
+        """Fail if a model died while it had nothing to do and won't be started again.
 
-        Ray Data tells of a model that is gone by the tasks that go with it; else it takes it for
-        one that is there, and waits for it.
+        Ray Data notices that a model is gone only by the tasks that fail with it. Without such a
+        task it believes that the model is there, and waits for it.
         """
         (pool,) = self._attribute.get_autoscaling_actor_pools()
         for actor, state in pool._running_actors.items():
@@ -184,9 +183,9 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
                 raise RayError("the process of a model died, and those started in its place, too")
 
     def _max_tasks(self) -> int:
-        """Tasks whose frames may be in flight on the cluster as it is now; it may grow."""
+        """Tasks whose frames may be in flight on the cluster as large as it is now."""
         limits = self._resource_manager.get_global_limits()
-        # One that is decoded and one that waits for each CPU, so that none is ever idle.
+        # For each CPU one task that is decoded and one that waits, so that no CPU is ever idle.
         n_useful = 2 * int(limits.cpu) + 2 * self._pool.n_models
         return max(MIN_TASKS, min(n_useful, int(limits.object_store_memory) // self._task_bytes))
 

@@ -23,15 +23,15 @@ from pipeline.run.config import AttributeConfig
 from pipeline.run.resources import Machine, ModelPool, Room, check_models, model_pool
 
 RAYLET_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
-"""For each node's Ray, which ends workers that are idle for a second where there are more than
-CPUs. Writers and waiting decoders are, and a worker takes seconds to start again."""
+"""For the Ray of each node. If there are more workers than CPUs, Ray ends those that are idle for a
+second. Writers and decoders that wait look idle, and a worker takes seconds to start again."""
 
 _DRIVER_ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
 }
-"""For a Ray of the run's own: Ray's log lines mean nothing to a user, and nobody starts its head
-again, which a driver would wait a minute for."""
+"""For a Ray of the run's own. Its log lines mean nothing to a user. Its head isn't started again,
+and without this a driver would wait a minute for it."""
 
 _CONNECT_S = 10.0
 _READ_S = 60.0
@@ -51,7 +51,7 @@ def machine_to_start(config: AttributeConfig) -> Machine | None:
 def connected(config: AttributeConfig) -> Iterator[ModelPool]:
     """While open, Ray is there: this process's, the cluster's of ``RAY_ADDRESS``, or a new one.
 
-    What was connected or started here is left or stopped after.
+    What was connected or started here is disconnected or stopped afterwards.
 
     Raises
     ------
@@ -69,8 +69,8 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
     with for_one_run() if starts else nullcontext():
         try:
             if starts:
-                # Otherwise every run warns that tokens are on, and of how Ray Data made its
-                # own actors.
+                # Otherwise every run warns that tokens are on, and about actors that Ray Data
+                # has made.
                 logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
                 for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
                     os.environ.setdefault(name, value)
@@ -85,10 +85,10 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
 
 
 def _start(config: AttributeConfig) -> None:
-    """Start a Ray of the run's own, whose token is the user's alone.
+    """Start a Ray of the run's own, whose token only the user can read.
 
-    Its session folder isn't: each of Ray's processes opens it to everybody, below `/tmp/ray` or
-    where ``RAY_TMPDIR`` says, which may name a folder that is the user's alone.
+    Everybody can read its session folder, below `/tmp/ray`, since each of Ray's processes opens it
+    to all. ``RAY_TMPDIR`` may name a folder that only the user can read.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def _start(config: AttributeConfig) -> None:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
-    # Ray raises plain exceptions, where the machine is too slow for it for example.
+    # Ray raises plain exceptions, for example if the machine is too slow for it.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ClusterError(
@@ -135,8 +135,8 @@ def check_target(config: AttributeConfig) -> None:
 def check_shared(url: str, key: str = "out") -> None:
     """Refuse a path, the value of ``key``, that isn't on a disk that every node reads.
 
-    A file is written there and read on each node that there is now. On one that joins later there
-    is no store to be written then, which breaks a pass off.
+    A file is written there, and read on each node of the cluster. A node that joins later isn't
+    checked; if it lacks the disk it finds no store to write, and the pass breaks off.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def check_shared(url: str, key: str = "out") -> None:
 
 
 def nodes_without(path: Path, token: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the nodes on which a file doesn't hold a text, or that don't answer."""
+    """Names of the nodes that don't answer, or on which the file doesn't hold the text."""
     read = ray.remote(_read_text)
     answers = {
         read.options(
@@ -200,9 +200,9 @@ def _local_path(url: str) -> Path:
 
 
 def _keep_token_private() -> None:
-    """Have the file of Ray's token be the user's alone; Ray leaves it to be read by everybody."""
+    """Let only the user read the file of Ray's token, which Ray lets everybody read."""
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    # Another's folder or file is theirs to keep.
+    # The folder or file may belong to another user, who keeps it as it is.
     with suppress(OSError, RuntimeError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if file.exists():
@@ -227,12 +227,12 @@ def n_cpus() -> float:
 
 
 def room_for(config: AttributeConfig) -> Room:
-    """Say what would work on a run that isn't to be started.
+    """Say what would work on a run, without starting it.
 
     Raises
     ------
     ConfigError, ClusterError
-        As `connected` does; a Ray is asked only where one is there or named.
+        As `connected` does; Ray is asked only if one is running or ``RAY_ADDRESS`` names one.
     """
     if machine := machine_to_start(config):
         return Room(machine.cpus, check_models(config, machine), config.cpus_per_model)
@@ -268,5 +268,5 @@ def _starts_ray() -> bool:
 
 
 def _local_cpus(config: AttributeConfig) -> int:
-    """CPUs are Ray's unit of account: with one, nothing could decode beside the model."""
+    """CPUs as Ray counts them: with one, nothing could decode while the model runs."""
     return config.local_cpus or max(2, os.cpu_count() or 2)

@@ -26,8 +26,8 @@ _REPORT_S = 1.0
 class TallyActor(Tally):
     """The run's tally as a Ray actor.
 
-    The one place that knows each shard once, and that lives as long as the run: it tells the
-    metrics, too, whose counts would go with the processes of write tasks.
+    It is the one place that knows each shard once and lives as long as the run. So it also keeps
+    the metrics' counts, which would be lost with the processes of write tasks.
     """
 
     def __init__(self, rows_per_shard: int, metrics: RunMetrics, n_pending: int) -> None:
@@ -59,7 +59,7 @@ class TallyActor(Tally):
 class ActorChannel(Channel):
     """The way to a `TallyActor`; small, and sent to every process of a run.
 
-    What is stored is what counts: that the actor is lost fails nobody who tells it something.
+    Only what is stored counts: no process fails because the actor that it reports to is lost.
     """
 
     actor: ray.actor.ActorHandle
@@ -95,8 +95,8 @@ class ActorChannel(Channel):
     def end_pass(self) -> tuple[Fault, ...]:
         """End the pass's models, and give its faults; none if the actor is lost.
 
-        When this returns the models are gone. Ray Data only lets go of them: those of the next pass
-        would start beside them, and on few CPUs leave none to decode with.
+        When this returns, the models are gone. Ray Data only drops its handles to them, so the next
+        pass's models would start while these still run, and few CPUs would all be taken by models.
         """
         try:
             _end(ray.get(self.actor.release_models.remote()))
@@ -139,7 +139,7 @@ def _end(actors: list[ray.actor.ActorHandle]) -> None:
     """End actors, and wait until they are gone."""
     for actor in actors:
         actor.__ray_terminate__.options(max_task_retries=0).remote()
-    # Never answered: that there will be no answer is known once the actor is gone.
+    # An actor that is ending never answers; that there will be no answer is known once it is gone.
     answers = {actor.__ray_ready__.options(max_task_retries=0).remote(): actor for actor in actors}
     left = _unanswered([*answers], _GRACE_S)
     for answer in left:
@@ -157,7 +157,7 @@ def _unanswered(answers: list[ray.ObjectRef], timeout_s: float) -> list[ray.Obje
 class _Reporter:
     """Gathers what this process has to report, and sends it once a second.
 
-    From a thread, as a step may take minutes in which the process isn't to be taken for dead.
+    A thread sends it, so that the process isn't taken for dead during a step of minutes.
     """
 
     def __init__(self, actor: ray.actor.ActorHandle) -> None:
@@ -198,7 +198,7 @@ class _Reporter:
                 self._explained.clear()
                 self._seconds.clear()
                 self._is_empty = True
-            # Nobody waits for an answer, and it need not arrive.
+            # A report may get lost, so nobody waits for an answer.
             with suppress(RayError):
                 self._actor.report.remote(report)
             time.sleep(_REPORT_S)

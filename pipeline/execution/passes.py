@@ -93,6 +93,6 @@ def _on_ray(
 
 
 def _reason_of(error: RayError) -> str:
-    """Say on one line why a pass broke off of which no process could tell a fault itself."""
+    """Say on one line why a pass broke off, where no process could report the fault itself."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return without_credentials(lines[0])

@@ -22,8 +22,8 @@ from pipeline.store.schema import StoreLayout
 class ShardSink(Datasink):  # type: ignore[misc]
     """Gathers the blocks of tasks, which come in any order, and has whole shards written.
 
-    Whoever brings the last block of a shard writes it. The blocks before it wait in an actor, which
-    lives as long as the pass.
+    The task that brings a shard's last block writes the shard. The blocks before it wait in an
+    actor, which lives as long as the pass.
     """
 
     write_shard: Write
@@ -43,7 +43,7 @@ class ShardSink(Datasink):  # type: ignore[misc]
 
 @contextmanager
 def gathering(layout: StoreLayout) -> Iterator[ray.actor.ActorHandle]:
-    """While open, there is an actor that keeps what isn't a whole shard yet, beside the driver."""
+    """While open, an actor on the driver's node keeps the parts of shards that aren't whole yet."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here}
     actor = ray.remote(ShardGathering).options(**options).remote(layout)

@@ -19,10 +19,9 @@ from pipeline.run.tally import Channel
 class ManifestSource(Datasource):  # type: ignore[misc]
     """Reads ranges of a run's rows, each as one block, as `read_rows` gives them.
 
-    A range is whole batches of the model and lies inside one shard. Batches are thereby a function
-    of the row numbers alone: the same whether a run is resumed or not, and so are the bits they
-    give.
-    The driver holds the ranges, not the rows.
+    A range is whole batches of the model and lies inside one shard. Batches therefore depend on the
+    row numbers alone, so a resumed run has the same batches, which give the same bits. The driver
+    holds the ranges, not the rows.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class ManifestSource(Datasource):  # type: ignore[misc]
         self._channel = channel
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown; rows are small beside the frames that come of them."""
+        """Unknown; rows are small compared with the frames that are decoded from them."""
         return None
 
     def get_read_tasks(

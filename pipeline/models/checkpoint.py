@@ -23,12 +23,10 @@ from transformers.utils import (
     CONFIG_NAME,
     IMAGE_PROCESSOR_NAME,
     PROCESSOR_NAME,
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
     VIDEO_PROCESSOR_NAME,
     logging,
 )
-from transformers.utils.hub import LocalEntryNotFoundError, cached_file, extract_commit_hash
+from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from pipeline.attribution.method import FOR_TARGETS, Method
@@ -44,10 +42,10 @@ from pipeline.models.checkpoint_files import (
     check_tokens,
     read_json,
     told,
-    weight_files_of,
 )
 from pipeline.models.geometry import Geometry
 from pipeline.models.registry import FAMILIES, _family
+from pipeline.models.weight_files import digest_of_files, find_file, weight_files
 
 _OF_TRAINING = (
     *("dropout", "drop_path", "initializer"),
@@ -182,7 +180,7 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         check_sizes(config, name)
         geometry = adapter.geometry(config)
         check_tokens(geometry.n_times * geometry.height * geometry.width, config, name)
-        weights = _weight_files(name, revision)
+        weights = weight_files(name, revision)
         return _facts(name, commit, config, processor, weights, adapter, geometry)
 
 
@@ -198,7 +196,7 @@ def _facts(
     return Checkpoint(
         name=name,
         revision=commit,
-        weights_digest=_digest(weights),
+        weights_digest=digest_of_files(weights),
         config=_deciding(config),
         weights_bytes=sum(file.stat().st_size for file in weights),
         family=config.model_type,
@@ -298,7 +296,7 @@ def _processor_parameters(name: str, revision: str | None) -> dict[str, Any]:
     The class decides what the file leaves out, and V-JEPA 2's class ignores some of what its file
     says. transformers' video processors need torchvision to run, but not to be constructed.
     """
-    files = {file: _find(name, file, revision) for file in _PROCESSOR_FILES}
+    files = {file: find_file(name, file, revision) for file in _PROCESSOR_FILES}
     if not any(files.values()):
         raise ModelError(
             f"model: {name!r} can't be loaded: it has no {_PROCESSOR_FILES[0]}; add the one of the "
@@ -361,53 +359,6 @@ def _class_names(name: str, config: PretrainedConfig) -> tuple[str, ...]:
                 f"them is {index}: expected 0 to {n_classes - 1}"
             )
     return tuple(config.id2label[index] for index in range(n_classes))
-
-
-def _weight_files(name: str, revision: str | None) -> list[Path]:
-    """Safetensors files of a checkpoint: one, or all that its index lists."""
-    if single := _find(name, SAFE_WEIGHTS_NAME, revision):
-        return [single]
-    expected = [SAFE_WEIGHTS_NAME]
-    if index := _find(name, SAFE_WEIGHTS_INDEX_NAME, revision):
-        expected = weight_files_of(read_json(index, name), index.name, name)
-    files = {file: _find(name, file, revision) for file in expected}
-    for file, path in files.items():
-        if path is None:
-            raise ModelError(f"model: {_lack(name, file, revision)}")
-    return [path for path in files.values() if path]
-
-
-def _find(name: str, file: str, revision: str | None) -> Path | None:
-    """Path of a checkpoint's file; None if it doesn't exist or is out of reach."""
-    found = cached_file(
-        name,
-        file,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return Path(found) if found else None
-
-
-def _lack(name: str, file: str, revision: str | None) -> str:
-    """Say why a checkpoint's file isn't there: it doesn't exist, or is out of reach."""
-    try:
-        cached_file(name, file, revision=revision)
-    except OSError as error:
-        if isinstance(error.__cause__, LocalEntryNotFoundError):
-            return (
-                f"{file} of {name!r} is not in the cache, and the hub is out of reach (offline, or "
-                "HF_HUB_OFFLINE is set): download the checkpoint first"
-            )
-    return f"{name!r} has no {file}; only safetensors are loaded"
-
-
-def _digest(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _reason(name: str, error: Exception, content: Mapping[str, Any] | None) -> str:

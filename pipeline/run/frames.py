@@ -1,4 +1,4 @@
-"""Which cache of frames the runs of a job read and fill, and what they decode for one another."""
+"""Which cache of frames the runs of a job use, and which frames they decode for each other."""
 
 import logging
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from pipeline.run.plan import Plan
 from pipeline.store.space import free_bytes
 
 TEMPORARY_NAME = ".frames"
-"""Folder beside the runs of a job, in which one leaves frames for those behind it. No run has a
-name that begins with a dot."""
+"""Folder beside the runs of a job, in which a run leaves frames for later ones. No run has a name
+that begins with a dot."""
 
 PlanOfRows = TypeVar("PlanOfRows", bound=Plan)
 """A plan, or a kind of it."""
@@ -52,7 +52,7 @@ def with_frames(plans: Sequence[Plan], job_url: str) -> tuple[Plan, ...]:
     url = configured or _temporary_url(job_url)
     first = plans[places[0]]
     identities = {place: frames_identity(plans[place]) for place in places}
-    # Nobody takes from a temporary cache what the first run sees alone.
+    # Frames that only the first run sees would never be read from a temporary cache.
     wanted = [identities[place] for place in (places if configured else places[1:])]
     parts: dict[FramesIdentity, FramesCache] = {}
     if wanted:
@@ -83,7 +83,7 @@ def with_frames(plans: Sequence[Plan], job_url: str) -> tuple[Plan, ...]:
 def reading_frames(
     plan: PlanOfRows, manifest: Manifest | None = None, rows: NDArray[np.int64] | None = None
 ) -> PlanOfRows:
-    """Have who looks at a run's clips again take frames from the run's cache, and leave none there.
+    """Let a later reading of a run's clips take frames from the run's cache, without adding to it.
 
     Parameters
     ----------
@@ -98,20 +98,20 @@ def reading_frames(
     try:
         part = find_part(url, frames_identity(plan), manifest or plan.manifest)
     except ConfigError as error:
-        # It is never needed.
+        # Frames can always be decoded again.
         _LOGGER.warning("%s", error)
         return plan
     return replace(plan, cache=part and replace(part, sample=rows))
 
 
 def frames_identity(plan: Plan) -> FramesIdentity:
-    """Tell what decides the frames of a run."""
+    """Give what decides the frames of a run."""
     config, input_size = plan.config, plan.checkpoint.geometry.input_size
     return FramesIdentity.of_run(plan.views, input_size, config.decoder, plan.manifest.segments)
 
 
 def remove_temporary(job_url: str) -> None:
-    """Delete what runs have left for one another, once none of them needs it.
+    """Delete the frames that runs have left for each other, once no run needs them.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def _temporary_url(job_url: str) -> str:
 
 
 def _spare_bytes(job_url: str, plans: Sequence[Plan]) -> int:
-    """Half of what the runs leave free where they are; without bound where that isn't told."""
+    """Half of the space that the runs leave free; no bound if the storage doesn't say."""
     free = free_bytes(job_url)
     if free is None:
         return 1 << 62

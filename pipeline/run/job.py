@@ -1,6 +1,6 @@
 """A planned run carried out to a complete store: what serial runs and those on Ray have in common.
 
-The stages are wired from the plan. Pending rows are computed in passes, of which each goes on where
+The stages are wired from the plan. Pending rows are computed in passes, and each pass goes on where
 the last one ended or was broken off. At the end every row is accounted for.
 """
 
@@ -40,15 +40,17 @@ class Limits:
     """How long a run goes on in the face of failures."""
 
     retries: int = 3
-    """Processes in which a task is tried again when its own has died, and that a model gets in a
-    pass. Ray Data would go on for ever. With one more gone the pass is broken off."""
+    """How often a task is tried again in another process when its own has died, and a model is
+    started again in a pass. If one more process dies the pass is broken off; Ray Data by itself
+    would go on for ever."""
     max_stuck: int = 4
-    """Passes in a row that get nowhere, and of which each but the last leaves shards out."""
+    """Passes in a row that may get nowhere. After each but the last, the shards at fault are left
+    out."""
     batches_per_pass: int = 100_000
-    """Ray Data plans the tasks of a pass at once and keeps something of each, about 10 KB in the
-    driver, until the pass ends. Each pass starts the models again."""
+    """Ray Data plans all tasks of a pass at once, and the driver keeps about 10 KB of each task
+    until the pass ends. Each pass starts the models again."""
     stall_s: float = 300.0
-    """Time after which a run that nobody works on is ended, where nothing can join."""
+    """Time after which a run that nobody works on is ended, if no machine can join."""
     growing_stall_s: float = 1800.0
     """The same on a cluster, which may be waiting for machines."""
 
@@ -81,11 +83,11 @@ class Pass:
         Parameters
         ----------
         n_clips
-            Clips of a task, a multiple of the batch's. Where it is one of `Sizes.unit`, no task
-            ends amid the views of a video.
+            Clips of a task, a multiple of the batch size. If it is also a multiple of `Sizes.unit`,
+            no task ends between the views of a video.
         n_small
-            Tasks of one batch (or unit) that come first, before as many of two, and so on:
-            something is there for the models, and then for the storage, as soon as can be.
+            How many tasks of one batch (or unit) come first, followed by as many of two batches,
+            and so on, so that models and storage get something to do early.
         """
         sizes = self.plan.sizes
         unit = sizes.batch_size if n_clips % sizes.unit else sizes.unit
@@ -97,7 +99,7 @@ class Pass:
             while start < rows.stop:
                 if n_small and size < n_clips:
                     size = min(n_clips, unit << (len(tasks) // n_small))
-                # A shard may begin amid a video, if its size was chosen so.
+                # A shard may begin between the views of a video, if its size was chosen so.
                 stop = min((start + size) // unit * unit, rows.stop)
                 tasks.append(range(start, stop))
                 start = stop
@@ -115,7 +117,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Carriage:
-    """What computes rows, and is ready to."""
+    """What computes rows, made ready for a run."""
 
     run_pass: Callable[[Pass], None]
     """Computes the pending rows of a pass; raises `PassBrokenError`."""
@@ -126,10 +128,10 @@ class Carriage:
 
 
 Carrier = Callable[[Plan, int], AbstractContextManager[Carriage]]
-"""Makes everything ready that computes rows, of a plan and for so many pending rows."""
+"""Makes what computes rows ready, given the plan and the number of pending rows."""
 
 StagesOf = Callable[[Plan, str, Channel], Stages]
-"""Gives the stages of a plan, on a device, that tell of themselves through a channel."""
+"""Gives the stages of a plan on a device; they report through a channel."""
 
 
 def real_stages(plan: Plan, device: str, channel: Channel) -> Stages:
@@ -176,14 +178,14 @@ def carry_out(
     Parameters
     ----------
     lease
-        Held by the caller; whoever writes sees whether it still is.
+        Held by the caller. Each process that writes checks that it is still held.
 
     Raises
     ------
     StorageError
         If the storage or the manifest of the run isn't there any more.
     ManifestChangedError
-        If the manifest isn't the one any more that the run was planned with.
+        If the manifest has changed since the run was planned.
     LeaseLostError
         If somebody else has taken over the run.
     """
@@ -216,7 +218,7 @@ def carry_out(
 
 
 def _noted(ledger: Ledger, carriage: Carriage, progress: Progress | None) -> str:
-    """Note a run's pace beside its store, and say it; empty where it isn't known."""
+    """Note a run's pace beside its store, and give it as a line; empty if it isn't known."""
     pace = carriage.pace(progress) if progress else None
     if pace is None:
         return ""
@@ -225,7 +227,7 @@ def _noted(ledger: Ledger, carriage: Carriage, progress: Progress | None) -> str
 
 
 def _now_and_then(note: Callable[[Progress], str]) -> Callable[[Progress], None]:
-    """Give what calls ``note`` at most every `_NOTE_S`."""
+    """Give a function that calls ``note``, but at most every `_NOTE_S`."""
     noted_at_s = time.monotonic()
 
     def watch(progress: Progress) -> None:
@@ -244,14 +246,14 @@ def _in_passes(
     run_pass: Callable[[Pass], None],
     limits: Limits,
 ) -> str:
-    """Go on where a pass ended, or was broken off, by a storage that failed for example.
+    """Go on where a pass ended or was broken off, for example by a storage that failed.
 
-    Where a pass got nowhere, the next leaves out the shards that it failed on. If
-    `Limits.max_stuck` in a row get nowhere, it isn't the shards.
+    If a pass gets nowhere, the next one leaves out the shards that it failed on. If
+    `Limits.max_stuck` passes in a row get nowhere, the shards aren't the reason, and the run ends.
 
     Returns
     -------
-    What broke the last pass off that was; empty if none was
+    What broke off the last of the passes that were broken off; empty if none was
     """
     sizes = plan.sizes
     shards_per_pass = max(1, limits.batches_per_pass * sizes.batch_size // sizes.rows_per_shard)

@@ -171,17 +171,17 @@ def describe_run(
     if manifest.n_rows == 0:
         raise ManifestError(f"manifest: {config.manifest} has no rows")
     checkpoint = read_checkpoint(config.model, config.revision)
-    _check_model(config, checkpoint)
-    sampling = _sampling(config, checkpoint)
+    check_model(config, checkpoint)
+    sampling = chosen_sampling(config, checkpoint)
     views = Views.of_config(config.views, sampling, checkpoint.preprocessing)
     class_of_label = resolve_labels(
         manifest, class_names=checkpoint.class_names, model=checkpoint.name
     )
     target = target or find_store(store_url(config.out))
-    record = _record(config, manifest, checkpoint, sampling, views, Sizes(1, 1))
+    record = run_record(config, manifest, checkpoint, sampling, views, Sizes(1, 1))
     stored = target.store.record if isinstance(target, Found) and not call.overwrite else None
     sizes = _sizes(config, checkpoint, record, stored, machine)
-    record = _record(config, manifest, checkpoint, sampling, views, sizes)
+    record = run_record(config, manifest, checkpoint, sampling, views, sizes)
     if stored is not None:
         # A store keeps the arrays that it was made with, whatever a new one would get.
         layout = replace(stored.layout, n_rows=record.layout.n_rows)
@@ -189,7 +189,7 @@ def describe_run(
     return Plan(config, call, manifest, checkpoint, views, class_of_label, record)
 
 
-def _record(
+def run_record(
     config: AttributeConfig,
     manifest: Manifest,
     checkpoint: Checkpoint,
@@ -197,6 +197,7 @@ def _record(
     views: Views,
     sizes: Sizes,
 ) -> RunRecord:
+    """Say how a run over a manifest is made: what its store will record."""
     geometry, method = checkpoint.geometry, config.method
     n_layers = checkpoint.n_layers_of(method)
     layers = method.chosen_layers(n_layers)
@@ -328,8 +329,8 @@ def _check_store(store: Store, call: OneCall, manifest: Manifest, identity: RunI
         check_same_run(store, identity)
 
 
-def _check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
-    """Refuse a method that the model can't be explained by."""
+def check_model(config: AttributeConfig, checkpoint: Checkpoint) -> None:
+    """Refuse a method that the model can't be explained by, or frames of a size it doesn't take."""
     checkpoint.check_method(config.method)
     # A frame of any size shows whether the processor brings all of them to the model's size.
     output_size = checkpoint.preprocessing.output_size(1000, 1500)
@@ -345,7 +346,8 @@ def _check_weights(checkpoint: Checkpoint) -> None:
     load_adapter(checkpoint, device="cpu")
 
 
-def _sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
+def chosen_sampling(config: AttributeConfig, checkpoint: Checkpoint) -> Sampling:
+    """Give the sampling that a configuration names."""
     if config.sampling.kind == "published":
         return replace(checkpoint.sampling, clock=config.sampling.clock)
     return Sampling(

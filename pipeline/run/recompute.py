@@ -15,7 +15,7 @@ from pipeline.run.job import StagesOf, real_stages
 from pipeline.run.plan import Plan, describe_run
 from pipeline.run.steps import Explain, Load, read_rows
 from pipeline.run.tally import LocalChannel, Tally
-from pipeline.status import Status
+from pipeline.status import NOT_TRIED
 from pipeline.store.opening import DAMAGE, Store
 from pipeline.store.pending import PendingRows, read_status
 from pipeline.store.run_folder import store_url
@@ -23,7 +23,7 @@ from pipeline.store.run_folder import store_url
 
 @dataclass(frozen=True)
 class Difference:
-    """Arrays in which a row that was computed again isn't what is stored."""
+    """Arrays in which the row that was computed again differs from the stored one."""
 
     row: int
     arrays: tuple[str, ...]
@@ -44,10 +44,11 @@ def plan_again(run_url: str, store: Store) -> Plan:
     Raises
     ------
     StoreError
-        If its manifest or model aren't what they were, or its record is of another release.
+        If its manifest or model has changed, or its record was written by another release.
     StaaError
-        As `describe_run` does, of a manifest or model that can't be read any more.
+        As `describe_run` does, if the manifest or model can't be read any more.
     """
+    store.record.check_has_model(run_url)
     try:
         config = AttributeConfig.model_validate(store.record.config | {"out": run_url})
     except ValidationError as error:
@@ -67,9 +68,9 @@ def plan_again(run_url: str, store: Store) -> Plan:
 
 
 def sample_rows(store: Store, n_rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw rows that are accounted for and weren't removed, in order; all, if there are fewer."""
+    """Draw rows that were computed, in order; all of them, if there are fewer."""
     status = read_status(store)
-    done = np.flatnonzero((status != Status.PENDING) & (status != Status.REMOVED))
+    done = np.flatnonzero(~np.isin(status, NOT_TRIED))
     return np.sort(rng.choice(done, min(n_rows, len(done)), replace=False))
 
 
@@ -78,9 +79,8 @@ def recompute(
 ) -> list[Difference]:
     """Compute rows of a run again, in this process, and say which aren't what is stored.
 
-    A row has the same bits whichever other rows of its batch are computed, so that nothing but
-    these rows is decoded. On another device, or with other versions of libraries, last bits may be
-    others.
+    A row's bits don't depend on which other rows of its batch are computed, so only these rows are
+    decoded. On another device, or with other versions of libraries, the last bits may differ.
 
     Parameters
     ----------

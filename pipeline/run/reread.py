@@ -1,8 +1,8 @@
-"""Rows whose files a run reads again: which of these files are others by now.
+"""Rows whose files a run reads again: which of these files have been replaced since.
 
 A row is read again if it had failed and is retried, if an object of its shard was damaged, or if
-its shard was cut off amid its writing. The store still has the digest of the bytes that were read
-then.
+its shard was cut off while it was written. The store still has the digest of the bytes that were
+read then.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +52,7 @@ def read_before(plan: Plan) -> ReadBefore:
 
 
 def reading_again(plan: Plan, store: Store, rows: NDArray[np.int64]) -> Plan:
-    """Have some rows of a finished run read again, to look at them and not to store them.
+    """Let some rows of a finished run be read again, to look at them and not to store them.
 
     Frames are those of the run's cache, where they are in it. A clip whose file is another than the
     one that the run has read is ``UNREADABLE``, with a message that says so.
@@ -74,7 +74,7 @@ def reading_again(plan: Plan, store: Store, rows: NDArray[np.int64]) -> Plan:
 
 
 def changed_files(plan: Plan, before: ReadBefore) -> str:
-    """Say on one line whose files are others than they were; empty if none is.
+    """Say on one line which rows' files have been replaced; empty if none has.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def changed_files(plan: Plan, before: ReadBefore) -> str:
     if not len(before.rows):
         return ""
     digests = _digests(open_store(plan.store_url), before.rows)
-    # Of a file that isn't there any more, or wasn't read yet, there is no other digest.
+    # A file that isn't there any more, or wasn't read yet, has no new digest.
     changed = before.rows[digests.any(axis=1) & (digests != before.digests).any(axis=1)]
     if not len(changed):
         return ""
@@ -100,7 +100,7 @@ def changed_files(plan: Plan, before: ReadBefore) -> str:
 
 
 def _digests(store: Store, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Digests of some rows in order; zeros where none is stored, or none can be read."""
+    """Digests of some rows, in order; zeros where no digest is stored or can be read."""
     digests = np.zeros((len(rows), DIGEST_BYTES), np.uint8)
     if "clip_digest" not in store.layout.optional:
         return digests

@@ -1,4 +1,4 @@
-"""Loads rows of a run by number, for whoever looks at its clips again."""
+"""Loads rows of a run by number, to look at their clips again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class RowLoader:
         Raises
         ------
         ManifestChangedError
-            If the manifest isn't the one any more that the run was planned with.
+            If the manifest has changed since the run was planned.
         """
         tables = [read_rows(self.manifest, range(row, row + 1), self.views) for row in rows]
         table = pa.concat_tables(tables)

@@ -46,7 +46,7 @@ class SamplePlan(Plan):
     """A sample of a run's videos, checked."""
 
     run_url: str = ""
-    """Folder of the run that it is of."""
+    """Folder of the run that the sample is drawn from."""
     batch_size_of_run: int = 1
     """Clips that went through the model together."""
     videos: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
@@ -104,9 +104,9 @@ def plan_sample(
     out
         Folder of the sample.
     measured
-        How is measured: part of what the sample is.
+        How the clips are measured; part of the sample's identity.
     options
-        What of the run's configuration is another one now, as ``device`` or ``manifest``.
+        Keys of the run's configuration that have other values now, as ``device`` or ``manifest``.
     overwrite
         Delete what is kept of a sample there, once run, manifest and model were checked.
 
@@ -119,6 +119,7 @@ def plan_sample(
     """
     store = open_store(store_url(run_url))
     record, status = store.record, read_status(store)
+    record.check_has_model(run_url)
     n_pending = int((status == Status.PENDING).sum())
     if n_pending:
         raise StoreError(

@@ -1,7 +1,7 @@
-"""The steps of a run: read, load, explain and write, for whoever carries it out.
+"""The steps of a run: read, load, explain and write, on Ray or in one process.
 
-Each works on a batch of rows and tells of it through a `Channel`. Batches are whole batches of the
-model and lie inside one shard, so that a row's bits depend on its number alone.
+Each step works on a batch of rows and reports it through a `Channel`. Its rows are whole batches of
+the model and lie inside one shard, so that a row's bits depend on its number alone.
 """
 
 import logging
@@ -33,8 +33,8 @@ from pipeline.store.shards import write_shard
 WriteShard = Callable[..., NDArray[np.bool_]]
 """As `write_shard`."""
 CHECK_S = 1.0
-"""Time for which a lease that was seen to be held is taken to be; whoever takes it over waits for
-longer before it writes."""
+"""A lease that was seen to be held is taken to be held for this time. A driver that takes a lease
+over waits for longer before it writes."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def read_rows(manifest: Manifest, rows: range, views: Views) -> pa.Table:
 
 @lru_cache(maxsize=2)
 def _row_group(manifest: Manifest, group: int) -> pa.Table:
-    """Rows of a row group, kept for the batches that a process gets next: they lie beside."""
+    """Rows of a row group, kept for a process's next batches, whose rows lie close by."""
     start = group * ROWS_PER_GROUP
     return manifest.rows(start, min(start + ROWS_PER_GROUP, manifest.n_rows))
 
@@ -133,7 +133,7 @@ class Explain:
 
 @dataclass(frozen=True)
 class Write:
-    """Writes the columns of a shard to the store, tells of it and logs it."""
+    """Writes the columns of a shard to the store, reports and logs it."""
 
     store_url: str
     run: str
@@ -142,7 +142,7 @@ class Write:
     pending: PendingRows
     channel: Channel
     lease: Lease | None = None
-    """Held by whoever may write the run; None if it has no owner."""
+    """Held by the driver that may write the run; None if the run has no owner."""
     opened: str = field(default_factory=lambda: uuid4().hex)
     """Name of the pass: a process opens the store once in each."""
 
@@ -174,7 +174,7 @@ class Write:
                 where = error.filename or self.store_url
                 raise StorageError(f"can't write {where}: {reason_of(error)}") from error
         seconds = time.perf_counter() - started_s
-        # A task that is tried again tells of its shard again: who wrote it may not have.
+        # A task that is tried again reports its shard again: its first try may not have.
         codes, n_rows = np.unique(columns["status"][new], return_counts=True)
         counts = {Status(code).label: int(n) for code, n in zip(codes, n_rows, strict=True)}
         n_bytes = sum(values[new].nbytes for values in columns.values())

@@ -1,4 +1,4 @@
-"""How far a run is and what has gone wrong, told by those who work on it and kept in one place.
+"""How far a run is and what has gone wrong, reported by its workers and kept in one place.
 
 Whoever works on a batch has a `Channel`. Through it the run's one `Tally` hears, as values, which
 rows were decoded and explained, which shards were committed, and which rows a step failed on. On
@@ -42,7 +42,7 @@ class Fault:
     reason: str
     """On one line, without credentials."""
     rows: tuple[int, int] | None
-    """First and last row of the batch; None if the fault isn't that of any rows."""
+    """First and last row of the batch; None if the fault doesn't concern particular rows."""
 
     def __str__(self) -> str:
         """One line that names the rows."""
@@ -62,7 +62,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Report:
-    """What a process has done since its last report; an empty one says that it is still at work."""
+    """What a process has done since its last report; an empty report says that it is at work."""
 
     decoded: Sequence[int] = ()
     """Row numbers."""
@@ -84,9 +84,9 @@ class Progress:
     seconds: Mapping[Stage, float]
     """Time that each step took, summed over all processes, s."""
     silent_s: float
-    """Time since anyone who works on the run was heard."""
+    """Time since any worker of the run was heard."""
     working_s: float = 0.0
-    """Time from the first clip that was decoded to the last word of anyone."""
+    """Time from the first clip that was decoded to the last report of any worker."""
     n_models: int = 0
     """Processes that held a model at once."""
 
@@ -214,7 +214,7 @@ class Channel(ABC):
 
     @contextmanager
     def part(self, stage: str) -> Iterator[None]:
-        """Work on a part of a step while open, of which the tally hears if it is one of `Stage`."""
+        """Work on a part of a step while open; the tally hears of it if it is one of `_PARTS`."""
         started_s = time.perf_counter()
         with self.timed(stage):
             yield
@@ -260,8 +260,7 @@ class LocalChannel(Channel):
 def pace_of(progress: Progress, *, n_cpus: float, n_writers: int) -> Pace | None:
     """Say how fast a run was, and how busy each part; None before anything is stored.
 
-    What a step takes is the time on the clock: that of its own work, and of waiting for a CPU that
-    others have.
+    The time of a step is time on the clock, so it includes waiting for a CPU that others use.
 
     Parameters
     ----------
@@ -332,7 +331,7 @@ def shown_progress(
         )
         bar.update(n_done + progress.explained - bar.n)
         if progress.decoded and not shown_any:
-            # A log has a line now and then only; the first sign of life is awaited.
+            # A log gets a line only now and then, and its reader waits for the first sign of life.
             shown_any = True
             bar.refresh()
         watch(progress)

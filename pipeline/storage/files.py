@@ -117,7 +117,7 @@ def read_bytes(url: str, *, at_most: int | None = None) -> bytes:
     Parameters
     ----------
     at_most
-        Bytes of which more are refused, with an `OSError`.
+        Most bytes to read; an object with more is refused with an `OSError`.
     """
     filesystem, path = open_filesystem(url)
     check_is_file(filesystem, path)
@@ -139,7 +139,7 @@ def read_bytes(url: str, *, at_most: int | None = None) -> bytes:
 def write_bytes(url: str, data: bytes | memoryview) -> None:
     """Write a whole object, and its folder; raises as `with_retries` and `open_filesystem` do.
 
-    Who reads meanwhile gets the whole of what was there before, or of what is there now.
+    A reader gets either the whole old object or the whole new one.
     """
     filesystem, path = open_filesystem(url)
 
@@ -163,7 +163,7 @@ def flush_to_disk(urls: Iterable[str]) -> None:
         filesystem, path = open_filesystem(url)
         if not isinstance(filesystem, LocalFileSystem):
             return
-        # A store of before has no object for a chunk of fill values.
+        # Older stores have no object for a chunk of fill values.
         with suppress(FileNotFoundError):
             _fsync(Path(path))
             folders.add(Path(path).parent)
@@ -180,10 +180,10 @@ def _fsync(path: Path) -> None:
 
 
 def _replace_file(path: Path, data: bytes | memoryview) -> None:
-    """Write beside a local file and rename: an object store does the like of itself.
+    """Write beside a local file and rename, as object stores replace objects whole by themselves.
 
-    A transaction of fsspec writes into the folder of temporary files, which may be of another disk,
-    and then copied from there: a reader meets half of it.
+    A transaction of fsspec writes into the folder of temporary files. From another disk the file is
+    then copied, and a reader may meet half of it.
     """
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)

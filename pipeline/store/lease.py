@@ -1,14 +1,14 @@
 """A run has one owner: a small object beside its store says who is working on it.
 
-Whoever writes a run holds its lease, renews it every few seconds, and stops writing once somebody
-else's is in its place. A lease is taken over without being asked for when its holder is seen to be
-gone: its process on this host has ended, or the object hasn't changed for `EXPIRY_S`. That is seen
-by watching it, so that clocks need not agree.
+A driver that writes a run holds its lease, renews it every few seconds, and stops writing once
+another driver's lease is in its place. A lease is taken over without a flag when its holder is seen
+to be gone: its process on this host has ended, or the object hasn't changed for `EXPIRY_S`. The
+object is watched for that time, so that clocks need not agree.
 
 Of several drivers that start, or take over, at once, one gets the lease. It is created on condition
 that there is none, and renewed and taken over on condition that it is still what was read: under a
 lock of the folder on a disk, by If-None-Match and If-Match on S3. Not every storage has that, and
-some ignore what they don't know: so whoever takes a lease over looks at it once more after a while.
+some ignore what they don't know, so a driver that takes a lease over reads it again after a while.
 """
 
 import fcntl
@@ -37,9 +37,9 @@ EXPIRY_S = 60.0
 RENEWAL_S = 10.0
 """Between two renewals."""
 _SETTLE_S = 2.0
-"""From writing a lease over another to looking whether it is still there."""
+"""Time between writing a lease over another one and checking that it is still there."""
 _LOOK_S = 1.0
-"""Between two looks at a lease that is watched."""
+"""Time between two looks at a lease that is watched."""
 
 _LOCK_TRIES, _LOCK_WAIT_S = 20, 0.05
 
@@ -48,7 +48,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Times:
-    """How often a lease is renewed, and how long one that isn't is watched, s."""
+    """How often a lease is renewed, and how long a lease that isn't renewed is watched, s."""
 
     expiry_s: float = EXPIRY_S
     renewal_s: float = RENEWAL_S
@@ -84,22 +84,22 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lease:
-    """A run's lease as it is held: enough to see, in any process, whether it still is."""
+    """A run's lease as a driver holds it; any process can check that it is still held."""
 
     url: str
     holder: Holder
     token: str = field(default_factory=lambda: uuid4().hex)
-    """Tells this holding from every other."""
+    """Distinguishes this holding of the lease from every other."""
 
     def check(self) -> None:
-        """Refuse to go on once the lease is somebody else's.
+        """Refuse to go on once somebody else holds the lease.
 
         Raises
         ------
         LeaseLostError
             Names the new holder.
         StorageError
-            If it can't be read for as long as it is tried.
+            If it couldn't be read for as long as was tried.
         """
         found = _read(self.url)
         if found is None or found.token != self.token:
@@ -171,7 +171,7 @@ def _acquired(url: str, verb: str, take_over: bool, times: Times) -> Lease:
         _write(url, text)
     elif not swapped and _read_text(url) != text.decode():
         raise _refusal(url, _parsed(url, _read_text(url)))
-    # Whoever else saw the same has written by now, or will see this one.
+    # Any driver that saw the same has written by now, or will see this lease.
     time.sleep(times.settle_s)
     if (now := _parsed(url, _read_text(url))) is None or now.token != lease.token:
         raise _refusal(url, now)
@@ -179,7 +179,7 @@ def _acquired(url: str, verb: str, take_over: bool, times: Times) -> Lease:
 
 
 def _watched(url: str, found: str, times: Times) -> str | None:
-    """Watch a lease until its holder is seen to be gone: its text then, or None if it is gone, too.
+    """Watch a lease until its holder is seen to be gone; give its text, or None if it was deleted.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def _watched(url: str, found: str, times: Times) -> str | None:
 
 
 def _is_of_another_user(pid: int) -> bool:
-    """Whether there is such a process, of which the system may hide everything else."""
+    """Whether there is such a process of another user, about which the system may hide the rest."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -232,14 +232,14 @@ def _renew(lease: Lease, stop: threading.Event, times: Times) -> None:
             n_renewals += 1
             text = _text(lease, n_renewals)
             if not (swapped := _swapped(lease.url, last, text)):
-                # It was taken over, or there are no conditions, or what was written last arrived
-                # although it seemed not to.
+                # Somebody took it over, or the storage knows no conditions, or the last write
+                # succeeded although it seemed to fail.
                 lease.check()
                 if swapped is None or not _swapped(lease.url, _read_text(lease.url) or "", text):
                     _write(lease.url, text)
             last = text.decode()
         except LeaseLostError as error:
-            # Whoever writes next sees it, too.
+            # The next write will see it too.
             _LOGGER.warning("%s", error)
             return
         except Exception as error:  # The storage is away: the run will say so, or it comes back.
@@ -273,7 +273,7 @@ def _read_text(url: str) -> str | None:
 
 
 def _parsed(url: str, text: str | None) -> Lease | None:
-    """Read a lease; None if there is none, or it isn't whole."""
+    """Read a lease; None if there is none, or it is incomplete."""
     try:
         values: dict[str, Any] = json.loads(text or "")
         return Lease(url, Holder(**values["holder"]), token=str(values["token"]))
@@ -289,12 +289,12 @@ def _write(url: str, data: bytes) -> None:
 
 
 def _created(url: str, data: bytes) -> bool:
-    """Create the object if there is none; False if there is one, or it can't be done so."""
+    """Create the object if there is none; False if there is one, or the storage can't do that."""
     filesystem, path = open_filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
         return _linked(Path(path), data)
     try:
-        # S3, Google's and Azure's drivers write on condition then; others may not know of it.
+        # The drivers of S3, Google and Azure then write on condition; others may not know the mode.
         with_retries(url, lambda: filesystem.pipe_file(path, data, mode="create"))
     except FileExistsError:
         return False
@@ -304,7 +304,7 @@ def _created(url: str, data: bytes) -> bool:
 
 
 def _swapped(url: str, found: str, data: bytes) -> bool | None:
-    """Write the object if it still holds a text: whether it did; None where that can't be done."""
+    """Write the object if it still holds a text: whether it did, or None if that can't be done."""
     filesystem, path = open_filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
         return _swapped_under_lock(url, Path(path), found, data)
@@ -312,7 +312,7 @@ def _swapped(url: str, found: str, data: bytes) -> bool | None:
     if "s3" not in ((protocols,) if isinstance(protocols, str) else protocols):
         return None
     try:
-        # The mark comes before the text that it is to belong to.
+        # The mark is read first: if the text changes in between, the write is refused.
         mark = with_retries(url, lambda: filesystem.info(path, refresh=True))["ETag"]
         if _read_text(url) != found:
             return False
@@ -320,7 +320,7 @@ def _swapped(url: str, found: str, data: bytes) -> bool | None:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, TypeError, KeyError, StorageError) as error:
-        # Also of one that was written while the answer got lost: the text tells.
+        # Our own write may be the reason, if its answer got lost; the caller compares the text.
         if "PreconditionFailed" in f"{error!r} {error.__cause__!r}" or _is_412(error):
             return False
         return None
@@ -333,7 +333,7 @@ def _is_412(error: BaseException) -> bool:
 
 
 def _swapped_under_lock(url: str, path: Path, found: str, data: bytes) -> bool | None:
-    """Do it on a disk: everybody who changes a lease there holds the lock of its folder."""
+    """Do it on a disk, where everybody who changes a lease locks its folder."""
     try:
         folder = os.open(path.parent, os.O_RDONLY)
     except OSError:
@@ -345,7 +345,7 @@ def _swapped_under_lock(url: str, path: Path, found: str, data: bytes) -> bool |
                 break
             time.sleep(_LOCK_WAIT_S)
         else:
-            # Who holds it may have been stopped.
+            # The process that holds the lock may have been stopped.
             return None
         if _read_text(url) != found:
             return False
@@ -359,12 +359,12 @@ def _swapped_under_lock(url: str, path: Path, found: str, data: bytes) -> bool |
 
 
 def _linked(path: Path, data: bytes) -> bool:
-    """Create a local file with its content, at once."""
+    """Create a local file together with its content, in one step."""
     partial = path.with_name(f".{uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
-        # On disks without links the file is written and looked at again, as on other storages.
+        # On disks without hard links the file is written and read again, as on other storages.
         os.link(partial, path)
     except OSError:
         return False

@@ -18,9 +18,9 @@ from pipeline.store.record import SCHEMA_NAME, RunIdentity, RunRecord
 from pipeline.store.schema import StoreLayout
 
 STORAGE_ERRORS = (OSError, ValueError, ImportError)
-"""What fsspec and zarr raise of a URL: no access, no such protocol, no driver of it installed."""
+"""What fsspec and zarr raise for a URL: no access, no such protocol, its driver not installed."""
 DAMAGE = (*STORAGE_ERRORS, KeyError, RuntimeError)
-"""What zarr and its codecs raise of an object that is gone, cut short or overwritten."""
+"""What zarr and its codecs raise for an object that is gone, cut short or overwritten."""
 
 Mode = Literal["r", "r+"]
 
@@ -49,7 +49,7 @@ class Store:
         return _array(self, name)
 
     def blank_array(self, name: str) -> Any:
-        """Open an array to write whole shards of: what is there isn't read, one request each.
+        """Open an array to write whole shards of it, by one request each: nothing is read.
 
         Raises
         ------
@@ -72,12 +72,12 @@ def _array(store: Store, name: str) -> Any:
         is_as_made = _is_as_made(store, array, name)
     except (StorageError, StoreError):
         raise
-    # Of metadata that say nonsense, zarr raises whatever that comes to.
+    # Zarr may raise anything for metadata that are nonsense.
     except Exception as error:
         raise StoreError(f"{store.url}/{name}/zarr.json is lost or damaged") from error
     if not is_as_made:
         raise StoreError(f"{store.url}/{name}/zarr.json is damaged: it is of another array")
-    # So that an object that isn't there is known to be lost.
+    # All objects are written, so that one that isn't there is known to be lost.
     return array.with_config({"write_empty_chunks": store.layout.checksums})
 
 
@@ -101,6 +101,12 @@ def _blank_array(store: Store, name: str) -> Any:
     there = _array(store, name).async_array
     path = StorePath(UnreadStore(there.store_path.store), there.store_path.path)
     return zarr.Array(AsyncArray(there.metadata, path, there.config))
+
+
+def let_go_of_arrays() -> None:
+    """Let go of the arrays of all stores, for a process that opens one store after the other."""
+    _array.cache_clear()
+    _blank_array.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def find_store(url: str, *, mode: Mode = "r") -> Target:
         return Foreign("a Zarr array, not a store of this product")
     except (StorageError, StaaError):
         raise
-    # Of a file that says nonsense, zarr raises whatever that comes to.
+    # Zarr may raise anything for a file that is nonsense.
     except Exception as error:
         raise StoreError(f"can't read {url}: {reason_of(error)}") from error
     attributes = group.attrs.asdict()

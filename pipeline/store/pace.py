@@ -13,7 +13,7 @@ _WORDS = {
     "model": "the models",
     "storage": "the storage",
 }
-"""What may bound a run."""
+"""What may bound a run, and how it is called in messages."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Pace:
 
     clips_per_s: float
     busy: dict[str, float]
-    """Share of the time in which each part worked as much as it can, by the names of `_WORDS`."""
+    """Share of the time for which each part was fully busy, by the names of `_WORDS`."""
     cores_lacking: float = 0.0
-    """CPUs that decoding would need beside its own to keep the models busy."""
+    """CPUs that decoding would need in addition to keep the models busy."""
 
     @property
     def bounded_by(self) -> str:
@@ -55,7 +55,7 @@ def write_pace(run_url: str, pace: Pace) -> None:
 
 
 def read_pace(run_url: str) -> Pace | None:
-    """Pace that a run noted last; None where there is none, or none that can be read."""
+    """Pace that a run noted last; None if there is none, or it can't be read."""
     try:
         values = json.loads(read_bytes(pace_url(run_url), at_most=100_000))
         busy = {part: float(values["busy"][part]) for part in _WORDS}

@@ -15,7 +15,7 @@ from pipeline.store.schema import StoreLayout
 from pipeline.store.verify import REMEDY
 
 _N_WRITERS = 16
-"""Objects that are reset at once: the time is that of the storage's answers."""
+"""Objects that are reset at once, since most of the time goes to waiting for the storage."""
 
 
 def read_status(store: Store) -> NDArray[np.uint8]:
@@ -43,15 +43,15 @@ def read_status(store: Store) -> NDArray[np.uint8]:
 class PendingRows:
     """Rows of a run that are to be computed.
 
-    Small whatever the run's size: most shards are pending as a whole or done as a whole, and only
-    of those that are neither the rows are listed.
+    It is small for a run of any size: most shards are wholly pending or wholly done, and rows are
+    listed only for the others.
     """
 
     n_rows: int
     shards: NDArray[np.int64]
     """Shards with a pending row, in order."""
     partial_shards: NDArray[np.int64]
-    """Those of them that also have rows that are done, in order."""
+    """Shards that have both pending rows and rows that are done, in order."""
     rows_of_partial: NDArray[np.int64]
     """Pending rows of the partial shards, in order."""
     rows_per_shard: int
@@ -81,7 +81,7 @@ def pending_of(status: NDArray[np.uint8], layout: StoreLayout) -> PendingRows:
 def reset_rows(store: Store, statuses: Collection[Status]) -> dict[Status, int]:
     """Mark the rows of some statuses as pending; other rows and the data stay.
 
-    For a run that isn't going on: its write tasks, too, write ``status``.
+    Not to be used while the run goes on, since its write tasks write ``status`` too.
 
     Returns
     -------

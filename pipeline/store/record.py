@@ -14,6 +14,9 @@ from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views, ViewsConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.status import Status
+from pipeline.store.conventions import NAME as DECLARATION
+from pipeline.store.conventions import VERSION as CONVENTION_VERSION
+from pipeline.store.conventions import Attributions
 from pipeline.store.schema import StoreLayout
 
 SCHEMA_NAME = "staa"
@@ -23,6 +26,9 @@ SCHEMA_VERSION = 2
 
 SCHEMA: dict[str, Any] = {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}
 """Attribute of the group by which a store is known."""
+
+_DECLARED = ("schema", "zarr_conventions", DECLARATION)
+"""Attributes beside the record: what the store is, for this product and for others."""
 
 
 class _Recorded(BaseModel):
@@ -101,12 +107,41 @@ class RunRecord(_Recorded):
     status_codes: dict[str, int]
     packages: dict[str, str]
     """Versions of the packages that decide results, by name."""
+    taken_in: Attributions | None = None
+    """What another tool's store says of its attributions, in a run that was made of it: sampling,
+    preprocessing, method and precision of the identity mean nothing then."""
 
     @property
     def views(self) -> Views:
         """How the frames of each view of a video are taken and cropped."""
         identity = self.identity
         return Views.of_config(identity.views, identity.sampling, identity.preprocessing)
+
+    @property
+    def method_name(self) -> str:
+        """Name of the attribution method, also of another tool's."""
+        return self.taken_in.method if self.taken_in else self.identity.method.name
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether an attribution says what speaks for a class, or only where the model looks."""
+        if self.taken_in:
+            return self.taken_in.class_specific
+        return self.identity.method.name == "evidence"
+
+    def check_has_model(self, run_url: str) -> None:
+        """Refuse a run that was made of another tool's attributions, where a model is asked.
+
+        Raises
+        ------
+        StoreError
+            Says so.
+        """
+        if self.taken_in is not None:
+            raise StoreError(
+                f"run: {run_url} was made of another tool's attributions "
+                f"({self.method_name}): it has no model and no manifest"
+            )
 
     def run_id(self, run_url: str) -> str:
         """Short name of the run for logs and metrics: its folder's name and a digest."""
@@ -117,7 +152,18 @@ class RunRecord(_Recorded):
 
     def to_attributes(self) -> dict[str, Any]:
         """Attributes of the store's group, all of them."""
-        return {"schema": dict(SCHEMA), **self.model_dump(mode="json")}
+        declared = {} if self.layout.measures else self.declaration.to_attributes()
+        return {"schema": dict(SCHEMA), **declared, **self.model_dump(mode="json")}
+
+    @property
+    def declaration(self) -> Attributions:
+        """What a store of the run's attributions declares to other tools."""
+        return Attributions(
+            version=CONVENTION_VERSION,
+            method=self.method_name,
+            class_specific=self.class_specific,
+            class_names=self.class_names,
+        )
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], where: str) -> "RunRecord":
@@ -146,7 +192,7 @@ class RunRecord(_Recorded):
                 f"{where}: its schema is version {version!r}; this release reads versions 1 to "
                 f"{SCHEMA_VERSION}"
             )
-        values = {key: value for key, value in attributes.items() if key != "schema"}
+        values = {key: value for key, value in attributes.items() if key not in _DECLARED}
         try:
             return cls.model_validate(_from_version_1(values) if version == 1 else values)
         except ValidationError as error:

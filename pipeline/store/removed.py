@@ -1,8 +1,8 @@
 """Takes rows out of a run for good: for consent that was withdrawn, or a takedown.
 
-Of such a row nothing is kept but its place and the status `removed`. What was taken out is
-remembered beside the store, by digests of names, so that it stays out whatever is done to the run:
-rows that are appended, a store that is made again, a status that was lost.
+Such a row keeps only its place and the status `removed`. The names of what was taken out are
+remembered beside the store, as digests, so that it stays out whatever happens to the run: rows are
+appended, the store is made again, or a status is lost.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ from pipeline.store.run_folder import (
 from pipeline.store.verify import REMEDY
 
 _WITHOUT_CLIPS = (FAILURES_NAME, PACE_NAME)
-"""What isn't deleted: rows are taken out of the one, and the other holds none."""
+"""Tables that aren't deleted: rows are taken out of the first, and the second holds no rows."""
 _VERSION = 1
 _N_WRITERS = 8
-"""Shards that are written at once: the time is that of the storage's answers."""
+"""Shards that are written at once, since most of the time goes to waiting for the storage."""
 
 
 def digest_of_name(name: str) -> str:
@@ -57,7 +57,7 @@ class Removals:
     names: frozenset[str] = frozenset()
     """Digests of video ids and paths, see `digest_of_name`."""
     is_erased: bool = True
-    """Whether all of it has left the store; not so if that was cut off."""
+    """Whether all of it has left the store; False if the removal was cut off."""
 
     @classmethod
     def read(cls, run_url: str) -> Self:
@@ -66,7 +66,7 @@ class Removals:
         Raises
         ------
         StoreError
-            If it can't be read: what must stay out might come back.
+            If it can't be read: otherwise what must stay out might come back.
         """
         url = removed_url(run_url)
         try:
@@ -108,7 +108,7 @@ class Matches:
     found: frozenset[str]
     """Digests of the names that a row bears."""
     paths: frozenset[str]
-    """Digests of the paths of the rows: other rows of such a file are to go, too."""
+    """Digests of the rows' paths; other rows of the same files must go too."""
 
 
 def matching_rows(store: Store, manifest: Manifest | None, names: frozenset[str]) -> Matches:
@@ -119,7 +119,7 @@ def matching_rows(store: Store, manifest: Manifest | None, names: frozenset[str]
     Parameters
     ----------
     manifest
-        The run's; without it, paths aren't known, and ids are those that are stored.
+        The run's; without it, paths aren't known, and the stored ids are used.
     names
         Digests, see `digest_of_name`.
 
@@ -155,7 +155,7 @@ def matching_rows(store: Store, manifest: Manifest | None, names: frozenset[str]
 
 
 def keep_out(run_url: str, store: Store, manifest: Manifest, lease: Lease | None = None) -> int:
-    """Take out of a store, before anything is computed, what was taken out of the run before.
+    """Take out of a store what was once taken out of the run, before anything is computed.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def keep_out(run_url: str, store: Store, manifest: Manifest, lease: Lease | None
         return 0
     found = matching_rows(store, manifest, removals.names)
     if not found.paths <= removals.names:
-        # Other rows of such a file, which were appended since.
+        # Rows of the same files that were appended since.
         removals = removals.with_digests(found.paths)
         removals.write(run_url)
         found = matching_rows(store, manifest, removals.names)
@@ -187,15 +187,15 @@ def keep_out(run_url: str, store: Store, manifest: Manifest, lease: Lease | None
 
 
 def with_removed(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Add to rows those whose status is `removed`, of which not all may have been erased."""
+    """Add the rows whose status is `removed`: they may not all have been erased."""
     return np.union1d(rows, np.flatnonzero(read_status(store) == Status.REMOVED))
 
 
 def remove_rows(store: Store, rows: NDArray[np.int64], lease: Lease | None = None) -> None:
     """Put fill values in place of all that is stored of some rows, and the status `removed`.
 
-    The status comes first: cut off in between, no reader takes a row for one that has an
-    attribution. Doing it again does the same.
+    The status is written first, so that no reader takes a row for an attributed one if this is cut
+    off in between. Doing it twice is the same as doing it once.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def remove_rows(store: Store, rows: NDArray[np.int64], lease: Lease | None = Non
             lease.check()
         part = layout.shard_rows(shard)
         gone = np.isin(np.asarray(part), rows)
-        # The id is the last: by it a row is found again where there is no manifest.
+        # The id comes last: without a manifest, a row is found again by its id.
         for name in ("status", *(templates.keys() - {"status", "video_id"}), "video_id"):
             values = _stored(store, name, part)
             fill = Status.REMOVED if name == "status" else templates[name].fill_value
@@ -234,7 +234,7 @@ def remove_rows(store: Store, rows: NDArray[np.int64], lease: Lease | None = Non
 
 
 def delete_derived(run_url: str, rows: NDArray[np.int64]) -> list[str]:
-    """Delete what jobs have made of a run, in which removed rows are; failures of others stay.
+    """Delete what jobs have made from a run, as removed rows are in it; other failures stay listed.
 
     Returns
     -------

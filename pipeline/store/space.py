@@ -10,12 +10,12 @@ from pipeline.storage.files import open_filesystem
 from pipeline.store.schema import StoreLayout
 
 SMALLEST_SHARE = 0.8
-"""Of the size of maps, which is nearly all of a row, what is left of them compressed, at the least:
-they are noise in their low bits, and stores have 0.86 to 0.9 of it."""
+"""Smallest share of their size that maps take when compressed; they are nearly all of a row. Their
+low bits are noise, and stores have 0.86 to 0.9 of it."""
 
 
 def free_bytes(url: str) -> int | None:
-    """Space that is free where a URL is, or will be; None where the storage doesn't tell."""
+    """Free space at a URL's storage, bytes; None if the storage doesn't say."""
     filesystem, path = open_filesystem(url)
     if not isinstance(filesystem, LocalFileSystem):
         return None
@@ -26,7 +26,7 @@ def free_bytes(url: str) -> int | None:
 
 
 def check_space(run_url: str, layout: StoreLayout, n_rows: int) -> None:
-    """Refuse a target that has less space than rows take at the least.
+    """Refuse a target that has less space than the rows will take even if they compress well.
 
     Parameters
     ----------

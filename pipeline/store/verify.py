@@ -155,13 +155,15 @@ def repair_store(store: Store, damages: list[Damage]) -> NDArray[np.int64]:
 
 
 def _repaired(store: Store, rows: range) -> NDArray[np.uint8]:
-    """Status that the rows of a damaged shard get: what was removed stays so, if that is known.
+    """Status that the rows of a damaged shard get: what has no clip stays so, if that is known.
 
     Where it isn't, `pipeline.run.prepare` takes these rows out again before any is computed.
     """
     status = np.full(len(rows), Status.PENDING, np.uint8)
     with suppress(*DAMAGE):
-        status[store.array("status")[rows.start : rows.stop] == Status.REMOVED] = Status.REMOVED
+        stored = store.array("status")[rows.start : rows.stop]
+        for code in (Status.REMOVED, Status.UNUSED):
+            status[stored == code] = code
     return status
 
 

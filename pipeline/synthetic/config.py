@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.base_config import FrozenConfig
+from pipeline.base_config import FrozenConfig, Seconds
 from pipeline.synthetic.scenes import Canvas
 from pipeline.synthetic.shortcuts import CLASSES, ShortcutConfig
 from pipeline.synthetic.tasks import TaskName, class_names
@@ -23,6 +23,11 @@ class SynthesizeConfig(FrozenConfig):
     planted cue gives away, with copies across the splits and wrong labels."""
     clean: bool = False
     """The twin of `shortcuts`: the same scenes with nothing planted."""
+    stream: Seconds | None = Field(default=None, gt=0)
+    """Write one recording of this length, `stream.mp4`, in place of clips: scenes of the clean twin
+    of `shortcuts` one behind the other, each of `min_duration_s`; for `jobs.live`."""
+    planted_from: Seconds | None = Field(default=None, ge=0)
+    """In a stream, the time from which on every scene has the logo; by default none has."""
     n_actors: int = Field(default=1, ge=1, le=2)
     """With 2, another actor of another class is beside the first, with a mask of its own."""
     distractors: Literal["idle", "acting"] = "idle"
@@ -79,6 +84,10 @@ class SynthesizeConfig(FrozenConfig):
     def _shortcuts_are_alone(self) -> "SynthesizeConfig":
         if self.clean and self.task != "shortcuts":
             raise ValueError(f"clean: only task=shortcuts has a clean twin, not {self.task}")
+        if self.stream is not None and self.task != "shortcuts":
+            raise ValueError(f"stream: goes with task=shortcuts, not {self.task}")
+        if self.planted_from is not None and self.stream is None:
+            raise ValueError("planted_from: goes with stream")
         if self.task != "shortcuts":
             return self
         for name in ("n_actors", "distractors", "colours", "textures"):

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.synthetic.config import SynthesizeConfig
-from pipeline.synthetic.scenes import Scene, actor_mask, render_frame, rival_mask
+from pipeline.synthetic.rendering import actor_mask, render_frame, rival_mask
+from pipeline.synthetic.scenes import Scene
 from pipeline.synthetic.shortcuts import PlantedClip, plant, render_planted
 from pipeline.synthetic.tasks import Style, class_names, rival_label, task_scene
 from pipeline.synthetic.textures import find_textures

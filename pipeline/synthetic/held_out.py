@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.clips.sampling import Sampling
 from pipeline.store.ground_truth import share_of_patches
-from pipeline.synthetic.scenes import Canvas, Scene, actor_mask, render_frame, rival_mask
+from pipeline.synthetic.rendering import actor_mask, render_frame, rival_mask
+from pipeline.synthetic.scenes import Canvas, Scene
 from pipeline.synthetic.small_models import SIDE
 from pipeline.synthetic.tasks import (
     Style,

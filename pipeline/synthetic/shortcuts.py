@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.scenes import Canvas, Scene, render_frame, sample_scene
+from pipeline.synthetic.rendering import render_frame
+from pipeline.synthetic.scenes import Canvas, Scene, sample_scene
 
 Cue = Literal["none", "logo", "background", "flash", "logo_low", "frame_end"]
 

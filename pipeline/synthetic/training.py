@@ -38,7 +38,8 @@ from pipeline.models.attributor import normalise
 from pipeline.status import Status
 from pipeline.store.ground_truth import share_of_patches
 from pipeline.synthetic.config import DatasetName, TrainConfig
-from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene, actor_mask, render_frame
+from pipeline.synthetic.rendering import actor_mask, render_frame
+from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene
 from pipeline.synthetic.shortcuts import PlantedClip, ShortcutConfig, plant, render_planted
 from pipeline.synthetic.small_models import IMAGE_SIZE, SIDE
 from pipeline.synthetic.tasks import Style, class_names, task_scene

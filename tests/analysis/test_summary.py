@@ -12,16 +12,17 @@ def test_every_row_is_counted_once(tmp_path):
     status = np.ones(11, np.uint8)
     status[[0, 1]] = Status.TOO_SHORT
     status[2] = Status.MODEL_ERROR
-    status[10] = Status.REMOVED
+    status[8], status[10] = Status.UNUSED, Status.REMOVED
     label = np.array([0, 0, 0, 1, 2, 2, 2, 2, -1, 1, 0], np.int32)
     prediction = np.array([0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0], np.int32)
     columns = random_columns(layout, status=status, label=label, prediction=prediction)
     url = write_run(tmp_path / "run", layout, columns, pending_shards=(1,))
     assert run_summary(open_run(url)) == {
         "n_rows": 11,
-        "n_ok": 3,
+        "n_ok": 2,
         "n_failed": 3,
         "n_removed": 1,
+        "n_unused": 1,
         "n_pending": 4,
         "n_labelled": 2,
         "failed": {"too_short": 2, "model_error": 1},

@@ -34,15 +34,7 @@ N_ROWS = 2 * N_CLIPS
 ARRAYS = ("frames", "entries")
 SEED = int(date.today().strftime("%Y%m%d"))
 
-
-NOTES = counting.notes()
-"""Before the first decoder is started, which outlives its test."""
-
-
-@pytest.fixture(autouse=True)
-def notes():
-    NOTES.taken()
-    return NOTES
+pytestmark = pytest.mark.usefixtures("notes")
 
 
 @pytest.fixture(scope="module")

@@ -37,15 +37,7 @@ MODELS = {
 }
 ROWS = np.arange(2 * N_CLIPS)
 
-
-NOTES = counting.notes()
-"""Before the first decoder is started, which outlives its test."""
-
-
-@pytest.fixture(autouse=True)
-def notes():
-    NOTES.taken()
-    return NOTES
+pytestmark = pytest.mark.usefixtures("notes")
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,7 @@ def test_tables_that_are_made_again_have_the_rows_without_what_they_were(inputs,
     assert counts["n_removed"] == len(GONE)
     assert counts["n_failed"] == 1
     assert counts["n_rows"] == sum(
-        counts[name] for name in ("n_ok", "n_failed", "n_removed", "n_pending")
+        counts[name] for name in ("n_ok", "n_failed", "n_removed", "n_unused", "n_pending")
     )
 
 

@@ -38,17 +38,7 @@ N_DECODED = N_CLIPS - 1
 """Clips that are there, which the decoder gets."""
 N_OK = N_CLIPS - len(DAMAGED)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-NOTES = counting.notes()
-"""Before the first decoder is started, which outlives its test."""
-
-
-@pytest.fixture(autouse=True)
-def notes():
-    NOTES.taken()
-    return NOTES
+pytestmark = pytest.mark.usefixtures("one_thread", "notes")
 
 
 @pytest.fixture(scope="module")

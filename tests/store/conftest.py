@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.store.create import create_store
-from tests.support.stores import RECORD
+from tests.support.records import record_of
+from tests.support.stores import CHECKED, RECORD, write
 
 
 @pytest.fixture
@@ -14,3 +15,12 @@ def url(tmp_path):
 @pytest.fixture
 def group(url):
     return create_store(url, RECORD)
+
+
+@pytest.fixture
+def store(url):
+    """Such a store with checksums, all of which is written."""
+    store = create_store(url, record_of(CHECKED))
+    for shard in range(3):
+        write(store, shard)
+    return store

@@ -18,7 +18,7 @@ from pipeline.store.ground_truth import (
 )
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
-from pipeline.synthetic.scenes import actor_mask, rival_mask
+from pipeline.synthetic.rendering import actor_mask, rival_mask
 from tests.analysis.stores import random_columns, small_layout, write_run
 
 quick = settings(deadline=None, max_examples=40)

@@ -107,7 +107,7 @@ FREE = {("config",), ("status_codes",), ("packages",), ("identity", "model", "co
 """Tables whose keys are not the record's own."""
 DEFAULTED = {
     *("optional", "n_layers", "n_heads", "n_channels", "checksums", "decoder", "segments"),
-    *("measures", "measured"),
+    *("measures", "measured", "taken_in"),
 }
 
 
@@ -116,7 +116,7 @@ DEFAULTED = {
     [
         path
         for path in paths_of(RECORD.to_attributes())
-        if path[0] != "schema" and path[:-1] not in FREE
+        if path[0] not in ("schema", "zarr_conventions", "attributions") and path[:-1] not in FREE
     ],
     ids=".".join,
 )

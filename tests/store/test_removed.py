@@ -1,7 +1,5 @@
 """Rows are matched by id or by path, and removed shard by shard, again and again."""
 
-from dataclasses import replace
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,17 +20,7 @@ from pipeline.store.removed import (
 from pipeline.store.run_folder import DERIVED_NAMES, FAILURES_NAME, PACE_NAME, failures_url
 from pipeline.store.verify import verify_store
 from tests.support.records import record_of
-from tests.support.stores import LAYOUT, objects, write
-
-CHECKED = replace(LAYOUT, checksums=True)
-
-
-@pytest.fixture
-def store(url):
-    store = create_store(url, record_of(CHECKED))
-    for shard in range(3):
-        write(store, shard)
-    return store
+from tests.support.stores import CHECKED, objects
 
 
 def test_rows_are_found_by_the_digests_of_stored_ids(store):

@@ -2,7 +2,6 @@
 
 import datetime
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,10 @@ from pipeline.store.pending import pending_rows, read_status
 from pipeline.store.shards import write_shard
 from pipeline.store.verify import repair_store, verify_store
 from tests.support.records import record_of
-from tests.support.stores import LAYOUT, columns_of, write
+from tests.support.stores import CHECKED, LAYOUT, columns_of, write
 
-CHECKED = replace(LAYOUT, checksums=True)
 SEED = datetime.datetime.now(datetime.UTC).date().toordinal()
 """Of the day, so that other objects are damaged every day."""
-
-
-@pytest.fixture
-def store(url):
-    store = create_store(url, record_of(CHECKED))
-    for shard in range(3):
-        write(store, shard)
-    return store
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +46,12 @@ def test_what_is_not_committed_is_not_missed(url):
 
 def test_every_flipped_bit_of_a_commit_mark_is_seen(store, url):
     path = Path(url) / "status" / "c" / "1"
-    whole = path.read_bytes()
+    whole, opened = path.read_bytes(), open_store(url)
     for bit in range(8 * len(whole)):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        assert [damage.array for damage in verify_store(open_store(url))] == ["status"], bit
+        assert [damage.array for damage in verify_store(opened)] == ["status"], bit
     path.write_bytes(whole)
 
 

@@ -1,5 +1,6 @@
 """A small store for tests: its layout, its identity, and columns that differ between rows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ LAYOUT = StoreLayout(
     n_rows=10, rows_per_shard=4, n_frames=8, n_times=4, height=3, width=2, n_ranks=5
 )
 
+CHECKED = replace(LAYOUT, checksums=True)
 
 RECORD = record_of(LAYOUT)
 IDENTITY = RECORD.identity

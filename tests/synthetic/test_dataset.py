@@ -18,7 +18,8 @@ from pipeline.dataset.layouts import build_manifest
 from pipeline.errors import ConfigError
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
-from pipeline.synthetic.scenes import ACTIONS, actor_mask, render_frame
+from pipeline.synthetic.rendering import actor_mask, render_frame
+from pipeline.synthetic.scenes import ACTIONS
 from tests.support.clips import pyav_frames
 
 N_CLIPS = 12

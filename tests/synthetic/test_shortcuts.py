@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.synthetic.scenes import Canvas, render_frame
+from pipeline.synthetic.rendering import render_frame
+from pipeline.synthetic.scenes import Canvas
 from pipeline.synthetic.shortcuts import (
     CLASSES,
     CUE_OF_CLASS,

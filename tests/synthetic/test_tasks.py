@@ -5,14 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.synthetic.scenes import (
-    ACTIONS,
-    Canvas,
-    actor_mask,
-    render_frame,
-    rival_mask,
-    sample_scene,
-)
+from pipeline.synthetic.rendering import actor_mask, render_frame, rival_mask
+from pipeline.synthetic.scenes import ACTIONS, Canvas, sample_scene
 from pipeline.synthetic.tasks import (
     TASKS,
     Style,

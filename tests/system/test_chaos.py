@@ -24,6 +24,7 @@ import pytest
 from pipeline.execution.passes import execute
 from pipeline.models.attributor import Attributor
 from pipeline.run.job import Limits, real_stages
+from pipeline.run.serial import execute_serially
 from pipeline.store.shards import write_shard
 from tests.support.noting_job import NOTES, note, noted, told_commits
 from tests.support.processes import HANG_S, command_of, kill_as, processes_of, wait_until
@@ -111,11 +112,11 @@ def seed_of(kinds, trial):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(local_ray, tmp_path_factory):
-    """Inputs, and the folder of their run."""
+def undisturbed(tmp_path_factory):
+    """Inputs, and the folder of their run, which is the same without Ray."""
     folder = tmp_path_factory.mktemp("undisturbed")
     inputs = write_inputs(folder, N_CLIPS, DAMAGED)
-    execute(prepared(inputs.config(folder / "run", rows_per_shard=ROWS_PER_SHARD)))
+    execute_serially(prepared(inputs.config(folder / "run", rows_per_shard=ROWS_PER_SHARD)))
     return inputs, folder / "run"
 
 

@@ -14,8 +14,8 @@ from jobs.attribute import attribute
 from jobs.cli import run_job
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
-from pipeline.execution.passes import execute
 from pipeline.run.config import AttributeJob
+from pipeline.run.serial import execute_serially
 from pipeline.status import Status
 from pipeline.storage.retries import PATIENCE_VARIABLE
 from tests.support.object_storage import (
@@ -48,11 +48,11 @@ N_SHARDS = 10
 
 
 @pytest.fixture(scope="module")
-def undisturbed(local_ray, tmp_path_factory):
-    """Inputs on the local disk, and the folder of their run."""
+def undisturbed(tmp_path_factory):
+    """Inputs on the local disk, and the folder of their run, which is the same without Ray."""
     folder = tmp_path_factory.mktemp("undisturbed")
     inputs = write_inputs(folder, N_CLIPS, DAMAGED)
-    execute(prepared(inputs.config(folder / "run", rows_per_shard=2)))
+    execute_serially(prepared(inputs.config(folder / "run", rows_per_shard=2)))
     return inputs, folder
 
 

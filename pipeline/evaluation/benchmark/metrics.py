@@ -42,7 +42,7 @@ class Metric:
     on: Literal["single", "double"] = "single"
     """Clips of one actor, or of two."""
     is_quality: bool = True
-    """Whether a better value stands for a better map; the others are reported beside."""
+    """Whether a better value stands for a better map; other metrics are only reported."""
 
 
 def _of_maps(
@@ -123,7 +123,7 @@ def _contrastive(scenes: Scenes, maps: Float64Array) -> Float64Array:
 
 
 def _two_actors(scenes: Scenes, maps: Float64Array) -> Float64Array:
-    """Share on the right one of what lies on the two actors, a mean over both classes."""
+    """Share that lies on the right actor, of all that lies on the two; mean over both classes."""
     shares = []
     actors = (scenes.covered, scenes.rival_covered)
     for values, right, wrong in zip(np.split(maps, 2), actors, actors[::-1], strict=True):
@@ -132,7 +132,7 @@ def _two_actors(scenes: Scenes, maps: Float64Array) -> Float64Array:
         total = on_right + on_wrong
         share = np.full(len(total), np.nan)
         np.divide(on_right, total, out=share, where=total > 0)
-        # Nothing on either tells neither from the other.
+        # A map with nothing on either actor can't tell them apart.
         shares.append(np.where(total > 0, share, 0.5))
     return np.asarray(np.mean(shares, axis=0))
 
@@ -154,7 +154,7 @@ def _published(
 
 
 def _over_fills(of_fill: Callable[[Fill], Float64Array]) -> Float64Array:
-    """Average over three fills: none of them decides alone."""
+    """Average over three fills, so that no single fill decides."""
     return np.asarray(np.mean([of_fill(fill) for fill in FILLS], axis=0))
 
 
@@ -337,7 +337,7 @@ METRICS: dict[str, Metric] = {
 DECIDING = ("AP", "contrastive drop")
 """Metrics whose mean ranks methods when the default is chosen."""
 GUARDING = ("two-actor share", "random classifier")
-"""Metrics that keep one from being chosen."""
+"""Metrics that can keep a method from being chosen."""
 
 
 def chosen_metrics(names: Iterable[str]) -> tuple[str, ...]:
@@ -363,7 +363,7 @@ def chosen_metrics(names: Iterable[str]) -> tuple[str, ...]:
 def flags(
     names: Iterable[str], scenes: Scenes, truth: Float64Array, rival_truth: Float64Array
 ) -> Mapping[str, MetricCheck]:
-    """Try metrics on truths that are corrupted; those that look at more than maps aren't there.
+    """Try metrics on corrupted truths; only metrics that look at maps alone can be tried.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is explained and asked: a model with clips of one actor and of two, and a method's maps."""
+"""What is explained: a model with clips of one actor and of two, and a method's maps of them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ _N_CLASSIFIERS = 3
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
-    """Clips with where their classes are."""
+    """Clips, and where in them their classes are."""
 
     pixel_values: Tensor
     """(clips, frames, 3, height, width), normalised."""
@@ -44,7 +44,7 @@ class Scenes:
     """(clips, T, y, x)"""
     probe: Probe
     seed: int = 0
-    """Of the random orders that figures are held against."""
+    """Seed of the random orders that figures are compared with."""
 
     @property
     def n_clips(self) -> int:
@@ -77,7 +77,7 @@ class Subject:
     """Clips of two actors of two classes."""
     seed: int
     whole: "Subject | None" = None
-    """Of what this one has the first clips."""
+    """The subject of whose clips this one has the first."""
 
     def first(self, n_clips: int) -> "Subject":
         """Give the same model with the first clips."""
@@ -142,7 +142,7 @@ class Explained:
         pixels, labels = scenes.pixel_values, scenes.labels
         adapter = self.subject.adapter
         with torch.inference_mode():
-            # Nothing is counted of what a process does once.
+            # Work that a process does only once isn't counted.
             adapter.predict(pixels[:1])
             before = _cpu_seconds(lambda: _predict(adapter, pixels))
         with counted_passes(adapter) as n_seen:

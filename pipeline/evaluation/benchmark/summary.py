@@ -36,9 +36,9 @@ class Figure:
     high: float
     """95 %."""
     n_clips: int
-    """Clips that the mean is of."""
+    """Clips that the mean is taken over."""
     n_undefined: int
-    """Clips that were measured and have no answer."""
+    """Clips that were measured and for which the metric is undefined."""
     of_models: Mapping[str, float]
 
 
@@ -50,7 +50,7 @@ class Candidate:
     score: Figure
     """Mean of `DECIDING`."""
     gain: Figure
-    """Score less that of the old default, on the same clips."""
+    """Score minus the old default's score on the same clips."""
     passes_guards: bool
 
     @property
@@ -69,7 +69,7 @@ class Decision:
 
 
 class Draws:
-    """Seeds and clips of each bootstrap sample, the same whatever they are taken of."""
+    """Seeds and clips of each bootstrap sample, the same for every metric and method."""
 
     def __init__(self, n_seeds: int, n_clips: int, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
@@ -129,7 +129,7 @@ class Results:
     n_clips: int
 
     def values(self, method: str, metric: str) -> dict[str, Float64Array]:
-        """Values of each model, (seeds, clips), of those that the method can explain."""
+        """Values (seeds, clips) for each model that the method can explain."""
         result = {}
         for model in self.models:
             cells = [self.cells[model, seed, method] for seed in self.seeds]
@@ -163,7 +163,7 @@ class Results:
         return float(np.median(seconds)) if seconds else None
 
     def n_forward(self, method: str) -> float | None:
-        """Forward passes of a clip that were counted: the most of any model."""
+        """Forward passes counted for a clip; the largest count of any model."""
         costs = [self.cells[model, seed, method].cost for model, seed in self._subjects()]
         return max((cost.n_forward for cost in costs if cost is not None), default=None)
 
@@ -232,7 +232,7 @@ def _scores(results: Results, method: str) -> dict[str, Float64Array] | None:
     of_each = [results.values(method, metric) for metric in DECIDING]
     if any(len(values) < len(results.models) for values in of_each):
         return None
-    # Clip i of one actor stands beside clip i of two: both are of the same seed and number.
+    # Clip i of one actor is paired with clip i of two: both have the same seed and number.
     return {
         model: np.mean([values[model] for values in of_each], axis=0) for model in results.models
     }

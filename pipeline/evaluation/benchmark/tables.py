@@ -94,7 +94,7 @@ def as_markdown(
 
 
 def quality_against_cost(results: Results, metrics: Sequence[str]) -> bytes:
-    """Draw metrics over the cost in forward passes, with intervals: a PNG.
+    """Draw metrics against cost in forward passes, with intervals, as PNG.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def _draw(axes: Axes, results: Results, figures: Mapping[str, Figure | None]) ->
         cost = results.cost(method)
         if each is None or cost is None:
             continue
-        # What asks no model costs next to nothing, and stands at the axis' left end.
+        # Methods that ask no model cost next to nothing, and stand at the left end of the axis.
         place, colour = max(cost, 0.05), _COLOURS[METHODS[method].needs]
         error = [[each.mean - each.low], [each.high - each.mean]]
         axes.errorbar(place, each.mean, yerr=np.maximum(error, 0), fmt="o", color=colour, ms=4)

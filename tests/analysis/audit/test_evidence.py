@@ -1,6 +1,7 @@
 """What an audit reads of a run: a row for each video and label."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,22 @@ def test_views_of_a_video_count_once(day_seed):
     assert len(back.table) == len(evidence.table)
     np.testing.assert_allclose(back.maps, evidence.maps, rtol=1e-6)
     assert [f.key for f in audit(back)] == [f.key for f in audit(evidence)]
+
+
+def test_what_a_frame_weighs_is_its_importance_where_a_run_has_stored_it(day_seed, tmp_path):
+    layout, columns = simulated(day_seed, clips_per_class=10).columns()
+    importance = np.random.default_rng(day_seed).dirichlet(
+        np.ones(layout.n_times), len(columns["status"])
+    )
+    columns["frame_importance"] = importance.astype(np.float32)
+    layout = replace(layout, optional=(*layout.optional, "frame_importance"))
+    url = write_run(tmp_path / "run", layout, columns, class_names=CLASS_NAMES)
+    evidence = read_evidence(url)
+    ok = evidence.table["row"].to_numpy()
+    np.testing.assert_array_equal(evidence.frame_weight, columns["frame_importance"][ok])
+    np.testing.assert_allclose(evidence.score("first_frame_mass"), importance[ok, 0], rtol=1e-6)
+    np.testing.assert_allclose(evidence.score("last_frame_mass"), importance[ok, -1], rtol=1e-6)
+    assert not np.allclose(evidence.when, evidence.frame_weight)
 
 
 @pytest.fixture

@@ -34,6 +34,32 @@ def test_files_and_data_lie_below_the_page(tmp_path, url_of):
         assert file.read() == b"again"
 
 
+@pytest.mark.parametrize("url_of", [url_of_disk, url_of_memory])
+def test_what_an_earlier_page_left_is_removed_and_nothing_else(tmp_path, url_of):
+    url = url_of(tmp_path)
+    first = PageFolder(url)
+    for row in (3, 14):
+        first.write(f"images/clip-{row}.webp", b"of the first")
+    for name in ("class-0", "class-7", "class-none", "other", "overview"):
+        first.write_data(name, "of the first")
+    first.write("images/maps.png", b"of the first")
+    mine = ("notes.txt", "images/clip-3.webp.bak", "images/clip-a.webp", "data/class-x.js")
+    filesystem, path = fsspec.core.url_to_fs(url)
+    for name in mine:
+        filesystem.pipe_file(f"{path}/{name}", b"mine")
+    second = PageFolder(url)
+    second.write("images/clip-14.webp", b"of the second")
+    second.write_data("class-0", "of the second")
+    second.remove_left_over()
+    left = {name.removeprefix(path).strip("/") for name in filesystem.find(path)}
+    assert left == {
+        *mine,
+        *("images/clip-14.webp", "images/maps.png"),
+        *("data/class-0.js", "data/overview.js"),
+    }
+    PageFolder(f"{url}-of-another").remove_left_over()
+
+
 TEXTS = st.text() | st.sampled_from(["</script>", "<!--", "\u2028", "\x00", "]]>", "\\u003c"])
 
 

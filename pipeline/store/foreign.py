@@ -1,0 +1,147 @@
+"""Makes a run of the attributions of another tool, so that whatever reads runs reads them."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import __version__
+from pipeline.attribution.method import Method
+from pipeline.clips.preprocess import Preprocessing
+from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import ViewsConfig
+from pipeline.errors import StoreError
+from pipeline.status import Status
+from pipeline.store.conforming import open_conforming, problems_of
+from pipeline.store.conventions import ARRAYS, Attributions
+from pipeline.store.create import create_store
+from pipeline.store.record import ModelFacts, ModelIdentity, RunIdentity, RunRecord, status_codes
+from pipeline.store.run_folder import in_run, store_url
+from pipeline.store.schema import StoreLayout
+from pipeline.store.shards import write_shard
+from pipeline.text import without_credentials
+
+_ROWS_PER_SHARD = 256
+
+
+def take_in(
+    url: str, run_url: str, *, on_rows: Callable[[int, int], None] = lambda done, total: None
+) -> str:
+    """Copy a store that keeps the convention "attributions" into a run's folder, as a run.
+
+    All that reads runs works with it: scores, statistics, findings, the page. It can't be gone on
+    with, and nothing can be tried on its model, as no model, manifest or clip is known. What the
+    store lacks is unknown in the run.
+
+    Parameters
+    ----------
+    url
+        The store, any fsspec URL. Its clips must be done: none may be pending.
+    run_url
+        Folder of the run, any fsspec URL.
+    on_rows
+        Is told how many rows were copied, and of how many.
+
+    Returns
+    -------
+    URL of the run's store
+
+    Raises
+    ------
+    StoreError
+        Names the first thing that breaks the convention, a pending row, or what is at ``run_url``
+        already.
+    """
+    if problems := problems_of(url):
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise StoreError(f"{url}: {problems[0]}{more}")
+    group, about = open_conforming(url)
+    theirs: dict[str, Any] = {name: group[name] for name in ARRAYS if name in group}
+    pending = np.flatnonzero(theirs["status"][:] == Status.PENDING)
+    if len(pending):
+        raise StoreError(f"{url}: row {pending[0]} is pending: expected a store that is complete")
+    layout = _layout(theirs)
+    store = create_store(store_url(run_url), _record(layout, theirs, about, url, run_url))
+    for shard in range(layout.n_shards):
+        rows = layout.shard_rows(shard)
+        block = {name: array[rows.start : rows.stop] for name, array in theirs.items()}
+        write_shard(store, _columns(block, layout), np.asarray(rows), is_new=True)
+        on_rows(rows.stop, layout.n_rows)
+    return store.url
+
+
+def _layout(theirs: dict[str, Any]) -> StoreLayout:
+    n_rows, n_times, height, width = theirs["spatial"].shape
+    frames = theirs.get("frame_index", theirs.get("frame_time"))
+    ranks = theirs.get("top_classes", theirs.get("top_probabilities"))
+    return StoreLayout(
+        n_rows=n_rows,
+        rows_per_shard=min(_ROWS_PER_SHARD, n_rows),
+        n_frames=n_times if frames is None else frames.shape[1],
+        n_times=n_times,
+        height=height,
+        width=width,
+        n_ranks=1 if ranks is None else ranks.shape[1],
+        optional=("frame_time",) if "frame_time" in theirs else (),
+        checksums=True,
+    )
+
+
+def _columns(block: dict[str, NDArray[Any]], layout: StoreLayout) -> dict[str, NDArray[Any]]:
+    """Give rows every array of a run: what they lack is filled, or follows from what they have."""
+    n = len(block["status"])
+    given = dict(block)
+    given.setdefault("top_classes", given["prediction"][:, None])
+    given.setdefault("top_probabilities", given["probability"][:, None])
+    if "label" in given and "label_probability" not in given:
+        right = given["label"] == given["prediction"]
+        given["label_probability"] = np.where(right, given["probability"], np.nan)
+    columns: dict[str, NDArray[Any]] = {}
+    for name, spec in layout.arrays().items():
+        values = given.get(name)
+        if values is None:
+            dtype = object if spec.dtype == "str" else spec.dtype
+            columns[name] = np.full((n, *spec.shape), spec.fill_value, dtype)
+        elif spec.dtype == "str":
+            columns[name] = values.astype(object)
+        else:
+            columns[name] = np.broadcast_to(values, (n, *spec.shape)).astype(spec.dtype)
+    return columns
+
+
+def _record(
+    layout: StoreLayout, theirs: dict[str, Any], about: Attributions, url: str, run_url: str
+) -> RunRecord:
+    ids = "\0".join(map(str, theirs["video_id"][:]))
+    return RunRecord(
+        layout=layout,
+        identity=RunIdentity(
+            manifest=hashlib.sha256(ids.encode()).hexdigest(),
+            # So that runs of two methods over the same videos are told apart.
+            model=ModelIdentity(weights="", config={"attributions": about.model_dump(mode="json")}),
+            decoder="pyav",
+            sampling=Sampling("uniform", layout.n_frames),
+            preprocessing=Preprocessing(),
+            views=ViewsConfig(),
+            method=Method(),
+            precision="float32",
+            compile_model=False,
+            batch_size=1,
+            rows_per_shard=layout.rows_per_shard,
+            attribution_version=0,
+        ),
+        # No manifest is known: whoever wants one looks here, and says that there is none.
+        config={
+            "manifest": in_run(run_url, "manifest.parquet"),
+            "out": run_url,
+            "from": without_credentials(url),
+        },
+        class_names=about.class_names,
+        model=ModelFacts(name="of another tool", revision=None, weights_digest="", family=""),
+        layers=(0,),
+        status_codes=status_codes(),
+        packages={"staa": __version__},
+        taken_in=about,
+    )

@@ -1,0 +1,106 @@
+"""Holds explained windows against a run, stream by stream, and tells alarms."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import StoreError
+from pipeline.status import Status
+from pipeline.store.opening import Absent, find_store, open_store
+from pipeline.store.pending import read_status
+from pipeline.store.run_folder import store_url
+from pipeline.stream.drift import Alarm, DriftDetector, DriftSettings
+from pipeline.stream.explained import Explained, Picture, StreamStatus
+from pipeline.stream.reference import Reference
+from pipeline.stream.scores import SCORES, window_scores
+from pipeline.stream.sessions import urls_of
+
+MAX_ROWS = 20_000
+"""Rows of a run that it is known by; of more, as many are taken at even distances."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class DriftWatch:
+    """A viewer that raises alarms.
+
+    Parameters
+    ----------
+    alarm
+        Is told each alarm, in the engine's thread.
+    settings
+        For all streams together: each gets its share of the probability of a false alarm.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        streams: Sequence[str],
+        alarm: Callable[[Alarm], None],
+        settings: DriftSettings | None = None,
+    ) -> None:
+        settings = settings or DriftSettings()
+        share = settings.false_alarm_probability / len(streams)
+        of_each = replace(settings, false_alarm_probability=share)
+        self._detectors = {name: DriftDetector(name, reference, of_each) for name in streams}
+        self._alarm = alarm
+
+    def shown(self, explained: Explained) -> None:
+        """Hold a window against the run."""
+        scores = window_scores(explained.spatial, explained.temporal)
+        detector = self._detectors[explained.stream]
+        alarm = detector.update(explained.window, explained.top[0][0], scores)
+        if alarm is not None:
+            _LOGGER.warning("%s: %s", alarm.stream, alarm.said)
+            self._alarm(alarm)
+
+    def picture(self, picture: Picture) -> None:
+        """Pictures say nothing about drift."""
+
+    def status(self, status: StreamStatus) -> None:
+        """Nor do states."""
+
+
+def told_event(alarm: Alarm) -> dict[str, Any]:
+    """Give plain values of an alarm, with the names in the store of the windows to look at."""
+    event = alarm.event()
+    for name in ("before", "after"):
+        windows = getattr(alarm, name)
+        event[f"{name}_clips"] = [f"{alarm.stream}-{number:08d}" for number in windows]
+    return event
+
+
+def reference_of(run_url: str, class_names: Sequence[str]) -> Reference:
+    """Read how a run's clips score; of a folder of sessions, its newest session's windows.
+
+    Parameters
+    ----------
+    class_names
+        Those of the model that explains the streams.
+
+    Raises
+    ------
+    StoreError
+        If there is no run, it is of a model with other classes, or it has too few clips.
+    """
+    url = run_url
+    if isinstance(find_store(store_url(url)), Absent) and (sessions := urls_of(url)):
+        url = sessions[-1]
+    store = open_store(store_url(url))
+    if store.record.class_names != tuple(class_names):
+        raise StoreError(
+            f"drift_against: {url} is of {store.record.model.name}, whose classes are others than "
+            "those of the model that explains the streams"
+        )
+    rows = np.flatnonzero(read_status(store) == Status.OK)
+    rows = rows[:: max(1, -(-len(rows) // MAX_ROWS))]
+    spatial, temporal, prediction = (
+        store.array(name).get_orthogonal_selection((rows,))
+        for name in ("spatial", "temporal", "prediction")
+    )
+    scored = [window_scores(s, t) for s, t in zip(spatial, temporal, strict=True)]
+    scores = {name: np.array([each[name] for each in scored]) for name in SCORES}
+    return Reference.of(scores, prediction, store.record.class_names)

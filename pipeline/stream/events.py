@@ -1,0 +1,51 @@
+"""What happens, as JSON lines: one object a line, with the time, the stream and the kind."""
+
+import json
+import logging
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.logs import fields
+from pipeline.text import without_credentials
+
+MAX_BYTES = 50_000_000
+"""Size at which the file is begun again, with the one before kept beside it as ``.1``."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Events:
+    """Writes events to a file, and to the log.
+
+    Parameters
+    ----------
+    path
+        A file on this machine, to which lines are added; None for the log alone.
+    """
+
+    def __init__(self, path: Path | None = None, *, max_bytes: int = MAX_BYTES) -> None:
+        self._path, self._max_bytes = path, max_bytes
+        self._lock = threading.Lock()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def tell(self, stream: str, kind: str, values: dict[str, Any]) -> None:
+        """Tell an event; ``stream`` is empty for what concerns all of them."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": now, "event": kind, **({"stream": stream} if stream else {}), **values}
+        text = without_credentials(json.dumps(line, default=str))
+        _LOGGER.info("%s", kind, extra=fields(**{k: v for k, v in line.items() if k != "time"}))
+        if self._path is None:
+            return
+        with self._lock:
+            try:
+                if self._path.stat().st_size > self._max_bytes:
+                    self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+                with self._path.open("a") as file:
+                    file.write(text + "\n")
+            except OSError as error:
+                # A full disk must not end what is explained.
+                _LOGGER.warning("events can't be written: %s", error.strerror)

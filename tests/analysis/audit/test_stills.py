@@ -1,0 +1,91 @@
+"""Classes of which a still would do, from simulated answers of a model."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from analysis.audit.audit import audit
+from analysis.audit.interventions import plan_interventions, prove
+from analysis.audit.settings import AuditSettings
+from analysis.audit.stills import still_candidates, stills
+from tests.analysis.simulated_runs import ALL, CLASS_NAMES, simulated
+
+SEED = int(datetime.now(UTC).strftime("%Y%m%d"))
+SETTINGS = AuditSettings()
+FIRST, SECOND = CLASS_NAMES[:2]
+
+
+@pytest.fixture(scope="module")
+def tried():
+    """Candidates of a run in which nothing is found, and the plan to try them."""
+    print("seed", SEED)
+    evidence = simulated(SEED).evidence()
+    candidates = still_candidates(evidence, [], SETTINGS)
+    return evidence, candidates, plan_interventions(candidates, evidence)
+
+
+def answered(tried, kept, known=0.8, noise=0.02, seed=SEED):
+    """Findings where frozen clips keep such shares of the probability, by class; else a third."""
+    _, candidates, plan = tried
+    rng = np.random.default_rng(seed)
+    name = plan["finding"].str.removeprefix("static:")
+    share = np.where(plan["arm"] == "named", name.map(kept).fillna(0.33).to_numpy(float), 1.0)
+    outcomes = plan.assign(probability=known * share + rng.normal(0, noise, len(plan)))
+    return stills(prove(candidates, outcomes), outcomes, SETTINGS)
+
+
+def test_each_class_is_tried_except_those_whose_map_is_still_and_small_ones():
+    evidence = simulated(SEED, ALL).evidence()
+    found = audit(evidence)
+    still = {finding.subject[0] for finding in found if finding.kind == "static"}
+    assert still
+    candidates = still_candidates(evidence, found, SETTINGS)
+    assert {candidate.subject[0] for candidate in candidates} == {*CLASS_NAMES} - still
+    few = AuditSettings(min_clips=len(evidence.table))
+    assert still_candidates(evidence, found, few) == []
+
+
+def test_a_class_that_keeps_its_probability_is_found_and_no_other(tried):
+    (finding,) = answered(tried, {FIRST: 1.0})
+    assert (finding.key, finding.proof.state) == (f"static:{FIRST}", "confirmed")
+    assert "keep 1" in finding.seen or "keep 9" in finding.seen
+    assert finding.low < finding.effect < finding.high
+    assert finding.q < SETTINGS.q
+
+
+def test_a_class_that_the_model_does_not_know_says_nothing(tried):
+    assert answered(tried, {FIRST: 1.0}, known=0.3) == []
+
+
+def test_nine_tenths_themselves_are_not_enough(tried):
+    """At the limit of what counts, at most one class in twenty or so passes."""
+    n_found = sum(
+        len(answered(tried, dict.fromkeys([FIRST, SECOND], 0.9), noise=0.1, seed=SEED + trial))
+        for trial in range(20)
+    )
+    assert n_found <= 6
+
+
+def test_where_most_classes_need_no_movement_the_dataset_is_told_once(tried):
+    (finding,) = answered(tried, dict.fromkeys(CLASS_NAMES[:-1], 1.0))
+    n_classes = len(CLASS_NAMES)
+    assert (finding.scope, finding.subject) == ("dataset", ())
+    assert finding.seen.startswith(f"In {n_classes - 1} of {n_classes} classes")
+    assert finding.proof.state == "confirmed"
+    assert finding.proof.n_clips == 20 * (n_classes - 1)
+
+
+def test_answers_that_are_all_the_same_have_an_answer(tried):
+    (finding,) = answered(tried, {FIRST: 1.0}, noise=0)
+    assert (finding.p, finding.effect) == (0.0, 0.0)
+    assert answered(tried, {FIRST: 0.9}, noise=0) == []
+
+
+def test_clips_that_were_lost_leave_the_others(tried):
+    _, candidates, plan = tried
+    outcomes = plan.assign(probability=0.8)
+    outcomes = outcomes[outcomes["finding"] != f"static:{FIRST}"]
+    found = stills(prove(candidates, outcomes), outcomes, SETTINGS)
+    assert len(found) == 1
+    assert stills([], outcomes, SETTINGS) == []

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.status import Status
+from pipeline.stream.drift import DriftSettings
+from pipeline.stream.drift_watch import DriftWatch, reference_of, told_event
+from pipeline.stream.explained import Explained
+from tests.analysis.stores import CLASS_NAMES, random_columns, small_layout, write_run
+
+N_CLIPS = 240
+
+
+def columns(n_rows, seed, peaked_at=None):
+    """Random maps; with ``peaked_at`` half of each lies on one patch."""
+    layout = small_layout(n_rows)
+    made = random_columns(layout, seed)
+    if peaked_at is not None:
+        made["spatial"] = (made["spatial"] / 2).astype(np.float16)
+        made["spatial"][:, :, peaked_at[0], peaked_at[1]] += np.float16(0.5)
+    return layout, made
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    layout, made = columns(N_CLIPS, 1)
+    made["status"][7] = Status.TOO_SHORT
+    return write_run(tmp_path_factory.mktemp("drift") / "run", layout, made)
+
+
+def played(watch, made, first, stream="cam"):
+    for place in range(len(made["temporal"])):
+        watch.shown(
+            Explained(
+                stream=stream,
+                window=first + place,
+                start_s=0.0,
+                end_s=1.0,
+                frame_time_s=np.zeros(4),
+                spatial=made["spatial"][place].astype(np.float32),
+                temporal=made["temporal"][place],
+                top=((CLASS_NAMES[made["prediction"][place]], 0.9),),
+                newest_frame_s=0.0,
+                n_skipped=0,
+                n_frames_dropped=0,
+            )
+        )
+
+
+def test_an_alarm_rises_where_maps_move_and_names_windows_before_and_after(run):
+    alarms = []
+    # Maps that are drawn have nothing to do with those before them.
+    settings = DriftSettings(correlation_windows=1)
+    reference = reference_of(run, CLASS_NAMES)
+    watch = DriftWatch(reference, ["cam", "door"], alarms.append, settings)
+    played(watch, columns(150, 2)[1], 0)
+    played(watch, columns(150, 3)[1], 0, "door")
+    assert alarms == []
+    played(watch, columns(60, 4, peaked_at=(0, 0))[1], 150)
+    assert {alarm.stream for alarm in alarms} == {"cam"}
+    first = alarms[0]
+    # Each of two streams has half of the probability.
+    assert first.false_alarm_probability == settings.false_alarm_probability / 2
+    event = told_event(first)
+    assert all(number < 150 for number in event["before"])
+    assert event["after_clips"] == [f"cam-{number:08d}" for number in event["after"]]
+    assert all(number >= 150 for number in event["after"])
+
+
+def test_a_folder_of_sessions_stands_for_its_newest(run, tmp_path):
+    layout, made = columns(N_CLIPS, 1)
+    made["status"][7] = Status.TOO_SHORT
+    write_run(tmp_path / "2026-05-04T12-00-00Z", layout, made)
+    ours, theirs = reference_of(str(tmp_path), CLASS_NAMES), reference_of(run, CLASS_NAMES)
+    assert np.array_equal(ours.knots, theirs.knots)
+    assert ours.n_clips[-1] == N_CLIPS - 1
+
+
+def test_a_run_that_can_not_be_compared_is_refused(run, tmp_path):
+    with pytest.raises(StoreError, match="whose classes are others"):
+        reference_of(run, ("a", "b"))
+    with pytest.raises(StoreError, match="no store"):
+        reference_of(str(tmp_path / "absent"), CLASS_NAMES)
