@@ -101,7 +101,10 @@ class Guard:
         async def guarded_send(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 MutableHeaders(scope=message).update(_HEADERS)
-            await asyncio.wait_for(send(message), self._send_timeout_s)
+            # Not `wait_for`, which in Python 3.11 swallows a cancellation at the very moment that
+            # the send is done: the viewer's task would go on for ever.
+            async with asyncio.timeout(self._send_timeout_s):
+                await send(message)
 
         try:
             refusal = self._refusal(scope)
