@@ -27,7 +27,8 @@ def main() -> None:
     arguments = parse_arguments()
     with (
         tempfile.TemporaryDirectory(prefix="requests-") as folder,
-        seaweedfs(Path(folder, "s3")) as server,
+        tempfile.TemporaryDirectory(prefix="requests-s3-") as served,
+        seaweedfs(Path(served)) as server,
         fault_proxy(server) as proxy,
     ):
         os.environ.update(OWNER.environment(proxy.endpoint))
