@@ -133,9 +133,8 @@ def print_findings(found: "Sequence[Finding]", most: int) -> None:
     for position, finding in enumerate(found[:most], start=1):
         state = finding.proof.state
         proof = "" if state == "not applicable" else f", {state}"
-        print(
-            f"\n{position}. {_NAMES[finding.kind]}{proof} (q {finding.q:.1g}, {finding.n} videos)"
-        )
+        videos = "1 video" if finding.n == 1 else f"{finding.n} videos"
+        print(f"\n{position}. {_NAMES[finding.kind]}{proof} (q {finding.q:.1g}, {videos})")
         print(f"   {printable(finding.seen)}")
         if (tried := _tried(finding)) is not None:
             print(f"   {tried}")

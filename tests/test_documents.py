@@ -37,7 +37,10 @@ def config_of(verb):
 
 def commands_of(name):
     """Every ``python -m jobs.VERB ...`` of a document or the Makefile, as words."""
-    text = (ROOT / name).read_text().replace("\\\n", " ").replace("$(DEMO)", "runs/demo")
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    for variable, value in re.findall(r"^([A-Z_]+) := (.*)$", text, flags=re.MULTILINE):
+        if variable != "BIN":
+            text = text.replace(f"$({variable})", value)
     found = re.findall(r"^\s*(?:\$\(BIN\)/)?python -m jobs\.(.*)$", text, flags=re.MULTILINE)
     return [shlex.split(line, comments=True) for line in found]
 

@@ -216,6 +216,13 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
     return found
 
 
+def _how_near(ratio: float, k: int) -> str:
+    """Say how near two videos are, from their distance over that to the k-th neighbour."""
+    if ratio < 1e-4:
+        return "to the model they are the same"
+    return f"{1 / ratio:.0f} times nearer to each other than to the {k}th neighbour"
+
+
 def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     """Find pairs of videos that are far nearer to each other than to the rest.
 
@@ -258,8 +265,7 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
                 scope="clip",
                 subject=tuple(example.video_id for example in examples),
                 seen=f"{examples[0].video_id} and {examples[1].video_id} are near duplicates by "
-                f"their {basis}{where}: {1 / max(ratio[at], 1e-6):.0f} times nearer to each other "
-                f"than to the {k}th neighbour.",
+                f"their {basis}{where}: {_how_near(float(ratio[at]), k)}.",
                 check="Compare the two clips, and keep both in the same split if they show "
                 "the same footage.",
                 effect=float(ratio[at]),

@@ -127,8 +127,8 @@ def _of_class(tried: _Tried, p: float, q: float) -> Finding:
     effect, low, high = _change(tried.frozen - tried.none, name)
     return replace(
         finding,
-        seen=f"Clips of {name!r} in which one frame is repeated keep {_kept(tried):.0%} of the "
-        "class's probability: the model needs no movement to tell it.",
+        seen=f"Clips of {name!r} in which one frame is repeated keep {_share(_kept(tried))} of "
+        "the class's probability: the model needs no movement to tell it.",
         p=p,
         q=q,
         effect=effect,
@@ -153,7 +153,7 @@ def _of_dataset(passed: Sequence[tuple[_Tried, float, float]], n_tested: int) ->
         scope="dataset",
         subject=(),
         seen=f"In {len(passed)} of {n_tested} classes that the model knows, clips in which one "
-        f"frame is repeated keep {frozen.mean() / none.mean():.0%} of the probability: {names}"
+        f"frame is repeated keep {_share(frozen.mean() / none.mean())} of the probability: {names}"
         f"{more}.",
         check="Check whether this dataset asks for movement at all, before the model's answers are "
         "taken for an understanding of actions.",
@@ -172,6 +172,10 @@ def _change(change: NDArray[np.float64], name: str) -> tuple[float, float, float
     """Mean of a change, and its 95 % interval."""
     low, high = bootstrap_interval(mean_of, change, seed=seed_of("still", name))
     return float(change.mean()), low, high
+
+
+def _share(kept: float) -> str:
+    return f"{min(kept, 1):.0%}"
 
 
 def _kept(tried: _Tried) -> float:

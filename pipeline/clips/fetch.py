@@ -165,6 +165,11 @@ def locate(root: str, path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, f"{base.rstrip('/')}/{path}"
 
 
+def is_on_disk(root: str) -> bool:
+    """Whether clips below a root are files of this machine."""
+    return isinstance(open_filesystem(root)[0], LocalFileSystem)
+
+
 def _is_http(filesystem: fsspec.AbstractFileSystem) -> bool:
     """Whether a filesystem is that of plain HTTP.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import DECODE, FramesRead, process_decoder
-from pipeline.clips.fetch import KEY_BYTES, digest_of, fetch_clip, file_key
+from pipeline.clips.fetch import KEY_BYTES, digest_of, fetch_clip, file_key, is_on_disk
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.shared_decode import SharedReader, Taking
 from pipeline.clips.views import Views
@@ -146,12 +146,20 @@ class ClipLoader:
         keys = np.zeros((len(paths), KEY_BYTES), np.uint8)
         if self.cache is None and not self.shared:
             return keys
-        with ThreadPoolExecutor(_N_ASKED) as pool:
-            told = pool.map(partial(file_key, self.root), [str(paths[f.start]) for f in files])
-            for same, key in zip(files, told, strict=True):
-                if key is not None:
-                    keys[same] = np.frombuffer(key, np.uint8)
+        asked = [str(paths[same.start]) for same in files]
+        for same, key in zip(files, self._told(asked), strict=True):
+            if key is not None:
+                keys[same] = np.frombuffer(key, np.uint8)
         return keys
+
+    def _told(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Key of each file, as the storage tells it now."""
+        key_of = partial(file_key, self.root)
+        if is_on_disk(self.root):
+            # It answers in less than a thread takes to start.
+            return [key_of(path) for path in paths]
+        with ThreadPoolExecutor(_N_ASKED) as pool:
+            return list(pool.map(key_of, paths))
 
     def _label(self, label: str | None) -> int:
         return -1 if label is None else self.class_of_label[label]

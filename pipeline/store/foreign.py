@@ -1,10 +1,11 @@
-"""Makes a run of the attributions of another tool, so that whatever reads runs reads them."""
+"""Brings in the attributions of another tool: writes them as a store, makes a run of a store."""
 
 import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from pipeline import __version__
@@ -14,6 +15,7 @@ from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import ViewsConfig
 from pipeline.errors import StoreError
 from pipeline.status import Status
+from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.conforming import open_conforming, problems_of
 from pipeline.store.conventions import ARRAYS, Attributions
 from pipeline.store.create import create_store
@@ -24,6 +26,69 @@ from pipeline.store.shards import write_shard
 from pipeline.text import without_credentials
 
 _ROWS_PER_SHARD = 256
+
+
+def write_attributions(
+    url: str, joint: NDArray[np.floating], about: Attributions, **columns: NDArray[Any]
+) -> str:
+    """Write maps of another tool as a store that keeps the convention "attributions".
+
+    Parameters
+    ----------
+    url
+        The store, any fsspec URL.
+    joint
+        (clip, time, y, x), A in any unit: what isn't relevant is 0, and nothing is negative. A time
+        step without anything gets T = 0.
+    about
+        What the store says of itself.
+    columns
+        Other arrays of the convention by name, each (clip, ...): ``video_id``, ``prediction`` and
+        ``probability`` must be there. ``status`` is ok by default.
+
+    Returns
+    -------
+    ``url``
+
+    Raises
+    ------
+    StoreError
+        When a map is negative, not finite or empty, an array isn't of the convention, or something
+        is there already.
+    """
+    values = np.asarray(joint, np.float64)
+    total = values.sum(axis=(1, 2, 3)) if values.ndim == 4 else np.zeros(1)
+    if values.ndim != 4 or not (np.isfinite(values).all() and (values >= 0).all() and total.all()):
+        raise StoreError(
+            f"joint of shape {values.shape}: expected (clip, time, y, x), each clip with finite "
+            "values, none of them negative and not all of them 0"
+        )
+    if unknown := [name for name in columns if name not in ARRAYS]:
+        raise StoreError(f"{unknown[0]} is no array of the convention: {', '.join(ARRAYS)}")
+    when = values.sum(axis=(2, 3))
+    uniform = np.full(values.shape[2:], 1 / values[0, 0].size)
+    with np.errstate(invalid="ignore"):
+        where = np.where(when[..., None, None] > 0, values / when[..., None, None], uniform)
+    arrays = {
+        "status": np.full(len(values), Status.OK, np.uint8),
+        "spatial": where.astype(np.float32),
+        "temporal": (when / total[:, None]).astype(np.float32),
+        **{name: np.asarray(column) for name, column in columns.items()},
+    }
+    try:
+        group: Any = zarr.create_group(zarr_location(url), attributes=about.to_attributes())
+    except zarr.errors.ContainsGroupError as error:
+        raise StoreError(f"{url} is there already") from error
+    for name, array in arrays.items():
+        is_text = array.dtype.kind in "OTU"
+        group.create_array(
+            name,
+            shape=array.shape,
+            chunks=(min(_ROWS_PER_SHARD, len(array)), *array.shape[1:]),
+            dtype="str" if is_text else array.dtype,
+            dimension_names=ARRAYS[name].dims,
+        )[:] = array.astype(object) if is_text else array
+    return url
 
 
 def take_in(

@@ -1,6 +1,5 @@
 """Holds explained windows against a run, stream by stream, and tells alarms."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,8 +19,6 @@ from pipeline.stream.sessions import urls_of
 
 MAX_ROWS = 20_000
 """Rows of a run that it is known by; of more, as many are taken at even distances."""
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class DriftWatch:
@@ -54,7 +51,6 @@ class DriftWatch:
         detector = self._detectors[explained.stream]
         alarm = detector.update(explained.window, explained.top[0][0], scores)
         if alarm is not None:
-            _LOGGER.warning("%s: %s", alarm.stream, alarm.said)
             self._alarm(alarm)
 
     def picture(self, picture: Picture) -> None:

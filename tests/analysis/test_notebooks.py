@@ -68,7 +68,7 @@ def demo(tmp_path_factory):
     runs = {"staa": folder / "run", "rollout": folder / "other"}
     for method, out in runs.items():
         where = (f"--manifest={manifest}", f"--out={out}")
-        job("attribute", "--config=jobs/demo.yaml", "--serial", f"--method={method}", *where)
+        job("attribute", "--config=jobs/demo.yaml", "--serial", f"--method.name={method}", *where)
     return [str(out) for out in runs.values()]
 
 

@@ -58,7 +58,8 @@ def test_captums_results_are_audited(given, tmp_path, monkeypatch):
     assert ds["prediction"].values.tolist() == known["prediction"].tolist()
     # A is Captum's own, but for half precision.
     joint = (ds["spatial"].astype(float) * ds["temporal"]).values
-    expected = known["joint"] / known["joint"].sum((1, 2, 3), keepdims=True)
+    expected = known["joint"].double().numpy()
+    expected /= expected.sum((1, 2, 3), keepdims=True)
     np.testing.assert_allclose(joint, expected, atol=1e-3 * expected.max())
     table = scores("captum_run")
     assert table["entropy"].between(0, 1).all()

@@ -7,11 +7,14 @@ from pipeline.errors import StoreError
 from pipeline.run.recompute import plan_again
 from pipeline.run.sample import plan_sample
 from pipeline.status import Status
-from pipeline.store.conforming import problems_of
-from pipeline.store.foreign import take_in
+from pipeline.store.conforming import open_conforming, problems_of
+from pipeline.store.conventions import Attributions
+from pipeline.store.foreign import take_in, write_attributions
 from pipeline.store.opening import open_store
 from pipeline.store.verify import verify_store
 from tests.store.foreign_stores import ATTRIBUTES, CLASS_NAMES, foreign_columns, write_foreign
+
+ABOUT = Attributions.model_validate(ATTRIBUTES["attributions"])
 
 
 def test_a_run_holds_what_the_store_held_and_says_what_it_lacked(tmp_path):
@@ -83,6 +86,42 @@ def test_nothing_asks_the_model_of_such_a_run(tmp_path):
         plan_again(run, store)
     with pytest.raises(StoreError, match=refused):
         plan_sample(run, str(tmp_path / "sample"), (), {}, n_videos=2, seed=0, options={})
+
+
+def test_maps_in_any_unit_become_a_store_that_keeps_the_convention(tmp_path):
+    joint = np.random.default_rng(3).gamma(0.4, size=(5, 3, 2, 4)) * 1e6
+    joint[1, 2] = 0
+    answers = {
+        "video_id": ["a", "b", "c", "d", "e"],
+        "prediction": np.array([0, 1, 2, 0, 1]),
+        "probability": np.full(5, 0.5, np.float32),
+    }
+    url = write_attributions(str(tmp_path / "a.zarr"), joint, ABOUT, **answers)
+    assert problems_of(url) == []
+    group, about = open_conforming(url)
+    assert about == ABOUT
+    whole = group["spatial"][:] * group["temporal"][:][..., None, None]
+    expected = joint / joint.sum(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(whole, expected, atol=1e-6)
+    assert group["video_id"][:].tolist() == answers["video_id"]
+    with pytest.raises(StoreError, match="is there already"):
+        write_attributions(url, joint, ABOUT, **answers)
+
+
+@pytest.mark.parametrize(
+    ("joint", "given", "said"),
+    [
+        (np.ones((2, 3, 4)), {}, r"joint of shape \(2, 3, 4\): expected \(clip, time, y, x\)"),
+        (np.full((1, 1, 2, 2), -1.0), {}, "none of them negative"),
+        (np.full((1, 1, 2, 2), np.nan), {}, "finite"),
+        (np.zeros((1, 1, 2, 2)), {}, "not all of them 0"),
+        (np.ones((1, 1, 2, 2)), {"logits": np.ones(1)}, "logits is no array of the convention"),
+    ],
+)
+def test_maps_that_are_none_are_refused(tmp_path, joint, given, said):
+    with pytest.raises(StoreError, match=said):
+        write_attributions(str(tmp_path / "a.zarr"), joint, ABOUT, **given)
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_what_breaks_the_convention_is_refused_before_anything_is_written(tmp_path):

@@ -30,14 +30,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    for mean_windows, told in (
-        (2, True),
-        (5, True),
-        (15, False),
-        (15, True),
-        (40, False),
-        (40, True),
-    ):
+    for mean_windows, told in CASES:
         name = f"scenes of {mean_windows} windows{', told' if told else ''}"
         alarms = []
         for seed in seeds:

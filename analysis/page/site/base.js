@@ -78,7 +78,7 @@ const name_ = (text) => h("bdi", {}, text);
 
 const show = {
   count: (v) => (v ?? 0).toLocaleString("en"),
-  percent: (v, digits = 0) => (v === null || v === undefined ? "–" : `${(100 * v).toFixed(digits)} %`),
+  percent: (v, digits = 0) => (v === null || v === undefined ? "–" : `${(100 * v).toFixed(digits)}\u00a0%`),
   number: (v) => {
     if (v === null || v === undefined) return "–";
     if (Number.isInteger(v)) return v.toLocaleString("en");

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.audit.outliers import (
+    _how_near,
     directions,
     hellinger,
     label_suspects,
@@ -94,3 +95,8 @@ def test_directions_are_of_length_1_and_of_no_length_where_all_are_the_same(clea
     same = replace(clean, maps=np.tile(clean.maps[:1], (len(clean.maps), 1)))
     same = replace(same, when=np.tile(clean.when[:1], (len(clean.when), 1)))
     assert not directions(same).any()
+
+
+def test_copies_to_the_bit_are_told_as_the_same():
+    assert _how_near(0.25, 10) == "4 times nearer to each other than to the 10th neighbour"
+    assert _how_near(0.0, 10) == "to the model they are the same"

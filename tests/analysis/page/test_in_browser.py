@@ -141,7 +141,7 @@ def test_classes_are_sorted_filtered_and_lead_on(chromium, page_url):
     with opened(chromium, page_url, "classes") as page:
         page.get_by_role("button", name="Accuracy").click()
         texts = page.locator("td[data-label=Accuracy]").all_inner_texts()
-        values = [float(text.removesuffix(" %")) for text in texts]
+        values = [float(text.removesuffix("\u00a0%")) for text in texts]
         assert values == sorted(values, reverse=True)
         page.get_by_label("Search", exact=True).fill("onerror")
         assert names_in(page) == [HOSTILE[1]]
