@@ -33,6 +33,24 @@ def test_what_may_pass_is_tried_again_and_nothing_else(error, transient):
     assert is_transient(error) == transient
 
 
+class AnswerError(OSError):
+    """An error of a driver that was made of an HTTP answer."""
+
+    def __init__(self, status):
+        super().__init__("refused")
+        self.status = status
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_an_answer_that_may_pass_is_tried_again(status):
+    assert is_transient(AnswerError(status))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 412, 416])
+def test_an_answer_that_lasts_is_not(status):
+    assert not is_transient(AnswerError(status))
+
+
 class Storage:
     """An access that fails some times before it succeeds."""
 
