@@ -4,7 +4,7 @@ import os
 import shlex
 from typing import Any
 
-from pydantic import BaseModel
+from pipeline.synthetic.config import TrainConfig
 
 _PURPOSES = {
     "actions": "It tells apart the actions of `pipeline/synthetic/scenes.py`, and knows nothing\n"
@@ -22,7 +22,7 @@ _CONTROL = "A control: it sees the middle frame of a clip alone, which doesn't g
 
 
 def model_card(
-    config: BaseModel,
+    config: TrainConfig,
     *,
     model_class: str,
     n_parameters: int,
@@ -38,8 +38,6 @@ def model_card(
 
     Parameters
     ----------
-    config
-        A `TrainConfig`.
     seconds, cpu_seconds
         Time of rendering and training together: on the clock, and of all processes.
     """
@@ -50,7 +48,7 @@ def model_card(
         for name, value in values.items()
         if value != defaults[name] and value is not None and name != "n_workers"
     )
-    n_frames, task, weight = values["n_frames"], values["task"], values["patch_loss_weight"]
+    n_frames, task, weight = config.n_frames, config.task, config.patch_loss_weight
     purpose = _CONTROL if n_frames == 1 else _PURPOSES[task]
     patch_loss = (
         f"weight {weight:g}: each patch tells if and how the actor acts on it"
