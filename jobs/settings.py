@@ -93,7 +93,11 @@ def described(error: ValidationError, config_class: type[BaseModel]) -> str:
 
 
 def with_suggestion(message: str, arguments: Sequence[str], config_class: type[BaseModel]) -> str:
-    """Add to a message of unknown flags the one that the first of them is like."""
+    """Say of a flag that isn't known which one it is like, and of a group's that it needs a key."""
+    for key, group in _groups(config_class).items():
+        if f'field "{key}"' in message:
+            first = next(iter(group.model_fields))
+            return f"{flag(key)} is a group of options; expected {flag(f'{key}.{first}')}, for one"
     known = ["--config", *(flag(key) for key in _keys(config_class))]
     for argument in arguments:
         name = argument.partition("=")[0]
