@@ -68,7 +68,7 @@ live: install  ## Explain a stream as it plays, in a browser; after a minute a l
 	@echo "== live: learn what is usual, from five minutes without a logo"
 	$(BIN)/python -m jobs.live $(LIVE)/usual/stream.mp4 $(LIVE_MODEL) $(LIVE_METHOD) --fast --no-page.show \
 		--out $(LIVE)/usual/sessions
-	@echo "== live: play the stream; ctrl-C ends it"
+	@echo "== live: play the four minutes; ctrl-C ends it sooner"
 	$(BIN)/python -m jobs.live camera=$(LIVE)/camera/stream.mp4 $(LIVE_MODEL) $(LIVE_METHOD) \
 		--out $(LIVE)/sessions --drift-against $(LIVE)/usual/sessions
 

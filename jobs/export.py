@@ -31,6 +31,8 @@ def _numbers(value: Any) -> Any:
         start, colon, stop = part.partition(":")
         if not start.isdecimal() or bool(colon) != stop.isdecimal():
             raise ValueError(f"{part!r}: expected rows such as 0,5,10:20")
+        if colon and int(start) >= int(stop):
+            raise ValueError(f"{part!r} holds no rows: expected start < stop")
         rows += range(int(start), int(stop)) if colon else [int(start)]
     return tuple(rows)
 

@@ -61,7 +61,7 @@ class _Live:
 
 
 def live(config: LiveConfig) -> int:
-    """Explain until every source has ended, or ctrl-C; 0 then."""
+    """Explain until every source has ended, 0 then, or until ctrl-C."""
     as_json = config.log_format == "json"
     set_up_logging(config.log_format, logging.INFO if as_json else logging.WARNING)
     sources = _sources(config)
@@ -158,8 +158,10 @@ def _start(config: LiveConfig, sources: Sequence[Source], model: _Model, held: E
         n_threads=config.threads,
         compile_model=config.compile_model,
     )
+    engines: list[Engine] = []
     metrics = StreamMetrics(
-        lambda: engine.states(),
+        # It may be asked before the engine is there.
+        lambda: engines[0].states() if engines else [],
         lambda: (recording.n_written, recording.n_lost) if recording else (0, 0),
     )
     page = _page(config, sources, registry_of(metrics))
@@ -168,9 +170,6 @@ def _start(config: LiveConfig, sources: Sequence[Source], model: _Model, held: E
     viewers: list[Viewer] = [page.viewer] if page is not None else []
     if reference is not None:
         viewers.append(_drift_watch(sources, model.plan, reference, events, page))
-    if recording is not None:
-        recording.start()
-        held.callback(recording.close)
     patience = config.patience
     engine = Engine(
         sources,
@@ -186,6 +185,11 @@ def _start(config: LiveConfig, sources: Sequence[Source], model: _Model, held: E
             patience=Patience(patience.stall, patience.freeze, patience.late),
         ),
     )
+    engines.append(engine)
+    if recording is not None:
+        recording.gave_up = engine.stop
+        recording.start()
+        held.callback(recording.close)
     return _Live(engine, recording, page)
 
 
@@ -256,7 +260,7 @@ def _reference(config: LiveConfig, model: _Model) -> Reference | None:
         return None
     from pipeline.stream.drift_watch import reference_of
 
-    return reference_of(config.drift_against, model.checkpoint.class_names)
+    return reference_of(config.drift_against, model.checkpoint.class_names, config.method.name)
 
 
 def _drift_watch(
@@ -278,7 +282,12 @@ def _drift_watch(
 
     settings = DriftSettings(
         horizon_windows=max(1, round(3600 / plan.hop_s)),
-        correlation_windows=max(DriftSettings.correlation_windows, plan.window_s / plan.hop_s),
+        # The default is of windows a second apart.
+        correlation_windows=max(
+            DriftSettings.correlation_windows,
+            DriftSettings.correlation_windows / plan.hop_s,
+            plan.window_s / plan.hop_s,
+        ),
     )
     return DriftWatch(reference, [source.name for source in sources], tell, settings)
 

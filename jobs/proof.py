@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -65,27 +66,52 @@ def proven(
     StaaError
         One of its kinds, if the run's model, manifest or clips aren't there any more.
     """
+    from analysis.audit.finding import ranked
+    from analysis.audit.interventions import prove
+    from analysis.audit.stills import still_candidates, stills
+
+    def tried(asked: "Sequence[Finding]") -> "pd.DataFrame | None":
+        return _tried(asked, evidence, store, lease, config, run_url, try_now)
+
+    if (outcomes := tried(found)) is not None:
+        found = prove(found, outcomes)
+    by_map = [finding for finding in found if finding.kind == "static"]
+    # A plan of their own: other settings of the audit leave what was tried as it is.
+    candidates = still_candidates(evidence, found, settings) if config.stills else []
+    more: list[Finding] = []
+    if (outcomes := tried(candidates)) is not None:
+        more = stills(prove(candidates, outcomes), outcomes, settings, by_map)
+    return ranked([*found, *more])
+
+
+def _tried(
+    asked: "Sequence[Finding]",
+    evidence: "Evidence",
+    store: "Store",
+    lease: "Lease",
+    config: ProofConfig,
+    run_url: str,
+    try_now: bool,
+) -> "pd.DataFrame | None":
+    """Outcomes of what tries some findings, as `prove` takes them; None if they aren't there."""
     import numpy as np
 
-    from analysis.audit.finding import ranked
-    from analysis.audit.interventions import OUTCOME, plan_interventions, prove
-    from analysis.audit.stills import still_candidates, stills
+    from analysis.audit.interventions import OUTCOME, plan_interventions
     from pipeline.evaluation.interventions import OutcomeFolder, in_parts
 
     # In an order that doesn't depend on proofs, as findings with proofs rank first.
-    candidates = still_candidates(evidence, found, settings) if config.stills else []
-    in_order = sorted([*found, *candidates], key=lambda finding: finding.key)
+    in_order = sorted(asked, key=lambda finding: finding.key)
     planned = plan_interventions(in_order, evidence, clips_per_finding=config.clips)
     planned = planned.sort_values("row", kind="stable", ignore_index=True)
     if planned.empty:
-        return ranked(found)
+        return None
     wanted = _interventions(planned)
     identity = json.dumps(store.record.identity.model_dump(mode="json"), sort_keys=True)
     folder = OutcomeFolder.of_plan(interventions_url(run_url), wanted, identity)
     parts = in_parts(wanted, CLIPS_PER_PART)
     kept = {part: folder.read(part) for part in parts}
     if not try_now and None in kept.values():
-        return ranked(found)
+        return None
     # A clip that couldn't be read may be there again.
     left = [
         part
@@ -99,9 +125,7 @@ def proven(
     outcomes = [outcome for of_part in kept.values() for outcome in of_part or ()]
     tried = planned.copy()
     tried[OUTCOME] = np.array([outcome.probability for outcome in outcomes], np.float64)
-    readable = _readable(tried, outcomes)
-    proved = prove(found, readable)
-    return ranked([*proved, *stills(prove(candidates, readable), readable, settings)])
+    return _readable(tried, outcomes)
 
 
 def _kept(folder: "OutcomeFolder", part: range) -> "list[Outcome]":
@@ -167,7 +191,7 @@ def _try(
             n_threads=max(1, int(plan.config.cpus_per_model)),
         )
 
-    def carried_out() -> Iterator[range]:
+    def carried_out() -> Generator[range]:
         if config.serial:
             yield from carry_out(stage_on(device_of(config.device)), wanted, parts, folder)
             return
@@ -181,8 +205,12 @@ def _try(
             yield from carry_out_on_ray(stage, wanted, parts, folder, n_models=pool.n_models)
 
     total = sum(map(len, parts))
-    with progress_bar(total=total, unit="trial", desc="audit: verify") as bar:
-        for part in carried_out():
+    # Closed whatever comes, as Ray goes on for as long as the generator lives.
+    with (
+        closing(carried_out()) as done,
+        progress_bar(total=total, unit="trial", desc="audit: verify") as bar,
+    ):
+        for part in done:
             lease.check()
             bar.update(len(part))
 

@@ -18,7 +18,7 @@ _SIGNATURES = (
     *("sas_token", "access_token"),
 )
 """Names of parameters that are always credentials, wherever they stand."""
-_WORDS = ("sig", "token", "key", "secret", "password")
+_WORDS = ("sig", "token", "key", "secret", "password", "passwd", "pass", "pwd")
 """Names of parameters that other signing schemes use; a file may also be called ``a?key=5.mp4``."""
 _SUFFIXES = (
     "3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpe?g|mts|ogv|ts|webm|wmv|parquet|[ct]sv|json|txt|ya?ml|zarr"

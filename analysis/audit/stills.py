@@ -36,6 +36,7 @@ class _Tried:
     finding: Finding
     none: NDArray[np.float64]
     frozen: NDArray[np.float64]
+    shuffled: NDArray[np.float64]
 
 
 def still_candidates(
@@ -77,14 +78,18 @@ def still_candidates(
 
 
 def stills(
-    candidates: Sequence[Finding], outcomes: pd.DataFrame, settings: AuditSettings
+    candidates: Sequence[Finding],
+    outcomes: pd.DataFrame,
+    settings: AuditSettings,
+    by_map: Sequence[Finding] = (),
 ) -> list[Finding]:
     """Keep the candidates that repeated frames confirm.
 
-    A class is tested if the model knows it. The p is one-sided, by a t test over videos, for: the
-    clip of one frame keeps more than nine tenths of the probability; q is over all classes that are
-    tested. Where most of these classes pass, the model needs no movement at all, and that is one
-    finding about the dataset.
+    A class is tested if the model knows it. The p is that of a sign test, one-sided, for: most
+    videos keep nine tenths of the probability. It is exact, where a t test isn't: a video keeps all
+    of it or loses nearly all. How much is kept in the mean is what confirms a finding; q is over
+    all classes that are tested. Where most classes need no movement, that is one finding about the
+    dataset.
 
     Parameters
     ----------
@@ -92,12 +97,20 @@ def stills(
         Findings of `still_candidates`, with their proofs.
     outcomes
         As in `analysis.audit.interventions.prove`.
+    by_map
+        Static findings about classes that a map pointed to, with their proofs: they count among
+        the classes, and are kept as they are.
     """
     by_key = {str(key): part for key, part in outcomes.groupby("finding")}
     tried = [
         _tried(finding, by_key[finding.key]) for finding in candidates if finding.key in by_key
     ]
-    tested = [one for one in tried if one.none.mean() >= _LEAST_PROBABILITY]
+    states = ("confirmed", "not confirmed")
+    tested = [
+        one
+        for one in tried
+        if one.finding.proof.state in states and one.none.mean() >= _LEAST_PROBABILITY
+    ]
     p = np.array([_p(one) for one in tested])
     q = adjusted(p)
     passed = [
@@ -105,21 +118,24 @@ def stills(
         for place, one in enumerate(tested)
         if one.finding.proof.state == "confirmed" and q[place] <= settings.q
     ]
-    if len(passed) > 1 and 2 * len(passed) > len(tested):
-        return [_of_dataset(passed, len(tested))]
+    n_still = len(passed) + sum(finding.proof.state == "confirmed" for finding in by_map)
+    n_tested = len(tested) + sum(finding.proof.state in states for finding in by_map)
+    if len(passed) > 1 and 2 * n_still > n_tested:
+        return [_of_dataset(passed, n_still, n_tested)]
     return [_of_class(*one) for one in passed]
 
 
 def _tried(finding: Finding, outcomes: pd.DataFrame) -> _Tried:
     means = outcomes.groupby(["video_id", "arm"])[OUTCOME].mean().unstack("arm")
-    return _Tried(finding, means["none"].to_numpy(np.float64), means["named"].to_numpy(np.float64))
+    none, frozen, shuffled = (
+        means[arm].to_numpy(np.float64) for arm in ("none", "named", "random")
+    )
+    return _Tried(finding, none, frozen, shuffled)
 
 
 def _p(tried: _Tried) -> float:
-    kept = tried.frozen - STILL_SHARE * tried.none
-    if np.ptp(kept) == 0:
-        return 0.0 if kept[0] > 0 else 1.0
-    return float(stats.ttest_1samp(kept, 0, alternative="greater").pvalue)
+    n_kept = int((tried.frozen > STILL_SHARE * tried.none).sum())
+    return float(stats.binomtest(n_kept, len(tried.none), 0.5, alternative="greater").pvalue)
 
 
 def _of_class(tried: _Tried, p: float, q: float) -> Finding:
@@ -139,20 +155,23 @@ def _of_class(tried: _Tried, p: float, q: float) -> Finding:
     )
 
 
-def _of_dataset(passed: Sequence[tuple[_Tried, float, float]], n_tested: int) -> Finding:
+def _of_dataset(
+    passed: Sequence[tuple[_Tried, float, float]], n_still: int, n_tested: int
+) -> Finding:
     first = passed[0][0].finding
     all_tried = [one for one, _, _ in passed]
     none = np.concatenate([one.none for one in all_tried])
     frozen = np.concatenate([one.frozen for one in all_tried])
     names = ", ".join(repr(one.finding.subject[0]) for one in all_tried[:5])
     more = ", ..." if len(all_tried) > 5 else ""
-    random = float(np.mean([one.finding.proof.random_change or 0.0 for one in all_tried]))
+    shuffled = np.concatenate([one.shuffled for one in all_tried])
+    _, beyond_low, beyond_high = _change(frozen - shuffled, "beyond")
     effect, low, high = _change(frozen - none, "dataset")
     return replace(
         first,
         scope="dataset",
         subject=(),
-        seen=f"In {len(passed)} of {n_tested} classes that the model knows, clips in which one "
+        seen=f"In {n_still} of {n_tested} classes that the model knows, clips in which one "
         f"frame is repeated keep {_share(frozen.mean() / none.mean())} of the probability: {names}"
         f"{more}.",
         check="Check whether this dataset asks for movement at all, before the model's answers are "
@@ -163,8 +182,16 @@ def _of_dataset(passed: Sequence[tuple[_Tried, float, float]], n_tested: int) ->
         effect=effect,
         low=low,
         high=high,
-        strength=len(passed) / n_tested / 2,
-        proof=Proof("confirmed", effect, low - random, high - random, random, len(none)),
+        strength=n_still / n_tested / 2,
+        examples=tuple(one.finding.examples[0] for one in all_tried[:5]),
+        proof=Proof(
+            state="confirmed",
+            change=effect,
+            low=beyond_low,
+            high=beyond_high,
+            random_change=float((shuffled - none).mean()),
+            n_clips=len(none),
+        ),
     )
 
 

@@ -19,6 +19,7 @@ MAX_NPZ_BYTES = 2_000_000_000
 """Size of the arrays, before compression, of which more belongs in a Zarr store."""
 
 _ROWS_AT_ONCE = 256
+_BYTES_AT_ONCE = 64_000_000
 _DECLARED = ("schema", "zarr_conventions", "attributions")
 
 
@@ -113,7 +114,7 @@ def write_zarr(ds: xr.Dataset, url: str) -> None:
     except zarr.errors.ContainsGroupError as error:
         raise ConfigError(f"out: {url} is there already") from error
     n_clips = ds.sizes["clip"]
-    rows = min(_ROWS_AT_ONCE, n_clips)
+    rows = max(1, min(_ROWS_AT_ONCE, n_clips, _BYTES_AT_ONCE // max(1, ds.nbytes // n_clips)))
     variables = {str(name): variable for name, variable in ds.data_vars.items()}
     arrays = {
         name: group.create_array(

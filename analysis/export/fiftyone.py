@@ -27,11 +27,11 @@ from analysis.export.clips import selected_clips
 from analysis.page.examples import ClipSource
 from analysis.runs import class_names, record_of
 from analysis.score_table import scores
-from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.fetch import check_same_file, fetch_clip
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.recording import open_recording
 from pipeline.clips.timeline import ContradictionError
-from pipeline.errors import ConfigError, ManifestError, StorageError, StoreError
+from pipeline.errors import ConfigError, ManifestError, StoreError
 from pipeline.status import DecodeError
 from pipeline.storage.files import open_filesystem, write_bytes
 
@@ -193,8 +193,11 @@ def _frames(
 ) -> dict[str, dict[str, Any]] | None:
     """Labels of a clip's frames by frame number; None if its file can't be read any more."""
     try:
-        size = _frame_size(fetch_clip(source.manifest.root, record["path"]), source)
-    except (DecodeError, StorageError, OSError, ValueError):
+        data = fetch_clip(source.manifest.root, record["path"])
+        if "clip_digest" in clip:
+            check_same_file(data, clip["clip_digest"].values.tobytes())
+        size = _frame_size(data, source)
+    except (DecodeError, ContradictionError, OSError, ValueError):
         return None
     where = clip["spatial"].values.astype(np.float64)
     when = clip["temporal"].values.astype(np.float64)

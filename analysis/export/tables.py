@@ -189,6 +189,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.float16 | np.float32):
         # The shortest number that is this one in its own precision.
         value = float(str(value))
+    elif isinstance(value, np.datetime64):
+        # As nanoseconds, it would become a number.
+        value = None if np.isnat(value) else str(value)
     elif isinstance(value, np.generic):
         value = value.item()
     if value is None or value is pd.NA or value is pd.NaT:

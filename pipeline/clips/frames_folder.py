@@ -226,7 +226,7 @@ def forget_videos(
     """
     n_rows = 0
     try:
-        for part in _parts(url, "r+"):
+        for part in _parts(url, "r+", refusals=True):
             rows = np.union1d(_rows_of(part, manifest, videos), _rows_with(part, digests))
             for row in rows.astype(int).tolist():
                 for name in (ENTRIES, FRAMES):
@@ -284,8 +284,11 @@ def remove_cache(url: str) -> None:
         raise StorageError(f"can't delete {url}: {reason_of(error)}") from error
 
 
-def _parts(url: str, mode: Literal["r", "r+"]) -> Iterator[_Part]:
-    """Every part of a cache that can be opened; a run that needs another makes it again."""
+def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Iterator[_Part]:
+    """Every part of a cache that can be opened; a run that needs another makes it again.
+
+    With ``refusals``, one that the storage withholds isn't passed over: `OSError` is raised.
+    """
     filesystem, path = open_filesystem(url)
     filesystem.invalidate_cache()
     try:
@@ -302,7 +305,11 @@ def _parts(url: str, mode: Literal["r", "r+"]) -> Iterator[_Part]:
             )
             if told["schema"] == _SCHEMA and len(part.shape) == 5:
                 yield part
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            if refusals and isinstance(error, OSError):
+                raise
             continue
 
 

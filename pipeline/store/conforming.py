@@ -1,5 +1,6 @@
 """Whether a store keeps the convention "attributions", and what in it breaks it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.conventions import ARRAYS, CONVENTION_KEYS, NAME, UUID, VERSION, Attributions
 
 _ROWS_AT_ONCE = 1024
+_BYTES_AT_ONCE = 64_000_000
+"""Maps of other tools may have a value for each pixel."""
 _TOLERANCE = {2: 4e-3, 4: 1e-4, 8: 1e-4}
 """How far from 1 a sum may be, by the bytes of the dtype: half precision rounds each patch."""
 _HIGHEST = 1.0001
@@ -58,8 +61,10 @@ def problems_of(
     n_rows = arrays["status"].shape[0]
     n_classes = len(Attributions.model_validate(group.attrs.asdict()[NAME]).class_names)
     seen: dict[str, str] = {}
-    for start in range(0, n_rows, _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, n_rows)
+    row_bytes = max(1, math.prod(arrays["spatial"].shape[1:]) * arrays["spatial"].dtype.itemsize)
+    at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // row_bytes))
+    for start in range(0, n_rows, at_once):
+        stop = min(start + at_once, n_rows)
         try:
             block = {name: array[start:stop] for name, array in arrays.items()}
         except StorageError:

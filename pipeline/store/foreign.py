@@ -19,6 +19,7 @@ from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.conforming import open_conforming, problems_of
 from pipeline.store.conventions import ARRAYS, Attributions
 from pipeline.store.create import create_store
+from pipeline.store.discard import discard_run
 from pipeline.store.record import ModelFacts, ModelIdentity, RunIdentity, RunRecord, status_codes
 from pipeline.store.run_folder import in_run, store_url
 from pipeline.store.schema import StoreLayout
@@ -26,6 +27,9 @@ from pipeline.store.shards import write_shard
 from pipeline.text import without_credentials
 
 _ROWS_PER_SHARD = 256
+_SHARD_BYTES = 64_000_000
+"""Size of a shard's maps at the most: those of other tools may have a value for each pixel."""
+_REQUIRED = ("video_id", "prediction", "probability")
 
 
 def write_attributions(
@@ -53,8 +57,8 @@ def write_attributions(
     Raises
     ------
     StoreError
-        When a map is negative, not finite or empty, an array isn't of the convention, or something
-        is there already.
+        When a map is negative, not finite or empty, an array isn't of the convention, is missing or
+        has another number of clips, or something is there already.
     """
     values = np.asarray(joint, np.float64)
     total = values.sum(axis=(1, 2, 3)) if values.ndim == 4 else np.zeros(1)
@@ -65,6 +69,12 @@ def write_attributions(
         )
     if unknown := [name for name in columns if name not in ARRAYS]:
         raise StoreError(f"{unknown[0]} is no array of the convention: {', '.join(ARRAYS)}")
+    if lacking := [name for name in _REQUIRED if name not in columns]:
+        raise StoreError(f"{lacking[0]} is missing: expected {', '.join(_REQUIRED)}")
+    if other := [name for name, column in columns.items() if len(column) != len(values)]:
+        raise StoreError(
+            f"{other[0]} has {len(columns[other[0]])} clips, expected {len(values)} as in joint"
+        )
     when = values.sum(axis=(2, 3))
     uniform = np.full(values.shape[2:], 1 / values[0, 0].size)
     with np.errstate(invalid="ignore"):
@@ -129,21 +139,27 @@ def take_in(
         raise StoreError(f"{url}: row {pending[0]} is pending: expected a store that is complete")
     layout = _layout(theirs)
     store = create_store(store_url(run_url), _record(layout, theirs, about, url, run_url))
-    for shard in range(layout.n_shards):
-        rows = layout.shard_rows(shard)
-        block = {name: array[rows.start : rows.stop] for name, array in theirs.items()}
-        write_shard(store, _columns(block, layout), np.asarray(rows), is_new=True)
-        on_rows(rows.stop, layout.n_rows)
+    try:
+        for shard in range(layout.n_shards):
+            rows = layout.shard_rows(shard)
+            block = {name: array[rows.start : rows.stop] for name, array in theirs.items()}
+            write_shard(store, _columns(block, layout), np.asarray(rows), is_new=True)
+            on_rows(rows.stop, layout.n_rows)
+    except BaseException:
+        # Half a store would be in the way of the next try, and no other job can go on with it.
+        discard_run(run_url)
+        raise
     return store.url
 
 
 def _layout(theirs: dict[str, Any]) -> StoreLayout:
     n_rows, n_times, height, width = theirs["spatial"].shape
+    row_bytes = n_times * height * width * 4
     frames = theirs.get("frame_index", theirs.get("frame_time"))
     ranks = theirs.get("top_classes", theirs.get("top_probabilities"))
     return StoreLayout(
         n_rows=n_rows,
-        rows_per_shard=min(_ROWS_PER_SHARD, n_rows),
+        rows_per_shard=max(1, min(_ROWS_PER_SHARD, n_rows, _SHARD_BYTES // row_bytes)),
         n_frames=n_times if frames is None else frames.shape[1],
         n_times=n_times,
         height=height,
@@ -158,8 +174,13 @@ def _columns(block: dict[str, NDArray[Any]], layout: StoreLayout) -> dict[str, N
     """Give rows every array of a run: what they lack is filled, or follows from what they have."""
     n = len(block["status"])
     given = dict(block)
-    given.setdefault("top_classes", given["prediction"][:, None])
-    given.setdefault("top_probabilities", given["probability"][:, None])
+    for name, first, unknown in (
+        ("top_classes", "prediction", -1),
+        ("top_probabilities", "probability", np.nan),
+    ):
+        if name not in given:
+            given[name] = np.full((n, layout.n_ranks), unknown, layout.arrays()[name].dtype)
+            given[name][:, 0] = given[first]
     if "label" in given and "label_probability" not in given:
         right = given["label"] == given["prediction"]
         given["label_probability"] = np.where(right, given["probability"], np.nan)

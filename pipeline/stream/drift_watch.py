@@ -69,27 +69,41 @@ def told_event(alarm: Alarm) -> dict[str, Any]:
     return event
 
 
-def reference_of(run_url: str, class_names: Sequence[str]) -> Reference:
+def _has_store(session_url: str) -> bool:
+    return not isinstance(find_store(store_url(session_url)), Absent)
+
+
+def reference_of(run_url: str, class_names: Sequence[str], method: str) -> Reference:
     """Read how a run's clips score; of a folder of sessions, its newest session's windows.
 
     Parameters
     ----------
     class_names
         Those of the model that explains the streams.
+    method
+        Name of the method by which they are explained.
 
     Raises
     ------
     StoreError
-        If there is no run, it is of a model with other classes, or it has too few clips.
+        If there is no run, it is of a model with other classes or by another method, or it has too
+        few clips.
     """
     url = run_url
-    if isinstance(find_store(store_url(url)), Absent) and (sessions := urls_of(url)):
-        url = sessions[-1]
+    if isinstance(find_store(store_url(url)), Absent):
+        # The newest may not have a window yet.
+        kept = (each for each in reversed(urls_of(url)) if _has_store(each))
+        url = next(kept, url)
     store = open_store(store_url(url))
     if store.record.class_names != tuple(class_names):
         raise StoreError(
             f"drift_against: {url} is of {store.record.model.name}, whose classes are others than "
             "those of the model that explains the streams"
+        )
+    if store.record.method_name != method:
+        raise StoreError(
+            f"drift_against: {url} is by {store.record.method_name}, the streams are explained by "
+            f"{method}: expected the same method"
         )
     rows = np.flatnonzero(read_status(store) == Status.OK)
     rows = rows[:: max(1, -(-len(rows) // MAX_ROWS))]

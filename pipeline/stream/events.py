@@ -37,7 +37,8 @@ class Events:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "event": kind, **({"stream": stream} if stream else {}), **values}
         text = without_credentials(json.dumps(line, default=str))
-        _LOGGER.info("%s", kind, extra=fields(**{k: v for k, v in line.items() if k != "time"}))
+        shown = {name: value for name, value in json.loads(text).items() if name != "time"}
+        _LOGGER.info("%s", kind, extra=fields(**shown))
         if self._path is None:
             return
         with self._lock:

@@ -222,7 +222,7 @@ class Feed:
             if kind == "arrival" and source.rate:
                 kind = "count"
             # Behind a break the stream's clock has gone on meanwhile.
-            offset = self._time_s + now - self._received_s if self.n_frames else 0.0
+            offset = self._time_s + now - self._received_s if self._received_s else 0.0
             return self._anew(kind, source, frame, offset), 0
         tick: int
         if clock.kind == "count":

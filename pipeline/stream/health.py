@@ -43,13 +43,15 @@ class Health:
         picture
             A number that is the same for the same picture.
         """
+        elapsed_s = 0.0 if self._since_s is None else now_s - self._since_s
         if self._lost or self._since_s is None or picture != self._picture:
             self._changed_s = now_s
         self._lost, self._picture, self._since_s = "", picture, now_s
         self._lag_s = now_s - time_s
         if not self._is_anchored:
             self._best_lag_s, self._is_anchored = self._lag_s, True
-        self._best_lag_s = min(self._best_lag_s, self._lag_s)
+        # Two clocks may differ by a thousandth, which is hours of lag in the end.
+        self._best_lag_s = min(self._best_lag_s + 1e-3 * elapsed_s, self._lag_s)
 
     def jumped(self) -> None:
         """Take note that the clock has jumped: lags from before mean nothing now."""

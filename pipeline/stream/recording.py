@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.clips.columns import Columns
-from pipeline.errors import StaaError, StorageError, reason_of
+from pipeline.errors import LeaseLostError, StaaError, StorageError, reason_of
 from pipeline.storage.files import open_filesystem, write_bytes
 from pipeline.storage.retries import with_retries
 from pipeline.store.lease import Lease
@@ -29,6 +29,10 @@ from pipeline.text import one_line, without_credentials
 MAX_SHARDS_WAITING = 4
 """Windows that wait to be written, in shards; more are left out."""
 _LOOK_S = 0.2
+_MOST_TRIES = 150
+"""Tries of a shard for which windows wait, some 30 s beside the storage's own patience."""
+_RETAIN_S = 300.0
+"""Between two looks for sessions that are too old or too large."""
 _LOGGER = logging.getLogger(__name__)
 
 Event = Callable[[str, str, dict[str, Any]], None]
@@ -81,6 +85,9 @@ class Recording:
     event: Event = lambda stream, kind, values: None
     lease: Lease | None = None
     """Held by whoever may write to ``out``; None if it has no owner."""
+    gave_up: Callable[[], None] = lambda: None
+    """Called when nothing more can be kept: the folder is somebody else's, or its storage stayed
+    away while windows waited for it."""
     n_lost: int = 0
     """Windows that were left out."""
     n_written: int = 0
@@ -94,8 +101,11 @@ class Recording:
         self._closing = False
         self._session: Session | None = None
         self._session_since_s = 0.0
+        self._retained_s = 0.0
         self._since_s: float | None = None
         self._fault = ""
+        self._is_lost = False
+        self._n_tries = 0
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
 
     def start(self) -> None:
@@ -106,6 +116,9 @@ class Recording:
     def record(self, window: Window, columns: Columns) -> None:
         """Take a window; never waits, unless that is asked for."""
         most = MAX_SHARDS_WAITING * self.terms.rows_per_shard
+        if not self.terms.clips:
+            # Frames of windows that wait for hours would be gigabytes.
+            window = replace(window, cut=replace(window.cut, frames=()))
         with self._changed:
             while self.terms.waits and len(self._waiting) >= most and self._thread.is_alive():
                 self._changed.wait(_LOOK_S)
@@ -142,10 +155,19 @@ class Recording:
                 closing = self._closing
             if rows:
                 self._write(rows)
+                if self._is_lost:
+                    self.gave_up()
+                    # The folder is somebody else's: nothing more is written there.
+                    return
+                if self.terms.waits and self._n_tries > _MOST_TRIES:
+                    self.gave_up()
+                    break
                 if closing and self._fault:
                     break
             elif closing:
                 break
+            elif time.monotonic() - self._retained_s > _RETAIN_S and not self._fault:
+                self._guarded(self._retain)
         fault = self._fault
         self._guarded(self._end_session)
         self._fault = fault or self._fault
@@ -164,9 +186,10 @@ class Recording:
         """Commit a shard; the same one is tried again while that fails."""
         if not self._guarded(lambda: self._commit(rows)):
             self._trying = rows
+            self._n_tries += 1
             time.sleep(_LOOK_S)
             return
-        self._trying = []
+        self._trying, self._n_tries = [], 0
         self.n_written += len(rows)
         with self._changed:
             del self._waiting[: len(rows)]
@@ -189,6 +212,7 @@ class Recording:
         try:
             step()
         except (StaaError, StorageError, OSError) as error:
+            self._is_lost = isinstance(error, LeaseLostError)
             fault = one_line(without_credentials(str(error) or reason_of(error)))
             if fault != self._fault:
                 self.event("", "storage", {"reason": fault})
@@ -207,6 +231,13 @@ class Recording:
         self._session = self.begin()
         self._session_since_s = time.monotonic()
         self.sessions.append(self._session.url)
+        self._retain()
+
+    def _retain(self) -> None:
+        """Delete what is to be kept no longer."""
+        if self._session is None:
+            return
+        self._retained_s = time.monotonic()
         terms = self.terms
         deleted = retain(self.out, self._session.url, age_s=terms.keep_s, n_bytes=terms.keep_bytes)
         for url in deleted:

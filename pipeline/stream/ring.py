@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.timeline import Timeline, first_from
+from pipeline.status import DecodeError, Status
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,16 @@ class FrameRing:
         self._frames: deque[RingFrame] = deque(maxlen=max_frames)
         self.horizon = 0
         """Tick before which no further frame will come."""
+        self._lost_tick: int | None = None
+        """Tick of the newest frame that there was no room for."""
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def add(self, frame: RingFrame, next_tick: int | None = None) -> None:
         """Add the next frame, and say when the one behind it is shown, where that is known."""
+        if len(self._frames) == self._frames.maxlen:
+            self._lost_tick = self._frames[0].tick
         self._frames.append(frame)
         self.horizon = frame.tick if next_tick is None else next_tick
 
@@ -95,6 +100,7 @@ class FrameRing:
     def clear(self) -> None:
         """Let go of all frames."""
         self._frames.clear()
+        self._lost_tick = None
 
     def cut(self, start_s: float, end_s: float, sampling: Sampling) -> Cut:
         """Take the model's frames of the window [start_s, end_s).
@@ -102,8 +108,11 @@ class FrameRing:
         Raises
         ------
         DecodeError
-            ``TOO_SHORT``, if the window has fewer frames than the model sees.
+            ``TOO_SHORT``, if the window has fewer frames than the model sees, or more than are
+            kept.
         """
+        if self._lost_tick is not None and self._lost_tick >= start_s / float(self.tick_s) - 0.5:
+            raise DecodeError(Status.TOO_SHORT, "the window has more frames than are kept")
         frames = list(self._frames)
         ticks = np.array([frame.tick for frame in frames], np.int64)
         first = first_from(ticks, start_s, self.tick_s)

@@ -27,7 +27,7 @@ from pipeline.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
-from pipeline.errors import StoreError
+from pipeline.errors import ManifestError, StoreError
 from pipeline.run.gather import concatenated
 from pipeline.status import Status
 from pipeline.storage.files import write_bytes
@@ -170,7 +170,8 @@ class Session:
 
     def close(self) -> None:
         """Leave a run that is complete; one without a window leaves nothing."""
-        if self.store is not None:
+        # A store whose first shard failed is there, and isn't known here.
+        if self.store is not None or isinstance(find_store(store_url(self.url)), Found):
             finish(self.url)
 
 
@@ -212,7 +213,7 @@ def finish_cut_off(urls: Sequence[str]) -> list[str]:
         if has_ended(url):
             continue
         # One that can't be read is left as it is: others must not stand in the way of a new one.
-        with suppress(StoreError):
+        with suppress(StoreError, ManifestError):
             there = find_store(store_url(url))
             if isinstance(there, Found) and not _is_complete(there.store):
                 finish(url)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -48,6 +49,8 @@ class _Scheme:
     options: tuple[tuple[str, str], ...] = ()
 
 
+_TIMELESS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "mpegvideo"})
+"""Demuxers of what has no times of its own."""
 _SCHEMES = {
     # Over TCP no packet is lost; cameras speak both.
     "rtsp": _Scheme("rtp,udp,tcp", "rtsp,mpegts", options=(("rtsp_transport", "tcp"),)),
@@ -116,6 +119,17 @@ class Source:
         return _VARIABLE.sub(value, self.url)
 
 
+def _named_part(text: str) -> str:
+    """Give the part of a URL that may be shown as a name: its path, or else its host."""
+    if "://" not in text:
+        return text
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return ""
+    return parts.path.strip("/") or parts.netloc.rpartition("@")[2]
+
+
 def parse_source(text: str) -> Source:
     """Make a source of ``name=url``, or of a URL, whose last part then is the name.
 
@@ -126,8 +140,7 @@ def parse_source(text: str) -> Source:
     """
     name, equals, url = text.partition("=")
     if not equals or not _NAME.fullmatch(name):
-        path = re.sub(r"[?#].*", "", text) if "://" in text else text
-        stem = Path(path.rstrip("/")).stem
+        stem = Path(_named_part(text).rstrip("/")).stem
         name, url = re.sub(r"[^\w.-]+", "-", stem).strip(".-") or "stream", text
     source = Source(name, url)
     where = f"source: {source.shown}"
@@ -184,15 +197,21 @@ class OpenSource:
         Frames so far that couldn't be decoded.
     """
 
-    def __init__(self, container: Any, stream: Any) -> None:
+    def __init__(self, container: Any, stream: Any, *, is_file: bool) -> None:
         self._container, self._stream = container, stream
         self.tick_s: Fraction | None = stream.time_base
-        rate: Fraction | None = stream.average_rate or stream.guessed_rate
+        # Of pictures or packets alone, sent as they come, libav makes times up, 25 a second.
+        timeless = not is_file and container.format.name in _TIMELESS
+        rate: Fraction | None = None if timeless else stream.average_rate or stream.guessed_rate
         self.rate = rate
         self.fps = float(rate) if rate else float("nan")
-        self.is_finite = bool(container.duration)
+        # A recording that is still written tells a duration, too, and no size.
+        self.is_finite = bool(container.duration) and (
+            is_file or container.format.name == "rtsp" or container.size > 0
+        )
         # AVI has the times of decoding alone.
-        self._has_times = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+        has_wrong_times = container.format.name == "avi" and stream.codec_context.has_b_frames
+        self._has_times = not timeless and not has_wrong_times
         self.n_damaged = 0
         context: Any = stream.codec_context
         # Frame threads hold a frame back for each thread.
@@ -247,10 +266,10 @@ def opened(source: Source) -> Iterator[OpenSource]:
             with Path(source.url).open("rb") as file:
                 container, stream = open_file(file, _demuxer(source))
                 with container:
-                    yield OpenSource(container, stream)
+                    yield OpenSource(container, stream, is_file=True)
             return
         with _opened_by_libav(source) as container:
-            yield OpenSource(container, video_of(container))
+            yield OpenSource(container, video_of(container), is_file=False)
     except DecodeError as error:
         raise SourceError(error.message) from error
     except ConfigError as error:

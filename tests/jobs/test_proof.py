@@ -105,14 +105,16 @@ def test_what_was_planted_is_found_and_confirmed_and_the_proofs_are_kept(capsys,
 
 def test_a_trial_that_was_cut_off_goes_on_and_lost_clips_are_left_out(capsys, run):
     audited(capsys, run, "--verify")
-    (folder,) = (run / "run" / "interventions").iterdir()
-    parts = sorted(folder.iterdir())
-    before = {part.name: part.stat().st_mtime_ns for part in parts}
+    # One folder has what tries the findings, another what tries each class on a still.
+    folder = run / "run" / "interventions"
+    assert len([*folder.iterdir()]) == 2
+    parts = sorted(folder.rglob("*.json"))
+    before = {part: part.stat().st_mtime_ns for part in parts}
     parts[0].unlink()
     expected = states(run)
     audited(capsys, run, "--verify")
-    after = {part.name: part.stat().st_mtime_ns for part in folder.iterdir()}
-    assert {name for name in before if before[name] != after[name]} == {parts[0].name}
+    after = {part: part.stat().st_mtime_ns for part in folder.rglob("*.json")}
+    assert {part for part in before if before[part] != after[part]} == {parts[0]}
     assert states(run) == expected
 
     # A clip that is gone since the run was made.

@@ -9,6 +9,8 @@ from pipeline.stream.explained import Explained
 from tests.analysis.stores import CLASS_NAMES, random_columns, small_layout, write_run
 
 N_CLIPS = 240
+METHOD = "staa-paper"
+"""Of the runs that `write_run` writes."""
 
 
 def columns(n_rows, seed, peaked_at=None):
@@ -51,7 +53,7 @@ def test_an_alarm_rises_where_maps_move_and_names_windows_before_and_after(run):
     alarms = []
     # Maps that are drawn have nothing to do with those before them.
     settings = DriftSettings(correlation_windows=1)
-    reference = reference_of(run, CLASS_NAMES)
+    reference = reference_of(run, CLASS_NAMES, METHOD)
     watch = DriftWatch(reference, ["cam", "door"], alarms.append, settings)
     played(watch, columns(150, 2)[1], 0)
     played(watch, columns(150, 3)[1], 0, "door")
@@ -71,13 +73,17 @@ def test_a_folder_of_sessions_stands_for_its_newest(run, tmp_path):
     layout, made = columns(N_CLIPS, 1)
     made["status"][7] = Status.TOO_SHORT
     write_run(tmp_path / "2026-05-04T12-00-00Z", layout, made)
-    ours, theirs = reference_of(str(tmp_path), CLASS_NAMES), reference_of(run, CLASS_NAMES)
+    # One that has no window yet, as its camera is away.
+    (tmp_path / "2026-05-04T13-00-00Z").mkdir()
+    ours, theirs = (reference_of(url, CLASS_NAMES, METHOD) for url in (str(tmp_path), run))
     assert np.array_equal(ours.knots, theirs.knots)
     assert ours.n_clips[-1] == N_CLIPS - 1
 
 
 def test_a_run_that_can_not_be_compared_is_refused(run, tmp_path):
     with pytest.raises(StoreError, match="whose classes are others"):
-        reference_of(run, ("a", "b"))
+        reference_of(run, ("a", "b"), METHOD)
+    with pytest.raises(StoreError, match="is by staa-paper, the streams are explained by evidence"):
+        reference_of(run, CLASS_NAMES, "evidence")
     with pytest.raises(StoreError, match="no store"):
-        reference_of(str(tmp_path / "absent"), CLASS_NAMES)
+        reference_of(str(tmp_path / "absent"), CLASS_NAMES, METHOD)

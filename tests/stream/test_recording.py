@@ -1,6 +1,7 @@
 """Windows are kept by a thread that nobody waits for."""
 
 import io
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from analysis import open_run
 from pipeline.dataset.manifest import read_manifest
-from pipeline.errors import StorageError
+from pipeline.errors import LeaseLostError, StorageError
 from pipeline.status import Status
 from pipeline.stream.recording import MAX_SHARDS_WAITING, Recording, Terms, write_clip
 from pipeline.stream.session import Session
@@ -143,6 +144,39 @@ def test_what_can_not_be_written_at_the_end_is_an_error(tmp_path, monkeypatch):
     keeps.record(*row)
     with pytest.raises(StorageError, match="no space left"):
         keeps.close()
+
+
+class Taken:
+    """A lease that somebody else has taken over."""
+
+    def check(self):
+        raise LeaseLostError("the folder is somebody else's")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_folder_that_is_taken_over_is_left_alone_and_ends_what_feeds_it(tmp_path, waits):
+    keeps = recording(tmp_path, replace(TERMS, waits=waits))
+    ended = threading.Event()
+    keeps.gave_up = ended.set
+    keeps.start()
+    keeps.lease = Taken()
+    before = sorted(tmp_path.rglob("*"))
+    for each, columns in rows_of([window(n) for n in range(3 * ROWS_PER_SHARD)]):
+        keeps.record(each, columns)
+    assert ended.wait(20)
+    with pytest.raises(StorageError, match="somebody else's"):
+        keeps.close()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_frames_of_windows_that_wait_are_not_held_unless_they_are_kept(tmp_path):
+    keeps = recording(tmp_path)
+    (row,) = rows_of([window(0)])
+    keeps.record(*row)
+    assert [each.cut.frames for each, _ in keeps._waiting] == [()]
+    keeps = recording(tmp_path / "clips", replace(TERMS, clips=True))
+    keeps.record(*row)
+    assert [len(each.cut.frames) for each, _ in keeps._waiting] == [len(row[0].cut.frames)]
 
 
 def test_clips_are_kept_where_asked_for(tmp_path):

@@ -59,6 +59,11 @@ def test_names_come_from_what_is_given_or_from_the_file(clip):
     assert parse_source(f"door={clip}").name == "door"
     assert parse_source(str(clip)).name == "clip"
     assert parse_source("rtsp://cam/a=b").name == "a-b"
+    # The name is shown everywhere.
+    for url in ("rtsp://admin:secret@10.0.0.5", "rtsp://admin:secret@10.0.0.5:554/"):
+        assert "secret" not in parse_source(url).name
+    assert parse_source("http://u:pw@cam/live.mjpg?user=a&pwd=secret").name == "live"
+    assert "secret" not in parse_source("http://cam/live.mjpg?user=a&pwd=secret").shown
 
 
 def test_credentials_are_read_from_the_environment_and_never_shown(monkeypatch):

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.errors import ConfigError, reason_of
 from pipeline.stream.explained import Viewer
@@ -121,6 +122,7 @@ def serve(
         uvicorn.Config(
             Guard(app, host=host, token=token, send_timeout_s=send_timeout_s),
             # uvicorn logs whole addresses, a token among them, from level INFO on.
+            http=_Impatient,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -142,6 +144,17 @@ def serve(
     shown_host = f"[{host}]" if ":" in host else host
     url = f"http://{shown_host}:{listening.getsockname()[1]}/"
     return Running(hub, server, thread, url)
+
+
+class _Impatient(H11Protocol):
+    """Lets go of a connection that asks for nothing: uvicorn would hold it for ever."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the request."""
+        super().connection_made(transport)
+        self.loop.call_later(
+            SEND_TIMEOUT_S, lambda: transport.close() if self.scope is None else None
+        )
 
 
 def mjpeg_path(stream: str) -> str:

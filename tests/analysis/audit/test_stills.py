@@ -1,11 +1,13 @@
 """Classes of which a still would do, from simulated answers of a model."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from analysis.audit.audit import audit
+from analysis.audit.finding import Proof
 from analysis.audit.interventions import plan_interventions, prove
 from analysis.audit.settings import AuditSettings
 from analysis.audit.stills import still_candidates, stills
@@ -78,8 +80,31 @@ def test_where_most_classes_need_no_movement_the_dataset_is_told_once(tried):
 
 def test_answers_that_are_all_the_same_have_an_answer(tried):
     (finding,) = answered(tried, {FIRST: 1.0}, noise=0)
-    assert (finding.p, finding.effect) == (0.0, 0.0)
+    assert finding.p == pytest.approx(0.5**20)
+    assert finding.effect == pytest.approx(0)
     assert answered(tried, {FIRST: 0.9}, noise=0) == []
+
+
+def test_classes_that_a_map_pointed_to_count_among_all(tried):
+    _, candidates, plan = tried
+    # Two of the candidates pass, and three classes were confirmed by their maps: most of all.
+    n_classes = len(CLASS_NAMES)
+    known = [replace(one, proof=Proof("confirmed")) for one in candidates[: n_classes // 2]]
+    left = candidates[n_classes // 2 :]
+    kept = plan["finding"].isin([one.key for one in left[:2]])
+    named = plan["arm"] == "named"
+    outcomes = plan.assign(probability=np.where(named & ~kept, 0.2, 0.8))
+    (finding,) = stills(prove(left, outcomes), outcomes, SETTINGS, known)
+    assert finding.scope == "dataset"
+    assert finding.seen.startswith(f"In {len(known) + 2} of {n_classes} classes")
+    assert len(stills(prove(left, outcomes), outcomes, SETTINGS)) == 2
+
+
+def test_a_class_with_too_few_clips_left_is_not_tested(tried):
+    _, candidates, plan = tried
+    few = plan[plan["finding"] == f"static:{FIRST}"]
+    few = few[few["video_id"].isin(few["video_id"].unique()[:3])].assign(probability=0.8)
+    assert stills(prove(candidates[:1], few), few, SETTINGS) == []
 
 
 def test_clips_that_were_lost_leave_the_others(tried):

