@@ -67,11 +67,11 @@ def forget(config: ForgetConfig) -> int:
             found = matching_rows(store, manifest, removals.names)
         rows = with_removed(store, found.rows)
         lease.check()
-        # First what only this command erases: frames are found by what the rows still say.
-        deleted = delete_derived(config.run, rows)
+        # Only this command erases frames, which are found by what the rows still say.
         _forget_frames(config, store, manifest, rows)
         # If it is cut off from here on, a later command finishes it.
         removals.write(config.run)
+        deleted = delete_derived(config.run, rows)
         remove_rows(store, rows, lease)
         if not config.take_over:
             # The driver whose lease was taken may still be writing a shard: the next command erases

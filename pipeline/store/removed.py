@@ -180,6 +180,7 @@ def keep_out(run_url: str, store: Store, manifest: Manifest, lease: Lease | None
         rows = rows[read_status(store)[rows] != Status.REMOVED]
     else:
         rows = with_removed(store, rows)
+        delete_derived(run_url, rows)
     remove_rows(store, rows, lease)
     if not removals.is_erased:
         removals.finished().write(run_url)

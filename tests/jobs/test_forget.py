@@ -254,6 +254,7 @@ def test_what_was_cut_off_is_finished_by_the_next_command(
     assert run_attribute(inputs.flags(out, "--serial", "--max-failed-fraction=0.5")) == 0
     assert_gone(out, list(GONE), before)
     assert Removals.read(str(out)).is_erased
+    assert not (out / "report").exists()
 
 
 def test_without_its_manifest_a_run_is_matched_by_the_ids_that_it_stored(

@@ -50,7 +50,7 @@ def test_what_breaks_the_convention_is_told(capsys, tmp_path):
     code, stdout, stderr = validated(capsys, store, f"--out={tmp_path / 'run'}")
     assert (code, stdout) == (
         1,
-        "validate: row 1: status is 99, expected one of the codes 0 to 10\n",
+        "validate: row 1: status is 99, expected one of the codes 0 to 11\n",
     )
     assert stderr == f"validate: error: {store} breaks the convention in 1 ways\n"
     assert not (tmp_path / "run").exists()

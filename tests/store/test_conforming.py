@@ -75,7 +75,7 @@ BROKEN = {
     ),
     "unknown status": (
         {"columns": changed("status", 1, 77)},
-        "row 1: status is 77, expected one of the codes 0 to 10",
+        "row 1: status is 77, expected one of the codes 0 to 11",
     ),
     "no convention": (
         {"attributes": emptied("zarr_conventions")},
