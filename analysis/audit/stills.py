@@ -22,6 +22,8 @@ from analysis.audit.significance import adjusted, bootstrap_interval, mean_of
 _LEAST_PROBABILITY = 0.5
 """Mean probability of a class in its unchanged clips below which the model doesn't know it, and
 nothing can be said about what it needs."""
+_MOST_NAMED = 5
+"""Classes that are findings of their own even where they are most of all."""
 _CHECK = (
     "Look at single frames of these clips: a background, an object or a caption may give the class "
     "away."
@@ -88,8 +90,8 @@ def stills(
     A class is tested if the model knows it. The p is that of a sign test, one-sided, for: most
     videos keep nine tenths of the probability. It is exact, where a t test isn't: a video keeps all
     of it or loses nearly all. How much is kept in the mean is what confirms a finding; q is over
-    all classes that are tested. Where most classes need no movement, that is one finding about the
-    dataset.
+    all classes that are tested. Where most classes need no movement, and these are more than five,
+    that is one finding about the dataset.
 
     Parameters
     ----------
@@ -120,7 +122,7 @@ def stills(
     ]
     n_still = len(passed) + sum(finding.proof.state == "confirmed" for finding in by_map)
     n_tested = len(tested) + sum(finding.proof.state in states for finding in by_map)
-    if len(passed) > 1 and 2 * n_still > n_tested:
+    if passed and n_still > _MOST_NAMED and 2 * n_still > n_tested:
         return [_of_dataset(passed, n_still, n_tested)]
     return [_of_class(*one) for one in passed]
 

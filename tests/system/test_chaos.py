@@ -242,8 +242,8 @@ def test_a_killed_process_costs_at_most_what_was_in_flight(
     assert len(untold) <= sum(victim.untold for victim in victims)
 
 
-ROWS_PER_SHARD, DEADLY_ROW = 4, 5
-"""The row is in the second shard."""
+DEADLY_ROW = 5
+"""In the second shard."""
 
 
 @dataclass(frozen=True)
