@@ -12,7 +12,8 @@ from analysis import class_statistics, open_run, scores
 from pipeline import store
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.store.conforming import problems_of
-from pipeline.synthetic.scenes import Canvas, render_frame, sample_scene
+from pipeline.synthetic.rendering import render_frame
+from pipeline.synthetic.scenes import Canvas, sample_scene
 
 CHECKPOINT = Path(store.__file__).parents[1] / "synthetic" / "checkpoints" / "8-frames"
 N_CLIPS = 10
