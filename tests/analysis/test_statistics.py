@@ -37,7 +37,7 @@ def _by_hand(columns, by):
     for index in range(len(CLASS_NAMES)):
         maps, profiles, entropies, right, probabilities, n_failed = [], [], [], [], [], 0
         for clip, status in enumerate(columns["status"]):
-            if status not in (0, 1, Status.REMOVED) and columns["label"][clip] == index:
+            if Status(status).failed and columns["label"][clip] == index:
                 n_failed += 1
             if status != 1 or columns[by][clip] != index:
                 continue

@@ -65,15 +65,20 @@ def test_suspects_are_mostly_swapped_labels_and_name_the_true_class(runs):
     assert hits >= 0.75 * total
 
 
-def test_clips_unlike_their_class_are_those_that_were_planted(runs):
+@pytest.mark.parametrize(
+    ("q", "finds"),
+    # At the usual q a day's three runs may have none of the few that are planted.
+    [(SETTINGS.q, False), (0.3, True)],
+)
+def test_clips_unlike_their_class_are_those_that_were_planted(runs, q, finds):
     hits = total = 0
     for run, evidence in runs:
-        found = unlike_class(evidence, SETTINGS)
+        found = unlike_class(evidence, AuditSettings(q=q))
         rows = [int(finding.subject[0].removeprefix("sim")) for finding in found]
         total += len(rows)
         hits += len(set(rows) & {*run.planted.odd, *run.planted.swapped})
     assert hits >= 0.75 * total
-    assert hits
+    assert hits or not finds
 
 
 def test_without_labels_there_are_no_suspects(clean):
