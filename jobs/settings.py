@@ -95,7 +95,8 @@ def described(error: ValidationError, config_class: type[BaseModel]) -> str:
 def with_suggestion(message: str, arguments: Sequence[str], config_class: type[BaseModel]) -> str:
     """Say of a flag that isn't known which one it is like, and of a group's that it needs a key."""
     for key, group in _groups(config_class).items():
-        if f'field "{key}"' in message:
+        is_json = any(argument.startswith(f"{flag(key)}={{") for argument in arguments)
+        if f'field "{key}"' in message and not is_json:
             first = next(iter(group.model_fields))
             return f"{flag(key)} is a group of options; expected {flag(f'{key}.{first}')}, for one"
     known = ["--config", *(flag(key) for key in _keys(config_class))]
