@@ -1,6 +1,6 @@
 """Computes rows of a finished run again and holds them against what is stored, bit by bit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from pipeline.clips.reachable import find_witness
 from pipeline.errors import StoreError
 from pipeline.models.device import device_of
 from pipeline.run.config import AttributeConfig
@@ -64,7 +65,8 @@ def plan_again(run_url: str, store: Store) -> Plan:
             f"{store_url(run_url)} was made of something else than is there now: {key} was "
             f"{there!r:.80} and is {here!r:.80}"
         )
-    return plan
+    # By which a clip that is gone is told from a storage that is.
+    return replace(plan, witness=find_witness(plan.manifest))
 
 
 def sample_rows(store: Store, n_rows: int, rng: np.random.Generator) -> NDArray[np.int64]:

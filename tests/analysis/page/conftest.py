@@ -10,7 +10,8 @@ NO_BROWSER = "no chromium on this machine: apt-get install chromium"
 _NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+# Not of the session: Playwright's loop would run on beside those of tests that have their own.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     executable = next(filter(None, map(shutil.which, _NAMES)), None)
     if executable is None:
