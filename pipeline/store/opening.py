@@ -1,7 +1,6 @@
 """What is at a target, and an open store: its group, its record, its arrays."""
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import zarr
@@ -32,6 +31,8 @@ class Store:
     url: str
     group: Group
     record: RunRecord
+    _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _blank_arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def layout(self) -> StoreLayout:
@@ -46,7 +47,9 @@ class Store:
         StoreError
             If its metadata can't be read.
         """
-        return _array(self, name)
+        if name not in self._arrays:
+            self._arrays[name] = _array(self, name)
+        return self._arrays[name]
 
     def blank_array(self, name: str) -> Any:
         """Open an array to write whole shards of it, by one request each: nothing is read.
@@ -56,7 +59,9 @@ class Store:
         StoreError
             As `array` does.
         """
-        return _blank_array(self, name)
+        if name not in self._blank_arrays:
+            self._blank_arrays[name] = _blank_array(self, name)
+        return self._blank_arrays[name]
 
     def object_url(self, name: str, shard: int) -> str:
         """URL of the object that holds a shard's rows of an array."""
@@ -65,7 +70,6 @@ class Store:
         return f"{self.url}/{name}/{array.metadata.encode_chunk_key(chunk)}"
 
 
-@cache
 def _array(store: Store, name: str) -> Any:
     try:
         array: Any = store.group[name]
@@ -96,17 +100,10 @@ def _is_as_made(store: Store, array: Any, name: str) -> bool:
     )
 
 
-@cache
 def _blank_array(store: Store, name: str) -> Any:
-    there = _array(store, name).async_array
+    there = store.array(name).async_array
     path = StorePath(UnreadStore(there.store_path.store), there.store_path.path)
     return zarr.Array(AsyncArray(there.metadata, path, there.config))
-
-
-def let_go_of_arrays() -> None:
-    """Let go of the arrays of all stores, for a process that opens one store after the other."""
-    _array.cache_clear()
-    _blank_array.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from pipeline.storage.files import write_bytes
 from pipeline.store.append import append_rows, finish_append
 from pipeline.store.create import consolidate, create_store
 from pipeline.store.failures import write_failures
-from pipeline.store.opening import Found, Store, find_store, let_go_of_arrays, open_store
+from pipeline.store.opening import Found, Store, find_store, open_store
 from pipeline.store.pending import read_status
 from pipeline.store.record import RunRecord
 from pipeline.store.run_folder import in_run, store_url
@@ -165,7 +165,6 @@ class Session:
         there = find_store(url, mode="r+")
         if not isinstance(there, Found):
             return create_store(url, record)
-        let_go_of_arrays()
         return append_rows(there.store, record)
 
     def close(self) -> None:
@@ -189,7 +188,6 @@ def finish(url: str) -> int:
     StoreError, StorageError, OSError
         If the storage refuses.
     """
-    let_go_of_arrays()
     store = open_store(store_url(url), mode="r+")
     finish_append(store)
     pending = np.flatnonzero(read_status(store) == Status.PENDING)
@@ -202,7 +200,6 @@ def finish(url: str) -> int:
     manifest = read_manifest(in_run(url, MANIFEST_NAME))
     write_failures(url, store, read_status(store), manifest)
     consolidate(store)
-    let_go_of_arrays()
     return len(pending)
 
 
