@@ -236,7 +236,10 @@ def _recording(
     def begin() -> Session:
         url = new_session(out)
         session = Session(
-            url, lambda manifest: model.record_of(manifest, url), Paths.of(sources, url)
+            url,
+            lambda manifest: model.record_of(manifest, url),
+            Paths.of(sources, url),
+            config.rows_per_shard,
         )
         with writing("out", url):
             session.write_facts(facts)

@@ -27,13 +27,13 @@ from analysis.export.clips import selected_clips
 from analysis.page.examples import ClipSource
 from analysis.runs import class_names, record_of
 from analysis.score_table import scores
-from pipeline.clips.fetch import check_same_file, fetch_clip
+from pipeline.clips.fetch import check_same_file, fetch_clip, is_on_disk, locate
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.recording import open_recording
 from pipeline.clips.timeline import ContradictionError
 from pipeline.errors import ConfigError, ManifestError, StoreError
 from pipeline.status import DecodeError
-from pipeline.storage.files import open_filesystem, write_bytes
+from pipeline.storage.files import write_bytes
 
 Heatmaps = Literal["every-frame", "seen-frames"]
 NO_HEATMAPS = "no heatmaps"
@@ -258,9 +258,7 @@ def _sample(
 
 
 def _filepath(root: str, path: str) -> str:
-    filesystem, folder = open_filesystem(root)
-    is_local = "file" in np.atleast_1d(filesystem.protocol)
-    return f"{folder.rstrip('/')}/{path}" if is_local else path
+    return locate(root, path)[1] if is_on_disk(root) else path
 
 
 def _answers(clip: xr.Dataset, label: str, prediction: str) -> dict[str, Any]:

@@ -190,5 +190,8 @@ class Method(FrozenConfig):
 
 
 def _named(value: Any) -> Any:
-    """Accept ``method: rollout`` as ``method: {name: rollout}``."""
     return {"name": value} if isinstance(value, str) else value
+
+
+MethodOption = Annotated[Method, BeforeValidator(_named)]
+"""A method as settings give it: ``method: rollout`` is ``method: {name: rollout}``."""

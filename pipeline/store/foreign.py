@@ -188,8 +188,7 @@ def _columns(block: dict[str, NDArray[Any]], layout: StoreLayout) -> dict[str, N
     for name, spec in layout.arrays().items():
         values = given.get(name)
         if values is None:
-            dtype = object if spec.dtype == "str" else spec.dtype
-            columns[name] = np.full((n, *spec.shape), spec.fill_value, dtype)
+            columns[name] = spec.filled(n)
         elif spec.dtype == "str":
             columns[name] = values.astype(object)
         else:

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from pipeline.clips.columns import DIGEST_BYTES
@@ -20,6 +21,11 @@ class ArraySpec:
     fill_value: float | str
     description: str
     sharded: bool = False
+
+    def filled(self, n_rows: int) -> NDArray[Any]:
+        """Give rows that say nothing: (n_rows, *shape) of the fill value; texts are objects."""
+        dtype = object if self.dtype == "str" else self.dtype
+        return np.full((n_rows, *self.shape), self.fill_value, dtype)
 
 
 @dataclass(frozen=True)

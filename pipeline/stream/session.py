@@ -102,11 +102,14 @@ class Session:
         Says how a run over a manifest is made.
     paths
         Where the sources lie.
+    rows_per_shard
+        Rows of a shard, as in the record.
     """
 
     url: str
     record_of: Callable[[Manifest], RunRecord]
     paths: Paths
+    rows_per_shard: int
     store: Store | None = None
     n_rows: int = 0
     _table: pa.Table = field(init=False)
@@ -135,12 +138,10 @@ class Session:
         StoreError, StorageError, OSError
             If the storage refuses.
         """
-        first = self.n_rows
-        manifest_rows = [row.manifest for row in rows]
-        # Sizes don't depend on how many rows there are.
-        size = self._rows_per_shard(manifest_rows)
+        first, size = self.n_rows, self.rows_per_shard
         fillers = [_filler(first + place) for place in range(len(rows), size)]
-        table = pa.Table.from_pylist([*manifest_rows, *fillers], schema=self._table.schema)
+        listed = [*(row.manifest for row in rows), *fillers]
+        table = pa.Table.from_pylist(listed, schema=self._table.schema)
         grown = pa.concat_tables([self._table, table])
         write_manifest(grown, self.manifest_url)
         record = self.record_of(read_manifest(self.manifest_url))
@@ -152,13 +153,6 @@ class Session:
         columns = {name: _storable(columns[name]) for name in record.layout.arrays()}
         write_shard(store, columns, np.arange(first, first + size))
         self._table, self.n_rows, self.store = grown, first + size, store
-
-    def _rows_per_shard(self, manifest_rows: list[dict[str, Any]]) -> int:
-        if self.store is None:
-            table = pa.Table.from_pylist(manifest_rows, schema=self._table.schema)
-            write_manifest(table, self.manifest_url)
-            return self.record_of(read_manifest(self.manifest_url)).layout.rows_per_shard
-        return self.store.layout.rows_per_shard
 
     def _enlarged(self, record: RunRecord) -> Store:
         url = store_url(self.url)
@@ -225,14 +219,7 @@ def _is_complete(store: Store) -> bool:
 
 def unused_rows(layout: StoreLayout, n_rows: int) -> Columns:
     """Columns of rows in which no window is."""
-    columns: Columns = {
-        name: np.full(
-            (n_rows, *spec.shape),
-            spec.fill_value,
-            object if spec.dtype == "str" else spec.dtype,
-        )
-        for name, spec in layout.arrays().items()
-    }
+    columns: Columns = {name: spec.filled(n_rows) for name, spec in layout.arrays().items()}
     columns["status"][:] = Status.UNUSED
     return columns
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,6 +122,6 @@ def _order(name: str) -> tuple[str, int]:
     return stamp, int(number.lstrip("-") or 1)
 
 
-def urls_of(out: str, but: Sequence[str] = ()) -> list[str]:
+def urls_of(out: str) -> list[str]:
     """URLs of the sessions in a folder, the oldest first."""
-    return [url for name in names_of(out) if (url := in_run(out, name)) not in but]
+    return [in_run(out, name) for name in names_of(out)]

@@ -64,4 +64,4 @@ def session(folder):
         config = {"manifest": manifest.url, "model": "org/model", "out": str(folder)}
         return record_of(layout, identity=identity, config=config, class_names=("a", "b", "c"))
 
-    return Session(str(folder), record, Paths.of(SOURCES, str(folder)))
+    return Session(str(folder), record, Paths.of(SOURCES, str(folder)), ROWS_PER_SHARD)
