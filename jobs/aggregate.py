@@ -128,24 +128,15 @@ def _damage_named(run: str) -> Iterator[None]:
 
 def _score(config: AggregateConfig, lease: "Lease") -> "ScoredRun":
     from analysis.score_table import score_run
-    from pipeline.progress_bar import progress_bar
+    from pipeline.progress_bar import counted_bar
 
-    bars: list[Any] = []
+    with counted_bar(unit="blocks", desc="aggregate") as show:
 
-    def show(done: int, total: int) -> None:
-        lease.check()
-        # A run that is done in one go needs no bar.
-        if not bars and done == total:
-            return
-        if not bars:
-            bars.append(progress_bar(total=total, unit="blocks", desc="aggregate"))
-        bars[0].update(done - bars[0].n)
+        def checked(done: int, total: int) -> None:
+            lease.check()
+            show(done, total)
 
-    try:
-        return score_run(config.run, manifest=config.manifest, progress=show)
-    finally:
-        for bar in bars:
-            bar.close()
+        return score_run(config.run, manifest=config.manifest, progress=checked)
 
 
 def _statistics(

@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, model_validator
 from pydantic_settings import CliPositionalArg
 
 from jobs.cli import run_job, writing
-from jobs.validate import bar
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
 
@@ -129,15 +128,16 @@ def _clips(config: ExportConfig) -> str:
 
 def _fiftyone(config: ExportConfig) -> str:
     from analysis.export.fiftyone import write_fiftyone
+    from pipeline.progress_bar import counted_bar
 
-    with writing("out", config.out):
+    with writing("out", config.out), counted_bar(unit="clips", desc="export") as show:
         written = write_fiftyone(
             config.run,
             config.out,
             where=config.where,
             rows=config.rows,
             heatmaps=config.heatmaps,
-            progress=bar("export", "clips"),
+            progress=show,
         )
     if n := written.n_without_heatmaps:
         print(

@@ -1,7 +1,6 @@
 """Hold a store, also another tool's, against the convention: ``python -m jobs.validate --help``."""
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from pydantic_settings import CliPositionalArg
 
@@ -9,9 +8,6 @@ from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
 from pipeline.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class ValidateConfig(FrozenConfig):
@@ -29,6 +25,7 @@ class ValidateConfig(FrozenConfig):
 
 def validate(config: ValidateConfig) -> int:
     """Tell what breaks the convention; make a run of the store if that is asked for."""
+    from pipeline.progress_bar import counted_bar
     from pipeline.store.conforming import problems_of
     from pipeline.store.foreign import take_in
     from pipeline.store.opening import Absent, find_store
@@ -37,7 +34,8 @@ def validate(config: ValidateConfig) -> int:
     url = config.store
     if not isinstance(find_store(store_url(url)), Absent):
         url = store_url(url)
-    problems = problems_of(url, on_rows=bar("validate: read", "rows"))
+    with counted_bar(unit="rows", desc="validate: read") as show:
+        problems = problems_of(url, on_rows=show)
     for problem in problems:
         print(f"validate: {printable(problem)}")
     if problems:
@@ -50,28 +48,10 @@ def validate(config: ValidateConfig) -> int:
     if config.out is not None:
         if not isinstance(find_store(store_url(config.out)), Absent):
             raise ConfigError(f"out: a store is in {config.out} already: choose another folder")
-        with writing("out", config.out):
-            made = take_in(url, config.out, on_rows=bar("validate: copy", "rows"))
+        with writing("out", config.out), counted_bar(unit="rows", desc="validate: copy") as show:
+            made = take_in(url, config.out, on_rows=show)
         print(f"validate: run in {made}")
     return 0
-
-
-def bar(what: str, unit: str) -> "Callable[[int, int], None]":
-    """Give what is told how much is done, and of how much, and shows a bar unless that is all."""
-    from pipeline.progress_bar import progress_bar
-
-    bars: list[Any] = []
-
-    def show(done: int, total: int) -> None:
-        if done == total and not bars:
-            return
-        if not bars:
-            bars.append(progress_bar(total=total, unit=unit, desc=what))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
-
-    return show
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -35,6 +36,28 @@ def progress_bar(
     if sys.stderr.isatty():
         return tqdm(iterable, **shown, smoothing=0.1, mininterval=0.1, dynamic_ncols=True)
     return _Lines(iterable, **shown, mininterval=_LOG_EVERY_S, miniters=0, bar_format=_LINE)
+
+
+@contextmanager
+def counted_bar(*, unit: str, desc: str) -> Iterator[Callable[[int, int], None]]:
+    """While open, give what shows how much is done when it is called with (done, total).
+
+    What is done in one go needs no bar.
+    """
+    bars: list[Any] = []
+
+    def show(done: int, total: int) -> None:
+        if not bars:
+            if done == total:
+                return
+            bars.append(progress_bar(total=total, unit=unit, desc=desc))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 # tqdm is generic in its stubs alone, and can't be subscripted as the program runs.

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from pipeline.progress_bar import progress_bar
+from pipeline.progress_bar import counted_bar, progress_bar
 
 
 @pytest.fixture
@@ -64,3 +64,14 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     with progress_bar(total=20, unit="clip", desc="attribute") as bar:
         bar.update(20)
     assert "\rattribute: 100%|" in terminal.getvalue()
+
+
+def test_a_counted_bar_shows_what_it_is_told_and_nothing_of_what_is_done_in_one_go(capsys):
+    with counted_bar(unit="rows", desc="at once") as show:
+        show(7, 7)
+    assert capsys.readouterr().err == ""
+    with counted_bar(unit="rows", desc="read") as show:
+        show(3, 7)
+        show(7, 7)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("read: 100% 7/7")
