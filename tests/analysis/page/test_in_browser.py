@@ -90,6 +90,8 @@ def test_names_from_data_are_text(chromium, page_url):
         assert sorted(names_in(page)) == sorted(HOSTILE)
         assert page.evaluate("[...document.scripts].every((s) => s.src)")
         page.get_by_role("link", name=HOSTILE[0], exact=True).click()
+        # A class has a file of its own, which is loaded first.
+        page.wait_for_selector("figure.map")
         assert page.locator("h1").inner_text() == HOSTILE[0]
 
 
