@@ -1,15 +1,13 @@
 """The page's folder: its fixed files, its data as scripts, and its pictures, at any fsspec URL."""
 
 import json
-import math
 import re
-from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 import jinja2
-import numpy as np
 
+from pipeline.plain_json import plain
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
 
@@ -76,24 +74,13 @@ def as_json(value: Any) -> str:
 
     So no text of a run can end a script or begin markup, wherever the JSON is put.
     """
-    return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps(plain(value, _short), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        short = float(f"{value:.{_DIGITS}g}")
-        return int(short) if short.is_integer() and abs(short) < 1e15 else short
-    return value
+def _short(number: float) -> float:
+    short = float(f"{number:.{_DIGITS}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
 def site_file(name: str) -> str:

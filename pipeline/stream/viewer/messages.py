@@ -6,7 +6,6 @@ No message is more than a few kB, and none goes from a viewer to the server.
 import base64
 import io
 import json
-import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.plain_json import plain
 from pipeline.stream.explained import Explained, Picture, StreamStatus
 from pipeline.stream.viewer.hysteresis import ShownClass
 from pipeline.stream.viewer.overlay import OPACITY, levels_of, palette, step_times
@@ -114,18 +114,8 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
 
 def as_json(value: Any) -> str:
     """Write plain values, arrays and their nests as JSON; what isn't finite becomes null."""
-    return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+    return json.dumps(plain(value, _short), separators=(",", ":"), allow_nan=False, default=str)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
+def _short(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")
