@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -70,62 +71,76 @@ def proven(
     from analysis.audit.interventions import prove
     from analysis.audit.stills import still_candidates, stills
 
-    def tried(asked: "Sequence[Finding]") -> "pd.DataFrame | None":
-        return _tried(asked, evidence, store, lease, config, run_url, try_now)
-
-    if (outcomes := tried(found)) is not None:
-        found = prove(found, outcomes)
-    by_map = [finding for finding in found if finding.kind == "static"]
     # A plan of their own: other settings of the audit leave what was tried as it is.
     candidates = still_candidates(evidence, found, settings) if config.stills else []
+    identity = json.dumps(store.record.identity.model_dump(mode="json"), sort_keys=True)
+    url = interventions_url(run_url)
+    of_found, of_candidates = (
+        _Trials.of(asked, evidence, config.clips, url, identity) for asked in (found, candidates)
+    )
+    if try_now:
+        _try([of_found, of_candidates], store, lease, config, run_url)
+    if (outcomes := of_found.outcomes()) is not None:
+        found = prove(found, outcomes)
     more: list[Finding] = []
-    if (outcomes := tried(candidates)) is not None:
+    if (outcomes := of_candidates.outcomes()) is not None:
+        by_map = [finding for finding in found if finding.kind == "static"]
         more = stills(prove(candidates, outcomes), outcomes, settings, by_map)
     return ranked([*found, *more])
 
 
-def _tried(
-    asked: "Sequence[Finding]",
-    evidence: "Evidence",
-    store: "Store",
-    lease: "Lease",
-    config: ProofConfig,
-    run_url: str,
-    try_now: bool,
-) -> "pd.DataFrame | None":
-    """Outcomes of what tries some findings, as `prove` takes them; None if they aren't there."""
-    import numpy as np
+@dataclass(frozen=True)
+class _Trials:
+    """What tries some findings, and the outcomes that are kept."""
 
-    from analysis.audit.interventions import OUTCOME, plan_interventions
-    from pipeline.evaluation.interventions import OutcomeFolder, in_parts
+    planned: "pd.DataFrame"
+    """As `analysis.audit.interventions.plan_interventions` gives it, in order of rows."""
+    wanted: "list[Intervention]"
+    folder: "OutcomeFolder"
+    kept: "dict[range, list[Outcome] | None]"
+    """Outcomes of each part; None where there are none yet."""
 
-    # In an order that doesn't depend on proofs, as findings with proofs rank first.
-    in_order = sorted(asked, key=lambda finding: finding.key)
-    planned = plan_interventions(in_order, evidence, clips_per_finding=config.clips)
-    planned = planned.sort_values("row", kind="stable", ignore_index=True)
-    if planned.empty:
-        return None
-    wanted = _interventions(planned)
-    identity = json.dumps(store.record.identity.model_dump(mode="json"), sort_keys=True)
-    folder = OutcomeFolder.of_plan(interventions_url(run_url), wanted, identity)
-    parts = in_parts(wanted, CLIPS_PER_PART)
-    kept = {part: folder.read(part) for part in parts}
-    if not try_now and None in kept.values():
-        return None
-    # A clip that couldn't be read may be there again.
-    left = [
-        part
-        for part, outcomes in kept.items()
-        if outcomes is None
-        or (try_now and any(outcome.probability is None for outcome in outcomes))
-    ]
-    if left:
-        _try(left, wanted, folder, store, lease, config, run_url)
-        kept |= {part: _kept(folder, part) for part in left}
-    outcomes = [outcome for of_part in kept.values() for outcome in of_part or ()]
-    tried = planned.copy()
-    tried[OUTCOME] = np.array([outcome.probability for outcome in outcomes], np.float64)
-    return _readable(tried, outcomes)
+    @classmethod
+    def of(
+        cls,
+        asked: "Sequence[Finding]",
+        evidence: "Evidence",
+        n_clips: int,
+        url: str,
+        identity: str,
+    ) -> "_Trials":
+        from analysis.audit.interventions import plan_interventions
+        from pipeline.evaluation.interventions import OutcomeFolder, in_parts
+
+        # In an order that doesn't depend on proofs, as findings with proofs rank first.
+        in_order = sorted(asked, key=lambda finding: finding.key)
+        planned = plan_interventions(in_order, evidence, clips_per_finding=n_clips)
+        planned = planned.sort_values("row", kind="stable", ignore_index=True)
+        wanted = _interventions(planned)
+        folder = OutcomeFolder.of_plan(url, wanted, identity)
+        parts = in_parts(wanted, CLIPS_PER_PART)
+        return cls(planned, wanted, folder, {part: folder.read(part) for part in parts})
+
+    def left(self) -> list[range]:
+        """Parts that are to be tried: a clip that couldn't be read may be there again."""
+        return [
+            part
+            for part, outcomes in self.kept.items()
+            if outcomes is None or any(outcome.probability is None for outcome in outcomes)
+        ]
+
+    def outcomes(self) -> "pd.DataFrame | None":
+        """Give what `prove` takes, without clips that can't be read; None if not all is kept."""
+        import numpy as np
+
+        from analysis.audit.interventions import OUTCOME
+
+        if self.planned.empty or None in self.kept.values():
+            return None
+        outcomes = [outcome for of_part in self.kept.values() for outcome in of_part or ()]
+        tried = self.planned.copy()
+        tried[OUTCOME] = np.array([outcome.probability for outcome in outcomes], np.float64)
+        return _readable(tried, outcomes)
 
 
 def _kept(folder: "OutcomeFolder", part: range) -> "list[Outcome]":
@@ -159,14 +174,13 @@ def _interventions(planned: "pd.DataFrame") -> "list[Intervention]":
 
 
 def _try(
-    parts: Sequence[range],
-    wanted: "Sequence[Intervention]",
-    folder: "OutcomeFolder",
+    every: Sequence[_Trials],
     store: "Store",
     lease: "Lease",
     config: ProofConfig,
     run_url: str,
 ) -> None:
+    """Try what is left, and keep its outcomes."""
     import numpy as np
 
     from pipeline.evaluation.interventions import InterventionStage, carry_out
@@ -178,7 +192,12 @@ def _try(
     from pipeline.run.row_loader import RowLoader
     from pipeline.run.tally import LocalChannel, Tally
 
-    rows = np.unique([one.row for part in parts for one in wanted[part.start : part.stop]])
+    left = [(trials, parts) for trials in every if (parts := trials.left())]
+    if not left:
+        return
+    rows = np.unique(
+        [trials.wanted[at].row for trials, parts in left for part in parts for at in part]
+    )
     plan = reading_again(plan_again(run_url, store), store, rows.astype(np.int64))
 
     def stage_on(device: str) -> InterventionStage:
@@ -193,7 +212,9 @@ def _try(
 
     def carried_out() -> Generator[range]:
         if config.serial:
-            yield from carry_out(stage_on(device_of(config.device)), wanted, parts, folder)
+            stage = stage_on(device_of(config.device))
+            for trials, parts in left:
+                yield from carry_out(stage, trials.wanted, parts, trials.folder)
             return
         from pipeline.execution.cluster import check_shared, connected
         from pipeline.execution.interventions import carry_out_on_ray
@@ -202,9 +223,12 @@ def _try(
         with connected(options) as pool:
             check_shared(run_url, "run")
             stage = stage_on(pool.device)
-            yield from carry_out_on_ray(stage, wanted, parts, folder, n_models=pool.n_models)
+            for trials, parts in left:
+                yield from carry_out_on_ray(
+                    stage, trials.wanted, parts, trials.folder, n_models=pool.n_models
+                )
 
-    total = sum(map(len, parts))
+    total = sum(len(part) for _, parts in left for part in parts)
     # Closed whatever comes, as Ray goes on for as long as the generator lives.
     with (
         closing(carried_out()) as done,
@@ -213,6 +237,8 @@ def _try(
         for part in done:
             lease.check()
             bar.update(len(part))
+    for trials, parts in left:
+        trials.kept.update({part: _kept(trials.folder, part) for part in parts})
 
 
 def _readable(tried: "pd.DataFrame", outcomes: "Sequence[Outcome]") -> "pd.DataFrame":

@@ -135,8 +135,13 @@ def prove(findings: Sequence[Finding], outcomes: pd.DataFrame) -> list[Finding]:
     ]
 
 
+def means_by_arm(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Mean probability of each video, over its clips and fills: a row a video, a column an arm."""
+    return outcomes.groupby(["video_id", "arm"])[OUTCOME].mean().unstack("arm")
+
+
 def _proof(finding: Finding, outcomes: pd.DataFrame) -> Proof:
-    means = outcomes.groupby(["video_id", "arm"])[OUTCOME].mean().unstack("arm")
+    means = means_by_arm(outcomes)
     wanted = ["none", "named", "random"]
     if set(wanted) - set(means.columns) or means[wanted].isna().any(axis=None):
         raise StoreError(

@@ -15,7 +15,7 @@ from scipy import stats
 
 from analysis.audit.evidence import Evidence, seed_of
 from analysis.audit.finding import Finding, Proof
-from analysis.audit.interventions import OUTCOME, STILL_SHARE
+from analysis.audit.interventions import STILL_SHARE, means_by_arm
 from analysis.audit.settings import AuditSettings
 from analysis.audit.significance import adjusted, bootstrap_interval, mean_of
 
@@ -128,7 +128,7 @@ def stills(
 
 
 def _tried(finding: Finding, outcomes: pd.DataFrame) -> _Tried:
-    means = outcomes.groupby(["video_id", "arm"])[OUTCOME].mean().unstack("arm")
+    means = means_by_arm(outcomes)
     none, frozen, shuffled = (
         means[arm].to_numpy(np.float64) for arm in ("none", "named", "random")
     )
