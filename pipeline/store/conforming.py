@@ -9,6 +9,7 @@ import zarr
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from zarr.core.group import Group
+from zarr.core.metadata import ArrayV3Metadata
 
 from pipeline.errors import StorageError, StoreError, reason_of
 from pipeline.status import Status
@@ -159,6 +160,7 @@ def _broken_metadata(group: Group) -> Iterator[str]:
     """Tell what in the metadata breaks the convention, before any value is read."""
     if group.metadata.zarr_format != 3:
         yield f"its Zarr format is {group.metadata.zarr_format}, expected 3"
+        return
     attributes = group.attrs.asdict()
     declared = attributes.get("zarr_conventions")
     entries = [e for e in declared if isinstance(e, dict)] if isinstance(declared, list) else []
@@ -207,7 +209,9 @@ def _broken_arrays(group: Group) -> Iterator[str]:
         if not isinstance(array, zarr.Array):
             yield f"{name} is a group, expected an array"
             continue
-        dims = tuple(array.metadata.dimension_names or ())  # type: ignore[union-attr]
+        # A group of Zarr 3 holds no other arrays.
+        assert isinstance(array.metadata, ArrayV3Metadata)
+        dims = tuple(array.metadata.dimension_names or ())
         if dims != expected.dims:
             yield (
                 f"{name} has the dimensions ({', '.join(map(str, dims)) or 'none named'}), "

@@ -214,4 +214,6 @@ def test_a_store_that_can_not_be_read_is_told(tmp_path):
 def test_a_store_of_zarr_2_is_refused(tmp_path):
     group = zarr.create_group(str(tmp_path / "a.zarr"), zarr_format=2)
     group.attrs.put(json.loads(json.dumps(deepcopy(ATTRIBUTES))))
+    # Whose arrays have no names of dimensions to look at.
+    group.create_array("status", shape=(2,), dtype="uint8")
     assert problems_of(str(tmp_path / "a.zarr"))[0] == "its Zarr format is 2, expected 3"
