@@ -270,6 +270,7 @@ def _settled_store(url: str) -> Store:
         if n_rows == store.layout.n_rows:
             return store
         if wait_s is not None:
+            # Enlarging takes less than all of these waits.
             time.sleep(wait_s)
     raise StoreError(
         f"{store_url(url)} is being enlarged from {n_rows} to {store.layout.n_rows} rows, "

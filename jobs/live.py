@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.stream.viewer.server import Running
     from pipeline.stream.windows import WindowPlan
 
+# A name, and no secret.
 TOKEN_VARIABLE = "STAA_LIVE_TOKEN"  # noqa: S105
 """Variable of the environment with the token that viewers give."""
 

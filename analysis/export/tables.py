@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 
 TableFormat = Literal["parquet", "csv", "json"]
 
+# Their full-width forms are meant, too.
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 """What spreadsheets take for the start of a formula, as OWASP lists it."""
 _ESCAPED = (*_STARTS_A_FORMULA, "'")

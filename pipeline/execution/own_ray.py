@@ -24,6 +24,7 @@ from ray.data._internal.execution.operators import actor_pool_map_operator
 from ray.data._internal.stats import _StatsManager
 
 
+# Ray gives its classes no types.
 class FixedCluster(ClusterAutoscaler):  # type: ignore[misc]
     """A cluster that stays as it is, and that one execution has for itself."""
 

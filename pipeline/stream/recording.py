@@ -187,6 +187,7 @@ class Recording:
         if not self._guarded(lambda: self._commit(rows)):
             self._trying = rows
             self._n_tries += 1
+            # Before the next try: a storage that is away isn't there again at once.
             time.sleep(_LOOK_S)
             return
         self._trying, self._n_tries = [], 0

@@ -107,6 +107,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
     with subprocess.Popen([*command, *flags, "--rows-per-shard=64"]) as job:
         tree = Tree(job.pid)
         while job.poll() is None and not any(run.glob("*.zarr/status/c/*")):
+            # Between two looks at its processes, which cost CPU themselves.
             time.sleep(_LOOK_S)
             tree.look()
         clock_s, by_kind = time.monotonic() - started_s, tree.by_kind()

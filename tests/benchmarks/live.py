@@ -197,6 +197,7 @@ def played(
         running.start()
         end = time.monotonic() + seconds + plan.window_s
         while running.is_alive() and time.monotonic() < end:
+            # Between two looks at its memory.
             time.sleep(0.5)
             memory.append(resident_mb())
         # Before the end is told: after it nothing new comes, and ages grow.

@@ -33,6 +33,7 @@ from pipeline.stream.config import LiveConfig, PageConfig
 from pipeline.stream.sessions import urls_of
 from tests.support.checkpoints import save_timesformer
 from tests.support.clips import write_mp4
+from tests.support.processes import wait_until
 from tests.support.runs import random_frames, stored_columns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -141,6 +142,7 @@ def test_it_is_read_while_it_grows(inputs, tmp_path):
                 assert np.isfinite(ds["temporal"].values[done]).all()
                 assert status(StatusConfig(run=url)) == 0
                 sizes.add(ds.sizes["clip"])
+        # Between two looks.
         time.sleep(0.02)
     running.join()
     # How often a busy machine lets it be looked at isn't known.
@@ -207,14 +209,6 @@ def n_committed(out):
     return sum(1 for _ in out.glob("*/attributions.zarr/status/c/*")) if out.exists() else 0
 
 
-def wait_for(condition, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.slow  # test_session.py cuts a session off at each step
 def test_killed_at_any_moment_nothing_is_torn_and_interrupted_it_ends_tidily(inputs, tmp_path):
     out = tmp_path / "out"
@@ -224,7 +218,8 @@ def test_killed_at_any_moment_nothing_is_torn_and_interrupted_it_ends_tidily(inp
     process = subprocess.Popen(
         command(inputs, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: n_committed(out) >= 2, process)
+    wait_until(lambda: n_committed(out) >= 2, process, process.communicate, hang_s=120)
+    # Amid whatever it does then.
     time.sleep(rng.uniform(0, 0.3))
     process.kill()
     process.communicate()
@@ -232,7 +227,8 @@ def test_killed_at_any_moment_nothing_is_torn_and_interrupted_it_ends_tidily(inp
         command(inputs, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     # Both have a shard: a session without a window leaves no store.
-    wait_for(lambda: len(list(out.glob("*/attributions.zarr/status/c/0"))) == 2, process)
+    first = "*/attributions.zarr/status/c/0"
+    wait_until(lambda: len([*out.glob(first)]) == 2, process, process.communicate, hang_s=120)
     os.kill(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr

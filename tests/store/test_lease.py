@@ -22,6 +22,7 @@ from pipeline.storage.files import read_bytes, write_bytes
 from pipeline.store.lease import Holder, Times, _swapped, _this_process, held_by, leased
 from pipeline.store.run_folder import lease_url
 from tests.support.object_storage import BUCKET, OWNER, environment
+from tests.support.processes import until
 from tests.support.runs import objects, pending_shards, prepared, run_attribute, write_inputs
 
 TIMES = Times(expiry_s=60, renewal_s=0.1, settle_s=0.2, look_s=0.02)
@@ -62,18 +63,11 @@ def test_a_lease_is_there_while_it_is_held_and_gone_after(run):
         assert held_by(run) == _this_process("attribute")
         lease.check()
         first = read_bytes(lease.url)
-        wait_for(lambda: read_bytes(lease.url) != first)
+        until(lambda: read_bytes(lease.url) != first, seconds=HANG_S)
         lease.check()
     assert held_by(run) is None
     with pytest.raises(FileNotFoundError):
         read_bytes(lease_url(run))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_second_driver_is_refused_and_the_first_is_not_disturbed(run):

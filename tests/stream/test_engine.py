@@ -16,6 +16,7 @@ from pipeline.stream.source import parse_source
 from pipeline.stream.windows import WindowPlan
 from tests.stream.made import explained, window
 from tests.support.clips import numbered_frames, write_mp4
+from tests.support.processes import until
 
 PLAN = WindowPlan(
     Sampling("uniform", 4), Preprocessing(shortest_edge=16, crop=(16, 16)), (16, 16), 0.5, 0.1
@@ -95,8 +96,7 @@ def test_a_slow_model_gets_the_newest_windows_and_the_rest_is_counted(clip):
     running = threading.Thread(target=engine.run)
     running.start()
     assert begun.wait(20)
-    while engine.states()[0].state is not SourceState.ENDED:
-        time.sleep(0.02)
+    until(lambda: engine.states()[0].state is SourceState.ENDED, seconds=120)
     held.set()
     running.join(20)
     assert not running.is_alive()
@@ -150,10 +150,8 @@ def test_an_error_of_the_model_ends_it_and_its_threads(clip):
     engine = engine_of(clip, "ab", explain)
     with pytest.raises(RuntimeError, match="device is gone"):
         engine.run()
-    deadline = time.monotonic() + 20
-    while {thread.name for thread in threading.enumerate()} & {"feed-a", "feed-b", "stream-states"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    own = {"feed-a", "feed-b", "stream-states"}
+    until(lambda: not own & {thread.name for thread in threading.enumerate()})
 
 
 def test_it_stops_when_it_is_told_to(clip):

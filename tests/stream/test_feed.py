@@ -16,6 +16,7 @@ from pipeline.stream.feed import Backoff, Feed, Listener, small
 from pipeline.stream.source import Source, SourceError, SourceFrame, parse_source
 from pipeline.stream.windows import WindowPlan
 from tests.support.clips import numbered_frames, write_mp4
+from tests.support.processes import until
 from tests.support.recordings import write_fragmented, write_kind
 from tests.support.rtsp_server import camera
 
@@ -257,10 +258,11 @@ def test_an_rtsp_camera_is_played_and_opened_again_when_it_hangs_up(recordings):
         url = f"rtsp://eve:hunter2@127.0.0.1:{server.server_address[1]}/live"
         feed = Feed(Source("cam", url), plan_of(), kept.listener(), backoff=Backoff(0.01, 0.02))
         feed.start()
-        end = time.monotonic() + 60
-        while not any(kind == "back" for kind, _ in kept.events):
-            assert time.monotonic() < end, (kept.events, feed.health.state(time.monotonic()))
-            time.sleep(0.02)
+        until(
+            lambda: any(kind == "back" for kind, _ in kept.events),
+            seconds=60,
+            told=lambda: (kept.events, feed.health.state(time.monotonic())),
+        )
         feed.close(10)
     assert [kind for kind, _ in kept.events][:2] == ["lost", "back"]
     assert "hunter2" not in str(kept.events)
@@ -278,10 +280,7 @@ def test_a_camera_that_refuses_is_lost_and_tried_again(recordings):
         url = f"rtsp://eve:hunter2@127.0.0.1:{server.server_address[1]}/live"
         feed = Feed(Source("cam", url), plan_of(), kept.listener(), backoff=Backoff(0.01, 0.02))
         feed.start()
-        end = time.monotonic() + 60
-        while len(kept.events) < 3:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: len(kept.events) >= 3, seconds=60)
         assert feed.health.state(time.monotonic())[0] is SourceState.LOST
         feed.close(10)
         assert server.n_played == 0

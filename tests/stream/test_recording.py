@@ -2,7 +2,6 @@
 
 import io
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pipeline.stream.recording import MAX_SHARDS_WAITING, Recording, Terms, writ
 from pipeline.stream.session import Session
 from pipeline.stream.sessions import new_session, urls_of
 from tests.stream.made import ROWS_PER_SHARD, SOURCES, rows_of, session, window
+from tests.support.processes import until
 
 TERMS = Terms(rows_per_shard=ROWS_PER_SHARD, flush_s=600.0)
 
@@ -30,13 +30,6 @@ def recording(out, terms=TERMS, events=None):
         terms,
         lambda stream, kind, values: None if events is None else events.append((kind, values)),
     )
-
-
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it didn't come about"
-        time.sleep(0.02)
 
 
 def statuses(url):

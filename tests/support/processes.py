@@ -50,10 +50,20 @@ def kill_as(title, pid):
     return killed
 
 
-def wait_until(condition, job, output, *, poll_s=0.02):
+def until(condition, *, seconds=20, told=lambda: "it didn't come about"):
+    """Wait until a condition is met, and return what it gives; ``told`` says what is there else."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, told()
+        # Between two looks, which are cheap.
+        time.sleep(0.02)
+    return found
+
+
+def wait_until(condition, job, output, *, poll_s=0.02, hang_s=HANG_S):
     """Wait until a running job meets a condition, and return it; ``output`` gives what the job
     said."""
-    deadline = time.monotonic() + HANG_S
+    deadline = time.monotonic() + hang_s
     while not (found := condition()):
         assert job.poll() is None, output()
         if time.monotonic() > deadline:

@@ -91,6 +91,7 @@ class _Connection(socketserver.StreamRequestHandler):
                 self.wfile.write(b"$\0" + struct.pack(">H", len(data)) + data)
             except OSError:
                 return
+            # As a camera does: packets come at the pace of the pictures.
             time.sleep(self.server.seconds / len(parts))
 
 

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import time
 from contextlib import contextmanager
 
 from websockets.sync.client import connect
@@ -51,14 +50,6 @@ def received(connection, kind):
                 return message
         elif json.loads(message)["kind"] == kind:
             return json.loads(message)
-
-
-def until(condition):
-    """Wait for a condition; whether it has come true."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 def first_parts(running, path, n):

@@ -26,8 +26,8 @@ from tests.stream.viewer.serving import (
     get,
     received,
     served,
-    until,
 )
+from tests.support.processes import until
 
 
 def test_a_viewer_gets_the_latest_of_all_and_then_what_is_new():
@@ -80,6 +80,7 @@ def test_a_viewer_that_never_reads_harms_none_of_nine_others():
         assert min(newest) > 0
         # The kernel has ended the silent connection, too: nothing of it is kept.
         silent.settimeout(PATIENCE_S)
+        # Which of several reads it is that fails depends on what the kernel still held.
         with pytest.raises(ConnectionResetError):  # noqa: PT012
             while silent.recv(1 << 16):
                 pass
