@@ -220,7 +220,7 @@ def _broken_arrays(group: Group) -> Iterator[str]:
             continue
         if array.dtype.kind not in expected.kinds:
             yield f"{name} is of dtype {array.dtype}, expected {_KIND_NAMES[expected.kinds]}"
-        for dim, size in zip(dims, array.shape, strict=True):
+        for dim, size in zip(expected.dims, array.shape, strict=True):
             first, where = sizes.setdefault(dim, (size, name))
             if first != size:
                 yield f"{name} has {size} of {dim}, and {where} has {first}: expected one size"

@@ -74,6 +74,10 @@ def _array(store: Store, name: str) -> Any:
     try:
         array: Any = store.group[name]
         is_as_made = _is_as_made(store, array, name)
+        if not is_as_made and array.shape[0] > store.layout.n_rows:
+            # It may have been enlarged since the store was opened, as a session is that goes on.
+            now = find_store(store.url)
+            is_as_made = isinstance(now, Found) and _is_as_made(now.store, array, name)
     except (StorageError, StoreError):
         raise
     # Zarr may raise anything for metadata that are nonsense.

@@ -30,7 +30,8 @@ def read_status(store: Store) -> NDArray[np.uint8]:
     """
     status = store.array("status")
     try:
-        values: NDArray[np.uint8] = status[:]
+        # Rows that were added since the store was opened aren't its rows.
+        values: NDArray[np.uint8] = status[: store.layout.n_rows]
     except DAMAGE as error:
         raise StoreError(
             f"{_damaged_object(status)} can't be read: {reason_of(error)}; {REMEDY}"

@@ -55,6 +55,16 @@ def test_what_is_stored_is_not_touched_and_the_new_rows_are_pending(full, url):
     assert pending_rows(grown).shards.tolist() == [2, 3, 4]
 
 
+def test_who_opened_it_before_reads_the_rows_that_there_were(full, url):
+    """Also arrays that are opened only now: a session grows while it is looked at."""
+    before, expected = open_store(url), read_status(open_store(url))
+    columns = {name: full.array(name)[:] for name in EXPECTED}
+    append_rows(full, GROWN)
+    np.testing.assert_array_equal(read_status(before), expected)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(before.array(name)[:10], values, err_msg=name)
+
+
 @pytest.mark.parametrize("n_enlarged", range(len(EXPECTED)))
 def test_an_enlarging_that_was_cut_off_anywhere_is_finished(full, url, n_enlarged):
     full.group.update_attributes(GROWN.to_attributes())
