@@ -1,11 +1,11 @@
-"""The charts' library: Vega, Vega-Lite and Vega-Embed as one script, with their licence."""
+"""The charts' library: Vega and its interpreter of expressions, one script with their licence."""
 
 from functools import lru_cache
 
 import vl_convert
 
 _LICENSE = """\
-Vega {vega}, Vega-Lite {vega_lite} and Vega-Embed {vega_embed}, bundled by vl-convert.
+Vega {vega} and its interpreter of expressions, bundled by vl-convert.
 
 Copyright (c) 2015-2025, University of Washington Interactive Data Lab. All rights reserved.
 
@@ -31,18 +31,22 @@ THE USE OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.
 """
 
 
+_BUNDLED = """
+// The addresses are the names under which vl-convert holds the modules; nothing is fetched.
+import {{ View, parse }} from "https://cdn.jsdelivr.net/npm/vega@{vega}/+esm";
+import {{ expressionInterpreter }} from "https://cdn.jsdelivr.net/npm/vega-interpreter@2.0.0/+esm";
+window.vegaCharts = {{ View, parse, expressionInterpreter }};
+"""
+
+
 @lru_cache(maxsize=1)
 def chart_script() -> str:
-    """Give the script; it defines ``window.vegaEmbed`` and asks for nothing.
+    """Give the script; it defines ``window.vegaCharts`` and asks for nothing.
 
-    Vega-Embed brings Vega's interpreter of expressions along: a page whose content security policy
-    forbids ``eval`` embeds with ``ast: true``.
+    The interpreter comes along since the page's content security policy forbids ``eval``. What the
+    browser draws is compiled beforehand (`analysis.page.chart_specs`), so Vega-Lite isn't in it.
     """
-    license_text = _LICENSE.format(
-        vega=vl_convert.get_vega_version(),
-        vega_lite=vl_convert.get_vegalite_versions()[-1],
-        vega_embed=vl_convert.get_vega_embed_version(),
-    )
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    vega = vl_convert.get_vega_version()
+    bundle = vl_convert.javascript_bundle(_BUNDLED.format(vega=vega))
     # A module's names stay its own.
-    return f"/*!\n{license_text}*/\n(() => {{\n{bundle}\n}})();\n"
+    return f"/*!\n{_LICENSE.format(vega=vega)}*/\n(() => {{\n{bundle}\n}})();\n"

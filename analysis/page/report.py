@@ -13,6 +13,7 @@ from analysis.audit.drift import drift
 from analysis.audit.evidence import read_evidence
 from analysis.audit.finding import Finding, ranked
 from analysis.audit.settings import AuditSettings
+from analysis.page.chart_specs import chart_specs
 from analysis.page.charts import chart_script
 from analysis.page.choice import REASONS, Chosen, choose_clips, in_order_of_interest
 from analysis.page.classes import (
@@ -136,6 +137,7 @@ def write_report(
         },
     )
     folder.write("charts.js", chart_script().encode())
+    folder.write_data("charts", chart_specs(run.statistics.sizes["class"]))
     for fixed in _SITE_FILES:
         folder.write(fixed, site_file(fixed).encode())
     name = run_url.rstrip("/").rsplit("/", 1)[-1]

@@ -36,16 +36,16 @@ const staa = (() => {
     });
   }
 
-  let charts = null;
-  /** Load the charts' library, after the first paint. */
-  function vega() {
-    charts ??= new Promise((resolve) =>
-      requestAnimationFrame(() => setTimeout(() => addScript("charts.js").then(resolve, resolve), 0)),
-    ).then(() => window.vegaEmbed);
-    return charts;
+  let library = null;
+  /** Load the charts' library and their specifications, after the first paint. */
+  function charts() {
+    library ??= new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)))
+      .then(() => Promise.all([load("charts"), addScript("charts.js")]))
+      .then(([specs]) => ({ specs, ...window.vegaCharts }), () => null);
+    return library;
   }
 
-  return { take, load, vega };
+  return { take, load, charts };
 })();
 
 /** Make an element. Texts become text nodes, so no name can be markup. */
