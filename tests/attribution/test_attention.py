@@ -189,7 +189,8 @@ def test_a_saved_adapted_model_is_the_eager_one_when_it_is_loaded(tmp_path):
     Timesformer(deepcopy(eager)).model.save_pretrained(tmp_path)
     loaded = TimesformerForVideoClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        assert torch.equal(loaded(clips).logits, eager(clips).logits)
+        # Where weights lie in memory decides how products are summed, and so the last bits.
+        torch.testing.assert_close(loaded(clips).logits, eager(clips).logits, rtol=1e-6, atol=1e-6)
 
 
 def test_gradients_equal_the_eager_models():
