@@ -45,8 +45,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the CPUs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# How long an example takes depends on what else the machine does, and fifty find what a hundred do.
-settings.register_profile("staa", settings(), deadline=None, max_examples=50)
+# How long an example takes depends on what else the machine does. Each run draws other examples.
+settings.register_profile("staa", settings(), deadline=None, max_examples=30)
 settings.load_profile("staa")
 
 RAY_FIXTURES = {"local_ray", "ray_folder", "cluster"}

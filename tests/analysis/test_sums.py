@@ -53,7 +53,6 @@ def blocks(draw):
     return values, keys, [slice(a, b) for a, b in zip([0, *cuts], [*cuts, n], strict=True) if a < b]
 
 
-@settings(max_examples=60, deadline=None)
 @given(block=blocks())
 def test_merged_sums_of_blocks_are_those_of_pandas_over_all(block):
     values, keys, parts = block

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.attribution import attention
@@ -59,7 +59,6 @@ def mixing_of(generator, *, batch, heads, tokens, n_copies, projected, scale=1.0
     return Contributions(Scores(query, key, scale, value=value), before, behind, project, n_copies)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     n_clips=st.integers(1, 2),
     n_copies=st.integers(1, 3),

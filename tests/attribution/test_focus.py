@@ -15,7 +15,6 @@ from pipeline.attribution.measures import share_kept
 KINDS = ["percentile", "sigma", "otsu"]
 CLIP = (-3, -2, -1)
 
-quick = settings(deadline=None, max_examples=60)
 shapes = hnp.array_shapes(min_dims=3, max_dims=4, max_side=5)
 masses = st.floats(0, 1, width=32).map(lambda mass: 0.0 if mass < 1e-6 else mass)
 
@@ -45,7 +44,6 @@ def entropy(attribution):
     return -np.sum(np.where(attribution > 0, attribution * np.log(attribution + 1e-300), 0))
 
 
-@quick
 @given(attributions(), st.sampled_from(KINDS), st.booleans())
 def test_thresholded_is_a_distribution_on_part_of_the_support(attribution, kind, per_frame):
     kept = Threshold(kind=kind, per_frame=per_frame).apply(attribution)
@@ -59,7 +57,6 @@ def test_thresholded_is_a_distribution_on_part_of_the_support(attribution, kind,
     assert np.all((shares == 0) | np.isclose(shares, largest))
 
 
-@quick
 @given(attributions(), st.sampled_from(KINDS), st.booleans())
 def test_a_threshold_keeps_the_largest_and_nothing_below_what_it_drops(
     attribution, kind, per_frame
@@ -85,7 +82,7 @@ few_values = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 """Means, deviations and splits of these tie with values and with each other, but for rounding."""
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=100)
 @given(
     st.one_of(
         attributions(dtype=np.float32),
@@ -132,7 +129,6 @@ def test_a_threshold_is_idempotent_on_grids_of_models(kind, shape, dtype):
             np.testing.assert_array_equal(threshold.apply(once) > 0, once > 0)
 
 
-@quick
 @given(attributions(), st.floats(0, 100), st.floats(0, 100), st.booleans())
 def test_a_higher_percentile_keeps_a_part(attribution, first, second, per_frame):
     lower, higher = sorted([first, second])
@@ -141,7 +137,6 @@ def test_a_higher_percentile_keeps_a_part(attribution, first, second, per_frame)
     assert not (few & ~many).any()
 
 
-@quick
 @given(attributions(), st.floats(-3, 5), st.floats(-3, 5), st.booleans())
 def test_more_deviations_keep_a_part(attribution, first, second, per_frame):
     lower, higher = sorted([first, second])
@@ -150,7 +145,6 @@ def test_more_deviations_keep_a_part(attribution, first, second, per_frame):
     assert not (few & ~many).any()
 
 
-@quick
 @given(distinct, st.floats(0, 100))
 def test_percentile_keeps_that_share_of_distinct_values(attribution, percentile):
     kept = (Threshold(percentile=percentile).apply(attribution) > 0).sum()
@@ -182,7 +176,6 @@ def within_class_variance(values, threshold):
     return sum(len(group) * np.var(group) for group in groups if len(group))
 
 
-@quick
 @given(attributions(), st.booleans())
 def test_otsu_is_the_best_of_all_splits(attribution, per_frame):
     if per_frame:  # One frame a clip, so that a clip's renormalisation is the frame's.
@@ -236,13 +229,11 @@ def test_a_flat_attribution_is_kept_whole(kind):
     np.testing.assert_allclose(Threshold(kind=kind).apply(flat), flat)
 
 
-@quick
 @given(attributions(dtype=np.float32))
 def test_focus_of_temperature_1_without_smoothing_changes_nothing(attribution):
     np.testing.assert_allclose(Focus().apply(attribution), attribution, rtol=1e-5, atol=1e-7)
 
 
-@quick
 @given(attributions(), st.floats(0.1, 10), st.sampled_from([0.0, 0.4, 1.0, 3.0]))
 def test_focused_is_a_distribution(attribution, temperature, smoothing):
     focused = Focus(temperature=temperature, smoothing=smoothing).apply(attribution)
@@ -251,7 +242,6 @@ def test_focused_is_a_distribution(attribution, temperature, smoothing):
     np.testing.assert_allclose(focused.sum(axis=CLIP), 1, rtol=1e-6)
 
 
-@quick
 @given(attributions(), st.floats(0.1, 10))
 def test_focus_without_smoothing_keeps_the_order(attribution, temperature):
     focused = Focus(temperature=temperature).apply(attribution)
@@ -264,7 +254,6 @@ def test_focus_without_smoothing_keeps_the_order(attribution, temperature):
         assert np.array_equal(after == 0, before == 0)
 
 
-@quick
 @given(distinct, st.floats(0.2, 5))
 def test_values_that_differ_stay_different_and_in_order(attribution, temperature):
     focused = Focus(temperature=temperature).apply(attribution)
@@ -272,7 +261,6 @@ def test_values_that_differ_stay_different_and_in_order(attribution, temperature
     assert (np.diff(focused.ravel()[order]) > 0).all()
 
 
-@quick
 @given(attributions(), st.floats(0.2, 5), st.sampled_from([0.4, 1.0, 3.0]))
 def test_with_smoothing_the_order_is_that_of_the_smoothed(attribution, temperature, smoothing):
     smooth = Focus(smoothing=smoothing).apply(attribution)
@@ -284,7 +272,6 @@ def test_with_smoothing_the_order_is_that_of_the_smoothed(attribution, temperatu
         assert (np.diff(after[np.argsort(before)]) >= -1e-12).all()
 
 
-@quick
 @given(attributions(), st.floats(0.5, 2), st.floats(0.5, 2))
 def test_two_temperatures_are_their_product(attribution, first, second):
     twice = apply_steps(attribution, [Focus(temperature=first), Focus(temperature=second)])
@@ -292,7 +279,6 @@ def test_two_temperatures_are_their_product(attribution, first, second):
     np.testing.assert_allclose(twice, once, rtol=1e-9, atol=1e-12)
 
 
-@quick
 @given(attributions(hnp.array_shapes(min_dims=3, max_dims=3)), st.floats(0.1, 8), st.floats(0.1, 8))
 def test_a_lower_temperature_never_raises_the_entropy(attribution, first, second):
     colder, warmer = sorted([first, second])
@@ -335,7 +321,6 @@ def test_smoothing_is_a_gaussian_within_each_frame(sigma):
             np.testing.assert_allclose(smooth[clip, time], expected, atol=1e-9)
 
 
-@quick
 @given(attributions(), st.floats(0.1, 5))
 def test_smoothing_leaves_each_frame_its_share(attribution, smoothing):
     """Else attention at a border would gain weight from smoothing, and `when` with it."""
@@ -485,7 +470,6 @@ def test_parameters_of_another_kind_are_not_recorded():
     }
 
 
-@quick
 @given(attributions(hnp.array_shapes(min_dims=4, max_dims=4, max_side=6)))
 def test_stored_parts_give_back_the_joint_attribution(attribution):
     temporal = attribution.sum(axis=(-2, -1))

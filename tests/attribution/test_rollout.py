@@ -7,7 +7,7 @@ from functools import reduce
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -271,7 +271,6 @@ def test_rollout_forms_no_matrix_over_all_tokens(name, tmp_path, monkeypatch):
     assert matrices.count == 0
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     layers=st.integers(0, 3),
     batch=st.integers(1, 3),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -19,8 +19,6 @@ sizes = st.tuples(*(st.integers(1, 4) for _ in range(4)))
 """Clips, times, heads, patches."""
 
 scores = st.floats(-8, 8, width=32)
-
-quick = settings(deadline=None, max_examples=50)
 
 
 def softmax(values):
@@ -57,7 +55,6 @@ def naive_divided_attention(cls_rows, temporal, residual):
     return joint
 
 
-@quick
 @pytest.mark.parametrize("residual", [False, True])
 @given(attention=attention())
 def test_joint_attribution_is_the_formula(attention, residual):
@@ -66,7 +63,6 @@ def test_joint_attribution_is_the_formula(attention, residual):
     np.testing.assert_allclose(joint.numpy(), naive, atol=1e-6)
 
 
-@quick
 @pytest.mark.parametrize("residual", [False, True])
 @given(attention=attention())
 def test_joint_attribution_is_a_distribution(attention, residual):
@@ -78,7 +74,6 @@ def test_joint_attribution_is_a_distribution(attention, residual):
     np.testing.assert_allclose(joint.sum(dim=(-2, -1)), 1, atol=1e-5)
 
 
-@quick
 @given(attention())
 def test_spatial_times_temporal_is_the_joint_attribution(attention):
     joint = divided_attention(*tensors(*attention))
@@ -90,7 +85,6 @@ def test_spatial_times_temporal_is_the_joint_attribution(attention):
     np.testing.assert_allclose(temporal.sum(dim=-1), 1, atol=1e-5)
 
 
-@quick
 @pytest.mark.parametrize("residual", [False, True])
 @given(attention=attention())
 def test_without_mixing_over_time_every_frame_keeps_its_own_row(attention, residual):
@@ -103,7 +97,6 @@ def test_without_mixing_over_time_every_frame_keeps_its_own_row(attention, resid
     np.testing.assert_allclose(spatial_temporal(joint)[1], 1 / rows.shape[-2], atol=1e-6)
 
 
-@quick
 @pytest.mark.parametrize("residual", [False, True])
 @given(size=sizes)
 def test_uniform_attention_gives_a_uniform_attribution(size, residual):
@@ -116,7 +109,6 @@ def test_uniform_attention_gives_a_uniform_attribution(size, residual):
     np.testing.assert_allclose(joint, 1 / (times * patches), rtol=1e-5)
 
 
-@quick
 @given(attention(), st.data())
 def test_time_is_carried_from_the_query_to_the_key_it_attends_to(attention, data):
     """With all queries on one frame, that frame gets everything: the direction of B_p[t',t]."""
@@ -129,7 +121,6 @@ def test_time_is_carried_from_the_query_to_the_key_it_attends_to(attention, data
     np.testing.assert_allclose(share, np.broadcast_to(expected, share.shape), atol=1e-6)
 
 
-@quick
 @given(attention(), st.data())
 def test_clips_are_independent_and_reordering_patches_reorders_the_result(attention, data):
     cls_rows, temporal = tensors(*attention)
@@ -144,7 +135,6 @@ def test_clips_are_independent_and_reordering_patches_reorders_the_result(attent
     torch.testing.assert_close(reordered, joint[..., order])
 
 
-@quick
 @given(attention(), st.floats(0, 0.95))
 def test_what_cls_gives_itself_does_not_count(attention, own_share):
     cls_rows, temporal = attention
@@ -166,7 +156,6 @@ def naive_cls_attention(cls_row):
     return shares
 
 
-@quick
 @given(attention())
 def test_a_cls_row_gives_the_shares_of_all_tokens_but_cls(attention):
     (rows,) = tensors(attention[0][:, :, 0])
@@ -175,7 +164,6 @@ def test_a_cls_row_gives_the_shares_of_all_tokens_but_cls(attention):
     np.testing.assert_allclose(shares.sum(dim=-1), 1, atol=1e-5)
 
 
-@quick
 @given(attention())
 def test_frames_with_a_cls_of_their_own_count_alike(attention):
     (rows,) = tensors(attention[0])
@@ -186,7 +174,6 @@ def test_frames_with_a_cls_of_their_own_count_alike(attention):
     np.testing.assert_allclose(spatial_temporal(joint)[1], 1 / n_times, rtol=1e-5)
 
 
-@quick
 @given(attention())
 def test_a_pooled_row_is_its_own_shares(attention):
     (rows,) = tensors(attention[0][:, :, 0])

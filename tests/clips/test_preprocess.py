@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import VivitImageProcessor, image_processing_backends
 from transformers.models.llava_onevision.video_processing_llava_onevision import (
@@ -43,7 +43,6 @@ def assert_equal_to_transformers(frames, processor):
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     height=st.integers(17, 200),
     width=st.integers(17, 200),
@@ -176,7 +175,6 @@ def test_equal_to_transformers_video_processors_on_real_clips(name, path, tmp_pa
     assert_near_video_processor(VIDEO_PROCESSORS[name], frames, torch.uint8, tmp_path, monkeypatch)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     size=st.tuples(st.integers(17, 200), st.integers(17, 200)),
     crop=st.tuples(st.integers(8, 128), st.integers(8, 128)),

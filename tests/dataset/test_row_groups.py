@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset import row_groups
@@ -33,7 +33,6 @@ def ids(rows):
 some_sizes = st.lists(st.integers(1, 15), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
 @given(sizes=some_sizes, data=st.data())
 def test_rows_in_a_range_and_by_number_are_those_of_the_whole_file(tmp_path_factory, sizes, data):
     with pytest.MonkeyPatch.context() as patch:

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.attribution.baselines import uniform_attribution
 from pipeline.evaluation.localisation import Lift, lift, share_covered, share_on_mask
 
-quick = settings(deadline=None, max_examples=60)
 shapes = hnp.array_shapes(min_dims=4, max_dims=4, max_side=5)
 shares = st.floats(0, 1, width=32)
 
@@ -47,7 +46,6 @@ def test_two_clips_worked_by_hand():
     assert result.standard_error == pytest.approx(residual / 0.225)
 
 
-@quick
 @given(masks_and_attributions())
 def test_shares_equal_a_loop_over_patches(pair):
     masks, attributions = pair
@@ -60,7 +58,6 @@ def test_shares_equal_a_loop_over_patches(pair):
         assert share_covered(masks)[clip] == pytest.approx(covered)
 
 
-@quick
 @given(masks_and_attributions())
 def test_a_map_that_knows_nothing_has_a_lift_of_1_without_error(pair):
     masks, _ = pair
@@ -71,7 +68,6 @@ def test_a_map_that_knows_nothing_has_a_lift_of_1_without_error(pair):
         assert result.standard_error == pytest.approx(0, abs=1e-12)
 
 
-@quick
 @given(masks_and_attributions())
 def test_no_map_has_more_than_the_one_that_is_all_on_the_mask(pair):
     masks, attributions = pair
@@ -89,7 +85,6 @@ def test_no_map_has_more_than_the_one_that_is_all_on_the_mask(pair):
     assert result.value == pytest.approx(hit.mean() / binary.mean())
 
 
-@quick
 @given(masks_and_attributions(), st.floats(0.1, 1))
 def test_lift_does_not_change_with_the_unit_of_the_mask_and_off_the_mask_it_is_0(pair, factor):
     masks, attributions = pair

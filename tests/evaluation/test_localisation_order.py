@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -16,7 +16,6 @@ from pipeline.evaluation.localisation import (
     share_on_mask,
 )
 
-quick = settings(deadline=None, max_examples=40)
 ORDER_METRICS = (average_precision, auroc, relevance_rank, pointing)
 
 
@@ -32,7 +31,6 @@ def maps_and_truths(draw):
     )
 
 
-@quick
 @given(maps_and_truths())
 def test_average_precision_and_auroc_are_scikit_learns(drawn):
     attribution, truth, known = drawn
@@ -54,7 +52,6 @@ def test_average_precision_and_auroc_are_scikit_learns(drawn):
                 assert np.isnan(area[clip])
 
 
-@quick
 @given(maps_and_truths(), st.randoms(use_true_random=False))
 def test_the_order_of_patches_and_a_monotonic_scale_change_nothing(drawn, random):
     attribution, truth, _ = drawn

@@ -37,6 +37,7 @@ def read(folder, parts):
     return [folder.read(part) for part in parts]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_on_ray_outcomes_are_those_of_one_process_and_what_is_kept_is_not_done_again(
     stage, tmp_path

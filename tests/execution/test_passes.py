@@ -32,13 +32,14 @@ def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one
     assert_same_columns(stored_columns(finished_run.out), plain_columns(plan))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(Method(layers="all", heads="keep"), marks=pytest.mark.slow),
-        pytest.param(Method(name="rollout"), marks=pytest.mark.slow),
+        Method(layers="all", heads="keep"),
+        Method(name="rollout"),
         Method(name="evidence", layers="all", heads="keep", target="label"),
-        pytest.param(Method(name="evidence", target="top2", layers="last"), marks=pytest.mark.slow),
+        Method(name="evidence", target="top2", layers="last"),
     ],
     ids=["all", "rollout", "evidence", "top2"],
 )

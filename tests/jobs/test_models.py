@@ -74,6 +74,7 @@ def test_nothing_is_made_or_deleted_before_every_model_was_checked(
     assert tree(out) == before
 
 
+@pytest.mark.slow
 def test_a_model_that_is_done_is_left_and_the_others_go_on(finished_run, tmp_path, one_thread):
     inputs, out = finished_run.inputs, tmp_path / "runs"
     other = save_timesformer(tmp_path / "other", seed=1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.clips.preprocess import Preprocessing
@@ -21,7 +21,6 @@ from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.rendering import actor_mask, rival_mask
 from tests.analysis.stores import random_columns, small_layout, write_run
 
-quick = settings(deadline=None, max_examples=40)
 ALWAYS = (-1.0, 1e6)
 
 
@@ -66,7 +65,6 @@ def slow_patches(masks, frames, window, fps, side, grid):
     return shares
 
 
-@quick
 @given(
     seed=st.integers(0, 2**32 - 1),
     height=st.integers(12, 40),

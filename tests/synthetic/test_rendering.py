@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -83,7 +83,6 @@ def test_an_action_changes_pixels_at_the_actors_place_alone(action):
         assert not (changed.any(axis=-1) & ~ndimage.binary_dilation(place, iterations=2)).any()
 
 
-@settings(max_examples=40)
 @given(drawn_scenes, st.integers(0, 30))
 def test_the_mask_is_where_the_actor_is_painted(scene, frame):
     assume(frame < scene.n_frames)

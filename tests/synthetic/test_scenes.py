@@ -5,13 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from pipeline.synthetic.rendering import render_frame
 from pipeline.synthetic.scenes import sample_scene
 from tests.synthetic.drawn import SMALL, drawn_scenes, poses
-
-quick = settings(max_examples=40)
 
 
 @pytest.mark.parametrize("other", [(4, 7, "spin"), (3, 8, "spin"), (3, 7, "orbit")])
@@ -21,7 +19,6 @@ def test_another_seed_index_or_action_gives_another_scene(other):
     assert not np.array_equal(render_frame(scene, 0), render_frame(different, 0))
 
 
-@quick
 @given(drawn_scenes)
 def test_clip_and_window_are_as_long_as_promised(scene):
     canvas = scene.canvas
@@ -45,7 +42,6 @@ def pose_paths(scene, n=201):
     return {name: np.array([getattr(pose, name) for pose in path]) for name in names}
 
 
-@quick
 @given(drawn_scenes)
 def test_an_action_moves_the_pose_as_its_name_says(scene):
     path, action, unit = pose_paths(scene), scene.action, scene.canvas.height / 256
@@ -84,7 +80,6 @@ def test_an_action_moves_the_pose_as_its_name_says(scene):
         assert swept == pytest.approx(2 * np.pi)
 
 
-@quick
 @given(drawn_scenes)
 def test_the_actor_stays_in_the_central_square(scene):
     """The model crops that square; a mover at its limit may leave it by a sixteenth."""

@@ -142,6 +142,7 @@ def test_a_manifest_that_is_lost_when_the_run_ends_is_no_bad_usage(
     assert_same_columns(stored_columns(out), kept)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_changes_between_plan_and_start_gives_no_row(
     finished_run, manifest, other, tmp_path, caplog
 ):

@@ -91,10 +91,8 @@ VICTIMS = {
     "raylet": Victim("raylet/raylet", untold=N_WRITERS, ends_run=True),
     "driver": Victim("-m tests.support.noting_job", untold=N_WRITERS, ends_run=True),
 }
-SURVIVED = tuple(kind for kind, victim in VICTIMS.items() if not victim.ends_run)
-ENDING = tuple(kind for kind, victim in VICTIMS.items() if victim.ends_run)
-GROUPS = (SURVIVED, ENDING, *((kind,) for kind in VICTIMS))
-"""Processes that are killed in one trial: all kinds in two trials, and each alone as slow ones."""
+GROUPS = (tuple(VICTIMS), *((kind,) for kind in VICTIMS))
+"""Processes that are killed in one trial: one of each kind, and each kind alone as slow ones."""
 N_TRIALS = 2
 TRIALS = [
     pytest.param(kinds, trial, marks=[pytest.mark.slow] if trial or len(kinds) == 1 else [])

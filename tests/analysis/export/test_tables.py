@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.audit.audit import save_findings
@@ -45,7 +45,6 @@ NUMBERS = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 
 ROWS = st.lists(st.tuples(TEXTS, NUMBERS), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=50)
 @given(ROWS)
 def test_csv_comes_back_and_holds_no_formula(rows):
     table = table_of(*zip(*rows, strict=True))
@@ -68,7 +67,6 @@ def test_csv_comes_back_and_holds_no_formula(rows):
     assert [cells[5] for cells in read[1:]] == ["[1, 2]" if n % 2 else "" for n in range(len(rows))]
 
 
-@settings(deadline=None, max_examples=50)
 @given(ROWS)
 def test_json_comes_back_and_has_no_number_that_json_lacks(rows):
     table = table_of(*zip(*rows, strict=True))
@@ -88,7 +86,6 @@ def test_json_comes_back_and_has_no_number_that_json_lacks(rows):
     assert [one["place"] for one in read] == [[1, 2] if n % 2 else None for n in range(len(rows))]
 
 
-@settings(deadline=None, max_examples=50)
 @given(ROWS)
 def test_parquet_comes_back(rows):
     table = table_of(*zip(*rows, strict=True))
