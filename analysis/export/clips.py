@@ -65,7 +65,7 @@ def selected_clips(
     return with_attribution.assign_coords(row=row), left_out
 
 
-def as_npz(ds: xr.Dataset) -> bytes:
+def as_npz(ds: xr.Dataset, *, max_bytes: int = MAX_NPZ_BYTES) -> bytes:
     """Write clips as one ``.npz``, which ``numpy.load`` opens without pickle.
 
     It has each of the run's arrays by its name, ``row``, ``class_names``, and ``about``: how the
@@ -74,9 +74,9 @@ def as_npz(ds: xr.Dataset) -> bytes:
     Raises
     ------
     ConfigError
-        When the clips are more than `MAX_NPZ_BYTES`.
+        When the arrays take more than ``max_bytes``.
     """
-    if ds.nbytes > MAX_NPZ_BYTES:
+    if ds.nbytes > max_bytes:
         raise ConfigError(
             f"format: npz would hold {ds.nbytes / 1e9:.1f} GB in memory; choose fewer clips, or "
             "--format zarr"
@@ -93,12 +93,12 @@ def as_npz(ds: xr.Dataset) -> bytes:
     return written.getvalue()
 
 
-def write_zarr(ds: xr.Dataset, url: str) -> None:
+def write_zarr(ds: xr.Dataset, url: str, *, rows_at_once: int = _ROWS_AT_ONCE) -> None:
     """Write clips as a Zarr store, block by block, which ``xarray.open_zarr`` opens.
 
     It keeps the convention "attributions" (`pipeline.store.conventions`), so that
     `pipeline.store.foreign.take_in` makes a run of it. ``row`` says which rows of the run they
-    were, and the attribute ``run`` how that was made.
+    were, and the attribute ``run`` how that was made. A chunk has ``rows_at_once`` clips at most.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def write_zarr(ds: xr.Dataset, url: str) -> None:
     except zarr.errors.ContainsGroupError as error:
         raise ConfigError(f"out: {url} is there already") from error
     n_clips = ds.sizes["clip"]
-    rows = max(1, min(_ROWS_AT_ONCE, n_clips, _BYTES_AT_ONCE // max(1, ds.nbytes // n_clips)))
+    rows = max(1, min(rows_at_once, n_clips, _BYTES_AT_ONCE // max(1, ds.nbytes // n_clips)))
     variables = {str(name): variable for name, variable in ds.data_vars.items()}
     arrays = {
         name: group.create_array(

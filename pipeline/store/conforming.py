@@ -41,7 +41,10 @@ def open_conforming(url: str) -> tuple[Group, Attributions]:
 
 
 def problems_of(
-    url: str, *, on_rows: Callable[[int, int], None] = lambda done, total: None
+    url: str,
+    *,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+    rows_at_once: int = _ROWS_AT_ONCE,
 ) -> list[str]:
     """Read a store and tell what in it breaks the convention, a line each; nothing if it keeps it.
 
@@ -49,6 +52,8 @@ def problems_of(
     ----------
     on_rows
         Is told how many rows were read, and of how many.
+    rows_at_once
+        Rows that are read together at most.
 
     Raises
     ------
@@ -63,7 +68,7 @@ def problems_of(
     n_classes = len(Attributions.model_validate(group.attrs.asdict()[NAME]).class_names)
     seen: dict[str, str] = {}
     row_bytes = max(1, math.prod(arrays["spatial"].shape[1:]) * arrays["spatial"].dtype.itemsize)
-    at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // row_bytes))
+    at_once = max(1, min(rows_at_once, _BYTES_AT_ONCE // row_bytes))
     for start in range(0, n_rows, at_once):
         stop = min(start + at_once, n_rows)
         try:

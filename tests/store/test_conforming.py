@@ -9,7 +9,6 @@ import pytest
 import zarr
 
 from pipeline.errors import StoreError
-from pipeline.store import conforming
 from pipeline.store.conforming import open_conforming, problems_of
 from tests.analysis.stores import random_columns, small_layout, write_run
 from tests.store.foreign_stores import ATTRIBUTES, foreign_columns, write_foreign
@@ -174,11 +173,10 @@ def test_a_store_of_another_tool_keeps_it_in_any_precision(tmp_path, dtype):
     assert group["spatial"].dtype == dtype
 
 
-def test_blocks_count_rows_of_the_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(conforming, "_ROWS_AT_ONCE", 4)
+def test_blocks_count_rows_of_the_whole(tmp_path):
     url = write_foreign(tmp_path / "a.zarr", changed("probability", 5, 2))
     seen = []
-    assert problems_of(url, on_rows=lambda *rows: seen.append(rows)) == [
+    assert problems_of(url, on_rows=lambda *rows: seen.append(rows), rows_at_once=4) == [
         "row 5: probability is 2, expected 0 to 1"
     ]
     assert seen == [(4, 6), (6, 6)]

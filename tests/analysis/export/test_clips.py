@@ -8,7 +8,6 @@ import pytest
 import xarray as xr
 
 from analysis import open_run, scores
-from analysis.export import clips
 from analysis.export.clips import as_npz, selected_clips, write_zarr
 from pipeline.errors import ConfigError
 from pipeline.status import Status
@@ -52,22 +51,18 @@ def test_an_npz_opens_without_pickle_and_holds_the_runs_values(scored):
         assert about["identity"]["method"]["name"] == "staa-paper"
 
 
-def test_more_than_fits_into_one_file_is_refused(scored, monkeypatch):
-    monkeypatch.setattr(clips, "MAX_NPZ_BYTES", 1000)
+def test_more_than_fits_into_one_file_is_refused(scored):
     ds, _ = selected_clips(scored[0])
     with pytest.raises(ConfigError, match=r"format: npz would hold .* or --format zarr"):
-        as_npz(ds)
+        as_npz(ds, max_bytes=1000)
 
 
-def test_a_zarr_store_opens_in_xarray_keeps_the_convention_and_becomes_a_run(
-    scored, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(clips, "_ROWS_AT_ONCE", 4)
+def test_a_zarr_store_opens_in_xarray_keeps_the_convention_and_becomes_a_run(scored, tmp_path):
     url, columns, _ = scored
     rows = [7, 3, 0, 1, 4, 12]
     ds, _ = selected_clips(url, rows=rows)
     store = str(tmp_path / "chosen.zarr")
-    write_zarr(ds, store)
+    write_zarr(ds, store, rows_at_once=4)
     read = xr.open_zarr(store, consolidated=False)
     assert read["row"].values.tolist() == rows
     assert read["spatial"].dims == ("clip", "time", "y", "x")
