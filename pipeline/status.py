@@ -48,7 +48,7 @@ class Status(IntEnum):
 
 
 NOT_TRIED = (Status.PENDING, Status.REMOVED, Status.UNUSED)
-"""Of rows that have no attribution, and haven't failed either."""
+"""Statuses of rows that have no attribution and have not failed."""
 
 
 class DecodeError(Exception):

@@ -88,7 +88,7 @@ def reading_frames(
     Parameters
     ----------
     plan
-        Of the run, or of a sample of it, with the run's configuration.
+        Plan of the run, or of a sample of it, with the run's configuration.
     manifest, rows
         For a sample: the run's manifest, and the run's row of each row of the sample, ascending.
     """

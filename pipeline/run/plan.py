@@ -263,7 +263,7 @@ def _sizes(
     Parameters
     ----------
     record
-        Of the run, with any sizes.
+        The run's record, with any sizes.
     stored
         Record of the run that is there.
     machine
