@@ -23,6 +23,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.clips.libav_opening import MAX_PIXELS, demuxed, open_stream, reason_of
+from pipeline.clips.orientation import upright
 from pipeline.clips.pictures import Picture, picture_reader
 from pipeline.clips.reading_plan import (
     PacketTable,
@@ -106,7 +107,7 @@ class LibavRecording:
         if self._order is not None:
             self.timeline = self._timeline_of(self._order)
         elif counts_by_packets(self._table, demuxer=demuxer, codec=self._codec):
-            self.timeline = Timeline.of_rate(self._table.n_packets, self._rate)
+            self.timeline = self._timeline_of_packets()
         else:
             self.count()
 
@@ -151,11 +152,13 @@ class LibavRecording:
             numbers, errors = self._decode_all()
         pts = self._table.pts
         times = [None if number is None else pts[number] for number in numbers]
+        # Recordings that were joined begin their times again.
+        is_timed = None not in times and (np.diff(np.array(times, np.int64)) > 0).all()
         for number in errors:
             time = pts[number]
             before = (
                 sum(other is not None and other < time for other in times)
-                if time is not None and None not in times
+                if time is not None and is_timed
                 else sum(other is not None and other < number for other in numbers)
             )
             numbers.insert(before, number)
@@ -172,6 +175,16 @@ class LibavRecording:
     def _rate(self) -> Fraction | None:
         rate: Fraction | None = self._stream.average_rate or self._stream.guessed_rate
         return rate
+
+    def _timeline_of_packets(self) -> Timeline:
+        """Make the timeline of frames that come in the order of their packets.
+
+        Webcams leave out frames, and their packets' times tell where.
+        """
+        pts, n_packets = self._table.pts, self._table.n_packets
+        if None not in pts and (np.diff(np.array(pts, np.int64)) > 0).all():
+            return self._timeline_of(np.arange(n_packets, dtype=np.int64))
+        return Timeline.of_rate(n_packets, self._rate)
 
     def _timeline_of(self, order: NDArray[np.int64]) -> Timeline:
         """Make the timeline from the packets' times, given the packet of each frame."""
@@ -301,7 +314,9 @@ class LibavRecording:
             n_sent += 1
             if damage is not None:
                 damaged = self._damaged.get(damage.number, damage.number)
-                for frame in [*frames, *_whole(_drained(context))[0]]:
+                n_whole = None if counted is None else len(counted) - n_shown
+                # Drained here, a decoder may give a frame that it lost when it went on.
+                for frame in [*frames, *_whole(_drained(context))[0]][:n_whole]:
                     if self._place(n_shown) < damaged:
                         yield self._place(n_shown), frame
                         n_shown += 1
@@ -398,11 +413,3 @@ def _whole(frames: list[Any]) -> tuple[list[Any], _Damage | None]:
         if frame.is_corrupt:
             return frames[:place], _Damage(frame.pts, "it isn't whole")
     return frames, None
-
-
-def upright(frame: Any, reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    """Convert a frame to RGB, as ``frame.to_ndarray(format="rgb24")`` does, and rotate it."""
-    rgb: Any = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    turns = round(frame.rotation / 90) % 4
-    upright: NDArray[np.uint8] = np.ascontiguousarray(np.rot90(rgb, k=turns)) if turns else rgb
-    return upright

@@ -7,7 +7,7 @@ between: a file that has lost most of its frames looks like a short one.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_SEGMENT, _TRACKS, _CLUSTER = 0x18538067, 0x1654AE6B, 0x1F43B675
+_HEADER, _SEGMENT, _TRACKS, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1654AE6B, 0x1F43B675
 _SEGMENT_PARTS = frozenset(
     (0x114D9B74, 0x1549A966, _TRACKS, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367)
 )
@@ -30,9 +30,11 @@ class _BrokenError(Exception):
 
 
 def ends(data: bytes) -> Iterator[int]:
-    """Yield the ends of a file's header and segment."""
+    """Yield the ends of a file's header and segment; what lies behind them players ignore."""
     start = 0
     while (element := _element(data, start)) is not None and element.end is not None:
+        if element.identifier not in (_HEADER, _SEGMENT):
+            return
         start = element.end
         yield start
 

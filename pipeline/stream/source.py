@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.containers import demuxer_of
 from pipeline.clips.libav_opening import MAX_PIXELS, open_file, reason_of, video_of
-from pipeline.clips.libav_recording import upright
+from pipeline.clips.orientation import upright
 from pipeline.errors import ConfigError
 from pipeline.status import DecodeError
 from pipeline.text import printable, without_credentials

@@ -43,6 +43,18 @@ def test_a_whole_file_lacks_nothing_and_is_not_damaged(folder, name):
     assert damaged_at(data, demuxer) is None
 
 
+@pytest.mark.parametrize(
+    "rubbish", [b"TAG" + bytes(125), b"APETAGEX" + bytes(300), b"<html>" + 500 * b"x", b"\r\n"]
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi"])
+def test_what_lies_behind_a_whole_file_is_no_part_of_it(folder, suffix, rubbish):
+    name = next(name for name in KINDS if name.endswith(suffix))
+    data = write_kind(folder, name).read_bytes() + rubbish
+    demuxer = demuxer_of(data)
+    assert lacking_bytes(data, demuxer) == 0
+    assert damaged_at(data, demuxer) is None
+
+
 def opening_texts(target, port):
     """Files that FFmpeg would take for lists of files, descriptions of sessions, or playlists."""
     path, url = str(target), f"tcp://127.0.0.1:{port}"

@@ -207,6 +207,31 @@ def test_turned_pictures(tmp_path, seed):
     assert next(open_libav(path.read_bytes()).frames_at([0])).shape == (96, 64, 3)
 
 
+def without_frames(data: bytes, left_out: set[int]) -> bytes:
+    """Replace frames of an AVI file by empty chunks, as webcams do; without its index."""
+    start = data.index(b"movi") + 4
+    chunks, at = [], start
+    while data[at : at + 4] == b"00dc":
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        chunks.append(data[at : at + 8 + size + size % 2])
+        at += len(chunks[-1])
+    for number in left_out:
+        chunks[number] = b"00dc" + bytes(4)
+    frames = b"movi" + b"".join(chunks)
+    body = data[8 : start - 8] + len(frames).to_bytes(4, "little") + frames
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+@pytest.mark.parametrize("left_out", [{5, 6, 20}, {1, 58}])
+def test_frames_that_a_webcam_left_out_have_taken_their_time(folder, left_out, seed):
+    data = without_frames(write_kind(folder, "mjpeg.avi").read_bytes(), left_out)
+    timeline, times = assert_reads_as_forward(data, seed)
+    there = [n for n in range(N_FRAMES) if n not in left_out]
+    seconds = timeline.seconds(np.arange(len(there)))
+    np.testing.assert_allclose(seconds, np.array(there) / FPS, atol=1e-9)
+    np.testing.assert_allclose(seconds, times, atol=1e-9)
+
+
 def result(outcome):
     """What is compared of an outcome: its frames' bytes, or its status and message."""
     if isinstance(outcome, DecodeError):
@@ -265,6 +290,36 @@ def test_the_message_names_the_damaged_frame_and_one_behind_the_last_sample_is_n
         before = [n for n in range(N_FRAMES) if n < position - 4]
         for frame, number in zip(open_libav(data).frames_at(before), before, strict=True):
             assert np.array_equal(frame, whole[number])
+
+
+@pytest.mark.parametrize("percent", [35, 50, 65, 80])
+def test_a_program_stream_that_was_cut_short_is_whole_up_to_there(tmp_path, percent):
+    path = write_mp4(tmp_path / "a.mpg", FRAMES, FPS, codec="mpeg2video", g="20")
+    data = path.read_bytes()
+    expected, _ = forward_frames(data)
+    recording = open_libav(data[: len(data) * percent // 100])
+    frames = []
+    with pytest.raises(DecodeError) as caught:
+        frames.extend(recording.frames_at(range(recording.timeline.n_frames)))
+    # `extend` keeps what came before the error.
+    named = re.match(r"frame (\d+) of \d+ can't be decoded", caught.value.message)
+    assert named, caught.value.message
+    assert 0 < len(frames) <= int(named[1]) <= len(frames) + 3
+    assert all(np.array_equal(f, expected[n]) for n, f in enumerate(frames))
+
+
+def test_where_transport_streams_were_joined_the_place_is_named(tmp_path):
+    parts = [
+        write_mp4(tmp_path / f"{n}.ts", frames, FPS, g="20", bf="2").read_bytes()
+        for n, frames in enumerate((FRAMES[:30], FRAMES[30:]))
+    ]
+    # The packets' counters start again, so that the last picture of the first part may lack some.
+    with pytest.raises(DecodeError, match=r"frame (2[789]|30) of 60 can't be decoded"):
+        read_frames(b"".join(parts), Sampling("uniform", N_FRAMES))
+    first = read_frames(b"".join(parts), Sampling("strided", 8, stride=3, position=0.0))
+    expected, _ = forward_frames(parts[0])
+    for frame, index in zip(first.frames, first.frame_index.tolist(), strict=True):
+        assert np.array_equal(frame, expected[index])
 
 
 def test_damage_that_no_frame_needs_is_not_the_clips(tmp_path, seed):

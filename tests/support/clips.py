@@ -126,14 +126,20 @@ def trim_mp4(source: Path, target: Path, n_hidden: int) -> Path:
     return target
 
 
-def turn_mp4(path: Path) -> Path:
-    """Make the file say that its pictures must be turned by 90 degrees clockwise."""
+def turn_mp4(path: Path, matrix: tuple[int, int, int, int] = (0, 1, -1, 0)) -> Path:
+    """Make the file say that its pictures must be turned, by default 90 degrees clockwise.
+
+    Parameters
+    ----------
+    matrix
+        (a, b, c, d): a picture's pixel (x, y) is shown at (a x + c y, b x + d y).
+    """
     data = bytearray(path.read_bytes())
     # The matrix of the track header box, version 0 (ISO/IEC 14496-12, 8.3.2).
-    matrix = data.index(b"tkhd") + 44
-    one, depth = 1 << 16, 1 << 30
-    values = (0, one, 0, -one, 0, 0, 0, 0, depth)
-    data[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in values)
+    start = data.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    values = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    data[start : start + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in values)
     path.write_bytes(data)
     return path
 
