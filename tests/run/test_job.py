@@ -212,6 +212,9 @@ def test_tasks_are_all_rows_in_whole_batches_and_whole_videos(
         assert [row for task in tasks for row in task] == list(range(layout.n_rows))
         ends = {shard_rows.stop for shard_rows in map(layout.shard_rows, shards.tolist())}
         unit = batch_size if n_clips % sizes.unit else sizes.unit
+        # The models have something to do early.
+        for number, task in enumerate(tasks):
+            assert not n_small or len(task) <= unit << (number // n_small)
         for task in tasks:
             assert 0 < len(task) <= n_clips
             assert (task.start - layout.shard_rows(task.start // layout.rows_per_shard).start) % (
