@@ -43,7 +43,7 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 		--out $(DEMO)/shortcuts.parquet
 	$(BIN)/python -m jobs.attribute --serial --manifest $(DEMO)/shortcuts.parquet \
 		--model pipeline/synthetic/checkpoints/shortcuts --sampling.kind uniform \
-		--method.name evidence --method.clamp sum --method.frame-importance gradient \
+		--method evidence --method.clamp sum --method.frame-importance gradient \
 		--out $(DEMO)/shortcuts_run
 	$(BIN)/python -m jobs.audit $(DEMO)/shortcuts_run --verify --proof.serial --most 3 \
 		--report $(DEMO)/audit
@@ -55,7 +55,7 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 	@echo "audit         open in a browser: file://$(CURDIR)/$(DEMO)/audit/index.html"
 
 LIVE_SCENES := --width 128 --height 96 --fps 10 --min-duration-s 3 --max-duration-s 3
-LIVE_METHOD := --method.name evidence --method.clamp sum
+LIVE_METHOD := --method evidence --method.clamp sum
 LIVE_MODEL := --model pipeline/synthetic/checkpoints/shortcuts --sampling.kind uniform --window 3s
 
 live: install  ## Explain a stream as it plays, in a browser; after a minute a logo appears: runs/live

@@ -32,6 +32,7 @@ from jobs.settings import (
     flag,
     merge,
     read_settings,
+    spelled_out,
     with_suggestion,
 )
 from pipeline.base_config import FrozenConfig
@@ -150,6 +151,7 @@ def parse(config_class: type[Config], *, verb: str, argv: Sequence[str]) -> Conf
     """
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     file_parser.add_argument("--config")
+    argv = spelled_out(argv, config_class)
     check_given_once(argv, config_class)
     try:
         known, flags = file_parser.parse_known_args(argv)

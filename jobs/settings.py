@@ -3,11 +3,13 @@
 import difflib
 import reprlib
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError, reason_of
 from pipeline.storage.files import read_bytes
 
@@ -70,17 +72,32 @@ def merge(
 
     A table whose keys are the user's own is one value: what the file has isn't mixed in.
     """
-    nested = {
-        key: merge(group, base[key], over[key])
-        for key, group in _groups(config_class).items()
-        if isinstance(base.get(key), dict) and isinstance(over.get(key), dict)
-    }
+    nested = {}
+    for key, group in _groups(config_class).items():
+        below, above = _spelled_out(group, base.get(key)), _spelled_out(group, over.get(key))
+        if isinstance(below, dict) and isinstance(above, dict):
+            nested[key] = merge(group, below, above)
     return base | over | nested
 
 
 def flag(key: str) -> str:
     """Flag of a key."""
     return f"--{key.replace('_', '-')}"
+
+
+def spelled_out(arguments: Sequence[str], config_class: type[BaseModel]) -> list[str]:
+    """Arguments with ``--method rollout`` as ``--method.name rollout``, as a file may have both."""
+    of_name = {
+        flag(key): flag(f"{key}.{name}")
+        for key, group in _groups(config_class).items()
+        if issubclass(group, FrozenConfig) and (name := group.named_by)
+    }
+    told = []
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        name, equals, value = argument.partition("=")
+        is_group = (value if equals else following).lstrip().startswith("{")
+        told.append(argument if is_group else of_name.get(name, name) + equals + value)
+    return told
 
 
 def described(error: ValidationError, config_class: type[BaseModel]) -> str:
@@ -160,6 +177,11 @@ def _keys(config_class: type[BaseModel], prefix: str = "") -> Iterator[str]:
         yield prefix + key
         if key in groups:
             yield from _keys(groups[key], f"{prefix}{key}.")
+
+
+def _spelled_out(group: type[BaseModel], given: Any) -> Any:
+    """Give a text that stands for a group as the group."""
+    return group.spelled_out(given) if issubclass(group, FrozenConfig) else given
 
 
 def _groups(config_class: type[BaseModel]) -> dict[str, type[BaseModel]]:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
@@ -49,6 +49,14 @@ class FrozenConfig(BaseModel):
     """Base of every configuration: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    named_by: ClassVar[str] = ""
+    """Key of a group of options whose value may be given in its place, as ``method: rollout``."""
+
+    @classmethod
+    def spelled_out(cls, given: Any) -> Any:
+        """Give a text that stands for a group as the group; anything else as it is."""
+        return {cls.named_by: given} if cls.named_by and isinstance(given, str) else given
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
@@ -79,6 +79,8 @@ FOR_TARGETS = ("predicted", "label", "top2")
 class Method(FrozenConfig):
     """How a forward pass becomes an attribution."""
 
+    named_by: ClassVar[str] = "name"
+
     name: Name = "staa-paper"
     """What is computed. From attention alone, and so blind to the class: `staa-paper` (or `staa`),
     STAA of single layers; `space`, the same without attention over time; `residual`, the same with
@@ -122,6 +124,7 @@ class Method(FrozenConfig):
     @model_validator(mode="before")
     @classmethod
     def _names_stand_for_options(cls, given: Any) -> Any:
+        given = cls.spelled_out(given)
         if not isinstance(given, Mapping) or not isinstance(name := given.get("name"), str):
             return given
         if name == "evidence":
@@ -187,11 +190,3 @@ class Method(FrozenConfig):
         if self.name == "evidence":
             return n_layers if self.store_layers or self.heads == "keep" else 1
         return 1 if self.name.startswith("rollout") else n_layers
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-MethodOption = Annotated[Method, BeforeValidator(_named)]
-"""A method as settings give it: ``method: rollout`` is ``method: {name: rollout}``."""

@@ -12,7 +12,7 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
-from pipeline.attribution.method import Method, MethodOption, Precision
+from pipeline.attribution.method import Method, Precision
 from pipeline.base_config import FrozenConfig, Seconds
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.sampling import SamplingClock
@@ -123,7 +123,7 @@ class RunOptions(FrozenConfig):
     decoder: DecoderName = "pyav"
     """What decodes the clips: `pyav`, or `decord`, for models that were trained on its frames; part
     of what a run is, so that it is resumed with the same."""
-    method: MethodOption = Method()
+    method: Method = Method()
     """How attention becomes an attribution."""
     pooled: bool = True
     """Store the vector that the classifier reads of each clip, in half precision, which finds near

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from pipeline.attribution.method import Method, MethodOption, Precision
+from pipeline.attribution.method import Method, Precision
 from pipeline.base_config import FrozenConfig, Seconds
 from pipeline.logs import LogFormat
 from pipeline.run.config import AttributeConfig, Device, SamplingConfig
@@ -67,7 +67,7 @@ class LiveConfig(FrozenConfig):
     """From the start of a window to that of the next; windows overlap where it is shorter."""
     fast: bool = False
     """Go through files as fast as the model does, with every window, in place of playing them."""
-    method: MethodOption = Method()
+    method: Method = Method()
     """How attention becomes an attribution."""
     precision: Precision = "float32"
     """Precision of the forward pass."""

@@ -69,10 +69,32 @@ def test_a_file_alone_is_enough(file):
     assert config.precision == "float32"
 
 
-def test_a_method_may_be_its_name_alone(tmp_path):
+NAMED = {
+    "in a file": ("method: rollout", (), Method(name="rollout")),
+    "by a flag": ("", ("--method=rollout",), Method(name="rollout")),
+    "by a flag and an argument": (
+        "",
+        ("--method", "evidence", "--method.clamp", "sum"),
+        Method(name="evidence", layers="all", clamp="sum"),
+    ),
+    "in a file, with a flag of the group": (
+        "method: evidence",
+        ("--method.clamp=sum",),
+        Method(name="evidence", layers="all", clamp="sum"),
+    ),
+    "by a flag, over the file's": (
+        "method: {name: staa, layers: 1}",
+        ("--method=evidence",),
+        Method(name="evidence", layers=1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "flags", "method"), NAMED.values(), ids=NAMED)
+def test_a_method_may_be_its_name_alone(tmp_path, content, flags, method):
     file = tmp_path / "run.yaml"
-    file.write_text("method: rollout\n")
-    assert parsed(*REQUIRED, "--config", str(file)).method == Method(name="rollout")
+    file.write_text(f"precision: float32\n{content}\n")
+    assert parsed(*REQUIRED, f"--config={file}", *flags).method == method
 
 
 @pytest.mark.parametrize(
@@ -127,6 +149,12 @@ BAD_FLAGS = {
         (*REQUIRED, "--method.residual", "--no-method.residual"),
         "--method.residual is given twice",
     ),
+    "twice, by its group": (
+        (*REQUIRED, "--method", "rollout", "--method.name=evidence"),
+        "--method.name is given twice",
+    ),
+    "no such method": ((*REQUIRED, "--method=stab"), "method.name: .*'evidence' .got 'stab'"),
+    "a method without its name": ((*REQUIRED, "--method"), "argument --method.name: expected one"),
     "a file twice": ((*REQUIRED, "--config=a", "--config", "b"), "--config is given twice"),
     "stray": ((*REQUIRED, "run.yaml"), "unrecognized arguments: run.yaml"),
     "without its value": ((*REQUIRED, "--batch-size"), "argument --batch-size: expected one"),
@@ -181,6 +209,7 @@ BAD_FILES = {
     "key that is no name": (b"1: 2", "1: Keys should be strings"),
     "wrong type": (b"batch_size: [4]", r"batch_size: .*got \[4\]"),
     "value for a group": (b"method: 3", "method: .*got 3"),
+    "name for a group that has none": (b"views: 3", "views: .*got 3"),
     "missing keys": (b"model: small", "manifest: Field required; out: Field required"),
     "two that don't fit": (b"batch_size: 7\nrows_per_shard: 256", "batch_size=7"),
     "list": (b"- manifest", "run.yaml has list at its top"),

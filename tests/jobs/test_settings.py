@@ -81,7 +81,7 @@ def test_levels_that_are_meant_are_read(tmp_path):
 
 FLAGS = {
     "misspelt": (("--bach-size=4",), "did you mean --batch-size?"),
-    "a group": (("--method", "evidence"), "--method is a group of options; expected --method.name"),
+    "a group": (("--views", "many"), "--views is a group of options; expected --views.clips"),
     "misspelt, in a group": (("--method.layer", "1"), "did you mean --method.layers?"),
     "unlike any": (("--colour=red",), "unrecognized arguments: --colour=red"),
     "a megabyte": ((f"--batch-size={'9x' * 500_000}",), "batch_size"),
