@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -73,8 +74,10 @@ class ManifestConfig(FrozenConfig):
 
 def manifest(config: ManifestConfig) -> int:
     """Build the manifest, behind the rows of an earlier one if there is one, and write it."""
-    from pipeline.dataset.layouts import append_clips, compare, read_dataset
-    from pipeline.dataset.manifest import mark_segments, read_manifest, write_manifest
+    import pyarrow as pa
+
+    from pipeline.dataset.layouts import Census, append_clips, read_dataset
+    from pipeline.dataset.manifest import read_manifest, write_manifest
     from pipeline.errors import ManifestError
     from pipeline.text import printable
 
@@ -88,52 +91,67 @@ def manifest(config: ManifestConfig) -> int:
         columns=config.columns,
         segments=config.segments,
     )
-    table = dataset.table
-    if config.segments:
-        table = mark_segments(table)
-    added = ""
+    pieces = _marked(dataset.pieces) if config.segments else dataset.pieces
+    is_new, added = True, ""
     if old is not None:
         if old.segments != config.segments:
             raise ManifestError(
                 f"segments: {config.segments}, but {old.url} is of rows that are "
                 f"{'segments' if old.segments else 'whole files'}"
             )
-        table = append_clips(old, table)
-        added = f", {table.num_rows - old.n_rows} of them new"
-    # With nothing to add, a file that a run may be reading is left alone.
-    if old is None or table.num_rows > old.n_rows or config.out != old.url:
+        table = append_clips(old, pa.concat_tables(pieces))
+        n_added = table.num_rows - old.n_rows
+        # With nothing to add, a file that a run may be reading is left alone.
+        is_new, added = bool(n_added) or config.out != old.url, f", {n_added} of them new"
+        pieces = iter([table])
+    census = Census(dataset)
+    counted = census.counted(pieces)
+    if is_new:
         with writing("out", config.out):
-            write_manifest(table, config.out)
-    labels = table["label"].drop_null().unique()
-    print(f"manifest: {table.num_rows} clips{added}, {len(labels)} labels in {config.out}")
-    found = compare(table, dataset)
+            write_manifest(counted, config.out)
+    else:
+        deque(counted, maxlen=0)
+    found = census.found
+    print(f"manifest: {found.n_rows} clips{added}, {census.n_labels} labels in {config.out}")
     if found.is_remarkable:
         print(f"manifest: {printable(str(found))}")
-    n_bad = len(found.missing) + found.n_unread_videos
+    n_bad = found.n_missing + found.n_unread_videos
     if config.check:
-        n_bad += _check(config, table, dataset.listing.root)
+        n_bad += _check(config.out, dataset.listing.root)
     return 1 if config.strict and n_bad else 0
 
 
-def _check(config: ManifestConfig, table: "pa.Table", root: str) -> int:
+def _marked(pieces: "Iterable[pa.Table]") -> "Iterator[pa.Table]":
+    """Have rows be segments of their files."""
+    from pipeline.dataset.manifest import mark_segments
+
+    first_row = 0
+    for piece in pieces:
+        yield mark_segments(piece, first_row)
+        first_row += piece.num_rows
+
+
+def _check(out: str, root: str) -> int:
     """Open every clip's header, write what each says, and say how many can't be opened."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from tqdm import tqdm
 
     from pipeline.clips.check import check_headers
+    from pipeline.dataset.manifest import read_manifest
     from pipeline.status import Status
     from pipeline.storage.files import write_bytes
     from pipeline.text import printable
 
-    url = f"{config.out.removesuffix('.parquet')}.checked.parquet"
-    paths = table["path"].to_pylist()
+    url = f"{out.removesuffix('.parquet')}.checked.parquet"
+    manifest = read_manifest(out)
+    paths = manifest.rows(0, manifest.n_rows)["path"].to_pylist()
     checked = check_headers(root, paths, n_workers=min(8, os.cpu_count() or 1))
     headers = list(tqdm(checked, total=len(paths), unit="clip", disable=None, leave=False))
     written = pa.BufferOutputStream()
     columns = {
         "row": pa.array(range(len(paths)), pa.int64()),
-        "path": table["path"],
+        "path": pa.array(paths, pa.string()),
         "header": pa.array([str(header) for header in headers], pa.string()),
         "n_frames": pa.array([header.n_frames for header in headers], pa.int64()),
         "last_frame_s": pa.array([header.last_frame_s for header in headers], pa.float64()),

@@ -8,6 +8,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.annotations import READERS, Row, listed
 from pipeline.dataset.columns import SCHEMA, check_path_column
-from pipeline.dataset.listing import OTHER_VIDEO_SUFFIXES, Listing, list_folder
+from pipeline.dataset.listing import OTHER_VIDEO_SUFFIXES, Coverage, Listing, list_folder
 from pipeline.dataset.manifest import FORMAT_VERSION, METADATA_KEYS, Manifest
 from pipeline.dataset.segments import SEGMENT_READERS
 from pipeline.dataset.tables import read_table
@@ -36,20 +37,21 @@ _SPLIT_FOLDERS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """The clips of a dataset, and what was found of them.
+    """The clips of a dataset, and the files below its root.
 
     Attributes
     ----------
-    table
-        The manifest: its columns, further ones of the source, and in the schema's metadata root and
-        layout.
+    pieces
+        The manifest, in tables to be gone through once: its columns, further ones of the source,
+        and in the schema's metadata root and layout. A table is read as they are asked for, and
+        what is wrong with it is raised then.
     listing
         The files below the root.
     n_comments
         Lines of a list that were passed over.
     """
 
-    table: pa.Table
+    pieces: Iterator[pa.Table]
     listing: Listing
     n_comments: int = 0
 
@@ -59,10 +61,10 @@ class Found:
     """How the rows of a manifest and the files below its root go together."""
 
     n_rows: int
-    n_found: int
-    """Rows whose file is there."""
+    n_missing: int
+    """Rows whose file isn't there."""
     missing: tuple[str, ...]
-    """Paths of the other rows."""
+    """Paths of the first of them."""
     n_unused: int
     """Clips that no row is of."""
     passed_over: Counter[str]
@@ -74,7 +76,7 @@ class Found:
     def is_remarkable(self) -> bool:
         """Whether rows and files aren't the same, one by one."""
         return bool(
-            self.missing or self.n_unused or self.passed_over or self.n_hidden or self.n_comments
+            self.n_missing or self.n_unused or self.passed_over or self.n_hidden or self.n_comments
         )
 
     @property
@@ -83,11 +85,11 @@ class Found:
         return sum(self.passed_over[suffix] for suffix in OTHER_VIDEO_SUFFIXES)
 
     def __str__(self) -> str:
-        told = [f"{self.n_rows:,} rows, {self.n_found:,} files found"]
-        if self.missing:
-            shown = ", ".join(_shown(path) for path in self.missing[:3])
-            more = ", ..." if len(self.missing) > 3 else ""
-            told.append(f"{len(self.missing):,} missing ({shown}{more})")
+        told = [f"{self.n_rows:,} rows, {self.n_rows - self.n_missing:,} files found"]
+        if self.n_missing:
+            shown = ", ".join(_shown(path) for path in self.missing)
+            more = ", ..." if self.n_missing > len(self.missing) else ""
+            told.append(f"{self.n_missing:,} missing ({shown}{more})")
         if self.n_unused:
             told.append(f"{self.n_unused:,} files not used")
         if self.passed_over:
@@ -104,6 +106,42 @@ class Found:
         return ", ".join(told)
 
 
+class Census:
+    """Counts the rows of a manifest, piece by piece: their labels, and their files."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Begin with no row."""
+        self._dataset = dataset
+        self._coverage = Coverage(dataset.listing)
+        self._labels: set[str] = set()
+
+    def counted(self, pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Give tables as they come, each of which is counted."""
+        for piece in pieces:
+            self._coverage.update(piece["path"])
+            self._labels.update(piece["label"].drop_null().unique().to_pylist())
+            yield piece
+
+    @property
+    def n_labels(self) -> int:
+        """Different labels so far."""
+        return len(self._labels)
+
+    @property
+    def found(self) -> Found:
+        """How rows and files go together."""
+        listing = self._dataset.listing
+        return Found(
+            n_rows=self._coverage.n_rows,
+            n_missing=self._coverage.n_missing,
+            missing=tuple(self._coverage.missing),
+            n_unused=self._coverage.n_unused,
+            passed_over=listing.passed_over(),
+            n_hidden=listing.n_hidden,
+            n_comments=self._dataset.n_comments,
+        )
+
+
 def build_manifest(
     *,
     layout: str,
@@ -114,8 +152,8 @@ def build_manifest(
     columns: Mapping[str, str] | None = None,
     segments: bool = False,
 ) -> pa.Table:
-    """List a dataset's clips: the table of `read_dataset`."""
-    return read_dataset(
+    """List a dataset's clips: the pieces of `read_dataset` as one table."""
+    dataset = read_dataset(
         layout=layout,
         clips=clips,
         annotations=annotations,
@@ -123,7 +161,8 @@ def build_manifest(
         labels_from=labels_from,
         columns=columns,
         segments=segments,
-    ).table
+    )
+    return pa.concat_tables(dataset.pieces)
 
 
 def read_dataset(
@@ -184,41 +223,46 @@ def read_dataset(
         raise ManifestError(f"layout {layout}: columns are {dict(columns)}, expected none")
     listing = list_folder(clips, layout)
     comments: list[str] = []
-    metadata = dict(zip(METADATA_KEYS, (FORMAT_VERSION, listing.root, layout), strict=True))
-    try:
+    with _source_told(layout, annotations, clips):
         if layout == "table":
-            table = read_table(str(annotations), listing, columns or {})
+            tables = read_table(str(annotations), listing, columns or {})
         else:
-            table = _table_of(_rows(layout, annotations, listing, comments, segments))
+            tables = iter([_table_of(_rows(layout, annotations, listing, comments, segments))])
+    metadata = dict(zip(METADATA_KEYS, (FORMAT_VERSION, listing.root, layout), strict=True))
+
+    def pieces() -> Iterator[pa.Table]:
+        numbers = _LabelNumbers(layout, labels_from)
+        is_empty = True
+        with _source_told(layout, annotations, clips):
+            for table in tables:
+                if split is not None:
+                    table = table.filter(pc.equal(table["split"], split))
+                if table.num_rows:
+                    check_path_column(table["path"], annotations or clips, listing.root)
+                    is_empty = False
+                    yield numbers.counted(table).replace_schema_metadata(metadata)
+        if is_empty:
+            of_split = f" of split {split!r}" if split else ""
+            wanted = ", expected a folder for each class" if layout == "folders" else ""
+            raise ManifestError(
+                f"layout {layout}: no clip{of_split} in {annotations or clips}{wanted}"
+            )
+        numbers.check()
+
+    return Dataset(pieces(), listing, len(comments))
+
+
+@contextmanager
+def _source_told(layout: str, annotations: str | None, clips: str) -> Iterator[None]:
+    """Name the file or folder that can't be read, in place of what a library says."""
+    try:
+        yield
     except csv.Error as error:
         raise ManifestError(f"layout {layout}: {annotations} is not CSV: {error}") from error
     except UnicodeEncodeError as error:
         raise ManifestError(
             f"layout {layout}: {error.object!r} below {clips}: expected names in UTF-8"
         ) from error
-    if split is not None:
-        table = table.filter(pc.equal(table["split"], split))
-    if table.num_rows == 0:
-        of_split = f" of split {split!r}" if split else ""
-        wanted = ", expected a folder for each class" if layout == "folders" else ""
-        raise ManifestError(f"layout {layout}: no clip{of_split} in {annotations or clips}{wanted}")
-    check_path_column(table["path"], annotations or clips, listing.root)
-    table = _count_labels(table, layout, labels_from)
-    return Dataset(table.replace_schema_metadata(metadata), listing, len(comments))
-
-
-def compare(table: pa.Table, dataset: Dataset) -> Found:
-    """Hold the rows of a manifest of a dataset, which may have more of them, against its files."""
-    missing = dataset.listing.not_held(table["path"])
-    return Found(
-        n_rows=table.num_rows,
-        n_found=table.num_rows - len(missing),
-        missing=missing,
-        n_unused=dataset.listing.n_clips_but(table["path"]),
-        passed_over=dataset.listing.passed_over(),
-        n_hidden=dataset.listing.n_hidden,
-        n_comments=dataset.n_comments,
-    )
 
 
 def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
@@ -326,40 +370,58 @@ def _table_of(rows: Iterable[Row]) -> pa.Table:
     return pa.Table.from_pylist(found, schema=schema)
 
 
-def _count_labels(table: pa.Table, layout: str, labels_from: int | None) -> pa.Table:
-    """Have labels that are numbers count from 0, as a model's classes do; never by a guess."""
-    labels = table["label"].drop_null().unique().to_pylist()
-    names = [label for label in labels if not re.fullmatch(r"-?\d+", label)]
-    if names or not labels:
-        if labels_from is not None:
-            found = f"label {names[0]!r}" if names else "no label"
+class _LabelNumbers:
+    """Has labels that are numbers count from 0, as a model's classes do; never by a guess."""
+
+    def __init__(self, layout: str, labels_from: int | None) -> None:
+        self._layout, self._from = layout, labels_from
+        self._numbers: set[int] = set()
+        self._has_names = False
+
+    def counted(self, table: pa.Table) -> pa.Table:
+        """Give further rows with labels that count from 0."""
+        labels = table["label"].drop_null().unique().to_pylist()
+        names = [label for label in labels if not re.fullmatch(r"-?\d{1,18}", label)]
+        if names and self._from is not None:
+            raise self._of_names(f"label {names[0]!r}")
+        self._has_names |= bool(names)
+        if not self._has_names:
+            self._numbers.update(int(label) for label in labels)
+        if not self._from:
+            return table
+        counted = [
+            None if label is None else str(int(label) - self._from)
+            for label in table["label"].to_pylist()
+        ]
+        place = table.schema.get_field_index("label")
+        return table.set_column(place, SCHEMA.field("label"), pa.array(counted, pa.string()))
+
+    def check(self) -> None:
+        """Refuse labels of which it isn't said where they count from, once all rows were seen."""
+        if self._has_names:
+            return
+        if not self._numbers:
+            if self._from is not None:
+                raise self._of_names("no label")
+            return
+        lowest, highest = min(self._numbers), max(self._numbers)
+        if self._from is None:
+            if 0 not in self._numbers:
+                raise ManifestError(
+                    f"layout {self._layout}: labels are numbers from {lowest} to {highest}, none "
+                    "is 0: expected --labels-from 1 if they count from 1, or --labels-from 0"
+                )
+        elif lowest < self._from:
             raise ManifestError(
-                f"labels_from is {labels_from}, expected none: {found[:80]} is in the data, and "
-                "it is for labels that are numbers"
+                f"labels_from is {self._from}, and the lowest label is {lowest}: expected labels "
+                f"from {self._from} on"
             )
-        return table
-    numbers = {label: int(label) for label in labels}
-    lowest, highest = min(numbers.values()), max(numbers.values())
-    if labels_from is None:
-        if 0 not in numbers.values():
-            raise ManifestError(
-                f"layout {layout}: labels are numbers from {lowest} to {highest}, none is 0: "
-                "expected --labels-from 1 if they count from 1, or --labels-from 0"
-            )
-        return table
-    if lowest < labels_from:
-        raise ManifestError(
-            f"labels_from is {labels_from}, and the lowest label is {lowest}: expected labels from "
-            f"{labels_from} on"
+
+    def _of_names(self, found: str) -> ManifestError:
+        return ManifestError(
+            f"labels_from is {self._from}, expected none: {found[:80]} is in the data, and it is "
+            "for labels that are numbers"
         )
-    if labels_from == 0:
-        return table
-    counted = [
-        None if label is None else str(numbers[label] - labels_from)
-        for label in table["label"].to_pylist()
-    ]
-    place = table.schema.get_field_index("label")
-    return table.set_column(place, SCHEMA.field("label"), pa.array(counted, pa.string()))
 
 
 def _shown(path: str) -> str:

@@ -52,9 +52,9 @@ class Listing:
     """How absolute paths and URLs of what is below the root begin."""
 
     @cached_property
-    def names(self) -> frozenset[str]:
-        """Path of every file that isn't hidden."""
-        return frozenset(self.paths) | frozenset(self.others)
+    def numbers(self) -> dict[str, int]:
+        """Number of every file that isn't hidden by its path: clips first, in order."""
+        return {path: number for number, path in enumerate((*self.paths, *self.others))}
 
     @cached_property
     def by_stem(self) -> dict[str, str]:
@@ -77,9 +77,14 @@ class Listing:
                 return path[len(prefix) :].lstrip("/")
         return path
 
+    def number(self, path: str) -> int | None:
+        """Give the number of a file, see `numbers`; None if there is none of that path."""
+        number = self.numbers.get(path)
+        return self.numbers.get(posixpath.normpath(path)) if number is None else number
+
     def holds(self, path: str) -> bool:
         """Whether there is such a file."""
-        return path in self.names or posixpath.normpath(path) in self.names
+        return self.number(path) is not None
 
     def all_below_root(self, paths: pa.ChunkedArray) -> pa.ChunkedArray:
         """Give each of a column of paths as `below_root` does."""
@@ -91,16 +96,45 @@ class Listing:
             is_open = pc.and_not(is_open, begins)
         return below
 
-    def not_held(self, paths: pa.ChunkedArray) -> tuple[str, ...]:
-        """Give those of a column of paths of which there is no file."""
-        names = pa.array([*self.paths, *self.others], pa.string())
-        absent = paths.filter(pc.invert(pc.is_in(paths, value_set=names))).to_pylist()
-        return tuple(path for path in absent if posixpath.normpath(path) not in self.names)
 
-    def n_clips_but(self, paths: pa.ChunkedArray) -> int:
-        """Count the clips that aren't in a column of paths."""
-        clips = pa.array(self.paths, pa.string())
-        return len(clips) - int(pc.sum(pc.is_in(clips, value_set=paths)).as_py() or 0)
+class Coverage:
+    """Which of the files the rows of a manifest are of, told piece by piece.
+
+    Attributes
+    ----------
+    n_rows
+        Rows so far.
+    n_missing
+        Rows whose file isn't there.
+    missing
+        Paths of the first of them.
+    """
+
+    N_NAMED = 3
+
+    def __init__(self, listing: Listing) -> None:
+        """Begin with no row."""
+        self.n_rows = self.n_missing = 0
+        self.missing: list[str] = []
+        self._listing = listing
+        self._is_used = bytearray(len(listing.paths))
+
+    def update(self, paths: pa.ChunkedArray) -> None:
+        """Take in the paths of further rows."""
+        self.n_rows += len(paths)
+        for path in paths.to_pylist():
+            number = self._listing.number(path)
+            if number is None:
+                self.n_missing += 1
+                if len(self.missing) < self.N_NAMED:
+                    self.missing.append(path)
+            elif number < len(self._is_used):
+                self._is_used[number] = True
+
+    @property
+    def n_unused(self) -> int:
+        """Clips that no row is of."""
+        return self._is_used.count(0)
 
 
 def list_folder(clips: str, layout: str) -> Listing:

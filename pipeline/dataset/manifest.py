@@ -14,10 +14,12 @@ and not read.
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
@@ -32,7 +34,7 @@ from pipeline.dataset.columns import as_manifest, check_columns, check_path_colu
 from pipeline.dataset.row_groups import ROWS_PER_GROUP as ROWS_PER_GROUP
 from pipeline.dataset.row_groups import pieces, pieces_with
 from pipeline.errors import ManifestChangedError, ManifestError, reason_of
-from pipeline.storage.files import RetryingReader, open_filesystem, write_bytes
+from pipeline.storage.files import RetryingReader, open_filesystem, written_in_parts
 from pipeline.text import holds_credentials, without_credentials
 
 FORMAT_VERSION = "1"
@@ -169,27 +171,57 @@ class Manifest:
             yield parquet
 
 
-def write_manifest(table: pa.Table, url: str, *, rows_per_group: int = ROWS_PER_GROUP) -> None:
+def write_manifest(
+    pieces: pa.Table | Iterable[pa.Table], url: str, *, rows_per_group: int = ROWS_PER_GROUP
+) -> None:
     """Write a table from `build_manifest` to a Parquet file at any fsspec URL.
+
+    Parameters
+    ----------
+    pieces
+        The table, or its rows in several of the same columns, one or more, of which one is held.
 
     Raises
     ------
     ManifestError
         When the table isn't a manifest.
     """
-    _check_metadata(table.schema, url)
-    if list(table.schema.names[: len(SCHEMA)]) != SCHEMA.names:
-        check_columns(table.schema, f"manifest {url}")
-    written = io.BytesIO()
-    with pq.ParquetWriter(written, table.schema) as writer:
-        writer.write_table(table, row_group_size=rows_per_group)
-        with written.getbuffer() as content:
-            writer.add_key_value_metadata({_CONTENT_KEY: hashlib.sha256(content).hexdigest()})
-    write_bytes(url, written.getbuffer())
+    tables = iter([pieces] if isinstance(pieces, pa.Table) else pieces)
+    # What is wrong with it is mostly seen before a folder is made.
+    first = next(tables)
+    _check_metadata(first.schema, url)
+    if list(first.schema.names[: len(SCHEMA)]) != SCHEMA.names:
+        check_columns(first.schema, f"manifest {url}")
+    with written_in_parts(url) as file:
+        hashed = _HashedFile(file)
+        with pq.ParquetWriter(hashed, first.schema) as writer:
+            for table in chain([first], tables):
+                writer.write_table(table, row_group_size=rows_per_group)
+            writer.add_key_value_metadata({_CONTENT_KEY: hashed.digest.hexdigest()})
 
 
-def mark_segments(table: pa.Table) -> pa.Table:
-    """Have each row of a table from `build_manifest` be a segment of its file.
+class _HashedFile(io.RawIOBase):
+    """A file that takes the SHA-256 of what is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.digest = hashlib.sha256()
+        self._file, self._n_bytes = file, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._n_bytes
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self._file.write(data)
+        self._n_bytes += len(data)
+        return len(data)
+
+
+def mark_segments(table: pa.Table, first_row: int = 0) -> pa.Table:
+    """Have each row of a table from `build_manifest`, or a piece of it, be a segment of its file.
 
     Raises
     ------
@@ -197,7 +229,7 @@ def mark_segments(table: pa.Table) -> pa.Table:
         Names the first row whose times are no segment: 0 or more, and the end behind the start.
     """
     times = zip(table["start_time"].to_pylist(), table["end_time"].to_pylist(), strict=True)
-    for row, (start, end) in enumerate(times):
+    for row, (start, end) in enumerate(times, start=first_row):
         if start is None or end is None or not 0 <= start < end:
             raise ManifestError(
                 f"segments: row {row} is from {start} to {end} s, expected a start_time of 0 or "

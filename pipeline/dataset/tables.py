@@ -4,23 +4,27 @@ Nothing is guessed: a column is taken by the name that manifests have for it, by
 kind that there is, or by what `columns` says.
 """
 
+import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pipeline.dataset.annotations import read_text
 from pipeline.dataset.columns import SCHEMA, as_manifest, as_text, check_columns
 from pipeline.dataset.listing import Listing
 from pipeline.dataset.manifest import filesystem_of
+from pipeline.dataset.row_groups import tables
 from pipeline.errors import ManifestError, reason_of
-from pipeline.storage.files import RetryingReader, check_is_file
-from pipeline.storage.retries import with_retries
+from pipeline.storage.files import RetryingReader
 
 _BUFFER_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 16
+"""What is read of a file to know its kind and, of a CSV, its header."""
+_CSV_BLOCK_BYTES = 1 << 23
+"""What is read of a CSV at once; a row of more is refused."""
 
 _NAMES = {
     "path": (
@@ -36,8 +40,8 @@ _NAMES = {
 """Names that a column of a manifest has in other tables; the first is the manifest's own."""
 
 
-def read_table(url: str, listing: Listing, columns: Mapping[str, str]) -> pa.Table:
-    """Read a table of clips.
+def read_table(url: str, listing: Listing, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Read a table of clips piece by piece, in bounded memory however many rows it has.
 
     Parameters
     ----------
@@ -45,9 +49,9 @@ def read_table(url: str, listing: Listing, columns: Mapping[str, str]) -> pa.Tab
         Names of the table's columns by the manifest's, where they aren't to be found by themselves;
         an empty name for a column that is to be null.
 
-    Returns
-    -------
-    A table that begins with the manifest's columns, and has the others behind.
+    Yields
+    ------
+    Tables that begin with the manifest's columns, and have the others behind.
 
     Raises
     ------
@@ -56,74 +60,104 @@ def read_table(url: str, listing: Listing, columns: Mapping[str, str]) -> pa.Tab
         of its column's kind; names the row.
     """
     where = f"layout table: {url}"
-    table = _read(url)
-    for name in table.column_names:
-        if table.column_names.count(name) > 1:
-            raise ManifestError(f"{where}: column {name[:60]!r} is there twice, expected it once")
-    chosen = _chosen(table.column_names, where, columns)
-    found = {name: table[column] for name, column in chosen.items()}
-    paths = as_text(found["path"], "path", where) if _is_plain(found["path"]) else None
-    if paths is None or paths.null_count:
-        kind = found["path"].type if paths is None else "null in some rows"
-        raise ManifestError(f"{where}: column {chosen['path']} is {str(kind)[:60]}, expected text")
-    paths = listing.all_below_root(paths)
-    found["path"], stems = paths, _stems(paths)
-    if "video_id" in found and _is_plain(found["video_id"]):
-        ids = as_text(found["video_id"], "video_id", where)
-        found["video_id"] = pc.coalesce(ids, stems)
-    else:
-        found.setdefault("video_id", stems)
-    for name in ("start_time", "end_time"):
-        if name in found and pa.types.is_string(found[name].type):
-            found[name] = _numbers(found[name], name, where)
-    meant = pa.table(found)
-    check_columns(meant.schema, where)
-    manifest = as_manifest(meant, where)
-    for name in table.column_names:
-        if name not in chosen.values():
-            # A further column may have a name that means something in a manifest.
-            further = f"{name}_of_table" if name in SCHEMA.names else name
-            manifest = manifest.append_column(further, table[name])
-    return manifest
-
-
-def _read(url: str) -> pa.Table:
     filesystem, path = filesystem_of(url)
     try:
-        check_is_file(filesystem, path)
-        start = with_retries(url, lambda: filesystem.cat_file(path, start=0, end=4))
-        if start == b"PAR1":
-            # A buffer: without one Arrow holds a whole row group's column beside the table.
-            with RetryingReader(filesystem, path) as file:
-                table = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES).read()
-            return table.replace_schema_metadata(None)
-    except (pa.ArrowException, OSError) as error:
+        with RetryingReader(filesystem, path) as file:
+            start = file.read(_HEAD_BYTES)
+            file.seek(0)
+            is_parquet = start.startswith(b"PAR1")
+            names, pieces = _parquet(file) if is_parquet else _csv(file, start, url)
+            for name in names:
+                if names.count(name) > 1:
+                    raise ManifestError(
+                        f"{where}: column {name[:60]!r} is there twice, expected it once"
+                    )
+            chosen = _chosen(names, where, columns)
+            first_row = 0
+            for piece in pieces:
+                yield _as_rows(piece, chosen, listing, where, first_row)
+                first_row += piece.num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"layout table: can't read {url}: {reason_of(error)}") from error
-    text = read_text(url, "table")
+
+
+def _parquet(file: RetryingReader) -> tuple[list[str], Iterator[pa.Table]]:
+    """Names of a Parquet file's columns, and its rows."""
+    # A buffer: without one Arrow holds a whole row group's column beside the table.
+    parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
+    rows = tables(parquet, range(parquet.metadata.num_rows))
+    return parquet.schema_arrow.names, (table.replace_schema_metadata(None) for _, table in rows)
+
+
+def _csv(file: RetryingReader, start: bytes, url: str) -> tuple[list[str], Iterator[pa.Table]]:
+    """Names of a CSV's columns, and its rows, of which every value is text."""
+    text = start.decode("utf-8-sig", errors="replace")
     header = text.split("\n", 1)[0]
     delimiter = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
-    options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     try:
-        # As text: what looks like a number may be an id with zeros before it.
-        names = pa.csv.open_csv(
-            io.BytesIO(text.encode()),
-            parse_options=options,
-            convert_options=pa.csv.ConvertOptions(column_types={}),
-        ).schema.names
-        return pa.csv.read_csv(
-            io.BytesIO(text.encode()),
-            parse_options=options,
+        names = next((row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row), [])
+        reader = pa.csv.open_csv(
+            file,
+            read_options=pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
+            parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pa.csv.ConvertOptions(
+                # As text: what looks like a number may be an id with zeros before it.
                 column_types=dict.fromkeys(names, pa.string()),
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
                 null_values=[""],
             ),
         )
-    except pa.ArrowException as error:
-        raise ManifestError(
-            f"layout table: {url} is no Parquet file, and no CSV with a header: {reason_of(error)}"
-        ) from error
+    except (pa.ArrowException, csv.Error) as error:
+        raise _no_csv(url, error) from error
+
+    def pieces() -> Iterator[pa.Table]:
+        try:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+        except pa.ArrowException as error:
+            raise _no_csv(url, error) from error
+
+    return reader.schema.names, pieces()
+
+
+def _no_csv(url: str, error: Exception) -> ManifestError:
+    return ManifestError(
+        f"layout table: {url} is no Parquet file, and no CSV with a header: {reason_of(error)}"
+    )
+
+
+def _as_rows(
+    table: pa.Table, chosen: Mapping[str, str], listing: Listing, where: str, first_row: int
+) -> pa.Table:
+    """Rows of a table as those of a manifest, with its other columns behind."""
+    found = {name: table[column] for name, column in chosen.items()}
+    is_plain = _is_plain(found["path"])
+    paths = as_text(found["path"], "path", where, first_row) if is_plain else None
+    if paths is None or paths.null_count:
+        kind = found["path"].type if paths is None else "null in some rows"
+        raise ManifestError(f"{where}: column {chosen['path']} is {str(kind)[:60]}, expected text")
+    paths = listing.all_below_root(paths)
+    found["path"], stems = paths, _stems(paths)
+    if "video_id" in found and _is_plain(found["video_id"]):
+        ids = as_text(found["video_id"], "video_id", where, first_row)
+        found["video_id"] = pc.coalesce(ids, stems)
+    else:
+        found.setdefault("video_id", stems)
+    for name in ("start_time", "end_time"):
+        if name in found and pa.types.is_large_string(found[name].type):
+            found[name] = found[name].cast(pa.string())
+        if name in found and pa.types.is_string(found[name].type):
+            found[name] = _numbers(found[name], name, where)
+    meant = pa.table(found)
+    check_columns(meant.schema, where)
+    manifest = as_manifest(meant, where, first_row)
+    for name in table.column_names:
+        if name not in chosen.values():
+            # A further column may have a name that means something in a manifest.
+            further = f"{name}_of_table" if name in SCHEMA.names else name
+            manifest = manifest.append_column(further, table[name])
+    return manifest
 
 
 def _chosen(names: list[str], where: str, columns: Mapping[str, str]) -> dict[str, str]:

@@ -5,9 +5,11 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 import fsspec
@@ -21,6 +23,7 @@ _EXTRAS = {
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
 }
 """Extra of this package that brings the driver of a protocol."""
+_COPIED_AT_ONCE = 1 << 24
 
 
 def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -145,12 +148,36 @@ def write_bytes(url: str, data: bytes | memoryview) -> None:
 
     def write() -> None:
         if isinstance(filesystem, LocalFileSystem):
-            _replace_file(Path(path), data)
+            with _replaced(Path(path)) as file:
+                file.write(data)
             return
         with fsspec.open(url, "wb") as file:
             file.write(data)
 
     with_retries(url, write)
+
+
+@contextmanager
+def written_in_parts(url: str) -> Iterator[BinaryIO]:
+    """Give a file that becomes a whole object, as by `write_bytes`, once it is left without error.
+
+    For other storages than this machine's it is kept on this disk until then, so that the object
+    can be written more than once.
+    """
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        with _replaced(Path(path)) as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as kept:
+        yield kept
+
+        def write() -> None:
+            kept.seek(0)
+            with fsspec.open(url, "wb") as file:
+                shutil.copyfileobj(kept, file, _COPIED_AT_ONCE)
+
+        with_retries(url, write)
 
 
 def flush_to_disk(urls: Iterable[str]) -> None:
@@ -179,7 +206,8 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace_file(path: Path, data: bytes | memoryview) -> None:
+@contextmanager
+def _replaced(path: Path) -> Iterator[BinaryIO]:
     """Write beside a local file and rename, as object stores replace objects whole by themselves.
 
     A transaction of fsspec writes into the folder of temporary files. From another disk the file is
@@ -189,12 +217,13 @@ def _replace_file(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         # A device is written to, and a folder refused.
-        path.write_bytes(data)
+        with path.open("wb") as file:
+            yield file
         return
     partial = path.with_name(f".{uuid4().hex}.partial")
     try:
         with partial.open("xb") as file:
-            file.write(data)
+            yield file
         with suppress(FileNotFoundError):
             shutil.copymode(path, partial)
         partial.replace(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.layouts import append_clips, build_manifest, compare, read_dataset
+from pipeline.dataset.layouts import Census, append_clips, build_manifest, read_dataset
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.errors import ManifestError
 
@@ -92,7 +92,8 @@ def test_what_is_no_line_of_a_list_is_told_with_what_was_expected(make, line, hi
 def test_a_line_that_begins_with_a_mark_is_a_comment_unless_it_names_a_file(make):
     text = f"# of clapping\n{RHYTHM} 0\n#gone.avi 0\nclap.avi 0\n"
     dataset = read_dataset(layout="list", **make(RHYTHM, text=text))
-    assert dataset.table["path"].to_pylist() == [RHYTHM, "clap.avi"]
+    (table,) = dataset.pieces
+    assert table["path"].to_pylist() == [RHYTHM, "clap.avi"]
     assert dataset.n_comments == 2
 
 
@@ -162,12 +163,20 @@ def test_split_folders_are_no_classes(make):
     ]
 
 
+def census(dataset):
+    """What is found of a dataset, and its pieces."""
+    counting = Census(dataset)
+    pieces = list(counting.counted(dataset.pieces))
+    return counting.found, pieces
+
+
 @pytest.mark.parametrize("layout", ["folders", "files"])
 def test_hidden_files_are_passed_over(make, layout):
     names = ("run/a.mp4", "run/._a.mp4", ".trash/b.mp4", "run/.DS_Store", "run/...c.mp4")
     dataset = read_dataset(layout=layout, **make(*names))
-    assert dataset.table["path"].to_pylist() == ["run/a.mp4"]
-    assert compare(dataset.table, dataset).n_hidden == 4
+    found, (table,) = census(dataset)
+    assert table["path"].to_pylist() == ["run/a.mp4"]
+    assert found.n_hidden == 4
 
 
 def test_ucf101(make):
@@ -294,7 +303,7 @@ def test_what_was_found_is_told(make):
     text += "g4.mp4 0\n# note\n"
     names = ("a.mp4", "b.mp4", "c.mp4", "d.ts", "e.ts", "f.txt", "._a.mp4")
     dataset = read_dataset(layout="list", **make(*names, text=text))
-    found = compare(dataset.table, dataset)
+    found, _ = census(dataset)
     assert str(found) == (
         "6 rows, 2 files found, 4 missing (g1.mp4, g2.mp4, g3.mp4, ...), 1 files not used, "
         "3 passed over for their suffix (.ts 2, .txt 1), 1 hidden files passed over, "
@@ -306,7 +315,7 @@ def test_what_was_found_is_told(make):
 
 def test_a_clean_dataset_is_not_remarkable(make):
     dataset = read_dataset(layout="files", **make("a.mp4"))
-    assert not compare(dataset.table, dataset).is_remarkable
+    assert not census(dataset)[0].is_remarkable
 
 
 def test_further_columns_are_carried_along_when_clips_are_appended(make, tmp_path):

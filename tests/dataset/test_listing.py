@@ -1,11 +1,13 @@
 """What lies below a folder: clips in sorted order, other files counted, hidden ones passed over."""
 
+import posixpath
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset.listing import Listing, list_folder
+from pipeline.dataset.listing import Coverage, Listing, list_folder
 from pipeline.errors import ManifestError
 
 
@@ -62,8 +64,13 @@ def test_a_column_is_what_its_paths_are_one_by_one(paths, cut):
     column = pa.chunked_array([paths[:cut], paths[cut:]], pa.string())
     below = listing.all_below_root(column)
     assert below.to_pylist() == [listing.below_root(path) for path in paths]
-    assert listing.not_held(column) == tuple(path for path in paths if not listing.holds(path))
-    assert listing.n_clips_but(column) == len(set(listing.paths) - set(paths))
+    coverage = Coverage(listing)
+    for piece in (column[:cut], column[cut:]):
+        coverage.update(piece)
+    missing = [path for path in paths if not listing.holds(path)]
+    assert (coverage.n_rows, coverage.n_missing) == (len(paths), len(missing))
+    assert coverage.missing == missing[: Coverage.N_NAMED]
+    assert coverage.n_unused == len(set(listing.paths) - {posixpath.normpath(p) for p in paths})
 
 
 def test_a_glob_and_one_file_are_listed_below_their_folder(folder):

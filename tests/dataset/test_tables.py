@@ -3,17 +3,18 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.columns import SCHEMA
-from pipeline.dataset.layouts import build_manifest
+from pipeline.dataset.layouts import build_manifest, read_dataset
 from pipeline.dataset.manifest import read_manifest, write_manifest
-from pipeline.dataset.row_groups import ROWS_READ_AT_ONCE
 from pipeline.errors import ManifestError
 
 ROWS = {
@@ -197,6 +198,72 @@ def test_a_split_of_a_table_is_chosen(clips, tmp_path):
     assert made_of(clips, tmp_path / "t.csv", split="test")["path"].to_pylist() == ["b.mp4"]
 
 
+def in_small_pieces(monkeypatch, n_bytes=40):
+    """Have tables be read a row, or some bytes, at a time."""
+    monkeypatch.setattr("pipeline.dataset.row_groups.ROWS_READ_AT_ONCE", 1)
+    monkeypatch.setattr("pipeline.dataset.row_groups.ROWS_PER_GROUP", 1 / 8)
+    monkeypatch.setattr("pipeline.dataset.tables._CSV_BLOCK_BYTES", n_bytes)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_pieces_of_a_table_are_the_table(clips, tmp_path, monkeypatch, suffix):
+    """Also where a piece has no label, a number alone, or words of its own."""
+    columns = {
+        "path": ["x/a.mp4", f"{clips}/b.mp4", "c.mp4", "d.mp4"],
+        "label": ["3", "1", None, "2"],
+        "split": ["train", "val", "val", None],
+        "note": ["one", "two\nlines", None, "four"],
+        "start_time": ["1", None, "2.5", "4"],
+    }
+    file = tmp_path / f"table.{suffix}"
+    if suffix == "csv":
+        pd.DataFrame(columns).to_csv(file, index=False)
+    else:
+        table = pa.table(columns)
+        notes = table["note"].dictionary_encode()
+        pq.write_table(table.set_column(3, "note", notes), file)
+    chosen = [{"labels_from": 1}, {"labels_from": 1, "split": "val"}]
+    whole = [made_of(clips, file, **options) for options in chosen]
+    assert whole[0]["label"].to_pylist() == ["2", "0", None, "1"]
+    # A block holds the longest row, which has the folder's name, and one more.
+    in_small_pieces(monkeypatch, len(str(clips)) + 60)
+    dataset = read_dataset(layout="table", clips=str(clips), annotations=str(file), labels_from=1)
+    pieces = list(dataset.pieces)
+    assert len(pieces) > 1
+    assert pa.concat_tables(pieces).equals(whole[0])
+    assert made_of(clips, file, **chosen[1]).equals(whole[1])
+    for name, rows in (("whole", whole[0]), ("pieces", pieces)):
+        write_manifest(rows, str(tmp_path / name))
+    assert pq.read_table(tmp_path / "pieces").equals(pq.read_table(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": [*"abcd", None]}, "column path is null in some rows"),
+        ({"path": [*"abcd", "../e"]}, "expected a path below the root"),
+        ({"start_time": ["1", "2", "3", "4", "x"]}, "start_time is no number of seconds"),
+        ({"label": ["1", "2", "3", "4", "x"]}, "labels_from is 1, expected none: label 'x'"),
+        ({"label": ["1", "2", "3", "4", "0"]}, "the lowest label is 0: expected labels from 1"),
+        ({"label": ["9" * 5000] * 5}, "labels_from is 1, expected none: label '9999"),
+    ],
+)
+def test_what_is_wrong_in_the_last_piece_is_told_and_nothing_is_written(
+    clips, tmp_path, monkeypatch, suffix, change, message
+):
+    frame = pd.DataFrame({"path": [*"abcde"], "label": [*"12345"]} | change)
+    file, out = tmp_path / f"table.{suffix}", tmp_path / "m.parquet"
+    frame.to_csv(file, index=False) if suffix == "csv" else frame.to_parquet(file)
+    in_small_pieces(monkeypatch, max(40, 20 + frame["label"].str.len().max()))
+    dataset = read_dataset(layout="table", clips=str(clips), annotations=str(file), labels_from=1)
+    out.write_bytes(b"earlier")
+    with pytest.raises(ManifestError, match=message):
+        write_manifest(dataset.pieces, str(out))
+    assert out.read_bytes() == b"earlier"
+    assert {path.name for path in tmp_path.iterdir()} == {"clips", file.name, out.name}
+
+
 NO_TABLES = {
     "no path": ("name,label\na,b\n", {}, "has no column that is known for paths; its columns are"),
     "two paths": ("video,filename\na,b\n", {}, "video and filename may be the path; expected"),
@@ -221,29 +288,91 @@ def test_what_is_no_table_of_clips_is_told(clips, tmp_path, text, columns, messa
     assert "\n" not in str(caught.value)
 
 
-MEASURE = """
-import resource, sys
-from pipeline.dataset.manifest import read_manifest
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-manifest = read_manifest(sys.argv[1])
-manifest.distinct_labels()
-manifest.rows(manifest.n_rows - 10, manifest.n_rows)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+MEASURED = """
+import re, sys
+from pipeline.dataset import row_groups, tables
+from pipeline.dataset.layouts import Census, read_dataset
+from pipeline.dataset.manifest import read_manifest, write_manifest
+
+row_groups.ROWS_READ_AT_ONCE, row_groups.ROWS_PER_GROUP = 1 << 13, 1 << 9
+tables._CSV_BLOCK_BYTES = 1 << 20
+
+def make(table, clips, out):
+    dataset = read_dataset(layout="table", clips=clips, annotations=table, labels_from=1)
+    census = Census(dataset)
+    write_manifest(census.counted(dataset.pieces), out)
+    return census.found.n_rows
+
+def read(manifest, clips, out):
+    manifest = read_manifest(manifest)
+    manifest.distinct_labels()
+    manifest.rows(manifest.n_rows - 10, manifest.n_rows)
+    return manifest.n_rows
+
+def peak_kb():
+    # Not the resource usage, which starts with that of whoever has started this process.
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+action, small, large, *others = sys.argv[1:]
+# A small one first: for the first time, libraries load more of themselves.
+globals()[action](small, *others)
+before = peak_kb()
+n_rows = globals()[action](large, *others)
+print(peak_kb() - before, n_rows)
 """
+N_LARGE = 1 << 18
 
 
-def test_a_large_row_group_is_read_in_bounded_memory(clips):
-    """Rows of 200 bytes, so that all of them would take far more than a piece does."""
-    n_rows = 4 * ROWS_READ_AT_ONCE
-    paths = pa.array([f"{row:0190d}.mp4" for row in range(n_rows)])
-    table = pa.table({"video_id": paths, "path": paths})
-    metadata = {"staa.manifest_version": "1", "staa.root": f"file://{clips}", "staa.layout": "x"}
-    url = str(clips / "large.parquet")
-    pq.write_table(
-        table.replace_schema_metadata(metadata), url, row_group_size=n_rows, use_dictionary=False
-    )
-    assert pq.ParquetFile(url).num_row_groups == 1
+def growth(action, small, large, *others):
+    """Bytes by which memory grows as a large file is read, and the rows that are found in it."""
     measured = subprocess.run(
-        [sys.executable, "-c", MEASURE, url], check=True, capture_output=True, text=True
+        [sys.executable, "-c", MEASURED, action, *map(str, (small, large, *others))],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert int(measured.stdout) * 1024 < table.nbytes / 2
+    print(measured.stdout)
+    grown_kb, n_rows = map(int, measured.stdout.split())
+    return grown_kb * 1024, n_rows
+
+
+def large_table(n_rows):
+    """Paths of 400 bytes, so that all of them take far more than a piece does."""
+    paths = pa.array([f"{row:0390d}.mp4" for row in range(n_rows)])
+    return pa.table({"path": paths, "label": pa.array([1, 2] * (n_rows // 2))})
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
+)
+
+
+@needs_proc
+@pytest.mark.parametrize("suffix", [pytest.param("csv", marks=pytest.mark.slow), "parquet"])
+def test_a_manifest_of_a_large_table_is_made_in_bounded_memory(clips, tmp_path, suffix):
+    table = large_table(N_LARGE)
+    files = [tmp_path / f"small.{suffix}", tmp_path / f"large.{suffix}"]
+    for file, rows in zip(files, (table.slice(0, 10), table), strict=True):
+        if suffix == "csv":
+            pa.csv.write_csv(rows, str(file))
+        else:
+            pq.write_table(rows, file, row_group_size=N_LARGE, use_dictionary=False)
+    out = tmp_path / "m.parquet"
+    grown, n_rows = growth("make", *files, clips, out)
+    assert n_rows == pq.read_metadata(out).num_rows == N_LARGE
+    # The manifest is twice as large as the table, as it has each clip's id, too.
+    assert grown < table.nbytes
+
+
+@needs_proc
+def test_a_large_row_group_is_read_in_bounded_memory(clips):
+    table = large_table(N_LARGE)
+    metadata = {"staa.manifest_version": "1", "staa.root": f"file://{clips}", "staa.layout": "x"}
+    table = table.append_column("video_id", table["path"]).replace_schema_metadata(metadata)
+    files = [clips / "small.parquet", clips / "large.parquet"]
+    for file, rows in zip(files, (table.slice(0, 10), table), strict=True):
+        pq.write_table(rows, file, row_group_size=N_LARGE, use_dictionary=False)
+    assert pq.ParquetFile(files[1]).num_row_groups == 1
+    grown, n_rows = growth("read", *files, clips, "")
+    assert n_rows == N_LARGE
+    assert grown < table.nbytes / 2

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.files import RetryingReader, open_filesystem, read_bytes, write_bytes
+from pipeline.storage.files import (
+    RetryingReader,
+    open_filesystem,
+    read_bytes,
+    write_bytes,
+    written_in_parts,
+)
 from tests.support.object_storage import BUCKET
 
 
@@ -17,6 +23,19 @@ def test_bytes_are_written_whole_and_at_any_url(s3, tmp_path):
         for data in (b"first", b"2nd", b""):
             write_bytes(url, data)
             assert read_bytes(url) == data
+
+
+def test_parts_that_are_written_are_a_whole_or_nothing(s3, tmp_path):
+    for url in (f"s3://{BUCKET}/storage/parts", str(tmp_path / "new" / "parts")):
+        with written_in_parts(url) as file:
+            file.write(b"first, ")
+            file.write(b"second")
+        assert read_bytes(url) == b"first, second"
+        with pytest.raises(ZeroDivisionError), written_in_parts(url) as file:  # noqa: PT012
+            file.write(b"half")
+            file.write(bytes(1 // 0))
+        assert read_bytes(url) == b"first, second"
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["parts"]
 
 
 def test_a_local_file_is_replaced_whole_while_it_is_read(tmp_path):
