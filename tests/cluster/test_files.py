@@ -178,9 +178,13 @@ def test_the_pod_that_submits_a_job_has_no_more_rights():
 
 
 def test_images_are_named_by_digest():
-    for path in (*KUBERAY, *AUTOSCALER):
-        images = re.findall(r"^\s*image: (\S+)$", path.read_text(), re.MULTILINE)
-        assert set(images) == {IMAGE}, path
+    """Whatever file of the folder names one: a tag, or nothing behind the name, is refused."""
+    named = {
+        path: set(re.findall(r"^\s*(?:- )?image: *(.+)$", path.read_text(), re.MULTILINE))
+        for path in CLUSTER.rglob("*.yaml")
+    }
+    assert {path for path in named if named[path]} == {*KUBERAY, *AUTOSCALER}
+    assert set.union(*named.values()) == {IMAGE}
 
 
 def test_the_network_policy_lets_in_the_pods_themselves_the_operator_and_prometheus():
@@ -299,7 +303,10 @@ def test_the_image_recipe_passes_hadolint():
 def test_the_image_is_pinned_not_root_and_copies_what_is_there():
     recipe = (CLUSTER / "Dockerfile").read_text()
     (base,) = re.findall(r"^FROM (\S+)$", recipe, re.MULTILINE)
-    assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu\d+\.\d+", base)
+    tag, _, digest = base.partition("@sha256:")
+    assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu\d+\.\d+", tag)
+    assert re.fullmatch(r"[0-9a-f]{64}", digest)
+    assert f"imagetools inspect {tag}\n" in (CLUSTER / "README.md").read_text()
     assert re.findall(r"^USER (.*)$", recipe, re.MULTILINE) == ["10001:10001"]
     copied = {
         name
