@@ -4,9 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,6 +14,7 @@ from jobs.aggregate import AggregateConfig, aggregate
 from jobs.cli import run_job
 from pipeline.run.serial import execute_serially
 from pipeline.text import LINE_LENGTH
+from tests.support.fork_server import ForkServer
 from tests.support.mutations import mutated_bytes, mutated_json, mutated_text
 from tests.support.runs import Inputs, prepared, write_inputs
 
@@ -59,12 +59,14 @@ class Hostile:
     verb: str
     argv: tuple[str, ...]
 
-    def run(self) -> "Answer":
-        """Run it as a user does."""
-        started_s = time.monotonic()
+    def run(self, server: ForkServer | None = None) -> "Answer":
+        """Run it as a user does, or by a server."""
+        command = (f"jobs.{self.verb}", *self.argv)
+        if server:
+            return Answer(self, *server.run(command, HANG_S))
         try:
             done = subprocess.run(
-                [sys.executable, "-m", f"jobs.{self.verb}", *self.argv],
+                [sys.executable, "-m", *command],
                 cwd=ROOT,
                 capture_output=True,
                 text=True,
@@ -72,9 +74,8 @@ class Hostile:
                 timeout=HANG_S,
             )
         except subprocess.TimeoutExpired:
-            return Answer(self, None, "", "", time.monotonic() - started_s)
-        seconds = time.monotonic() - started_s
-        return Answer(self, done.returncode, done.stdout, done.stderr, seconds)
+            return Answer(self, None, "", "")
+        return Answer(self, done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ class Answer:
     """Its exit code; None if it hung."""
     stdout: str
     stderr: str
-    seconds: float
 
     @property
     def fault(self) -> str:
@@ -203,15 +203,20 @@ KINDS: dict[str, Callable[[World, Path, Random], Hostile]] = {
 
 
 def answers(
-    world: World, kind: str, folder: Path, seed: int, count: int
+    world: World,
+    kind: str,
+    folder: Path,
+    seed: int,
+    numbers: Iterable[int],
+    server: ForkServer | None = None,
 ) -> tuple[Counter[int | None], list[tuple[int, Answer]]]:
     """Run a command on each of some damaged inputs: exit codes, and the answers that are wrong."""
     codes: Counter[int | None] = Counter()
     wrong = []
-    for number in range(count):
+    for number in numbers:
         target = folder / f"{kind}-{number}"
         target.mkdir(parents=True)
-        answer = KINDS[kind](world, target, Random(f"{seed} {kind} {number}")).run()
+        answer = KINDS[kind](world, target, Random(f"{seed} {kind} {number}")).run(server)
         codes[answer.code] += 1
         if answer.fault:
             wrong.append((number, answer))
