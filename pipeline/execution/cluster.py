@@ -245,7 +245,7 @@ def _connect() -> None:
         if endpoint := re.fullmatch(r"(?:ray://)?([\w.-]+):(\d+)", os.environ["RAY_ADDRESS"]):
             # Ray itself would try for minutes.
             socket.create_connection((endpoint[1], int(endpoint[2])), _CONNECT_S).close()
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
