@@ -59,8 +59,8 @@ class ManifestConfig(FrozenConfig):
     """A table's columns by the manifest's, as `path=video,label=class`, where they have other names
     than these; with nothing behind `=` the manifest's is left empty."""
     strict: bool = False
-    """Exit with 1 where a row's file is missing, a video is passed over for its suffix, or a header
-    isn't ok."""
+    """Exit with 1 where a row's file is missing, a video is passed over for its suffix, a folder
+    may not be read, or a header isn't ok."""
     segments: bool = False
     """Have each row be a part of its file, from start_time to end_time, as in untrimmed sets: one
     for each action that charades, activitynet, ava-kinetics or epic-kitchens annotates."""
@@ -115,7 +115,7 @@ def manifest(config: ManifestConfig) -> int:
     print(f"manifest: {found.n_rows} clips{added}, {census.n_labels} labels in {config.out}")
     if found.is_remarkable:
         print(f"manifest: {printable(str(found))}")
-    n_bad = found.n_missing + found.n_unread_videos
+    n_bad = found.n_missing + found.n_unread_videos + len(found.closed)
     if config.check:
         n_bad += _check(config.out, dataset.listing.root)
     return 1 if config.strict and n_bad else 0

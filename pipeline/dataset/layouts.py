@@ -71,12 +71,19 @@ class Found:
     """Files that aren't taken for clips, by suffix."""
     n_hidden: int
     n_comments: int
+    closed: tuple[str, ...] = ()
+    """Folders that this user may not read."""
 
     @property
     def is_remarkable(self) -> bool:
         """Whether rows and files aren't the same, one by one."""
         return bool(
-            self.n_missing or self.n_unused or self.passed_over or self.n_hidden or self.n_comments
+            self.n_missing
+            or self.n_unused
+            or self.passed_over
+            or self.n_hidden
+            or self.n_comments
+            or self.closed
         )
 
     @property
@@ -101,6 +108,8 @@ class Found:
             told.append(f"{total:,} passed over for their suffix ({shown}{more})")
         if self.n_hidden:
             told.append(f"{self.n_hidden:,} hidden files passed over")
+        if self.closed:
+            told.append(_told_closed(self.closed))
         if self.n_comments:
             told.append(f"{self.n_comments:,} lines passed over that begin with #")
         return ", ".join(told)
@@ -139,6 +148,7 @@ class Census:
             passed_over=listing.passed_over(),
             n_hidden=listing.n_hidden,
             n_comments=self._dataset.n_comments,
+            closed=listing.closed,
         )
 
 
@@ -244,8 +254,9 @@ def read_dataset(
         if is_empty:
             of_split = f" of split {split!r}" if split else ""
             wanted = ", expected a folder for each class" if layout == "folders" else ""
+            closed = f", where {_told_closed(listing.closed)}" if listing.closed else ""
             raise ManifestError(
-                f"layout {layout}: no clip{of_split} in {annotations or clips}{wanted}"
+                f"layout {layout}: no clip{of_split} in {annotations or clips}{closed}{wanted}"
             )
         numbers.check()
 
@@ -422,6 +433,11 @@ class _LabelNumbers:
             f"labels_from is {self._from}, expected none: {found[:80]} is in the data, and it is "
             "for labels that are numbers"
         )
+
+
+def _told_closed(folders: Sequence[str]) -> str:
+    more = ", ..." if len(folders) > 1 else ""
+    return f"{len(folders):,} folders may not be read ({_shown(folders[0])}{more})"
 
 
 def _shown(path: str) -> str:

@@ -1,16 +1,18 @@
 """The files of a dataset's folder: what is a clip, what isn't, and which file a row means."""
 
+import os
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.dataset.manifest import filesystem_of
 from pipeline.errors import ManifestError, reason_of
@@ -42,12 +44,15 @@ class Listing:
         Files of other suffixes.
     n_hidden
         Files whose name, or whose folder's, begins with a dot; of macOS ``._x.mp4`` is one.
+    closed
+        Folders below the root that this user may not read.
     """
 
     root: str
     paths: tuple[str, ...]
     others: tuple[str, ...] = ()
     n_hidden: int = 0
+    closed: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = field(default=(), repr=False)
     """How absolute paths and URLs of what is below the root begin."""
 
@@ -153,10 +158,34 @@ def list_folder(clips: str, layout: str) -> Listing:
         raise ManifestError(f"layout {layout}: can't list {clips}: {reason_of(error)}") from error
 
 
+def _find(filesystem: fsspec.AbstractFileSystem, base: str) -> tuple[list[str], list[str]]:
+    """Files below a folder, and folders that may not be read, which fsspec passes over in silence.
+
+    Links to folders aren't followed.
+    """
+    if not isinstance(filesystem, LocalFileSystem):
+        return filesystem.find(base), []
+    closed = []
+
+    def on_error(error: OSError) -> None:
+        if error.filename == base:
+            raise error
+        if not isinstance(error, FileNotFoundError):
+            closed.append(str(error.filename))
+
+    found = []
+    for folder, folders, files in os.walk(base, onerror=on_error):
+        paths = [f"{folder.rstrip('/')}/{name}" for name in (*folders, *files)]
+        found += [path for path in paths[: len(folders)] if Path(path).is_symlink()]
+        found += paths[len(folders) :]
+    return found, sorted(closed)
+
+
 def _list(clips: str, layout: str) -> Listing:
     filesystem, base = filesystem_of(clips)
+    closed: list[str] = []
     if filesystem.isdir(base):
-        found = filesystem.find(base)
+        found, closed = _find(filesystem, base)
     elif layout != "files":
         raise ManifestError(f"layout {layout}: {clips} is not a folder, expected that of the clips")
     elif filesystem.isfile(base):
@@ -178,6 +207,7 @@ def _list(clips: str, layout: str) -> Listing:
         paths=tuple(path for path in visible if _is_clip(path)),
         others=tuple(path for path in visible if not _is_clip(path)),
         n_hidden=len(below) - len(visible),
+        closed=tuple(path.removeprefix(prefix) for path in closed),
         prefixes=tuple(
             dict.fromkeys(
                 start.rstrip("/") + "/"

@@ -91,7 +91,8 @@ def _parquet(file: RetryingReader) -> tuple[list[str], Iterator[pa.Table]]:
 
 def _csv(file: RetryingReader, start: bytes, url: str) -> tuple[list[str], Iterator[pa.Table]]:
     """Names of a CSV's columns, and its rows, of which every value is text."""
-    text = start.decode("utf-8-sig", errors="replace")
+    # Lines may end as on old Macs, too.
+    text = io.StringIO(start.decode("utf-8-sig", errors="replace"), newline=None).read()
     header = text.split("\n", 1)[0]
     delimiter = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
     try:

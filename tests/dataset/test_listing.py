@@ -1,5 +1,7 @@
 """What lies below a folder: clips in sorted order, other files counted, hidden ones passed over."""
 
+import errno
+import os
 import posixpath
 
 import pyarrow as pa
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.listing import Coverage, Listing, list_folder
 from pipeline.errors import ManifestError
 
@@ -85,3 +88,29 @@ def test_where_nothing_is_it_says_so(folder):
         list_folder(f"{folder}/absent", "files")
     with pytest.raises(ManifestError, match="is not a folder"):
         list_folder(f"{folder}/none", "folders")
+
+
+def test_folders_that_may_not_be_read_are_told(folder, monkeypatch):
+    (folder / "link").symlink_to(folder / "b")
+    (folder / "loop").symlink_to(folder)
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path) in refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    # The tests may be run by root, who may read everything.
+    monkeypatch.setattr("os.scandir", refusing)
+    refused = {f"{folder}/b"}
+    listing = list_folder(str(folder), "files")
+    assert (listing.paths, listing.closed) == (("a/2.webm",), ("b",))
+    assert listing.others == ("link", "loop", "none", "notes.txt")
+    refused.add(f"{folder}/a")
+    with pytest.raises(
+        ManifestError, match=r"no clip in .*, where 2 folders may not be read \(a, "
+    ):
+        build_manifest(layout="files", clips=str(folder))
+    refused.add(str(folder))
+    with pytest.raises(ManifestError, match=r"can't list .*: Permission denied"):
+        list_folder(str(folder), "files")

@@ -155,6 +155,16 @@ def made_of(clips, path, **options):
     return build_manifest(layout="table", clips=str(clips), annotations=str(path), **options)
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_lines_of_a_csv_may_end_otherwise(clips, tmp_path, end):
+    path = tmp_path / "table.csv"
+    path.write_bytes(end.join(["path,label", "b.mp4,cat", "c.mp4,007", ""]).encode())
+    assert made_of(clips, path).select(["path", "label"]).to_pylist() == [
+        {"path": "b.mp4", "label": "cat"},
+        {"path": "c.mp4", "label": "007"},
+    ]
+
+
 @pytest.mark.parametrize("separator", [",", "\t", ";"])
 def test_a_csv_is_a_manifest(clips, tmp_path, separator):
     lines = ["clip_path,class,fold,id", '"x/a.mp4",cat,1,007', f"{clips}/b.mp4,dog,2,"]
