@@ -18,8 +18,10 @@ from pipeline.attribution.baselines import center_gaussian
 Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
-_CLIPS_AT_ONCE = 128
-"""As many clips as fit into a core's cache with maps of 8 x 14 x 14."""
+_CLIPS_AT_ONCE = 512
+"""Clips whose maps, summed over time, fit into a core's cache, at 14 x 14."""
+_STEPS_AT_ONCE = 512
+"""Time steps of clips whose maps, with what is made of them, fit there."""
 
 _QUANTUM = 2.0**-32
 """Maps are rounded to whole multiples of this: an error of about 1e-8 in a patch whose share is 1
@@ -83,7 +85,7 @@ def map_scores(spatial: NDArray[Any], temporal: NDArray[Any]) -> MapScores:
     ----------
     spatial
         (clips, time, y, x) float, S: sums to 1 over (y, x) within rounding. NaN if a clip has no
-        attribution.
+        attribution. What isn't of half precision, as stores have it, is rounded to it.
     temporal
         (clips, time) float, T: sums to 1. A = S * T.
 
@@ -97,13 +99,13 @@ def map_scores(spatial: NDArray[Any], temporal: NDArray[Any]) -> MapScores:
     spatial_map = np.empty((n_clips, height * width))
     when = temporal.astype(np.float64)
     flat = spatial.reshape(n_clips, n_times, height * width)
-    for part in _parts(n_clips):
-        values, whole = _as_float32(flat[part])
+    for part in _parts(n_clips, _CLIPS_AT_ONCE):
+        bits, whole = _bits(flat[part])
         whole &= np.isfinite(when[part]).all(axis=1)
         shares = when[part]
         if not whole.all():
             shares = np.where(whole[:, None], shares, 1 / n_times)
-        moments = _moments(values, shares)
+        moments = _moments(bits, shares)
         described = {
             **_of_time(shares),
             **_of_map(moments.spatial_map, height, width),
@@ -133,10 +135,13 @@ def gini(shares: Float64Array) -> Float64Array:
 
     G = sum_i (2 i - n - 1) v_i / n with v ascending and i from 1 (Damgaard & Weiner 2000).
     """
-    n = shares.shape[-1]
-    weights = (2 * np.arange(1, n + 1) - n - 1) / n
-    coefficient: Float64Array = (np.sort(shares, axis=-1) * weights).sum(axis=-1)
+    coefficient: Float64Array = (np.sort(shares, axis=-1) * _ranks(shares.shape[-1])).sum(axis=-1)
     return np.maximum(coefficient, 0)
+
+
+def _ranks(n: int) -> Float64Array:
+    ranks: Float64Array = (2 * np.arange(1, n + 1) - n - 1) / n
+    return ranks
 
 
 def agreement(maps: NDArray[np.floating], others: NDArray[np.floating]) -> Float64Array:
@@ -159,57 +164,84 @@ class _Moments:
     stillness: Float64Array
 
 
-def _parts(n_clips: int) -> Iterator[slice]:
-    for start in range(0, n_clips, _CLIPS_AT_ONCE):
-        yield slice(start, min(start + _CLIPS_AT_ONCE, n_clips))
+def _parts(n_clips: int, at_once: int) -> Iterator[slice]:
+    for start in range(0, n_clips, at_once):
+        yield slice(start, min(start + at_once, n_clips))
 
 
-def _as_float32(spatial: NDArray[Any]) -> tuple[Float32Array, NDArray[np.bool_]]:
-    """Values of a block, 0 for clips without attribution, and whether each clip has one.
+_NOT_FINITE = 0x7C00
+"""From these bits of half precision on: infinity, NaN, and values with a sign."""
 
-    NumPy converts half precision value by value, which is slow. Here the bits are moved into those
-    of single precision; then only the exponent's bias is missing, a multiplication by 2^112, which
-    is exact even for subnormals.
+
+@lru_cache(maxsize=1)
+def _share_logs() -> Float32Array:
+    """Share times its logarithm, by the share's bits in half precision: (0x7C00,)."""
+    shares = np.arange(_NOT_FINITE, dtype=np.uint16).view(np.float16).astype(np.float64)
+    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
+    table: Float32Array = (shares * logs).astype(np.float32)
+    return table
+
+
+def _bits(spatial: NDArray[Any]) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """Bits of a block in half precision, and whether each clip has an attribution.
+
+    A clip without one gets a uniform one.
     """
-    whole: NDArray[np.bool_]
-    if spatial.dtype != np.float16:
-        values = spatial.astype(np.float32)
-        whole = np.asarray(np.isfinite(values).all(axis=(1, 2)))
-    else:
-        bits = np.ascontiguousarray(spatial).view(np.uint16)
-        # Bits from 0x7C00 on are infinity, NaN, or values with a sign.
-        whole = bits.reshape(len(bits), -1).max(axis=1) < 0x7C00
-        values = (bits.astype(np.uint32) << 13).view(np.float32)
-        values *= np.float32(2.0**112)
+    half = np.ascontiguousarray(spatial, dtype=np.float16)
+    bits = half.view(np.uint16)
+    whole: NDArray[np.bool_] = bits.reshape(len(bits), -1).max(axis=1) < _NOT_FINITE
     if not whole.all():
-        values[~whole] = 1 / values.shape[-1]
-    return values, whole
+        bits = bits.copy()
+        bits[~whole] = np.float16(1 / bits.shape[-1]).view(np.uint16)
+    return bits, whole
 
 
-def _moments(values: Float32Array, when: Float64Array) -> _Moments:
+def _as_float32(bits: NDArray[np.uint16], into: NDArray[np.uint32]) -> Float32Array:
+    """Convert half precision, which NumPy does value by value, slowly.
+
+    The bits are moved into those of single precision; then only the exponent's bias is missing, a
+    multiplication by 2^112, which is exact even for subnormals.
+    """
+    np.left_shift(bits, 13, out=into, dtype=np.uint32)
+    values = into.view(np.float32)
+    values *= np.float32(2.0**112)
+    return values
+
+
+def _moments(bits: NDArray[np.uint16], when: Float64Array) -> _Moments:
     """Scores that need each time step's map: (clips, time, patches) and (clips, time)."""
-    # einsum adds row by row in single precision, in a quarter of the time that `sum` takes.
-    n_clips, n_times, n_patches = values.shape
-    size = n_times * n_patches
+    n_clips, n_times, n_patches = bits.shape
+    mean = np.empty((n_clips, n_patches), np.float32)
+    per_frame, logs, squares, product = np.empty((4, n_clips, n_times), np.float32)
+    common = np.empty((n_clips, n_times - 1), np.float32)
     weights = when.astype(np.float32)
-    per_frame = np.einsum("ntp->nt", values).astype(np.float64)
-    # v log v goes to 0 with v; the smallest number of half precision is 6e-8.
-    logarithm = np.maximum(values, np.float32(1e-12))
-    np.log(logarithm, out=logarithm)
-    logs = np.einsum("ntp,ntp->nt", values, logarithm).astype(np.float64)
-    total = (when * per_frame).sum(axis=-1)
-    inner = when * (per_frame * np.log(np.maximum(when, 1e-300)) + logs)
+    at_once = max(1, _STEPS_AT_ONCE // n_times)
+    # Memory that is asked for at each step would have to be cleared by the system each time.
+    buffer = np.empty((at_once, n_times, n_patches), np.uint32)
+    other = np.empty(buffer.shape, np.float32)
+    # einsum adds row by row in single precision, in a quarter of the time that `sum` takes.
+    for part in _parts(n_clips, at_once):
+        of_part = bits[part]
+        values = _as_float32(of_part, buffer[: len(of_part)])
+        # A look-up takes half the time of logarithms and their product.
+        share_logs = np.take(_share_logs(), of_part, mode="clip", out=other[: len(of_part)])
+        np.einsum("ntp->nt", values, out=per_frame[part])
+        np.einsum("ntp->nt", share_logs, out=logs[part])
+        np.einsum("nt,ntp->np", weights[part], values, out=mean[part])
+        np.einsum("ntp,ntp->nt", values, values, out=squares[part])
+        np.einsum("np,ntp->nt", mean[part], values, out=product[part])
+        smaller = share_logs[:, 1:]
+        np.minimum(values[:, 1:], values[:, :-1], out=smaller)
+        np.einsum("ntp->nt", smaller, out=common[part])
+    frames = per_frame.astype(np.float64)
+    total = (when * frames).sum(axis=-1)
+    inner = when * (frames * np.log(np.maximum(when, 1e-300)) + logs)
     nats = np.log(total) - inner.sum(axis=-1) / total
+    size = n_times * n_patches
     entropy = np.clip(nats / np.log(size), 0, 1) if size > 1 else np.zeros(n_clips)
-    movement = np.zeros(n_clips)
-    if n_times > 1:
-        change = values[:, 1:] - values[:, :-1]
-        np.abs(change, out=change)
-        distance = np.einsum("ntp->nt", change).astype(np.float64)
-        movement = np.minimum(distance.sum(axis=-1) / (2 * (n_times - 1)), 1)
-    mean = np.einsum("nt,ntp->np", weights, values)
-    squares = np.einsum("ntp,ntp->nt", values, values).astype(np.float64)
-    product = np.einsum("np,ntp->nt", mean, values).astype(np.float64)
+    # |a - b| is a + b less twice the smaller of the two.
+    apart = frames[:, 1:] + frames[:, :-1] - 2 * common.astype(np.float64)
+    movement = np.clip(apart.sum(axis=-1) / (2 * max(n_times - 1, 1)), 0, 1)
     length = np.einsum("np,np->n", mean, mean).astype(np.float64)
     cosine = product / np.sqrt(np.maximum(squares * length[:, None], 1e-30))
     stillness = np.clip((when * cosine).sum(axis=-1) / when.sum(axis=-1), 0, 1)
@@ -217,19 +249,19 @@ def _moments(values: Float32Array, when: Float64Array) -> _Moments:
     return _Moments(where, entropy, movement, stillness)
 
 
-def _entropy(shares: Float64Array) -> Float64Array:
-    """Entropy of rows divided by its maximum, (clips, n) to (clips,); 0 if n is 1."""
+def _entropy(shares: Float32Array) -> Float64Array:
+    """Entropy of rows divided by its maximum, (clips, n) to (clips,); 0 if n is 1.
+
+    Single precision resolves it to 1e-6.
+    """
     n = shares.shape[-1]
     if n == 1:
         return np.zeros(len(shares))
-    total = shares.sum(axis=-1)
-    # Single precision resolves entropies to 1e-6, in half the time.
-    single = shares.astype(np.float32)
-    logarithm = np.maximum(single, np.float32(1e-30))
+    logarithm = np.maximum(shares, np.float32(1e-30))
     np.log(logarithm, out=logarithm)
-    logs = np.einsum("np,np->n", single, logarithm).astype(np.float64)
-    entropy: Float64Array = (np.log(total) - logs / total) / np.log(n)
-    return np.clip(entropy, 0, 1)
+    logs = np.einsum("np,np->n", shares, logarithm).astype(np.float64)
+    entropy: Float64Array = np.clip(-logs / np.log(n), 0, 1)
+    return entropy
 
 
 def _of_time(when: Float64Array) -> dict[str, Float64Array]:
@@ -241,7 +273,7 @@ def _of_time(when: Float64Array) -> dict[str, Float64Array]:
     variance = (shares * position**2).sum(axis=-1) - center**2
     most = (n_times - 1) / n_times
     return {
-        "temporal_entropy": _entropy(shares),
+        "temporal_entropy": _entropy(shares.astype(np.float32)),
         "temporal_gini": gini(shares) / (most or 1),
         "peak_mass": shares.max(axis=-1),
         "center_time": center,
@@ -258,8 +290,8 @@ class _Regions:
 
     weights: Float64Array
     names: tuple[str, ...]
-    gaussian: Float64Array
-    """(patches,) a centred Gaussian for one frame."""
+    gaussian: Float32Array
+    """(patches,) square root of a centred Gaussian for one frame."""
 
 
 def border_width(side: int) -> int:
@@ -290,7 +322,7 @@ def _regions(height: int, width: int) -> _Regions:
         "center_mass": center_y & center_x,
     }
     weights = np.stack([c.ravel().astype(np.float64) for c in columns_by_name.values()], axis=1)
-    gaussian = center_gaussian(1, height, width)[0].ravel()
+    gaussian = np.sqrt(center_gaussian(1, height, width)[0].ravel()).astype(np.float32)
     return _Regions(weights, tuple(columns_by_name), gaussian)
 
 
@@ -299,27 +331,28 @@ def _of_map(where: Float64Array, height: int, width: int) -> dict[str, Float64Ar
     # Sums are exact, so the same in any order: see the module's docstring.
     of = dict(zip(regions.names, (where @ regions.weights).T, strict=True))
     total = of["total"]
-    shares = where / total[:, None]
     center_y, center_x = of["y"] / total, of["x"] / total
     variance_y = (of["yy"] / total - center_y**2) / (2 * height) ** 2
     variance_x = (of["xx"] / total - center_x**2) / (2 * width) ** 2
     longest = 0.5 * np.hypot((height - 1) / height, (width - 1) / width) or 1.0
-    ordered = np.sort(shares, axis=-1)[:, ::-1]
     n = height * width
+    shares = (where / total[:, None]).astype(np.float32)
+    ordered = np.sort(shares, axis=-1)
     masses = {
-        f"top{percent}_mass": ordered[:, : max(1, round(n * percent / 100))].sum(axis=-1)
+        f"top{percent}_mass": np.einsum("np->n", ordered[:, n - max(1, round(n * percent / 100)) :])
         for percent in (5, 10, 25)
     }
-    weights = (n + 1 - 2 * np.arange(1, n + 1)) / n
+    ranks = _ranks(n).astype(np.float32)
+    agreement_with_gaussian = np.einsum("np,p->n", np.sqrt(shares), regions.gaussian)
     named = [name for name in regions.names if name.endswith("_mass")]
     described = {
         "spatial_entropy": _entropy(shares),
-        "gini": np.maximum((ordered * weights).sum(axis=-1), 0),
+        "gini": np.maximum(np.einsum("np,p->n", ordered, ranks), 0),
         **masses,
         "center_y": center_y / (2 * height),
         "center_x": center_x / (2 * width),
         "spread": np.sqrt(np.maximum(variance_y + variance_x, 0)) / longest,
         **{name: of[name] / total for name in named},
-        "center_agreement": agreement(shares, regions.gaussian),
+        "center_agreement": agreement_with_gaussian,
     }
-    return {name: np.minimum(values, 1) for name, values in described.items()}
+    return {name: np.minimum(values, 1).astype(np.float64) for name, values in described.items()}

@@ -8,6 +8,7 @@ same bits.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class Rows:
     """(rows, columns)."""
     absent: NDArray[np.bool_]
     """(rows, columns with a histogram) whether an optional value is absent."""
-    bins: NDArray[np.int64]
+    bins: NDArray[np.int8]
     """(rows, columns with a histogram) bin of each value; -1 for NaN."""
 
     @classmethod
@@ -60,7 +61,9 @@ class Rows:
         unknown = np.isnan(leading)
         absent = np.zeros_like(unknown)
         absent[:, optional] = unknown[:, optional]
-        bins = np.clip(np.nan_to_num(leading) * N_BINS, 0, N_BINS - 1).astype(np.int64)
+        # Of a number and NaN, fmax and fmin take the number.
+        scaled = np.fmin(np.fmax(leading * N_BINS, 0), N_BINS - 1)
+        bins = scaled.astype(np.int8)
         bins[unknown] = -1
         values -= origin
         leading[absent] = 0
@@ -70,6 +73,31 @@ class Rows:
     def counted(cls, n_rows: int) -> "Rows":
         """Rows that are only counted."""
         return cls.of(np.zeros((n_rows, 0)), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Binned:
+    """Rows whose histograms are still to be counted."""
+
+    codes: NDArray[np.int64]
+    """(rows,) group of each."""
+    bins: NDArray[np.int8]
+    """(rows, columns) bin of each value; -1 for NaN."""
+
+    @classmethod
+    def together(cls, parts: Sequence["Binned"]) -> "Binned":
+        """Put rows one behind the other."""
+        return cls(
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.bins for part in parts]),
+        )
+
+    def counted(self, n_groups: int) -> NDArray[np.int32]:
+        """Count them: (groups, columns, bins)."""
+        n_columns = self.bins.shape[1]
+        flat = (self.codes[:, None] * n_columns + np.arange(n_columns)) * N_BINS + self.bins
+        counts = np.bincount(flat[self.bins >= 0], minlength=n_groups * n_columns * N_BINS)
+        return counts.astype(np.int32).reshape(n_groups, n_columns, N_BINS)
 
 
 @dataclass(frozen=True)
@@ -91,8 +119,9 @@ class Sums:
     """(groups, columns) sum of (value - origin)^2."""
     origin: Float64Array
     """(columns,)."""
-    histogram: NDArray[np.int32]
-    """(groups, leading columns, bins); no columns if no histograms were requested."""
+    binned: Binned | NDArray[np.int32]
+    """What `histogram` is counted from: rows of one block, which are few beside the cells of its
+    table, so that they are counted together with other blocks'; or the table, once merged."""
 
     @classmethod
     def of(
@@ -102,18 +131,23 @@ class Sums:
         n_rows = len(rows.values)
         codes, groups = _factorise(keys)
         n_groups = len(groups)
+        n = np.bincount(codes, minlength=n_groups).astype(np.int64)
         members = sparse.csr_array(
-            (np.ones(n_rows), (codes, np.arange(n_rows))), shape=(n_groups, n_rows)
+            (np.ones(n_rows), np.argsort(codes, kind="stable"), np.concatenate([[0], n.cumsum()])),
+            shape=(n_groups, n_rows),
         )
+        absent = np.zeros((n_groups, rows.absent.shape[1]), np.int64)
+        for column in np.flatnonzero(rows.absent.any(axis=0)):
+            absent[:, column] = np.bincount(codes[rows.absent[:, column]], minlength=n_groups)
         n_bins = rows.bins.shape[1] if histograms else 0
         return cls(
             keys=groups,
-            n=np.bincount(codes, minlength=n_groups).astype(np.int64),
-            absent=(members @ rows.absent.astype(np.float64)).astype(np.int64),
+            n=n,
+            absent=absent,
             total=members @ rows.values,
             squares=members @ rows.squares,
             origin=rows.origin,
-            histogram=_histogram(rows.bins[:, :n_bins], codes, n_groups),
+            binned=Binned(codes, rows.bins[:, :n_bins]),
         )
 
     @classmethod
@@ -129,11 +163,34 @@ class Sums:
         for name in _TABLES:
             of_first = getattr(first, name)
             tables[name] = np.zeros((len(keys), *of_first.shape[1:]), of_first.dtype)
+        uncounted: list[Binned] = []
+        histogram: NDArray[np.int32] | None = None
         for part in parts:
-            at = slice(None) if keys.equals(part.keys) else keys.get_indexer(part.keys)
+            same = keys.equals(part.keys)
+            at: Any = slice(None) if same else keys.get_indexer(part.keys)
             for name, table in tables.items():
                 table[at] += getattr(part, name)
-        return cls(keys=keys, origin=first.origin, **tables)
+            if isinstance(part.binned, Binned):
+                codes = part.binned.codes if same else at[part.binned.codes]
+                uncounted.append(Binned(codes, part.binned.bins))
+            elif histogram is None and same:
+                histogram = part.binned.copy()
+            else:
+                if histogram is None:
+                    histogram = np.zeros((len(keys), *part.binned.shape[1:]), np.int32)
+                histogram[at] += part.binned
+        if uncounted:
+            counted = Binned.together(uncounted).counted(len(keys))
+            histogram = counted if histogram is None else histogram + counted
+        assert histogram is not None
+        return cls(keys=keys, origin=first.origin, binned=histogram, **tables)
+
+    @cached_property
+    def histogram(self) -> NDArray[np.int32]:
+        """(groups, leading columns, bins); no columns if no histograms were requested."""
+        if isinstance(self.binned, Binned):
+            return self.binned.counted(len(self.keys))
+        return self.binned
 
     @property
     def count(self) -> NDArray[np.int64]:
@@ -182,10 +239,12 @@ class Sums:
             table = getattr(self, name)
             tables[name] = np.zeros((len(keys), *table.shape[1:]), table.dtype)
             tables[name][at >= 0] = table[at[at >= 0]]
-        return Sums(keys=keys, origin=self.origin, **tables)
+        histogram = np.zeros((len(keys), *self.histogram.shape[1:]), np.int32)
+        histogram[at >= 0] = self.histogram[at[at >= 0]]
+        return Sums(keys=keys, origin=self.origin, binned=histogram, **tables)
 
 
-_TABLES = ("n", "absent", "total", "squares", "histogram")
+_TABLES = ("n", "absent", "total", "squares")
 
 
 def _union(indices: Sequence[pd.MultiIndex]) -> pd.MultiIndex:
@@ -212,12 +271,3 @@ def _factorise(keys: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.int64], pd.
     positions = np.unravel_index(occurring, [max(len(level), 1) for level in levels])
     arrays = [level[at] for level, at in zip(levels, positions, strict=True)]
     return groups.astype(np.int64), pd.MultiIndex.from_arrays(arrays, names=list(keys))
-
-
-def _histogram(
-    bins: NDArray[np.int64], codes: NDArray[np.int64], n_groups: int
-) -> NDArray[np.int32]:
-    n_columns = bins.shape[1]
-    flat = (codes[:, None] * n_columns + np.arange(n_columns)) * N_BINS + bins
-    counts = np.bincount(flat[bins >= 0], minlength=n_groups * n_columns * N_BINS)
-    return counts.astype(np.int32).reshape(n_groups, n_columns, N_BINS)

@@ -57,16 +57,15 @@ def blocks(draw):
 def test_merged_sums_of_blocks_are_those_of_pandas_over_all(block):
     values, keys, parts = block
     origin = np.array([0.5, 0.25, 100.0])
-    merged = Sums.merged(
-        [
-            Sums.of(
-                {name: key[part] for name, key in keys.items()},
-                Rows.of(values[part].copy(), origin, n_histograms=2, optional=slice(1, 2)),
-                histograms=True,
-            )
-            for part in parts
-        ]
-    )
+    blocks = [
+        Sums.of(
+            {name: key[part] for name, key in keys.items()},
+            Rows.of(values[part].copy(), origin, n_histograms=2, optional=slice(1, 2)),
+            histograms=True,
+        )
+        for part in parts
+    ]
+    merged = Sums.merged(blocks)
     grouped = pd.DataFrame(values).groupby([keys["label"], keys["split"]])
     assert list(merged.keys) == list(grouped.size().index)
     assert merged.n.tolist() == grouped.size().tolist()
@@ -75,6 +74,12 @@ def test_merged_sums_of_blocks_are_those_of_pandas_over_all(block):
     np.testing.assert_allclose(merged.deviation, grouped.std(ddof=0), atol=1e-6)
     counted = ~np.isnan(values[:, 1])
     assert merged.histogram[:, 1].sum() == counted.sum()
+    for column, of_values in enumerate((values[:, 0], values[counted, 1])):
+        expected = np.histogram(of_values, N_BINS, (0, 1))[0]
+        assert merged.histogram[:, column].sum(axis=0).tolist() == expected.tolist()
+    # Tables and rows that are still to be counted, in any mixture.
+    mixed = Sums.merged([Sums.merged(blocks[:2]), *blocks[2:]])
+    np.testing.assert_array_equal(mixed.histogram, merged.histogram)
 
 
 def test_a_value_that_is_not_optional_and_lost_is_not_passed_over():
