@@ -77,33 +77,36 @@ def _beyond_class(value: float, members: Float64Array) -> float:
     return float(stats.t.sf((value - members.mean()) / deviation, n - 1))
 
 
-def _unskewed(values: Float64Array, groups: NDArray[np.integer]) -> Float64Array:
-    """Standardise values within their groups, and remove the skew that groups have in common.
+def _beyond_all(lack: Float64Array, groups: NDArray[np.integer]) -> Float64Array:
+    """One-sided p for how much each clip lacks, beside the clips of its own class.
 
-    Agreement is bounded above and has a long tail below, which a test that assumes a normal
-    distribution would take for outliers. One power is fitted for all groups (Yeo & Johnson 2000),
-    so that one group's outliers can't distort it.
+    The logarithm of what clips lack is taken to be normal around their class's median, with one
+    spread for all classes. Medians and quartiles aren't moved by the few clips that are looked for.
     """
-    standard = np.zeros(len(values))
+    logs = np.log(np.maximum(lack, 1e-9))
     for index in np.unique(groups):
         of_group = groups == index
-        deviation = float(values[of_group].std())
-        if deviation > 0:
-            standard[of_group] = (values[of_group] - values[of_group].mean()) / deviation
-    if not standard.any():
-        return standard
-    unskewed: Float64Array = np.asarray(stats.yeojohnson(standard)[0], np.float64)
-    return unskewed
+        logs[of_group] -= np.median(logs[of_group])
+    low, high = np.quantile(logs, [0.25, 0.75])
+    if high <= low:
+        return np.ones(len(logs))
+    return np.asarray(stats.norm.sf(logs / ((high - low) / _QUARTILES_APART)), np.float64)
+
+
+_QUARTILES_APART = float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
+"""Of a normal distribution, in standard deviations."""
+_LEAST_CHANCE = 0.01
+"""P by chance of fitting the class so badly, above which a clip counts as one of it."""
 
 
 def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     """Find clips that attend differently from their class.
 
-    Two tests have to agree, and the larger p counts. First, a clip fits its class less than a clip
-    drawn from all would: for such a clip the mean product with n - 1 others has mean 0 and variance
-    v' S v / (n - 1). Second, its map agrees less with its class's mean than the maps of the class's
-    other clips do: minus the logarithm of ``class_agreement``, with the skew removed, is assumed to
-    be normal.
+    The map agrees less with the mean of the class's other clips than theirs do: of what
+    ``class_agreement`` lacks to 1, as minus its logarithm, see `_beyond_all`. A class of scattered
+    maps has many that agree little, so a clip must also fit its class clearly less (p of 0.01) than
+    a clip drawn from all would: for such a one, the mean product with n - 1 others has mean 0 and
+    variance v' S v / (n - 1). The p is that of the first, and 1 where the second isn't met.
     """
     groups = evidence.groups
     products = ClassProducts(evidence)
@@ -114,14 +117,10 @@ def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     size = products.size[groups[tested]]
     deviation = np.sqrt(products.spread[tested] / (size - 1))
     z = np.where(deviation > 0, own / np.where(deviation > 0, deviation, 1), 0.0)
-    p = np.asarray(stats.t.cdf(z, size - 2), np.float64)
+    by_chance = np.asarray(stats.t.cdf(z, size - 2), np.float64)
     agreement = np.clip(np.nan_to_num(evidence.score("class_agreement")[tested], nan=1), 1e-6, 1)
-    apart = _unskewed(-np.log(agreement), groups[tested])
-    for index in np.unique(groups[tested]).tolist():
-        members = np.flatnonzero(groups[tested] == index)
-        for one in members[p[members] <= settings.q].tolist():
-            others = members[members != one]
-            p[one] = max(p[one], _beyond_class(float(apart[one]), apart[others]))
+    p = _beyond_all(-np.log(agreement), groups[tested])
+    p[by_chance > _LEAST_CHANCE] = 1
     q = adjusted(p)
     found = []
     for at in np.flatnonzero(q <= settings.q).tolist():

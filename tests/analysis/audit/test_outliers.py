@@ -65,20 +65,22 @@ def test_suspects_are_mostly_swapped_labels_and_name_the_true_class(runs):
     assert hits >= 0.75 * total
 
 
-@pytest.mark.parametrize(
-    ("q", "finds"),
-    # At the usual q a day's three runs may have none of the few that are planted.
-    [(SETTINGS.q, False), (0.3, True)],
-)
-def test_clips_unlike_their_class_are_those_that_were_planted(runs, q, finds):
-    hits = total = 0
+def test_clips_unlike_their_class_are_those_that_were_planted(runs):
+    hits = total = planted = 0
     for run, evidence in runs:
-        found = unlike_class(evidence, AuditSettings(q=q))
+        found = unlike_class(evidence, SETTINGS)
         rows = [int(finding.subject[0].removeprefix("sim")) for finding in found]
         total += len(rows)
         hits += len(set(rows) & {*run.planted.odd, *run.planted.swapped})
+        planted += len(run.planted.odd)
     assert hits >= 0.75 * total
-    assert hits or not finds
+    # Of 120 in twenty runs, 75 were found.
+    assert hits >= planted / 6
+
+
+def test_clips_that_are_all_the_same_are_not_unlike_their_class(clean):
+    table = clean.table.assign(class_agreement=1.0)
+    assert unlike_class(replace(clean, table=table), SETTINGS) == []
 
 
 def test_without_labels_there_are_no_suspects(clean):
