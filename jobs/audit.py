@@ -10,10 +10,13 @@ from pydantic import Field, model_validator
 from analysis.audit.settings import AuditSettings
 from jobs.cli import RunWriter, owned_run, run_job, writing
 from jobs.proof import ProofConfig, proven
+from pipeline.errors import ConfigError
 from pipeline.store.run_folder import findings_url
 from pipeline.text import printable
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis.audit.finding import Finding
     from pipeline.store.lease import Lease
     from pipeline.store.opening import Store
@@ -32,6 +35,9 @@ class AuditConfig(RunWriter):
     size. Needs the run's model, manifest and clips."""
     proof: ProofConfig = ProofConfig()
     """How they are tried."""
+    second_model: str | None = None
+    """Folder of a run of another model over the same videos, by whose answers label suspects are
+    tried: confirmed where it, too, predicts the other class. Nothing is computed for it."""
     most: int = Field(default=20, ge=0)
     """Findings to print; all are kept."""
     report: str | None = None
@@ -60,7 +66,9 @@ def audit_run(config: AuditConfig) -> int:
 def _audit(config: AuditConfig, store: "Store", lease: "Lease") -> int:
     from analysis.audit.audit import audit, save_findings
     from analysis.audit.evidence import read_evidence
+    from analysis.audit.second_model import prove_suspects
 
+    answers = None if config.second_model is None else _answers(config.second_model, store)
     with writing("run", config.run):
         evidence = read_evidence(config.run)
     print(
@@ -70,6 +78,8 @@ def _audit(config: AuditConfig, store: "Store", lease: "Lease") -> int:
     audited = audit(
         evidence, config.audit, progress=lambda name: print(f"audit: {name}", file=sys.stderr)
     )
+    if answers is not None:
+        audited = prove_suspects(audited, answers)
     for try_now in (False, True) if config.verify else (False,):
         # What was found is kept before it is tried, which takes longer.
         with writing("run", config.run):
@@ -101,6 +111,27 @@ def _audit(config: AuditConfig, store: "Store", lease: "Lease") -> int:
             )
         print(f"audit: page in {page}")
     return 0
+
+
+def _answers(second: str, store: "Store") -> "pd.DataFrame":
+    """Read the answers of a second model's run.
+
+    Raises
+    ------
+    ConfigError
+        If it is the same model.
+    """
+    from analysis.audit.second_model import read_answers
+    from pipeline.store.opening import open_store
+    from pipeline.store.run_folder import store_url
+
+    other = open_store(store_url(second)).record.identity.model
+    if other.weights and other.weights == store.record.identity.model.weights:
+        raise ConfigError(
+            f"second_model: {second} is a run of the same weights, which proves nothing: expected "
+            "one of another model"
+        )
+    return read_answers(second)
 
 
 _BAR_AFTER_S = 2.0
@@ -147,8 +178,10 @@ def print_findings(found: "Sequence[Finding]", most: int) -> None:
 
 
 def _tried(finding: "Finding") -> str | None:
-    """Say what came of trying a finding on the model; None if it wasn't tried."""
+    """Say what came of trying a finding on a model; None if it wasn't tried."""
     proof = finding.proof
+    if proof.note:
+        return printable(proof.note)
     if proof.change is None or proof.random_change is None:
         return None
     what = (

@@ -145,6 +145,8 @@ def findings(run_url: str) -> pd.DataFrame:
 
 
 def _provable(finding: Finding) -> Finding:
+    if finding.kind == "label_suspect":
+        return finding
     kinds: tuple[Kind, ...] = (*WITHOUT_PROOF, "attention_sink")
     if finding.kind in kinds or finding.scope != "class":
         return finding.with_proof(Proof(state="not applicable"))

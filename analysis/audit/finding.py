@@ -50,7 +50,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Proof:
-    """How the answer changed when what was found was taken away, by `jobs.audit --verify`."""
+    """How the answer changed when what was found was taken away, by `jobs.audit --verify`.
+
+    Of a label suspect, what a second model says, by ``--second-model``.
+    """
 
     state: ProofState = "not tried"
     change: float | None = None
@@ -61,6 +64,8 @@ class Proof:
     random_change: float | None = None
     """Mean change when a random region of the same size was taken away."""
     n_clips: int = 0
+    note: str = ""
+    """The outcome in a sentence, where it is no change of a probability."""
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,10 @@ def plan_interventions(
     For findings about a region or time steps, these are replaced, and for comparison a random
     region of the same size, disjoint from it if there is room; the clips are those of the class
     with the most attention there. For static findings, all frames are frozen to one, or shuffled
-    for comparison; a class that needs no movement loses nothing. Findings that can't be proved this
-    way are left out, and so are label suspects, which a second model checks.
+    for comparison; a class that needs no movement loses nothing. The clips of those are drawn from
+    the ones that the run's own prediction is right about: where the model is wrong, or a label is,
+    there is nothing to keep. Findings that can't be proved this way are left out, and so are label
+    suspects, which `analysis.audit.second_model` checks.
 
     Returns
     -------
@@ -84,8 +86,7 @@ def plan_interventions(
         index = list(evidence.class_names).index(finding.subject[0])
         member = np.flatnonzero(evidence.groups == index)
         place = _named_place(finding, evidence.grid)
-        chosen = member[np.argsort(-_share(evidence, member, place), kind="stable")]
-        for row in chosen[:clips_per_finding]:
+        for row in _in_order(finding, place, evidence, member)[:clips_per_finding]:
             clip = evidence.table.iloc[int(row)]
             rng = np.random.default_rng(seed_of(finding.key, clip["video_id"]))
             for action in _actions(finding, place, evidence.grid, rng):
@@ -176,6 +177,17 @@ def _named_place(finding: Finding, grid: tuple[int, int, int]) -> Place:
         return finding.place
     _, height, width = grid
     return Place(y=(height // 4, height - height // 4), x=(width // 4, width - width // 4))
+
+
+def _in_order(
+    finding: Finding, place: Place, evidence: Evidence, member: NDArray[np.integer]
+) -> NDArray[np.integer]:
+    """Rows of a class in the order in which they are tried, by what the run says of them alone."""
+    if finding.kind != "static":
+        return member[np.argsort(-_share(evidence, member, place), kind="stable")]
+    right = member[evidence.prediction[member] == evidence.groups[member]]
+    # Nothing of a map says which clips show a still best, so they are drawn.
+    return np.random.default_rng(seed_of("static", finding.subject[0])).permutation(right)
 
 
 def _actions(

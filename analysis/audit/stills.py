@@ -2,7 +2,8 @@
 
 A background or an object that is there in every frame may give a class away while the map is no
 stiller than in other classes. So `jobs.audit --verify` also tries each class that no map points
-to: one frame is repeated for the whole clip, and the class's probability is compared.
+to, on clips that the model gets right: one frame is repeated for the whole clip, and the class's
+probability is compared.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from analysis.audit.interventions import STILL_SHARE, means_by_arm
 from analysis.audit.settings import AuditSettings
 from analysis.audit.significance import adjusted, bootstrap_interval, mean_of
 
-_LEAST_PROBABILITY = 0.5
-"""Mean probability of a class in its unchanged clips below which the model doesn't know it, and
-nothing can be said about what it needs."""
+_LEAST_KNOWN = 0.5
+"""Share of a class's clips that the model gets right, and mean probability of the class in those
+that are tried, below which the model doesn't know it, and nothing can be said about what it
+needs."""
 _MOST_NAMED = 5
 """Classes that are findings of their own even where they are most of all."""
 _CHECK = (
@@ -44,9 +46,10 @@ class _Tried:
 def still_candidates(
     evidence: Evidence, found: Sequence[Finding], settings: AuditSettings
 ) -> list[Finding]:
-    """Give a static finding to try for each class of enough videos that has none yet.
+    """Give a static finding to try for each class without one that the model knows.
 
-    `stills` keeps those that hold.
+    A class needs enough videos, of which the model gets half or more right. `stills` keeps those
+    that hold.
     """
     size = np.bincount(evidence.groups[evidence.groups >= 0], minlength=len(evidence.class_names))
     known = {finding.subject[0] for finding in found if finding.kind == "static"}
@@ -56,6 +59,8 @@ def still_candidates(
         if name in known:
             continue
         rows = np.flatnonzero(evidence.groups == index)
+        if (evidence.prediction[rows] == index).mean() < _LEAST_KNOWN:
+            continue
         candidates.append(
             Finding(
                 kind="static",
@@ -111,7 +116,7 @@ def stills(
     tested = [
         one
         for one in tried
-        if one.finding.proof.state in states and one.none.mean() >= _LEAST_PROBABILITY
+        if one.finding.proof.state in states and one.none.mean() >= _LEAST_KNOWN
     ]
     p = np.array([_p(one) for one in tested])
     q = adjusted(p)
@@ -145,8 +150,8 @@ def _of_class(tried: _Tried, p: float, q: float) -> Finding:
     effect, low, high = _change(tried.frozen - tried.none, name)
     return replace(
         finding,
-        seen=f"Clips of {name!r} in which one frame is repeated keep {_share(_kept(tried))} of "
-        "the class's probability: the model needs no movement to tell it.",
+        seen=f"Clips of {name!r} that the model gets right keep {_share(_kept(tried))} of the "
+        "class's probability when one frame is repeated: it needs no movement to tell them.",
         p=p,
         q=q,
         effect=effect,
@@ -173,9 +178,9 @@ def _of_dataset(
         first,
         scope="dataset",
         subject=(),
-        seen=f"In {n_still} of {n_tested} classes that the model knows, clips in which one "
-        f"frame is repeated keep {_share(frozen.mean() / none.mean())} of the probability: {names}"
-        f"{more}.",
+        seen=f"In {n_still} of {n_tested} classes that the model knows, clips that it gets right "
+        f"keep {_share(frozen.mean() / none.mean())} of the probability when one frame is "
+        f"repeated: {names}{more}.",
         check="Check whether this dataset asks for movement at all, before the model's answers are "
         "taken for an understanding of actions.",
         p=max(p for _, p, _ in passed),

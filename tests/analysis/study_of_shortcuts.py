@@ -3,12 +3,13 @@
     python -m tests.analysis.study_of_shortcuts --seeds 5 --out /tmp/study
 
 For each seed a model learns a dataset of planted cues from labels alone, and another its clean
-twin; each is run over clips of another seed, audited, and its findings are tried. Prints, for each
-kind, in how many seeds what was planted was found and confirmed; of duplicates and swapped labels
-recall and precision; what is confirmed of clean twins, whose classes do differ; and what is found
-where labels are permuted, which should be nothing. With ``--committed``, one model is taken for all
-seeds, the committed one, which saves the training. What ``--out`` has from an earlier call is taken
-up again. ``--method staa-paper`` audits by plain attention.
+twin; each is run over clips of another seed, audited, and its findings are tried, label suspects by
+the model of the next seed. Prints, for each kind, in how many seeds what was planted was found and
+confirmed; of duplicates and swapped labels recall and precision; and of twins with nothing planted,
+which are the clean ones and three permutations of the labels of each, how many have a finding of a
+kind. With ``--committed``, one model is taken for all seeds, the committed one, which saves the
+training, and there are no twins. What ``--out`` has from an earlier call is taken up again.
+``--method staa-paper`` audits by plain attention.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 import pipeline.synthetic
 from analysis.audit.audit import audit, read_findings
 from analysis.audit.evidence import read_evidence
+from analysis.audit.finding import Finding
 from jobs.audit import AuditConfig, audit_run
 from jobs.cli import run_job
 from jobs.train import run_training
@@ -65,9 +67,12 @@ def dataset(folder: Path, seed: int, n_clips: int, *, clean: bool) -> str:
     return manifest
 
 
-PERMUTED = 4
-"""Permutations of the labels that are audited for each seed."""
-OF_CLASSES = ("logo", "static", "first_last_frames", "centre_only", "strategies", "unlike_class")
+PERMUTED = 3
+"""Permutations of a clean twin's labels that are audited for each seed: with it, four twins."""
+OF_CLASSES = (
+    *("logo", "static", "first_last_frames", "centre_only"),
+    *("strategies", "unlike_class", "other_when_wrong"),
+)
 """Kinds that compare classes, which are alike once labels are permuted."""
 METHODS = {
     "evidence": Method(name="evidence", clamp="sum", frame_importance="gradient"),
@@ -75,8 +80,8 @@ METHODS = {
 }
 
 
-def findings_of(folder: Path, manifest: str, model: Path, method: Method) -> list:
-    """Run a model over the clips, audit the run, and try what was found."""
+def run_of(folder: Path, manifest: str, model: Path, method: Method) -> Path:
+    """Run a model over the clips."""
     config = AttributeConfig(
         manifest=manifest,
         model=str(model),
@@ -87,9 +92,16 @@ def findings_of(folder: Path, manifest: str, model: Path, method: Method) -> lis
     plan = plan_run(config)
     prepare(plan)
     execute_serially(plan)
-    argv = [str(folder), "--verify", "--proof.serial", "--most=0"]
+    return folder
+
+
+def findings_of(run: Path, second: Path | None) -> list:
+    """Audit a run, and try what was found; suspects by the run of a second model."""
+    argv = [str(run), "--verify", "--proof.serial", "--most=0"]
+    if second is not None:
+        argv.append(f"--second-model={second}")
     assert run_job(AuditConfig, audit_run, verb="audit", argv=argv) == 0
-    return read_findings(str(folder))
+    return read_findings(str(run))
 
 
 def model_of(folder: Path, seed: int, manifest: str, *, clean: bool) -> Path:
@@ -121,6 +133,15 @@ def kinds_by_chance(run: str, seed: int) -> set[str]:
     return {finding.kind for finding in audit(permuted)} & {*OF_CLASSES}
 
 
+def told(finding: Finding) -> str:
+    """Name a finding and its outcome on the model."""
+    proof = finding.proof
+    change = (
+        "" if proof.change is None else f" {proof.change:+.2f} (random {proof.random_change:+.2f})"
+    )
+    return f"{finding.key} q {finding.q:.1g} effect {finding.effect:.2f}, {proof.state}{change}"
+
+
 def compared(found: set, planted: set) -> str:
     hits = len(found & planted)
     recall = hits / len(planted) if planted else float("nan")
@@ -138,8 +159,10 @@ def main() -> None:
     parser.add_argument("--committed", action="store_true")
     parser.add_argument("--method", choices=METHODS, default="evidence")
     options = parser.parse_args()
-    outcomes, clean_kinds, permuted_kinds, tables = Counter(), Counter(), Counter(), []
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
+    outcomes, found_in, confirmed_in, n_twins = Counter(), Counter(), Counter(), 0
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    method = METHODS[options.method]
+    for seed in seeds:
         for clean in (False, True):
             folder = options.out / f"{seed}{'-clean' if clean else ''}"
             manifest = dataset(folder / "data", seed, options.n_clips, clean=clean)
@@ -149,15 +172,28 @@ def main() -> None:
                 model = model_of(folder / "model", seed + 1000, manifest, clean=clean)
             elif clean:
                 continue
-            run = folder / f"run-{options.method}"
-            found = findings_of(run, manifest, model, METHODS[options.method])
+            run = run_of(folder / f"run-{options.method}", manifest, model, method)
+            second = None
+            if not (clean or options.committed) and len(seeds) > 1:
+                other = seeds[(seed - seeds[0] + 1) % len(seeds)]
+                data = dataset(
+                    options.out / f"{other}" / "data", other, options.n_clips, clean=False
+                )
+                judge = model_of(
+                    options.out / f"{other}" / "model", other + 1000, data, clean=False
+                )
+                second = run_of(folder / f"run-second-{other}", manifest, judge, Method())
+            found = findings_of(run, second)
             if clean:
-                confirmed = [f for f in found if f.proof.state == "confirmed"]
-                clean_kinds.update({finding.kind for finding in confirmed})
-                print(f"seed {seed}, clean twin, confirmed: {sorted(f.key for f in confirmed)}")
+                found_in.update({finding.kind for finding in found})
+                confirmed_in.update({f.kind for f in found if f.proof.state == "confirmed"})
+                print(f"seed {seed}, clean twin:", *map(told, found), sep="\n  ")
+                for trial in range(PERMUTED):
+                    kinds = kinds_by_chance(str(run), seed + trial)
+                    found_in.update(kinds)
+                    print(f"seed {seed}, clean twin, labels permuted: {sorted(kinds)}")
+                n_twins += 1 + PERMUTED
                 continue
-            for trial in range(PERMUTED):
-                permuted_kinds.update(kinds_by_chance(str(run), seed + trial))
             by_key = {(f.kind, f.subject[0]): f for f in found if f.scope == "class"}
             for key, cue in CUES.items():
                 state = by_key[key].proof.state if key in by_key else "not found"
@@ -171,7 +207,7 @@ def main() -> None:
             print(f"seed {seed}: confirmed beside what was planted: {others}")
             facts = json.loads((folder / "data" / PLANTED_NAME).read_text())
             swapped = {name for name, f in facts.items() if f["label"] != f["true_label"]}
-            suspects = {f.subject[0] for f in found if f.kind == "label_suspect"}
+            suspects = {f.subject[0]: f.proof.state for f in found if f.kind == "label_suspect"}
             pairs = {
                 frozenset((name, f["duplicate_of"]))
                 for name, f in facts.items()
@@ -179,14 +215,15 @@ def main() -> None:
             }
             duplicates = {frozenset(f.subject) for f in found if f.kind == "near_duplicate"}
             print(f"seed {seed}: duplicates: {compared(duplicates, pairs)}")
-            print(f"seed {seed}: swapped labels: {compared(suspects, swapped)}")
-            tables.append((duplicates, pairs, suspects, swapped))
+            print(f"seed {seed}: swapped labels: {compared({*suspects}, swapped)}")
+            for state in sorted({*suspects.values()}):
+                chosen = {name for name, of_name in suspects.items() if of_name == state}
+                print(f"seed {seed}: swapped labels, {state}: {compared(chosen, swapped)}")
     print()
     for (cue, state), n in sorted(outcomes.items()):
         print(f"{cue:<16} {state:<16} {n} of {options.seeds}")
-    print("clean twins with a confirmed finding:", dict(clean_kinds))
-    n_permuted = PERMUTED * options.seeds
-    print(f"of {n_permuted} runs with permuted labels have a finding:", dict(permuted_kinds))
+    print(f"of {n_twins} twins with nothing planted have a finding:", dict(found_in))
+    print(f"of {options.seeds} clean twins have a confirmed one:", dict(confirmed_in))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from jobs.audit import AuditConfig, audit_run
 from jobs.cli import run_job
+from pipeline.store.record import ModelIdentity
 from tests.analysis.page.pages import data_of
 from tests.analysis.simulated_runs import CLASS_NAMES, LOGO, simulated
 from tests.analysis.stores import write_run
@@ -77,3 +78,39 @@ def test_a_second_run_without_a_page_is_refused(capsys, logo_run):
     code, _, stderr = audited(capsys, logo_run, f"--beside={logo_run}")
     assert code == 2
     assert "beside: a second run is shown on the page, expected --report DIR" in stderr
+
+
+def test_label_suspects_are_tried_by_a_second_models_run(capsys, logo_run, tmp_path):
+    run = simulated(SEED, ("label_suspect",))
+    layout, columns = run.columns()
+    first = write_run(tmp_path / "first", layout, columns, class_names=CLASS_NAMES)
+    code, stdout, _ = audited(capsys, first, "--most=100")
+    assert code == 0
+    assert "Label suspect, not tried" in stdout
+
+    # Another model that knows what is shown.
+    true = columns["label"].copy()
+    for row, index in run.planted.swapped.items():
+        true[row] = index
+    columns |= {"prediction": true, "probability": columns["probability"] * 0 + 0.9}
+    another = ModelIdentity(weights="another", config={})
+    second = write_run(tmp_path / "second", layout, columns, class_names=CLASS_NAMES, model=another)
+    before = sorted(path.name for path in (tmp_path / "second").iterdir())
+    code, stdout, _ = audited(capsys, first, "--most=100", f"--second-model={second}")
+    assert code == 0
+    assert "Label suspect, confirmed" in stdout
+    assert "A second model says 'simulated " in stdout
+    assert "Label suspect, not tried" not in stdout
+    # Nothing is written there.
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == before
+    assert {"confirmed"} <= set(pd.read_parquet(Path(first) / "findings.parquet")["proof_state"])
+
+
+def test_a_second_run_of_the_same_weights_proves_nothing(capsys, logo_run, tmp_path):
+    code, stdout, stderr = audited(capsys, logo_run, f"--second-model={logo_run}")
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert "second_model: " in stderr
+    assert "a run of the same weights" in stderr
+    code, stdout, stderr = audited(capsys, logo_run, f"--second-model={tmp_path / 'nothing'}")
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert "nothing" in stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pipeline.synthetic
+from analysis import class_names, open_run
 from jobs.audit import AuditConfig, audit_run
 from jobs.cli import run_job
 from pipeline.dataset.layouts import build_manifest
@@ -20,7 +21,7 @@ from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import PLANTED_NAME, write_dataset
 
 SEED = int(datetime.now(UTC).strftime("%Y%m%d"))
-MODEL = Path(pipeline.synthetic.__file__).parent / "checkpoints" / "shortcuts"
+CHECKPOINTS = Path(pipeline.synthetic.__file__).parent / "checkpoints"
 PLANTED = {
     ("logo", "blink"): {"logo"},
     ("static", "bounce"): {"background"},
@@ -47,16 +48,21 @@ def run(tmp_path_factory):
         annotations=str(folder / "data" / "annotations.csv"),
     )
     write_manifest(table, str(folder / "clips.parquet"))
+    run_of(folder, "shortcuts", "run")
+    return folder
+
+
+def run_of(folder, model, out):
+    """Run a committed model over the clips."""
     config = AttributeConfig(
         manifest=str(folder / "clips.parquet"),
-        model=str(MODEL),
-        out=str(folder / "run"),
+        model=str(CHECKPOINTS / model),
+        out=str(folder / out),
         sampling=SamplingConfig(kind="uniform"),
     )
     plan = plan_run(config)
     prepare(plan)
     execute_serially(plan)
-    return folder
 
 
 def audited(capsys, run, *flags):
@@ -130,3 +136,34 @@ def test_a_trial_that_was_cut_off_goes_on_and_lost_clips_are_left_out(capsys, ru
         path.with_suffix(".gone").rename(path)
     assert code == 0, stderr
     assert "clips can't be read any more, and are left out: missing: " in stderr
+
+
+@pytest.mark.slow
+def test_a_second_model_confirms_labels_that_were_swapped(capsys, run):
+    """It was trained on the actions alone, among more classes, and has never seen a cue."""
+    run_of(run, "8-frames", "second")
+    code, stdout, _ = audited(capsys, run, f"--second-model={run / 'second'}", "--audit.q=0.3")
+    assert code == 0
+    facts = json.loads((run / "data" / PLANTED_NAME).read_text())
+    swapped = {name: fact for name, fact in facts.items() if fact["label"] != fact["true_label"]}
+    second = open_run(str(run / "second"))
+    says = class_names(second, "prediction").values
+    answers = dict(
+        zip(
+            second["video_id"].values,
+            zip(says, second["probability"].values, strict=True),
+            strict=True,
+        )
+    )
+    suspects = {
+        tuple(key[1:]): state for key, state in states(run).items() if key[0] == "label_suspect"
+    }
+    for (video, _, suspected), state in suspects.items():
+        prediction, probability = answers[video]
+        agrees = prediction == suspected and probability >= 0.5
+        assert state == ("confirmed" if agrees else "not confirmed")
+        # Where both models contradict a label that was swapped, they name the true one.
+        if agrees and video in swapped:
+            assert suspected == swapped[video]["true_label"]
+    print(f"{len(swapped)} swapped; {suspects}")
+    assert ("A second model says" in stdout) == bool(suspects)

@@ -123,8 +123,11 @@ function subjectOf(finding) {
 /** The proof of a finding, in words and drawn. */
 function proofOf(finding) {
   const proof = finding.proof;
+  if (proof.note) return h("p", {}, proofBadge(proof.state), ` ${proof.note}`);
   if (proof.state === "not tried")
-    return h("p", {}, proofBadge(proof.state), " No intervention has tried it yet: ", h("code", {}, "jobs.audit --verify"), " does.");
+    return finding.kind === "label_suspect"
+      ? h("p", {}, proofBadge(proof.state), " No second model has tried it yet: ", h("code", {}, "jobs.audit --second-model RUN"), " does.")
+      : h("p", {}, proofBadge(proof.state), " No intervention has tried it yet: ", h("code", {}, "jobs.audit --verify"), " does.");
   if (proof.state === "not applicable") return h("p", {}, proofBadge(proof.state), " No intervention on frames can prove a finding of this kind.");
   const [what, beside] = finding.kind === "static" ? ["one frame was repeated", "shuffled frames"]
     : ["what it names was taken away", "a random part of that size"];

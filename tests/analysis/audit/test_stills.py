@@ -37,13 +37,27 @@ def answered(tried, kept, known=0.8, noise=0.02, seed=SEED):
     return stills(prove(candidates, outcomes), outcomes, SETTINGS)
 
 
-def test_each_class_is_tried_except_those_whose_map_is_still_and_small_ones():
+def n_right(evidence):
+    """Clips of each class that the model gets right, and all of them, by the class's name."""
+    sizes = np.bincount(evidence.label, minlength=len(CLASS_NAMES))
+    right = np.bincount(
+        evidence.label[evidence.prediction == evidence.label], minlength=len(CLASS_NAMES)
+    )
+    return {name: (int(n), int(of)) for name, n, of in zip(CLASS_NAMES, right, sizes, strict=True)}
+
+
+def test_each_class_is_tried_except_those_whose_map_is_still_small_and_unknown_ones():
     evidence = simulated(SEED, ALL).evidence()
     found = audit(evidence)
     still = {finding.subject[0] for finding in found if finding.kind == "static"}
     assert still
+    known = {name for name, (right, size) in n_right(evidence).items() if 2 * right >= size}
     candidates = still_candidates(evidence, found, SETTINGS)
-    assert {candidate.subject[0] for candidate in candidates} == {*CLASS_NAMES} - still
+    assert {candidate.subject[0] for candidate in candidates} == known - still
+    mistaken = evidence.table["prediction_index"].where(evidence.label != 0, 1)
+    evidence = replace(evidence, table=evidence.table.assign(prediction_index=mistaken))
+    candidates = still_candidates(evidence, found, SETTINGS)
+    assert {candidate.subject[0] for candidate in candidates} == known - still - {FIRST}
     few = AuditSettings(min_clips=len(evidence.table))
     assert still_candidates(evidence, found, few) == []
 
@@ -54,6 +68,23 @@ def test_a_class_that_keeps_its_probability_is_found_and_no_other(tried):
     assert "keep 1" in finding.seen or "keep 9" in finding.seen
     assert finding.low < finding.effect < finding.high
     assert finding.q < SETTINGS.q
+
+
+def test_clips_that_the_model_gets_wrong_are_not_tried(tried):
+    """Of a swapped label a still keeps nothing, whatever gives the class away."""
+    evidence, candidates, plan = tried
+    assert candidates
+    answer = evidence.table.set_index("row")["prediction_index"]
+    assert (plan["row"].map(answer) == plan["target"]).all()
+    right = n_right(evidence)
+    for candidate in candidates:
+        videos = plan.loc[plan["finding"] == candidate.key, "video_id"]
+        assert videos.nunique() == min(right[candidate.subject[0]][0], 20)
+    # The clips are drawn: neither those of which the model is surest, nor the first ones.
+    again = plan_interventions(candidates, evidence)
+    assert again.equals(plan)
+    first = plan[plan["finding"] == candidates[0].key]["row"].unique()
+    assert list(first) != sorted(first)
 
 
 def test_a_class_that_the_model_does_not_know_says_nothing(tried):
