@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
@@ -18,10 +18,14 @@ from pipeline.errors import ConfigError
 from pipeline.progress_bar import progress_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.evaluation.benchmark.subject import Subject
     from pipeline.evaluation.benchmark.summary import Results
     from pipeline.evaluation.metric_checks import MetricCheck
     from pipeline.models.checkpoint import Checkpoint
+    from pipeline.synthetic.held_out import Camera
     from pipeline.synthetic.tasks import TaskName
 
 TASKS: "dict[str, TaskName]" = {
@@ -32,11 +36,14 @@ TASKS: "dict[str, TaskName]" = {
     "8-frames": "actions",
 }
 """What the classes of each committed model are."""
+SHOWN_BY_EACH_FRAME = ("static_cue",)
+"""Tasks whose class each frame shows: a splice from another clip shows that clip's class."""
 LABEL_ONLY = ("static-cue", "static-cue-vivit", "static-cue-videomae", "order")
 """Models that weren't told where the actor is."""
-COSTLY = ("forward passes",)
-"""Needs of the methods that are measured on fewer clips."""
-_COSTLY_BY_NAME = ("FovEx", "Integrated Gradients", "SmoothGrad")
+_COSTLY = (
+    *("FovEx", "Integrated Gradients", "SmoothGrad", "occlusion", "RISE", "LIME", "KernelSHAP"),
+)
+"""Methods that are measured on fewer clips."""
 _N_CHECKED = 8
 """How many clips of the model set by hand the metrics are tried on."""
 
@@ -73,6 +80,8 @@ class BenchmarkConfig(FrozenConfig):
     metrics: Names = ("all",)
     """Names in `pipeline.evaluation.benchmark.metrics.METRICS`, or groups of them; `all`, or
     `decision` for those that choose the default."""
+    camera: Literal["panning", "still", "fast"] = "panning"
+    """How the background moves: as in training, not at all, or four times as fast."""
     n_workers: int | None = Field(default=None, ge=1)
     """Processes, each with a model and one thread; by default one per CPU."""
 
@@ -94,6 +103,7 @@ def benchmark(config: BenchmarkConfig) -> int:
     facts = {
         "models": ", ".join(config.models),
         "seeds of scenes": ", ".join(map(str, config.seeds)),
+        "camera": config.camera,
         "clips": f"{config.clips} of one actor and {config.clips} of two for each model and seed; "
         f"{config.costly_clips} for methods of many passes",
         "figures": "mean over models of the mean over clips, [95 % interval over seeds and clips]",
@@ -193,7 +203,7 @@ def _is_missing(
     return not cell.reason and (cell.cost is None or bool(cell.lacks(metrics)))
 
 
-_SUBJECTS: dict[tuple[str, int, int], "Subject"] = {}
+_SUBJECTS: dict[tuple[str, int, int, str], "Subject"] = {}
 """The subject that this process made last, whose probes remember what they have asked."""
 
 
@@ -210,10 +220,10 @@ def _measure(
     from pipeline.evaluation.benchmark.cells import cell_url, measure, read_cell, write_cell
 
     torch.set_num_threads(1)
-    key = (model, seed, config.clips)
+    key = (model, seed, config.clips, config.camera)
     if key not in _SUBJECTS:
         _SUBJECTS.clear()
-        _SUBJECTS[key] = subject_of(model, seed, config.clips)
+        _SUBJECTS[key] = subject_of(*key)
     subject = _SUBJECTS[key]
     for method in methods:
         identity = _identity(config, model, method)
@@ -225,12 +235,10 @@ def _measure(
 
 def _identity(config: BenchmarkConfig, model: str, method: str) -> dict[str, Any]:
     """Say what the values of a cell depend on."""
-    from pipeline.evaluation.methods.explainer import METHODS
-
-    is_costly = METHODS[method].needs in COSTLY or method in _COSTLY_BY_NAME
     return {
         "weights": _checkpoint(model).weights_digest,
-        "clips": config.costly_clips if is_costly else config.clips,
+        "clips": config.costly_clips if method in _COSTLY else config.clips,
+        "camera": config.camera,
     }
 
 
@@ -247,18 +255,25 @@ def _checkpoint(model: str) -> "Checkpoint":
     return _CHECKPOINTS[model]
 
 
-def subject_of(model: str, seed: int, n_clips: int) -> "Subject":
+def subject_of(model: str, seed: int, n_clips: int, camera: "Camera" = "panning") -> "Subject":
     """Load a committed model, and render its clips."""
+    import numpy as np
     import torch
 
-    from pipeline.evaluation.benchmark.subject import Scenes, Subject
+    from pipeline.evaluation.benchmark.subject import Scenes, Splices, Subject
     from pipeline.evaluation.perturbation import Probe
     from pipeline.models.attributor import normalise
     from pipeline.models.checkpoint import load_adapter
     from pipeline.synthetic.held_out import held_out_clips
+    from pipeline.synthetic.splices import splice
 
     checkpoint = _checkpoint(model)
     adapter = load_adapter(checkpoint, device="cpu")
+
+    def seen(frames: "NDArray[np.uint8]") -> torch.Tensor:
+        return normalise(torch.from_numpy(frames), checkpoint.preprocessing, torch.float32)
+
+    black = tuple(seen(np.zeros((1, 1, 1, 1, 3), np.uint8)).flatten().tolist())
 
     def scenes(n_actors: int) -> Scenes:
         clips = held_out_clips(
@@ -268,13 +283,25 @@ def subject_of(model: str, seed: int, n_clips: int) -> "Subject":
             n_times=adapter.grid.n_times,
             seed=seed,
             n_actors=n_actors,
+            camera=camera,
         )
-        pixels = normalise(torch.from_numpy(clips.frames), checkpoint.preprocessing, torch.float32)
+        pixels = seen(clips.frames)
         probe = Probe(adapter, pixels)
         truth = (clips.labels, clips.covered, clips.rivals, clips.rival_covered)
-        return Scenes(pixels, *truth, probe, seed)
+        return Scenes(pixels, *truth, probe, seed, black)
 
-    return Subject(model, adapter, scenes(1), scenes(2), seed)
+    single = scenes(1)
+    splices = None
+    if TASKS[model] in SHOWN_BY_EACH_FRAME:
+        n_times = adapter.grid.n_times
+        steps = single.pixel_values.reshape(n_clips, n_times, -1).numpy()
+        spliced = splice(steps, single.labels, max(1, n_times // 4), seed)
+        splices = Splices(
+            torch.from_numpy(spliced.frames).reshape(single.pixel_values.shape),
+            single.labels[spliced.donors],
+            spliced.planted,
+        )
+    return Subject(model, adapter, single, scenes(2), seed, spliced=splices)
 
 
 def _checks(metrics: tuple[str, ...]) -> Mapping[str, "MetricCheck"]:

@@ -12,6 +12,7 @@ have nothing to do with the patches.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,16 +81,21 @@ def tau(shares: Sequence[float], changes: NDArray[np.floating]) -> Float64Array:
 
 
 def legacy_masked(
-    frames: NDArray[np.uint8], attention: NDArray[np.floating], share: float = HALF
-) -> NDArray[np.uint8]:
+    frames: NDArray[Any],
+    attention: NDArray[np.floating],
+    share: float = HALF,
+    black: Sequence[float] = (0, 0, 0),
+) -> NDArray[Any]:
     """Set bytes of a clip to 0 as the authors' code does; see the module.
 
     Parameters
     ----------
     frames
-        (frames, height, width, 3) of one clip.
+        (frames, height, width, 3) of one clip: bytes, or what they were normalised to.
     attention
         Any shape: the model's attention, of which flat positions are taken for those of bytes.
+    black
+        What a byte of 0 was normalised to, in each channel.
 
     Raises
     ------
@@ -99,8 +105,8 @@ def legacy_masked(
     flat = attention.ravel()
     if flat.size > frames.size:
         raise ValueError(f"attention has {flat.size} values and the clip {frames.size} bytes")
-    masked = frames.copy()
-    masked.reshape(-1)[np.argsort(flat)[-int(share * flat.size) :]] = 0
+    masked, positions = frames.copy(), np.argsort(flat)[-int(share * flat.size) :]
+    masked.reshape(-1)[positions] = np.asarray(black, frames.dtype)[positions % 3]
     return masked
 
 

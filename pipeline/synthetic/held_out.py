@@ -7,6 +7,7 @@ left half of one scene beside the right half of another one.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,11 @@ from pipeline.synthetic.tasks import (
 from pipeline.synthetic.training import PREPROCESSING, SMALL_CANVAS
 
 _COMPOSITE_TASKS: tuple[TaskName, ...] = ("order",)
+
+Camera = Literal["panning", "still", "fast"]
+CAMERAS: tuple[Camera, ...] = get_args(Camera)
+"""How the background moves: as in training, not at all, or four times as fast."""
+_PAN_RATES: dict[Camera, float] = {"panning": 1.0, "still": 0.0, "fast": 4.0}
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ def held_out_clips(
     seed: int,
     n_actors: int = 1,
     textures: tuple[str, ...] = (),
+    camera: Camera = "panning",
 ) -> HeldOut:
     """Render clips whose classes take turns; distractors do what actors do.
 
@@ -79,6 +86,8 @@ def held_out_clips(
         With 2, another actor of another class is beside the first.
     textures
         As `Style.textures`.
+    camera
+        One of `CAMERAS`.
     """
     names = class_names(task)
     style = Style(n_actors, "acting", "own", textures)
@@ -87,9 +96,9 @@ def held_out_clips(
     for index in range(n_clips):
         label = names[index % len(names)]
         if n_actors == 2 and task in _COMPOSITE_TASKS:
-            shown, rival = _composite(task, seed, index, label, style, n_frames)
+            shown, rival = _composite(task, seed, index, label, style, n_frames, camera)
         else:
-            scene = task_scene(task, seed, index, label, _canvas(task), style)
+            scene = _panned(task_scene(task, seed, index, label, _canvas(task), style), camera)
             shown = _shown(scene, n_frames)
             rival = "" if scene.rival is None else rival_label(scene, task)
         frames.append(PREPROCESSING.resize_and_crop(shown.frames))
@@ -111,6 +120,11 @@ def _canvas(task: TaskName) -> Canvas:
     return Canvas() if task == "actions" else SMALL_CANVAS
 
 
+def _panned(scene: Scene, camera: Camera) -> Scene:
+    cycles, phase_x, phase_y = scene.pan
+    return replace(scene, pan=(_PAN_RATES[camera] * cycles, phase_x, phase_y))
+
+
 def _shown(scene: Scene, n_frames: int) -> _Shown:
     sampling = Sampling(kind="uniform", n_samples=n_frames)
     fps = scene.canvas.fps
@@ -126,7 +140,13 @@ def _shown(scene: Scene, n_frames: int) -> _Shown:
 
 
 def _composite(
-    task: TaskName, seed: int, index: int, label: str, style: Style, n_frames: int
+    task: TaskName,
+    seed: int,
+    index: int,
+    label: str,
+    style: Style,
+    n_frames: int,
+    camera: Camera,
 ) -> tuple[_Shown, str]:
     """Half of a scene of the class beside half of one of another class, and that class."""
     rng = np.random.default_rng([seed, index, 701])
@@ -136,7 +156,7 @@ def _composite(
     halves = []
     for name, on_side, number in ((label, side, 2 * index), (other, -side, 2 * index + 1)):
         single = replace(style, n_actors=1)
-        scene = task_scene(task, seed, number, name, _canvas(task), single)
+        scene = _panned(task_scene(task, seed, number, name, _canvas(task), single), camera)
         actor = in_half(scene.actor, on_side, scene.canvas)
         halves.append(_shown(replace(scene, actor=actor), n_frames))
     first, second = halves

@@ -1,6 +1,7 @@
 """Splices: frames of one clip inside another clip, so that the time of the evidence is known."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +11,15 @@ from numpy.typing import NDArray
 class Spliced:
     """Clips into which frames from others were put."""
 
-    frames: NDArray[np.uint8]
-    """(clips, T, height, width, 3)"""
+    frames: NDArray[Any]
+    """(clips, T, ...)"""
     planted: NDArray[np.bool_]
     """(clips, T): whether a step shows the other clip; only these hold evidence of its class."""
     donors: NDArray[np.int64]
     """(clips,): index of the clip that the frames come from."""
 
 
-def splice(
-    frames: NDArray[np.uint8], labels: NDArray[np.integer], n_steps: int, seed: int
-) -> Spliced:
+def splice(frames: NDArray[Any], labels: NDArray[np.integer], n_steps: int, seed: int) -> Spliced:
     """Put ``n_steps`` frames from a clip of another class into each clip, at a random time.
 
     The frames keep their time: they are those at the same steps of the donor.
@@ -28,7 +27,7 @@ def splice(
     Parameters
     ----------
     frames
-        (clips, T, height, width, 3), as a model sees them.
+        (clips, T, ...), as a model sees them; a tubelet's frames count as one.
     labels
         (clips,)
 

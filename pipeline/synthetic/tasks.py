@@ -80,8 +80,9 @@ def task_scene(
     if task == "actions":
         scene = sample_scene(seed, index, label, canvas)
     else:
-        action = ACTIONS[rng.integers(len(ACTIONS))]
-        scene = sample_scene(seed, index, action, canvas)
+        # An actor that blinks may be out of sight in the moment that counts.
+        actions = [name for name in ACTIONS if task != "moment" or name != "blink"]
+        scene = sample_scene(seed, index, actions[rng.integers(len(actions))], canvas)
         scene = replace(scene, cue=label, evidence=(0.0, scene.n_frames / scene.canvas.fps))
     if style.distractors == "acting":
         acting = tuple(_acting(each, scene, rng) for each in scene.distractors)

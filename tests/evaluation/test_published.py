@@ -62,6 +62,9 @@ def test_the_codes_form_clears_the_first_bytes_whatever_the_patches():
     assert (flat[6:12] == 0).all()
     assert (np.delete(flat, np.arange(6, 12)) == 200).all()
     assert (frames == 200).all()
+    # What was normalised is masked by what black was normalised to.
+    of_floats = legacy_masked(frames / 100, attention, black=(-1.0, -2.0, -3.0)).ravel()
+    np.testing.assert_allclose(of_floats[5:12], [2, -1, -2, -3, -1, -2, -3])
     with pytest.raises(ValueError, match="attention has 400 values and the clip 384 bytes"):
         legacy_masked(frames, np.zeros(400))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.synthetic.held_out import held_out_clips
+from pipeline.synthetic.held_out import CAMERAS, held_out_clips
 from pipeline.synthetic.tasks import class_names
 
 SIZES = {"n_frames": 8, "n_times": 4, "seed": 20261128}
@@ -33,6 +33,23 @@ def test_the_same_seed_gives_the_same_clips_and_another_one_others():
     other = held_out_clips("order", n_clips=2, **SIZES | {"seed": 3})
     np.testing.assert_array_equal(first.frames, again.frames)
     assert (first.frames != other.frames).any()
+
+
+@pytest.mark.parametrize("task", ["static_cue", "order"])
+def test_the_camera_moves_the_background_and_nothing_else(task):
+    """Of composites both halves."""
+    sizes = {"n_clips": 3, "n_actors": 2, **SIZES}
+    of = {camera: held_out_clips(task, camera=camera, **sizes) for camera in CAMERAS}
+    plain = held_out_clips(task, **sizes)
+    np.testing.assert_array_equal(of["panning"].frames, plain.frames)
+    changes = []
+    for camera in ("still", "panning", "fast"):
+        np.testing.assert_array_equal(of[camera].covered, plain.covered)
+        np.testing.assert_array_equal(of[camera].rival_covered, plain.rival_covered)
+        frames = of[camera].frames.astype(int)
+        changes.append(np.abs(np.diff(frames, axis=1)).mean())
+    # What is left of a still camera is what actors, distractors and the light do.
+    assert changes[0] < changes[1] < changes[2]
 
 
 @pytest.mark.parametrize("task", ["static_cue", "order"])

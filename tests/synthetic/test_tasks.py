@@ -90,6 +90,8 @@ def test_a_moment_is_in_one_step_and_alike_elsewhere():
             assert (scene.actor_color(frame) != (170.0, 170.0, 170.0)) == inside
         assert other.label != scene.label
         assert planted_steps(other).sum() == 1
+        # What blinks could be out of sight in its moment.
+        assert "blink" not in (scene.action, other.action)
     assert len(places) > 3
 
 

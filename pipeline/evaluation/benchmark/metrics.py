@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
@@ -19,6 +20,7 @@ from pipeline.evaluation.benchmark.subject import Explained, Scenes
 from pipeline.evaluation.metric_checks import MetricCheck, check_metric
 from pipeline.evaluation.perturbation import FILLS, Fill, Unit
 from pipeline.evaluation.shapley import rank_agreement
+from pipeline.evaluation.timing import moment_found, planted_excess
 
 Float64Array = NDArray[np.float64]
 OfMaps = Callable[[Scenes, Float64Array], Float64Array]
@@ -182,7 +184,51 @@ def _max_sensitivity(explained: Explained) -> Float64Array:
 
 
 def _shapley(explained: Explained) -> Float64Array:
-    return rank_agreement(np.maximum(explained.single, 0).sum(axis=2), explained.subject.shapley)
+    return rank_agreement(_of_times(explained.single), explained.subject.shapley)
+
+
+def _moment(explained: Explained) -> Float64Array:
+    shows = explained.subject.single.covered.any(axis=(2, 3))
+    # An action's window is no truth: only a class that shows once is.
+    planted = shows & (shows.sum(axis=1, keepdims=True) == 1)
+    return moment_found(_of_times(explained.single), planted)
+
+
+def _splice(explained: Explained) -> Float64Array:
+    splices = explained.subject.spliced
+    if splices is None:
+        return np.full(explained.subject.single.n_clips, np.nan)
+    return planted_excess(_of_times(explained.spliced), splices.planted)
+
+
+def _of_times(maps: Float64Array) -> Float64Array:
+    """Profile over time of maps (clips, T, P), in which what speaks against counts as none."""
+    return np.asarray(np.maximum(maps, 0).sum(axis=2))
+
+
+def _legacy_faithfulness(explained: Explained) -> Float64Array:
+    clean = explained.subject.single.probe.clean_logits()
+    return published.legacy_faithfulness(clean, _legacy_logits(explained, published.HALF))
+
+
+def _legacy_tau(explained: Explained) -> Float64Array:
+    masked = [_legacy_logits(explained, share) for share in published.SHARES]
+    clean = explained.subject.single.probe.clean_logits()
+    return published.legacy_monotonicity(clean, np.stack(masked))
+
+
+def _legacy_logits(explained: Explained, share: float) -> Float64Array:
+    """Logits of clips that are masked as the authors' code does: (clips, classes)."""
+    scenes = explained.subject.single
+    frames = scenes.pixel_values.permute(0, 1, 3, 4, 2).numpy()
+    masked = [
+        published.legacy_masked(clip, attention, share, scenes.black)
+        for clip, attention in zip(frames, explained.single, strict=True)
+    ]
+    pixels = torch.from_numpy(np.stack(masked)).permute(0, 1, 4, 2, 3)
+    with torch.inference_mode():
+        logits: Float64Array = explained.subject.adapter.predict(pixels).double().numpy()
+    return logits
 
 
 _SHARES = (0.02, 0.05, 0.1, 0.2)
@@ -296,6 +342,19 @@ METRICS: dict[str, Metric] = {
         lambda explained: explained.subject.shapley_repeatability,
         is_quality=False,
     ),
+    "moment found": Metric(
+        "time",
+        "higher",
+        "whether the most important step is the one that alone shows the class",
+        _moment,
+    ),
+    "splice excess": Metric(
+        "time",
+        "higher",
+        "share of the importance for another class on the steps that were put in from its clip, "
+        "less the share of steps that they are",
+        _splice,
+    ),
     "entropy": _of_maps(
         "complexity",
         "lower",
@@ -329,6 +388,21 @@ METRICS: dict[str, Metric] = {
         "higher",
         "Kendall's tau-b between the share removed and that change",
         partial(_published, published.monotonicity),
+        is_quality=False,
+    ),
+    "legacy faithfulness": Metric(
+        "paper",
+        "higher",
+        "1 - mean change of all logits with bytes at the start of the clip set to 0, as the "
+        "authors' code has it",
+        _legacy_faithfulness,
+        is_quality=False,
+    ),
+    "legacy tau": Metric(
+        "paper",
+        "higher",
+        "Kendall's tau between the share of these bytes and that change",
+        _legacy_tau,
         is_quality=False,
     ),
 }

@@ -45,6 +45,8 @@ class Scenes:
     probe: Probe
     seed: int = 0
     """Seed of the random orders that figures are compared with."""
+    black: tuple[float, ...] = (0.0, 0.0, 0.0)
+    """What a black pixel was normalised to, in each channel."""
 
     @property
     def n_clips(self) -> int:
@@ -61,7 +63,24 @@ class Scenes:
             self.rival_covered[:n_clips],
             self.probe.first(n_clips),
             self.seed,
+            self.black,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Splices:
+    """Clips into which a run of steps from a clip of another class was put."""
+
+    pixel_values: Tensor
+    """(clips, frames, 3, height, width), normalised."""
+    labels: NDArray[np.int64]
+    """(clips,): the class that was put in."""
+    planted: NDArray[np.bool_]
+    """(clips, T): the steps that show it."""
+
+    def first(self, n_clips: int) -> "Splices":
+        """Give the first clips."""
+        return Splices(self.pixel_values[:n_clips], self.labels[:n_clips], self.planted[:n_clips])
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +97,8 @@ class Subject:
     seed: int
     whole: "Subject | None" = None
     """The subject of whose clips this one has the first."""
+    spliced: Splices | None = None
+    """Splices of its clips; None where a frame alone doesn't show a class."""
 
     def first(self, n_clips: int) -> "Subject":
         """Give the same model with the first clips."""
@@ -90,6 +111,7 @@ class Subject:
             self.double.first(n_clips),
             self.seed,
             self,
+            self.spliced and self.spliced.first(n_clips),
         )
 
     @cached_property
@@ -169,6 +191,13 @@ class Explained:
         scenes = self.subject.double
         of_both = [self._maps(scenes.pixel_values, of) for of in (scenes.labels, scenes.rivals)]
         return np.concatenate(of_both)
+
+    @cached_property
+    def spliced(self) -> Float64Array:
+        """Maps of the class that was put into each clip of the splices: (clips, T, P)."""
+        splices = self.subject.spliced
+        assert splices is not None
+        return self._maps(splices.pixel_values, splices.labels)
 
     @cached_property
     def of_random_classifiers(self) -> list[Float64Array]:

@@ -1,7 +1,11 @@
 """The registry of metrics: known answers of the truth, of blind maps and of degenerate ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+from scipy.stats import kendalltau
 
 from pipeline.errors import ConfigError
 from pipeline.evaluation.benchmark.metrics import (
@@ -15,9 +19,13 @@ from pipeline.evaluation.benchmark.subject import Explained
 from pipeline.evaluation.faithfulness import contrastive_drop, drops, gap, random_drops, random_gap
 from pipeline.evaluation.localisation import average_precision
 from pipeline.evaluation.perturbation import FILLS
+from pipeline.evaluation.published import SHARES
 from tests.evaluation.benchmark.subjects import hand_set_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+NANS = [np.nan, np.nan]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +121,54 @@ def test_what_needs_more_than_maps_is_of_the_explained_method(known):
     np.testing.assert_allclose(METRICS["AP"].of(blind), ap)
 
 
+def stub(maps, covered=None, spliced=None, planted=None):
+    """An explained subject of four clips of four steps and nine patches."""
+    splices = None if planted is None else SimpleNamespace(planted=planted)
+    single = SimpleNamespace(covered=covered, n_clips=len(maps))
+    return SimpleNamespace(
+        single=maps, spliced=spliced, subject=SimpleNamespace(single=single, spliced=splices)
+    )
+
+
+def test_a_moment_is_found_in_the_step_that_alone_shows_the_class():
+    covered = np.zeros((4, 4, 3, 3), np.float32)
+    # The class shows in one step of the first two, in several of the third, in none of the last.
+    covered[0, 2, 1, 1] = covered[1, 0, 0, 0] = covered[2, :3, 1, 1] = 0.4
+    maps = np.zeros((4, 4, 9))
+    maps[:, 2, 3] = 1
+    # What speaks against the class counts as none.
+    maps[:, 0, 0] = -5
+    np.testing.assert_array_equal(METRICS["moment found"].of(stub(maps, covered)), [1, 0, *NANS])
+
+
+def test_a_splice_is_found_by_the_map_of_the_class_that_was_put_in():
+    maps, planted = np.zeros((2, 4, 9)), np.zeros((2, 4), np.bool_)
+    planted[:, 1] = True
+    maps[0, 1], maps[1, 2] = 1, 1
+    explained = stub(maps[::-1], spliced=maps, planted=planted)
+    np.testing.assert_allclose(METRICS["splice excess"].of(explained), [0.75, -0.25])
+    np.testing.assert_array_equal(METRICS["splice excess"].of(stub(maps)), NANS)
+
+
+def test_legacy_forms_are_of_bytes_at_the_start_of_the_clip_whatever_the_patches(known):
+    subject, _, _ = known
+    scenes, explained = subject.single, Explained(subject, "staa")
+    clean = scenes.probe.clean_logits()
+    changes = []
+    for share in SHARES:
+        pixels = scenes.pixel_values.permute(0, 1, 3, 4, 2).contiguous()
+        for clip, of_clip in zip(pixels, explained.single, strict=True):
+            upper = np.argsort(of_clip.ravel())[-int(share * of_clip.size) :]
+            clip.view(-1)[torch.from_numpy(upper.copy())] = 0
+        with torch.inference_mode():
+            logits = subject.adapter.predict(pixels.permute(0, 1, 4, 2, 3)).double().numpy()
+        changes.append(np.abs(logits - clean).mean(axis=1))
+    half = METRICS["legacy faithfulness"].of(explained)
+    np.testing.assert_allclose(half, 1 - changes[SHARES.index(0.5)], atol=1e-6)
+    expected = [kendalltau(SHARES, of_clip).statistic for of_clip in np.transpose(changes)]
+    np.testing.assert_allclose(METRICS["legacy tau"].of(explained), expected, atol=1e-6)
+
+
 def test_flags_are_of_metrics_that_rank_a_corrupted_truth_above_it(known):
     subject, truth, rival = known
     found = flags(
@@ -133,6 +189,8 @@ def test_flags_are_of_metrics_that_rank_a_corrupted_truth_above_it(known):
 def test_metrics_are_chosen_by_name_and_by_group():
     assert chosen_metrics(["all"]) == tuple(METRICS)
     assert set(chosen_metrics(["decision"])) == {*DECIDING, *GUARDING}
-    assert chosen_metrics(["Gini", "time"]) == ("frames' Shapley", "Shapley's own", "Gini")
+    assert chosen_metrics(["Gini", "time"]) == (
+        *("frames' Shapley", "Shapley's own", "moment found", "splice excess", "Gini"),
+    )
     with pytest.raises(ConfigError, match="metrics: 'ap' is not one of all, decision"):
         chosen_metrics(["ap"])
