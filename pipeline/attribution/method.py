@@ -117,9 +117,10 @@ class Method(FrozenConfig):
     cancel."""
     change_weighted: bool = False
     """Multiply evidence by each token's distance from the same token of the clip's median frame."""
-    frame_importance: Literal["gradient"] | None = None
+    frame_importance: Literal["gradient", "insertion"] | None = None
     """Also store which times matter for the class: `gradient`, by a backward pass through the whole
-    model. (Evidence over time says when evidence was read, which is something else.)"""
+    model, or `insertion`, by seven forward passes at most, which is nearer to the truth. (Evidence
+    over time says when evidence was read, which is something else.)"""
 
     @model_validator(mode="before")
     @classmethod

@@ -98,17 +98,6 @@ def held_gradient(
         return (counted * on_clips(gradient.float(), n_clips).flatten(3)).sum(1)
 
 
-def frame_importance(adapter: Adapter, pixel_values: Tensor, classes: Tensor) -> Tensor:
-    """Each time's share of what speaks for a class, (clips, T) float32.
-
-    Computed by `held_gradient`, measured from the median frame; uniform if nothing speaks for the
-    class.
-    """
-    parts = held_gradient(adapter, pixel_values, classes, from_median=True)
-    of_times = parts.clamp(min=0).sum(-1)
-    return as_distribution(of_times[:, None])[:, 0]
-
-
 @contextmanager
 def _differentiable(pixel_values: Tensor) -> Iterator[Tensor]:
     """Copy the clips for a pass that is differentiated and not compiled."""

@@ -31,7 +31,7 @@ from pipeline.attribution.method import Method
 from pipeline.attribution.rollout import HalfSkip
 from pipeline.attribution.staa import as_distribution
 from pipeline.models.adapter import Adapter
-from pipeline.models.backward import frame_importance
+from pipeline.models.frame_importance import FRAME_IMPORTANCE
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Explanation:
 
     frame_importance: Tensor | None = None
     """(clips, T) float32; the share of each time in what the class depends on, see
-    `pipeline.models.backward.frame_importance`. Sums to 1."""
+    `pipeline.models.frame_importance`. Sums to 1."""
 
     pooled: Tensor | None = None
     """(clips, channels), in the precision of the forward pass; what the classifier reads."""
@@ -101,10 +101,9 @@ def explain(
     if method.frame_importance is None:
         return explanation
     target = _target(explanation.logits, classes)
+    importance_of = FRAME_IMPORTANCE[method.frame_importance]
     return replace(
-        explanation,
-        target=target,
-        frame_importance=frame_importance(adapter, pixel_values, target),
+        explanation, target=target, frame_importance=importance_of(adapter, pixel_values, target)
     )
 
 

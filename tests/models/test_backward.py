@@ -10,8 +10,9 @@ from pipeline.attribution import attention
 from pipeline.attribution.change import change, median_frame, token_change
 from pipeline.attribution.evidence import class_directions
 from pipeline.attribution.method import Method
-from pipeline.models.backward import frame_importance, gradient_relevance, held_gradient
+from pipeline.models.backward import gradient_relevance, held_gradient
 from pipeline.models.explain import explain
+from pipeline.models.frame_importance import by_gradient
 from tests.attribution.test_rollout import ROLLOUTS, Softmax
 from tests.models.test_contribution import kind_of
 from tests.models.test_evidence import NAMES, held, pair
@@ -142,30 +143,11 @@ def test_held_gradient_is_autograds_on_the_eager_model_with_held_rules(name, tmp
         expected = product.reshape(2, two.adapter.grid.n_times, -1)
         got = held_gradient(two.adapter, clips, classes, from_median=from_median)
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
-    importance = frame_importance(two.adapter, clips, classes)
+    importance = by_gradient(two.adapter, clips, classes)
     positive = expected.clamp(min=0).sum(-1)
     torch.testing.assert_close(
         importance, positive / positive.sum(1, keepdim=True), atol=1e-4, rtol=0
     )
-
-
-@pytest.mark.parametrize("method", ["evidence", "staa-paper", "rollout"])
-def test_frame_importance_stands_beside_any_method(method, tmp_path):
-    two = pair("timesformer divided", tmp_path)
-    clips = two.clips(2)
-    with torch.inference_mode():
-        explanation = explain(
-            two.adapter,
-            clips,
-            Method(name=method, frame_importance="gradient"),
-            torch.tensor([2, -1]),
-        )
-        alone = explain(two.adapter, clips, Method(name=method), torch.tensor([2, -1]))
-    best = explanation.logits.argmax(-1)
-    assert explanation.target.tolist() == [2, int(best[1])]
-    expected = frame_importance(two.adapter, clips, explanation.target)
-    torch.testing.assert_close(explanation.frame_importance, expected)
-    assert torch.equal(explanation.attribution, alone.attribution)
 
 
 # Change

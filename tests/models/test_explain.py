@@ -29,5 +29,6 @@ def test_what_is_pooled_is_of_the_pass_that_predicts_not_of_one_behind_it(tmp_pa
     shape = (2, adapter.grid.n_frames, 3, *adapter.grid.input_size)
     clips = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     plain = explain(adapter, clips, Method())
-    again = explain(adapter, clips, Method(frame_importance="gradient"))
-    torch.testing.assert_close(again.pooled, plain.pooled)
+    for importance in ("gradient", "insertion"):
+        again = explain(adapter, clips, Method(frame_importance=importance))
+        torch.testing.assert_close(again.pooled, plain.pooled)

@@ -9,6 +9,7 @@ from pipeline.attribution.method import Method
 from pipeline.models.adapter import Adapter
 from pipeline.models.backward import gradient_relevance, held_gradient
 from pipeline.models.explain import explain
+from pipeline.models.frame_importance import by_insertion
 
 
 def evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
@@ -84,6 +85,13 @@ def libra_grad(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
 def libra_grad_from_median(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """LibraGrad counted from the clip's median frame: its positive parts are frame importance."""
     return held_gradient(model, pixel_values, target, from_median=True)
+
+
+def inserted_frames(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """Frame importance by insertion, seven forward passes at most; alike over a frame's patches."""
+    grid = model.grid
+    of_times = by_insertion(model, pixel_values, target)
+    return of_times[:, :, None].expand(-1, -1, grid.height * grid.width)
 
 
 def _explained(model: Adapter, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:

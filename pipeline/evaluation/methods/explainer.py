@@ -79,6 +79,7 @@ METHODS: dict[str, Explainer] = {
     "LibraGrad from median": _of(
         evidence.libra_grad_from_median, "gradients", is_class_specific=True
     ),
+    "inserted frames": _of(evidence.inserted_frames, "forward passes", is_class_specific=True),
     "Grad-CAM": _of(class_activation.grad_cam, "gradients", is_class_specific=True),
     "Grad-CAM++": _of(class_activation.grad_cam_plus_plus, "gradients", is_class_specific=True),
     "HiResCAM": _of(class_activation.hi_res_cam, "gradients", is_class_specific=True),

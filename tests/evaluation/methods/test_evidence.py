@@ -5,8 +5,8 @@ import torch
 
 from pipeline.attribution.method import Method
 from pipeline.evaluation.methods import evidence
-from pipeline.models.backward import frame_importance
 from pipeline.models.explain import explain
+from pipeline.models.frame_importance import by_gradient, by_insertion
 from pipeline.models.videomae import VideoMAE
 from pipeline.synthetic.small_models import small_model
 from tests.evaluation.models import random_timesformer
@@ -72,8 +72,15 @@ def test_positive_parts_from_the_median_frame_are_frame_importance():
     model, clips = random_timesformer(), clips_of()
     parts = evidence.libra_grad_from_median(model, clips, TARGET).clamp(min=0).sum(-1)
     torch.testing.assert_close(
-        parts / parts.sum(-1, keepdim=True), frame_importance(model, clips, TARGET)
+        parts / parts.sum(-1, keepdim=True), by_gradient(model, clips, TARGET)
     )
+
+
+def test_inserted_frames_are_frame_importance_alike_over_patches():
+    model, clips = random_timesformer(), clips_of()
+    got = evidence.inserted_frames(model, clips, TARGET)
+    of_times = by_insertion(model, clips, TARGET)
+    torch.testing.assert_close(got, of_times[:, :, None].expand_as(got))
 
 
 @pytest.mark.parametrize("name", ["chefer", "libra_grad"])
