@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.dataset.manifest import Manifest
     from pipeline.models.checkpoint import Checkpoint
     from pipeline.store.record import RunRecord
-    from pipeline.stream.drift import Alarm
+    from pipeline.stream.alarm import Alarm
     from pipeline.stream.drift_watch import DriftWatch
     from pipeline.stream.engine import Engine
     from pipeline.stream.events import Events
@@ -274,8 +274,7 @@ def _drift_watch(
     events: Events,
     page: Running | None,
 ) -> DriftWatch:
-    from pipeline.stream.drift import DriftSettings
-    from pipeline.stream.drift_watch import DriftWatch, told_event
+    from pipeline.stream.drift_watch import DriftWatch, drift_settings, told_event
 
     def tell(alarm: Alarm) -> None:
         event = told_event(alarm)
@@ -284,15 +283,7 @@ def _drift_watch(
         if page is not None:
             page.alarm(event)
 
-    settings = DriftSettings(
-        horizon_windows=max(1, round(3600 / plan.hop_s)),
-        # The default is of windows a second apart.
-        correlation_windows=max(
-            DriftSettings.correlation_windows,
-            DriftSettings.correlation_windows / plan.hop_s,
-            plan.window_s / plan.hop_s,
-        ),
-    )
+    settings = drift_settings(reference, plan.window_s, plan.hop_s)
     return DriftWatch(reference, [source.name for source in sources], tell, settings)
 
 

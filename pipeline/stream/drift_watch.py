@@ -11,14 +11,23 @@ from pipeline.status import Status
 from pipeline.store.opening import Absent, find_store, open_store
 from pipeline.store.pending import read_status
 from pipeline.store.run_folder import store_url
-from pipeline.stream.drift import Alarm, DriftDetector, DriftSettings
+from pipeline.stream.alarm import Alarm
+from pipeline.stream.drift import DriftDetector, DriftSettings
 from pipeline.stream.explained import Explained, Picture, StreamStatus
-from pipeline.stream.reference import Reference
-from pipeline.stream.scores import SCORES, window_scores
+from pipeline.stream.reference import Places, Reference
+from pipeline.stream.scores import SCORES, window_map, window_scores
+from pipeline.stream.session import read_facts
 from pipeline.stream.sessions import urls_of
 
 MAX_ROWS = 20_000
-"""Rows of a run that it is known by; of more, as many are taken at even distances."""
+"""Rows of a run that it is known by; of more clips, as many are taken at even distances, and of
+more windows the newest."""
+PROBABILITY = "probability"
+"""Name of the predicted class's probability as a score."""
+_ASSUMED = 10.0
+"""Autocorrelation time, in windows and in s, where none is known."""
+_APART = 10_000
+"""Steps between the streams of a session, more than any autocorrelation lasts."""
 
 
 class DriftWatch:
@@ -47,9 +56,10 @@ class DriftWatch:
 
     def shown(self, explained: Explained) -> None:
         """Hold a window against the run."""
-        scores = window_scores(explained.spatial, explained.temporal)
-        detector = self._detectors[explained.stream]
-        alarm = detector.update(explained.window, explained.top[0][0], scores)
+        label, probability = explained.top[0]
+        scores = window_scores(explained.spatial, explained.temporal) | {PROBABILITY: probability}
+        where = window_map(explained.spatial, explained.temporal).ravel()
+        alarm = self._detectors[explained.stream].update(explained.window, label, scores, where)
         if alarm is not None:
             self._alarm(alarm)
 
@@ -58,6 +68,23 @@ class DriftWatch:
 
     def status(self, status: StreamStatus) -> None:
         """Nor do states."""
+
+
+def drift_settings(reference: Reference, window_s: float, hop_s: float) -> DriftSettings:
+    """Give settings for an hour of windows, a hop apart and as long as told, s.
+
+    A recorded stream says for how long its windows resemble each other. Of clips that isn't known:
+    ten windows, or ten seconds if that is more.
+    """
+    least = max(window_s / hop_s, 1.0)
+    lasts = np.array(max(_ASSUMED, _ASSUMED / hop_s))
+    if reference.correlation_s is not None:
+        lasts = reference.correlation_s / hop_s
+    return DriftSettings(
+        horizon_windows=max(1, round(3600 / hop_s)),
+        correlation_windows=tuple(np.atleast_1d(np.maximum(lasts, least)).tolist()),
+        correlation_is_known=reference.correlation_s is not None,
+    )
 
 
 def told_event(alarm: Alarm) -> dict[str, Any]:
@@ -106,11 +133,30 @@ def reference_of(run_url: str, class_names: Sequence[str], method: str) -> Refer
             f"{method}: expected the same method"
         )
     rows = np.flatnonzero(read_status(store) == Status.OK)
-    rows = rows[:: max(1, -(-len(rows) // MAX_ROWS))]
-    spatial, temporal, prediction = (
-        store.array(name).get_orthogonal_selection((rows,))
-        for name in ("spatial", "temporal", "prediction")
+    facts = read_facts(url)
+    every = max(1, -(-len(rows) // MAX_ROWS))
+    rows = rows[::every] if facts is None else rows[-MAX_ROWS:]
+    names = ("spatial", "temporal", "prediction", "probability", "video_id")
+    spatial, temporal, prediction, probability, ids = (
+        store.array(name).get_orthogonal_selection((rows,)) for name in names
     )
-    scored = [window_scores(s, t) for s, t in zip(spatial, temporal, strict=True)]
+    pairs = list(zip(spatial, temporal, strict=True))
+    scored = [window_scores(s, t) for s, t in pairs]
     scores = {name: np.array([each[name] for each in scored]) for name in SCORES}
-    return Reference.of(scores, prediction, store.record.class_names)
+    return Reference.of(
+        scores | {PROBABILITY: probability},
+        prediction,
+        store.record.class_names,
+        maps=[window_map(s, t).ravel() for s, t in pairs],
+        places=None if facts is None else _places(ids, float(facts["hop_s"])),
+    )
+
+
+def _places(window_ids: Sequence[str], hop_s: float) -> Places:
+    """Find where windows of a session lie, by their names."""
+    parts = [str(name).rpartition("-") for name in window_ids]
+    streams = sorted({stream for stream, _, _ in parts})
+    number = np.array([int(number) for _, _, number in parts], np.int64)
+    length = int(number.max(initial=0)) + _APART
+    first = np.array([streams.index(stream) * length for stream, _, _ in parts], np.int64)
+    return Places(first + number, hop_s)

@@ -1,6 +1,5 @@
 """How an offline run's clips score, by predicted class: what a stream is held against."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -9,20 +8,41 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
-from pipeline.errors import StoreError, reason_of
-from pipeline.storage.files import read_bytes, write_bytes
+from pipeline.errors import StoreError
+from pipeline.stream.correlation import autocorrelation_times, in_order, limits
 
 Float64Array = NDArray[np.float64]
 
 MIN_CLIPS = 50
 """A class with fewer clips is held against all clips."""
+_MIN_INDEPENDENT = 20.0
+"""As is one with fewer clips that have nothing to do with each other."""
 _N_KNOTS = 65
 _CAP = 4.5
 """Normal scores beyond are cut off: no single window says more."""
 _SHRINKAGE = 0.05
 """Of the correlations towards none: some scores nearly determine others."""
 DISTANCE = "all scores together"
-_FORMAT = "staa-stream-reference-1"
+AGREEMENT = "agreement"
+"""Bhattacharyya coefficient of a map and the mean map of the run's clips of the same class."""
+_N_FOLDS = 5
+"""Parts of the clips: the agreement of each is with the mean map of the others."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where clips lie in recorded streams, whose neighbours resemble each other.
+
+    Attributes
+    ----------
+    index
+        (clips,) int64, number of each clip's step; streams lie far apart.
+    step_s
+        Length of a step, s.
+    """
+
+    index: NDArray[np.int64]
+    step_s: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,13 @@ class Reference:
         between those of the first and the last of its clips. NaN for a group without values.
     precision
         (scores - 1, scores - 1) float64, inverse of the correlations between normal scores.
+    usual
+        (classes + 1, patches) float64, mean map of each group; no patches if maps aren't known.
+    correlation_s
+        (scores,) float64, autocorrelation times of a recorded stream, s, by their upper limits;
+        None for clips that have nothing to do with each other.
+    n_independent
+        (classes + 1,) float64: ``n_clips`` over the longest autocorrelation time, in clips.
     """
 
     scores: tuple[str, ...]
@@ -49,6 +76,9 @@ class Reference:
     n_clips: NDArray[np.int64]
     knots: Float64Array
     precision: Float64Array
+    usual: Float64Array
+    correlation_s: Float64Array | None
+    n_independent: Float64Array
 
     def __post_init__(self) -> None:
         shape = (len(self.class_names) + 1, len(self.scores), _N_KNOTS)
@@ -62,7 +92,13 @@ class Reference:
 
     @classmethod
     def of(
-        cls, scores: Mapping[str, ArrayLike], prediction: ArrayLike, class_names: Sequence[str]
+        cls,
+        scores: Mapping[str, ArrayLike],
+        prediction: ArrayLike,
+        class_names: Sequence[str],
+        *,
+        maps: ArrayLike | None = None,
+        places: "Places | None" = None,
     ) -> "Reference":
         """Take the scores of a run's clips.
 
@@ -75,6 +111,11 @@ class Reference:
             no class.
         class_names
             Names of the classes.
+        maps
+            (clips, patches), each summing to 1: how far they agree is another score.
+        places
+            Where the clips lie in a recorded stream; by default they have nothing to do with each
+            other.
 
         Raises
         ------
@@ -92,30 +133,52 @@ class Reference:
             )
         groups = [label == index for index in range(len(class_names))] + [np.full(len(label), True)]
         n_clips = np.array([group.sum() for group in groups], np.int64)
-        marginal = np.array(
-            [[_knots(column[group]) for column in values.values()] for group in groups]
-        )
-        # How far a clip is from the others of its class, in all scores together.
         columns = np.stack(list(values.values()), axis=1)
-        own = np.where((label >= 0) & (label < len(class_names)), label, len(class_names))
-        own = np.where(n_clips[own] >= MIN_CLIPS, own, len(class_names))
-        z = np.full(columns.shape, np.nan)
-        for group in np.unique(own):
-            members = own == group
-            z[members] = _Scale(marginal[group], int(n_clips[group]))(columns[members])
-        whole = z[np.isfinite(z).all(axis=1)]
-        correlation = whole.T @ whole / max(1, len(whole))
-        scale = np.sqrt(np.maximum(np.diag(correlation), 1e-6))
-        correlation = (1 - _SHRINKAGE) * correlation / np.outer(scale, scale)
-        precision = np.linalg.inv(correlation + _SHRINKAGE * np.eye(len(values)))
-        far = _distance(z, precision)
-        distance = np.array([_knots(far[group]) for group in groups])
+        names = tuple(values)
+        longest = 1.0
+        if places is not None:
+            # Before it is known which classes have clips enough to be held against their own.
+            parts = [*(g for g in groups[:-1] if g.sum() >= MIN_CLIPS), groups[-1]]
+            z = _by_group(columns, columns, parts, groups[-1])
+            is_it = np.stack(groups[:-1], axis=1).astype(np.float64)
+            times = autocorrelation_times(in_order(np.column_stack([z, is_it]), places.index))
+            longest = float(times.max())
+        n_independent = np.maximum(n_clips / longest, 1.0)
+        known = [
+            group
+            for group, n, independent in zip(groups[:-1], n_clips, n_independent, strict=False)
+            if n >= MIN_CLIPS and independent >= _MIN_INDEPENDENT
+        ]
+        parts = [*known, groups[-1]]
+        usual = np.zeros((len(groups), 0))
+        in_all = columns
+        if maps is not None:
+            share = np.asarray(maps, np.float64)
+            usual = np.array([_mean_map(share[group]) for group in groups])
+            agreement = _agreement_with_others(share, groups[-1])
+            in_all = np.column_stack([columns, agreement])
+            for group in known:
+                agreement = np.where(group, _agreement_with_others(share, group), agreement)
+            columns = np.column_stack([columns, agreement])
+            names = (*names, AGREEMENT)
+        marginal = np.array([_knots_of(columns, group) for group in groups])
+        marginal[-1] = _knots_of(in_all, groups[-1])
+        z = _by_group(columns, columns, parts, groups[-1])
+        precision = _precision(z)
+        distance = np.array([_knots(f) for f in _distances(columns, in_all, parts, groups)])
+        lasts: Float64Array | None = None
+        if places is not None:
+            rows = in_order(np.column_stack([z, _distance(z, precision)]), places.index)
+            lasts = limits(autocorrelation_times(rows), len(label))[1] * places.step_s
         return cls(
-            scores=(*values, DISTANCE),
+            scores=(*names, DISTANCE),
             class_names=tuple(class_names),
             n_clips=n_clips,
             knots=np.concatenate([marginal, distance[:, None]], axis=1),
             precision=precision,
+            usual=usual,
+            correlation_s=lasts,
+            n_independent=n_independent,
         )
 
     def group_of(self, label: str) -> int:
@@ -124,7 +187,12 @@ class Reference:
             index = self.class_names.index(label)
         except ValueError:
             return len(self.class_names)
-        return index if self.n_clips[index] >= MIN_CLIPS else len(self.class_names)
+        has_own = self.n_clips[index] >= MIN_CLIPS and self.n_independent[index] >= _MIN_INDEPENDENT
+        return index if has_own else len(self.class_names)
+
+    def agreement(self, group: int, where: Float64Array) -> float:
+        """Say how far a map (patches,) agrees with the usual one of a group: 0 to 1."""
+        return float(np.sqrt(np.maximum(where, 0) * self.usual[group]).sum())
 
     def normal_scores(self, group: int, values: Float64Array) -> tuple[Float64Array, float]:
         """Turn scores into normal scores: Phi^-1 of the share of clips that lie below.
@@ -159,51 +227,11 @@ class Reference:
 
     def share_at_most(self, label: str) -> float:
         """Share of clips predicted as a class, plus two standard errors."""
-        n = int(self.n_clips[-1])
+        n = float(self.n_independent[-1])
+        share = float(self.n_clips[self.class_names.index(label)] / self.n_clips[-1])
         # With one clip more, as a class that the run never predicted may still be predicted.
-        share = (self.n_clips[self.class_names.index(label)] + 1) / (n + 1)
+        share = (share * n + 1) / (n + 1)
         return float(min(1.0, share + 2 * np.sqrt(share * (1 - share) / n)))
-
-    def save(self, url: str) -> None:
-        """Write it as .npz at any fsspec URL."""
-        written = io.BytesIO()
-        np.savez_compressed(
-            written,
-            format=np.array(_FORMAT),
-            scores=np.array(self.scores),
-            class_names=np.array(self.class_names),
-            n_clips=self.n_clips,
-            knots=self.knots,
-            precision=self.precision,
-        )
-        write_bytes(url, written.getvalue())
-
-    @classmethod
-    def load(cls, url: str) -> "Reference":
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        StoreError
-            When the file is something else.
-        """
-        data = read_bytes(url)
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as read:
-                if str(read["format"]) != _FORMAT:
-                    raise ValueError("another format")
-                return cls(
-                    tuple(str(name) for name in read["scores"]),
-                    tuple(str(name) for name in read["class_names"]),
-                    read["n_clips"].astype(np.int64),
-                    read["knots"].astype(np.float64),
-                    read["precision"].astype(np.float64),
-                )
-        # A damaged archive fails its reader in many ways.
-        except Exception as error:
-            raise StoreError(
-                f"{url} is no reference for streams, or is damaged: {reason_of(error)}"
-            ) from error
 
 
 @lru_cache(maxsize=1024)
@@ -260,3 +288,86 @@ def _distance(z: Float64Array, precision: Float64Array) -> Float64Array:
     """Mahalanobis distance of normal scores (clips, scores) from 0: (clips,), NaN where one is."""
     distance: Float64Array = np.sqrt(np.einsum("ns,st,nt->n", z, precision, z))
     return distance
+
+
+def _knots_of(columns: Float64Array, group: NDArray[np.bool_]) -> Float64Array:
+    """Quantiles of some clips in each column: (scores, 65)."""
+    return np.array([_knots(column) for column in columns[group].T])
+
+
+def _by_group(
+    columns: Float64Array,
+    fitted: Float64Array,
+    parts: Sequence[NDArray[np.bool_]],
+    fits: NDArray[np.bool_],
+) -> Float64Array:
+    """Give normal scores (clips, scores), each clip's among those of its group in ``fits``.
+
+    ``parts`` are groups of clips, of which the last has all and is for those that no other has.
+    """
+    z = np.full(columns.shape, np.nan)
+    left = parts[-1].copy()
+    for group in parts:
+        members = group & left
+        left &= ~group
+        within = group & fits
+        if members.any() and within.any():
+            z[members] = _Scale(_knots_of(fitted, within), int(within.sum()))(columns[members])
+    return z
+
+
+def _precision(z: Float64Array) -> Float64Array:
+    whole = z[np.isfinite(z).all(axis=1)]
+    correlation = whole.T @ whole / max(1, len(whole))
+    scale = np.sqrt(np.maximum(np.diag(correlation), 1e-6))
+    correlation = (1 - _SHRINKAGE) * correlation / np.outer(scale, scale)
+    inverse: Float64Array = np.linalg.inv(correlation + _SHRINKAGE * np.eye(z.shape[1]))
+    return inverse
+
+
+def _folds(n_clips: int) -> list[NDArray[np.int64]]:
+    """Parts of neighbouring clips: what is alike is mostly in one part."""
+    return np.array_split(np.arange(n_clips), _N_FOLDS)
+
+
+def _distances(
+    columns: Float64Array,
+    in_all: Float64Array,
+    parts: Sequence[NDArray[np.bool_]],
+    groups: Sequence[NDArray[np.bool_]],
+) -> list[Float64Array]:
+    """Distances of the clips of each group from the others: a clip is nearer to what it is part of.
+
+    ``in_all`` has the scores as they are among all clips.
+    """
+    n_clips = len(columns)
+    far, far_in_all = np.full(n_clips, np.nan), np.full(n_clips, np.nan)
+    for fold in _folds(n_clips):
+        others = np.full(n_clips, True)
+        others[fold] = False
+        z = _by_group(columns, columns, parts, others)
+        precision = _precision(z[others])
+        far[fold] = _distance(z[fold], precision)
+        z = _by_group(in_all, in_all, parts[-1:], others)
+        far_in_all[fold] = _distance(z[fold], precision)
+    return [*(far[group] for group in groups[:-1]), far_in_all]
+
+
+def _mean_map(maps: Float64Array) -> Float64Array:
+    """Mean of maps (clips, patches); uniform if there is none."""
+    whole = maps[np.isfinite(maps).all(axis=1)]
+    if not len(whole):
+        return np.full(maps.shape[1], 1 / max(1, maps.shape[1]))
+    mean: Float64Array = whole.mean(axis=0)
+    return mean
+
+
+def _agreement_with_others(maps: Float64Array, group: NDArray[np.bool_]) -> Float64Array:
+    """Agreement of each clip of a group with the others' mean map: (clips,), NaN outside of it."""
+    found = np.full(len(maps), np.nan)
+    members = np.flatnonzero(group)
+    for fold in _folds(len(members)):
+        others = np.delete(members, fold)
+        usual = _mean_map(maps[others])
+        found[members[fold]] = np.sqrt(np.maximum(maps[members[fold]], 0) * usual).sum(axis=1)
+    return found

@@ -35,8 +35,7 @@ def window_scores(
         return dict.fromkeys(SCORES, float("nan"))
     joint = joint_attribution(spatial, temporal)
     n_times, height, width = joint.shape
-    where = joint.sum(axis=0, dtype=np.float64)
-    where /= where.sum()
+    where = window_map(spatial, temporal)
     when = np.asarray(temporal, np.float64) / np.sum(temporal, dtype=np.float64)
     regions = _regions(height, width)
     return {
@@ -46,6 +45,15 @@ def window_scores(
         "center_time": float(when @ (np.arange(n_times) + 0.5)) / n_times,
         **{name: float(where[region].sum()) for name, region in regions.items()},
     }
+
+
+def window_map(
+    spatial: NDArray[np.floating], temporal: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Sum A over time: (y, x), summing to 1; the arguments are those of `window_scores`."""
+    where = joint_attribution(spatial, temporal).sum(axis=0, dtype=np.float64)
+    shares: NDArray[np.float64] = where / where.sum()
+    return shares
 
 
 @lru_cache(maxsize=8)

@@ -30,7 +30,7 @@ from pipeline.dataset.manifest import (
 from pipeline.errors import ManifestError, StoreError
 from pipeline.run.gather import concatenated
 from pipeline.status import Status
-from pipeline.storage.files import write_bytes
+from pipeline.storage.files import read_bytes, write_bytes
 from pipeline.store.append import append_rows, finish_append
 from pipeline.store.create import consolidate, create_store
 from pipeline.store.failures import write_failures
@@ -166,6 +166,15 @@ class Session:
         # A store whose first shard failed is there, and isn't known here.
         if self.store is not None or isinstance(find_store(store_url(self.url)), Found):
             finish(self.url)
+
+
+def read_facts(url: str) -> dict[str, Any] | None:
+    """Read what a session was told; None if it is no session but another run."""
+    try:
+        facts: dict[str, Any] = json.loads(read_bytes(in_run(url, FACTS_NAME)))
+    except FileNotFoundError:
+        return None
+    return facts
 
 
 def finish(url: str) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 
 from analysis.clip_scores import map_scores
 from pipeline.stream.drift import DriftDetector
-from pipeline.stream.reference import Reference
+from pipeline.stream.drift_watch import drift_settings
+from pipeline.stream.reference import Places, Reference
 from pipeline.stream.scores import SCORES
 
 CLASSES = tuple(f"class {i}" for i in range(6))
@@ -24,7 +25,10 @@ def scenes(random, n, mean_windows):
 
 
 def simulate(random, n, *, mean_windows=4.0, drift=None, drift_at=0):
-    """Labels (n,) and scores (n,) by name of a stream, from window ``drift_at`` on with a drift."""
+    """Labels (n,), scores (n,) by name and maps (n, patches) of a stream.
+
+    From window ``drift_at`` on it has a drift.
+    """
     scene = scenes(random, n, mean_windows)
     n_scenes = scene[-1] + 1
     label = random.integers(0, len(CLASSES), n_scenes)[scene]
@@ -43,8 +47,8 @@ def simulate(random, n, *, mean_windows=4.0, drift=None, drift_at=0):
     temporal = random.dirichlet(np.full(N_TIMES, 8), n)
     if drift is not None:
         spatial[drift_at:] = drifted(spatial[drift_at:], drift)
-    scores = map_scores(spatial.astype(np.float32), temporal).scores
-    return label, {name: scores[name] for name in SCORES}
+    scored = map_scores(spatial.astype(np.float32), temporal)
+    return label, {name: scored.scores[name] for name in SCORES}, scored.spatial_map
 
 
 def shared(random, n, columns):
@@ -71,16 +75,29 @@ def drifted(spatial, drift):
 
 def reference(random, n_clips=1200):
     """An offline run's clips: each is a scene of its own."""
-    label, scores = simulate(random, n_clips, mean_windows=1.0)
-    return Reference.of(scores, label, CLASSES)
+    label, scores, maps = simulate(random, n_clips, mean_windows=1.0)
+    return Reference.of(scores, label, CLASSES, maps=maps)
 
 
-def watch(detector: DriftDetector, label, scores, *, start=0, until_alarm=False):
+def recorded(random, mean_windows, n_windows=3600):
+    """An hour of a stream without drift, a window a second."""
+    label, scores, maps = simulate(random, n_windows, mean_windows=mean_windows)
+    places = Places(np.arange(n_windows), 1.0)
+    return Reference.of(scores, label, CLASSES, maps=maps, places=places)
+
+
+def detector(reference):
+    """A detector with the settings of `jobs.live`, for windows a second apart."""
+    settings = drift_settings(reference, _OVERLAP, 1.0)
+    return DriftDetector("camera", reference, settings)
+
+
+def watch(detector: DriftDetector, label, scores, maps, *, start=0, until_alarm=False):
     """Alarms of a stream, whose windows are numbered from ``start``."""
     alarms = []
     for at in range(len(label)):
         values = {name: float(column[at]) for name, column in scores.items()}
-        alarm = detector.update(start + at, CLASSES[label[at]], values)
+        alarm = detector.update(start + at, CLASSES[label[at]], values, maps[at])
         if alarm is not None:
             alarms.append(alarm)
             if until_alarm:

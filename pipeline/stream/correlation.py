@@ -1,0 +1,57 @@
+"""For how long the windows of a stream resemble each other."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64Array = NDArray[np.float64]
+
+_MAX_LAG = 120
+
+
+def autocorrelation_times(values: Float64Array) -> Float64Array:
+    """Integrated autocorrelation times in steps, 1 + 2 sum rho_k: (n, scores) to (scores,).
+
+    At least 1.
+
+    The sum ends before the first pair of lags whose correlations don't add up to more than 0
+    (Geyer 1992). NaN are left out pair by pair.
+    """
+    known = np.isfinite(values)
+    n_known = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, values, 0).sum(axis=0) / n_known
+    centred = np.where(known, values - mean, 0.0)
+    variance = (centred**2).sum(axis=0) / n_known
+    n_lags = min(_MAX_LAG, len(values) // 3) // 2 * 2
+    products, n_pairs = (_lagged(column, n_lags) for column in (centred, known.astype(np.float64)))
+    rho = products / np.maximum(n_pairs, 1) / np.maximum(variance, 1e-12)
+    pairs = rho.reshape(-1, 2, values.shape[1]).sum(axis=1)
+    counts = np.cumprod(pairs > 0, axis=0)
+    time: Float64Array = np.maximum(1.0, 2 * (pairs * counts).sum(axis=0) - 1)
+    return time
+
+
+def limits(times: Float64Array, n_steps: int) -> tuple[Float64Array, Float64Array]:
+    """Two standard errors below and above autocorrelation times that n steps have shown.
+
+    The relative error is sqrt(2 (2 W + 1) / n) for a sum over W lags (Madras & Sokal 1988), here
+    twice the time.
+    """
+    factor = 1 + 2 * np.sqrt(2 * (4 * times + 1) / n_steps)
+    return times / factor, times * factor
+
+
+def in_order(values: Float64Array, place: NDArray[np.int64]) -> Float64Array:
+    """Put rows at their places, from the first one on; NaN where none is: (places, scores)."""
+    if not len(place):
+        return values
+    first = int(place.min())
+    rows = np.full((int(place.max()) - first + 1, values.shape[1]), np.nan)
+    rows[place - first] = values
+    return rows
+
+
+def _lagged(columns: Float64Array, n_lags: int) -> Float64Array:
+    """Sum of products with what lies 0, 1, ... rows later: (n, scores) to (lags, scores)."""
+    spectrum = np.fft.rfft(columns, 2 * len(columns), axis=0)
+    sums: Float64Array = np.fft.irfft(np.abs(spectrum) ** 2, axis=0)[:n_lags]
+    return sums

@@ -1,0 +1,86 @@
+"""Drift the whole way: rendered streams in files, a trained model, `jobs.live`, and its events."""
+
+import json
+from itertools import count
+
+import numpy as np
+
+from jobs.live import live
+from pipeline.stream.config import LiveConfig
+from pipeline.synthetic.scenes import Canvas
+from pipeline.synthetic.stream import stream_frames, write_frames
+
+MODEL = "pipeline/synthetic/checkpoints/shortcuts"
+CANVAS = Canvas(128, 96, 5, 3.0, 3.0)
+"""Scenes of 3 s at 5 frames/s."""
+DRIFTS = ("logo", "background", "camera turned aside", "camera on its side")
+DRIFT_AT_S = 60.0
+WINDOW_S, HOP_S = 3.0, 1.0
+MAX_WINDOWS = 50
+USUAL_SEED = 9000
+"""Of the stream that the others are held against; theirs are smaller."""
+USUAL_S = 600.0
+
+
+def frames(length_s, seed, drift=None):
+    """A stream; behind `DRIFT_AT_S` it has the drift."""
+    cue = drift if drift in ("logo", "background") else "none"
+    from_s = length_s if drift is None else DRIFT_AT_S
+    for number, image in zip(
+        count(), stream_frames(length_s, from_s, seed, CANVAS, cue), strict=False
+    ):
+        turned = number / CANVAS.fps >= from_s and cue == "none"
+        yield turn(image, drift) if turned else image
+
+
+def turn(image, how):
+    """What a camera sees that was turned; the sides, which the model doesn't see, are grey."""
+    height, width = image.shape[:2]
+    left = (width - height) // 2
+    if how == "camera turned aside":
+        # By two sevenths of what the model sees; what comes into sight is as the edge was.
+        by = round(2 / 7 * height)
+        return np.concatenate([np.repeat(image[:, :1], by, axis=1), image[:, :-by]], axis=1)
+    turned = np.full_like(image, 127)
+    turned[:, left : left + height] = np.rot90(image[:, left : left + height])
+    return turned
+
+
+def explain(folder, name, length_s, seed, drift=None, *, against=None):
+    """Write a stream, go through it, and give the windows of its alarms: (to, from) each."""
+    path = folder / f"{name}.mp4"
+    write_frames(path, frames(length_s, seed, drift), CANVAS)
+    out = folder / name
+    config = {
+        "sources": (f"camera={path}",),
+        "model": MODEL,
+        "method": {"name": "evidence", "clamp": "sum"},
+        "sampling": {"kind": "uniform"},
+        "window": WINDOW_S,
+        "hop": HOP_S,
+        "fast": True,
+        "page": {"show": False},
+        "out": str(out),
+        "drift_against": None if against is None else str(against),
+    }
+    assert live(LiveConfig.model_validate(config)) == 0
+    path.unlink()
+    lines = (out / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == "drift"]
+
+
+def usual(folder):
+    """Sessions of a stream without drift, to hold others against."""
+    explain(folder, "usual", USUAL_S, USUAL_SEED)
+    return folder / "usual"
+
+
+def first_affected():
+    """The first window with a frame behind the change."""
+    return int((DRIFT_AT_S - WINDOW_S) / HOP_S) + 1
+
+
+def delay(alarms):
+    """Windows from the change to the first alarm behind it; None if there is none."""
+    behind = [event["to_window"] - first_affected() for event in alarms]
+    return next((windows for windows in behind if windows >= 0), None)
