@@ -4,8 +4,8 @@
 through `pipeline.stream.engine.Engine` and looks every 10 ms at the age of the newest map of each
 stream. The hop is 1.2 times the forward pass of one batch of all streams, or 0.2 s if that is more;
 frames come at 30 a second. ``--slow`` adds one run with a model that is three times too slow: the
-real one, computed again until it has taken three hops. ``--hours 1`` (or ``--minutes``) adds a soak
-of the slow model that watches the memory of the process.
+real one, computed again until it has taken three hops. ``--soak 60min`` watches a whole job that
+can't keep up instead, see `tests.benchmarks.live_soak`.
 """
 
 import argparse
@@ -21,8 +21,10 @@ from typing import Any
 
 import av
 import numpy as np
+from pydantic import TypeAdapter
 
 from pipeline.attribution.method import Method
+from pipeline.base_config import Seconds
 from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.sampling import Sampling
 from pipeline.models.attributor import Attributor
@@ -43,16 +45,16 @@ ALLOWANCE_S = 0.05
 """What the age may have beside half a hop and the forward pass."""
 
 
-def write_stream(path: Path, seconds: float, seed: int) -> Path:
-    """Write a file in which squares of noise move, 160x120 at 30 frames/s."""
+def write_stream(path: Path, seconds: float, seed: int, *, fps: float = FPS) -> Path:
+    """Write a file in which squares of noise move, of 160x120 pixels."""
     rng = np.random.default_rng(seed)
     still = rng.integers(0, 256, (15, 20, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     options = {"preset": "ultrafast", "g": "30", "bf": "0"}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(FPS), options=options)
+        stream = container.add_stream("libx264", rate=round(fps), options=options)
         stream.height, stream.width = still.shape[:2]
         stream.pix_fmt = "yuv420p"
-        for number in range(round(seconds * FPS)):
+        for number in range(round(seconds * fps)):
             moved = np.ascontiguousarray(np.roll(still, number, axis=1))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="rgb24")))
         container.mux(stream.encode())
@@ -235,9 +237,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--slow", action="store_true")
-    parser.add_argument("--minutes", type=float, default=0.0, help="of the soak")
-    parser.add_argument("--hours", type=float, default=0.0, help="of the soak")
+    parser.add_argument("--soak", help="how long to watch a job, for example 60min")
     arguments = parser.parse_args()
+    if arguments.soak:
+        from tests.benchmarks.live_soak import soak
+
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = TypeAdapter(Seconds).validate_python(arguments.soak)
+            print(json.dumps(soak(Path(folder), seconds).figures(), indent=2))
+        return
     checkpoint = read_checkpoint(arguments.model)
     explain = Attributor(
         checkpoint,
@@ -250,8 +258,7 @@ def main() -> None:
     sampling = Sampling(
         "strided", checkpoint.geometry.n_frames, stride=arguments.stride, clock="time"
     )
-    soak_s = 3600 * arguments.hours + 60 * arguments.minutes
-    longest = max(arguments.seconds, soak_s) + 30
+    longest = arguments.seconds + 30
     result: dict[str, Any] = {
         "model": arguments.model,
         "cpus": os.cpu_count(),
@@ -282,22 +289,19 @@ def main() -> None:
                 "holds": told["age_p50_s"] <= bound and told["age_p99_s"] <= 2 * bound,
             }
             print(n_sources, "sources", result[f"sources_{n_sources}"], file=sys.stderr)
-        for name, seconds in (
-            ("slow", arguments.seconds if arguments.slow else 0.0),
-            ("soak", soak_s),
-        ):
-            if seconds:
-                hop = max(1.2 * forward_s(explain, checkpoint, 1), 0.2)
-                slowed = Slowed(explain, SLOWDOWN * hop)
-                told = played(slowed, checkpoint, sampling, files[:1], hop_s=hop, seconds=seconds)
-                forward = float(np.median(slowed.took_s))
-                bound = 2 * forward + hop
-                result[name] = told | {
-                    "forward_s": round(forward, 4),
-                    "bound_s": round(bound, 4),
-                    "holds": told["age_p99_s"] <= bound,
-                }
-                print(name, result[name], file=sys.stderr)
+        if arguments.slow:
+            hop = max(1.2 * forward_s(explain, checkpoint, 1), 0.2)
+            slowed = Slowed(explain, SLOWDOWN * hop)
+            seconds = arguments.seconds
+            told = played(slowed, checkpoint, sampling, files[:1], hop_s=hop, seconds=seconds)
+            forward = float(np.median(slowed.took_s))
+            bound = 2 * forward + hop
+            result["slow"] = told | {
+                "forward_s": round(forward, 4),
+                "bound_s": round(bound, 4),
+                "holds": told["age_p99_s"] <= bound,
+            }
+            print("slow", result["slow"], file=sys.stderr)
     print(json.dumps(result, indent=2))
 
 
