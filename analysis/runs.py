@@ -64,24 +64,8 @@ def open_run(
     if not isinstance(url, str):
         runs = {one: open_run(one, shards_per_chunk=shards_per_chunk, check=check) for one in url}
         return join_runs(runs)
-    store = _settled_store(url)
-    if check:
-        check_store(store)
+    store, chunk, dataset = _opened(url, shards_per_chunk, check=check)
     layout, record = store.layout, store.record
-    # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same bytes.
-    chunk = layout.rows_per_shard * (shards_per_chunk or _shards_per_chunk(layout))
-    try:
-        dataset = xr.open_zarr(
-            store.group.store,
-            group=store.group.path or None,
-            consolidated=False,
-            chunks={"clip": chunk},
-        )
-    except StorageError:
-        raise
-    # Of metadata that say nonsense, zarr and xarray raise whatever that comes to.
-    except Exception as error:
-        raise StoreError(f"{store_url(url)}: {_damaged_metadata(store)}; {REMEDY}") from error
     # Storage lists arrays in any order; the template's is the one to read them in.
     names = list(layout.arrays())
     others = sorted(set(map(str, dataset.data_vars)) - set(names))
@@ -253,6 +237,42 @@ def class_index(ds: xr.Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
         )
     index: np.ndarray[Any, np.dtype[np.int64]] = np.atleast_1d(ds["class_index"].values)
     return index.astype(np.int64)
+
+
+def _opened(
+    url: str, shards_per_chunk: int | None, *, check: bool
+) -> tuple[Store, int, xr.Dataset]:
+    """Open a store, and its arrays in chunks of so many rows, all of one size.
+
+    A stream's store may grow between the look at its record and that at its arrays, or between two
+    arrays; then all are looked at again.
+    """
+    while True:
+        store = _settled_store(url)
+        if check:
+            check_store(store)
+        layout = store.layout
+        # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same
+        # bytes.
+        chunk = layout.rows_per_shard * (shards_per_chunk or _shards_per_chunk(layout))
+        try:
+            dataset = xr.open_zarr(
+                store.group.store,
+                group=store.group.path or None,
+                consolidated=False,
+                chunks={"clip": chunk},
+            )
+        except StorageError:
+            raise
+        # Of metadata that say nonsense, zarr and xarray raise whatever that comes to.
+        except Exception as error:
+            if open_store(store_url(url)).layout == layout:
+                raise StoreError(
+                    f"{store_url(url)}: {_damaged_metadata(store)}; {REMEDY}"
+                ) from error
+        else:
+            if dataset.sizes["clip"] == layout.n_rows:
+                return store, chunk, dataset
 
 
 def _settled_store(url: str) -> Store:

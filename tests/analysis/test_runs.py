@@ -1,8 +1,10 @@
 """A run as a dataset: labels, chunks, and what it says of rows that are not there yet."""
 
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import dask
 import numpy as np
@@ -13,6 +15,9 @@ import zarr
 from analysis import Focus, Threshold, focused_attribution, joint_attribution, ok, open_run
 from pipeline.errors import StoreError
 from pipeline.status import Status
+from pipeline.store.append import append_rows
+from pipeline.store.opening import open_store
+from pipeline.store.run_folder import store_url
 from tests.analysis.stores import (
     CLASS_NAMES,
     random_columns,
@@ -20,6 +25,7 @@ from tests.analysis.stores import (
     small_layout,
     write_run,
 )
+from tests.support.records import record_of
 
 
 def test_a_run_opens_lazily_with_a_chunk_per_shard_and_without_warnings(tmp_path):
@@ -148,6 +154,38 @@ def test_rows_of_a_run_in_progress_are_pending(tmp_path):
     assert np.flatnonzero(ds["status"] == Status.PENDING).tolist() == [4, 5, 6, 7]
     assert (ds["label"][4:8] == -1).all()
     assert np.isnan(ds["spatial"][4:8]).all()
+
+
+def test_a_run_that_grows_while_it_is_opened_has_arrays_of_one_size(tmp_path):
+    layout = small_layout(8)
+    url = write_run(tmp_path / "run", layout, random_columns(layout))
+    store, failed = open_store(store_url(url), mode="r+"), []
+
+    def grow():
+        try:
+            grown = store
+            for n_rows in range(9, 70):
+                record = record_of(replace(layout, n_rows=n_rows), class_names=CLASS_NAMES)
+                grown = append_rows(grown, record)
+                time.sleep(0.05)
+        except Exception as error:
+            failed.append(error)
+
+    growing, seen = Thread(target=grow), set()
+    growing.start()
+    while growing.is_alive():
+        try:
+            ds = open_run(url)
+        except StoreError as error:
+            # On a busy machine it may be in between at each look.
+            if "is being enlarged" not in str(error):
+                raise
+            continue
+        seen.add(ds.sizes["clip"])
+        assert {array.sizes["clip"] for array in ds.values()} == {ds.sizes["clip"]}
+    assert failed == []
+    assert open_run(url).sizes["clip"] == 69
+    assert len(seen) > 1
 
 
 def test_any_fsspec_url_will_do():

@@ -11,7 +11,8 @@ from pipeline.stream.scores import SCORES, window_scores
 def test_scores_are_those_of_a_run(grid):
     random = np.random.default_rng(sum(grid))
     spatial = random.dirichlet(np.full(grid[1] * grid[2], 0.5), grid[0]).reshape(grid)
-    spatial = spatial.astype(np.float32)
+    # In half precision, as stores have it.
+    spatial = spatial.astype(np.float16).astype(np.float32)
     temporal = random.dirichlet(np.full(grid[0], 2)).astype(np.float32)
     expected = map_scores(spatial[None], temporal[None]).scores
     found = window_scores(spatial, temporal)
