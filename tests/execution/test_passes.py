@@ -33,27 +33,16 @@ def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(finished_run, one
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [
-        Method(layers="all", heads="keep"),
-        Method(name="rollout"),
-        Method(name="evidence", layers="all", heads="keep", target="label"),
-        Method(name="evidence", target="top2", layers="last"),
-    ],
-    ids=["all", "rollout", "evidence", "top2"],
-)
-def test_every_method_stores_what_a_plain_loop_gives(finished_run, tmp_path, one_thread, method):
+def test_a_methods_own_arrays_are_those_of_a_plain_loop(finished_run, tmp_path, one_thread):
+    """Other methods are tested without Ray, which hands over whatever columns there are."""
+    method = Method(name="evidence", layers="all", heads="keep", target="label")
     plan = prepared(finished_run.inputs.config(tmp_path / "run", method=method))
     summary = execute(plan)
     assert summary.n_pending == 0
     expected = plain_columns(plan)
-    assert ("head_spatial" in expected) == (method.heads == "keep")
-    assert ("signed" in expected) == ("target" in expected) == (method.name == "evidence")
-    assert ("runner_up_spatial" in expected) == (method.target == "top2")
+    assert {"head_spatial", "signed", "target"} <= expected.keys()
     assert_same_columns(stored_columns(tmp_path / "run"), expected)
-    layers = open_store(plan.store_url).group.attrs["layers"]
-    assert layers == ([1] if method.target == "top2" else [0, 1])
+    assert open_store(plan.store_url).group.attrs["layers"] == [0, 1]
 
 
 def test_rows_are_those_of_the_manifest_in_its_order(finished_run):

@@ -50,10 +50,20 @@ def inputs(tmp_path_factory):
         {},
         {"method": Method(layers="all", heads="keep")},
         {"method": Method(name="evidence", layers="all", heads="keep", target="label")},
+        {"method": Method(name="evidence", target="top2", layers="last")},
+        {"method": Method(name="rollout")},
         {"batch_size": 4, "rows_per_shard": 12},
         {"sampling": SamplingConfig(kind="strided", stride=2), "views": ViewsConfig(clips=3)},
     ],
-    ids=["usual", "layers and heads", "evidence", "one and a short shard", "views"],
+    ids=[
+        "usual",
+        "layers and heads",
+        "evidence",
+        "top2",
+        "rollout",
+        "one and a short shard",
+        "views",
+    ],
 )
 def test_what_is_stored_is_what_a_plain_loop_gives_bit_for_bit(inputs, tmp_path, changes):
     plan = prepared(inputs.config(tmp_path / "run", **changes))
