@@ -12,7 +12,7 @@ def test_bets_are_fair():
 
 
 @pytest.mark.parametrize("gap", [1, 3])
-def test_what_an_autoregression_says_anew_pays_nothing_on_the_whole(gap):
+def test_what_an_autoregression_repeats_pays_nothing_on_the_whole(gap):
     random = np.random.default_rng(gap)
     tau = np.array([1.0, 9.0])
     phi = (tau - 1) / (tau + 1)
