@@ -171,6 +171,7 @@ def _parts(n_clips: int, at_once: int) -> Iterator[slice]:
 
 _NOT_FINITE = 0x7C00
 """From these bits of half precision on: infinity, NaN, and values with a sign."""
+_MINUS_ZERO = 0x8000
 
 
 @lru_cache(maxsize=1)
@@ -191,7 +192,9 @@ def _bits(spatial: NDArray[Any]) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]
     bits = half.view(np.uint16)
     whole: NDArray[np.bool_] = bits.reshape(len(bits), -1).max(axis=1) < _NOT_FINITE
     if not whole.all():
-        bits = bits.copy()
+        # A minus before a zero is no reason to lose a clip.
+        bits = np.where(bits == _MINUS_ZERO, np.uint16(0), bits)
+        whole = bits.reshape(len(bits), -1).max(axis=1) < _NOT_FINITE
         bits[~whole] = np.float16(1 / bits.shape[-1]).view(np.uint16)
     return bits, whole
 

@@ -25,6 +25,8 @@ _CHUNK_BYTES = 32 * 2**20
 """Size of a Dask chunk at most, unless a shard is larger."""
 _ENLARGING_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 """Between looks at a store that is being enlarged."""
+_LOOKS = 20
+"""Looks at a store that grows during each of them."""
 
 
 def open_run(
@@ -246,11 +248,14 @@ def _opened(
 
     A stream's store may grow between the look at its record and that at its arrays, or between two
     arrays; then all are looked at again.
+
+    Raises
+    ------
+    StoreError
+        As `_settled_store`, or when the store grew during every look.
     """
-    while True:
+    for _ in range(_LOOKS):
         store = _settled_store(url)
-        if check:
-            check_store(store)
         layout = store.layout
         # By default a Dask chunk is an inner chunk of a shard: many times the tasks for the same
         # bytes.
@@ -272,7 +277,10 @@ def _opened(
                 ) from error
         else:
             if dataset.sizes["clip"] == layout.n_rows:
+                if check:
+                    check_store(store)
                 return store, chunk, dataset
+    raise StoreError(f"{store_url(url)} grows faster than it can be opened: try again")
 
 
 def _settled_store(url: str) -> Store:

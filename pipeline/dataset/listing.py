@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import fsspec
 import pyarrow as pa
@@ -176,7 +176,8 @@ def _find(filesystem: fsspec.AbstractFileSystem, base: str) -> tuple[list[str], 
     found = []
     for folder, folders, files in os.walk(base, onerror=on_error):
         paths = [f"{folder.rstrip('/')}/{name}" for name in (*folders, *files)]
-        found += [path for path in paths[: len(folders)] if Path(path).is_symlink()]
+        # `Path.is_symlink` raises in a folder whose names may be read and nothing else.
+        found += [path for path in paths[: len(folders)] if os.path.islink(path)]  # noqa: PTH114
         found += paths[len(folders) :]
     return found, sorted(closed)
 

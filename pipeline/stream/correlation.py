@@ -14,7 +14,8 @@ def autocorrelation_times(values: Float64Array) -> Float64Array:
     At least 1.
 
     The sum ends before the first pair of lags whose correlations don't add up to more than 0
-    (Geyer 1992). NaN are left out pair by pair.
+    (Geyer 1992). NaN are left out pair by pair. What a lag without any pair would show, as of every
+    second window where a job can't keep up, is taken from the lags beside it.
     """
     known = np.isfinite(values)
     n_known = np.maximum(known.sum(axis=0), 1)
@@ -23,7 +24,12 @@ def autocorrelation_times(values: Float64Array) -> Float64Array:
     variance = (centred**2).sum(axis=0) / n_known
     n_lags = min(_MAX_LAG, len(values) // 3) // 2 * 2
     products, n_pairs = (_lagged(column, n_lags) for column in (centred, known.astype(np.float64)))
+    n_pairs = np.rint(n_pairs)
     rho = products / np.maximum(n_pairs, 1) / np.maximum(variance, 1e-12)
+    lags = np.arange(n_lags)
+    for score, seen in enumerate((n_pairs > 0).T):
+        if seen.any():
+            rho[:, score] = np.interp(lags, lags[seen], rho[seen, score])
     pairs = rho.reshape(-1, 2, values.shape[1]).sum(axis=1)
     counts = np.cumprod(pairs > 0, axis=0)
     time: Float64Array = np.maximum(1.0, 2 * (pairs * counts).sum(axis=0) - 1)

@@ -26,7 +26,7 @@ PROBABILITY = "probability"
 """Name of the predicted class's probability as a score."""
 _ASSUMED = 10.0
 """Autocorrelation time, in windows and in s, where none is known."""
-_APART = 10_000
+_APART = 1_000
 """Steps between the streams of a session, more than any autocorrelation lasts."""
 
 
@@ -156,7 +156,11 @@ def _places(window_ids: Sequence[str], hop_s: float) -> Places:
     """Find where windows of a session lie, by their names."""
     parts = [str(name).rpartition("-") for name in window_ids]
     streams = sorted({stream for stream, _, _ in parts})
-    number = np.array([int(number) for _, _, number in parts], np.int64)
-    length = int(number.max(initial=0)) + _APART
-    first = np.array([streams.index(stream) * length for stream, _, _ in parts], np.int64)
-    return Places(first + number, hop_s)
+    of_stream = np.array([streams.index(stream) for stream, _, _ in parts], np.int64)
+    place = np.array([int(number) for _, _, number in parts], np.int64)
+    first = 0
+    for stream in range(len(streams)):
+        mine = of_stream == stream
+        place[mine] += first - place[mine].min()
+        first = int(place[mine].max()) + _APART
+    return Places(place, hop_s)

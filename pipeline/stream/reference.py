@@ -191,8 +191,14 @@ class Reference:
         return index if has_own else len(self.class_names)
 
     def agreement(self, group: int, where: Float64Array) -> float:
-        """Say how far a map (patches,) agrees with the usual one of a group: 0 to 1."""
-        return float(np.sqrt(np.maximum(where, 0) * self.usual[group]).sum())
+        """Say how far a map (patches,) agrees with the usual one of a group: 0 to 1.
+
+        NaN if the clips' maps have other patches, as those of a model with another grid, or none.
+        """
+        usual = self.usual[group]
+        if usual.shape != where.shape:
+            return float("nan")
+        return float(np.sqrt(np.maximum(where, 0) * usual).sum())
 
     def normal_scores(self, group: int, values: Float64Array) -> tuple[Float64Array, float]:
         """Turn scores into normal scores: Phi^-1 of the share of clips that lie below.

@@ -122,6 +122,10 @@ def test_extremes_have_a_defined_answer():
     sharp = {name: value[0] for name, value in map_scores(point, once).scores.items()}
     assert sharp["entropy"] == pytest.approx(0, abs=1e-6)
     assert sharp["top_left_mass"] == sharp["last_frame_mass"] == sharp["temporal_gini"] == 1
+    signed = point.copy()
+    signed[0, :, 5, 5] = -0.0
+    for name, value in map_scores(signed, once).scores.items():
+        assert value[0] == sharp[name], name
     lost = uniform.copy()
     lost[0, 2, 3, 3] = np.nan
     assert all(np.isnan(value[0]) for value in map_scores(lost, even).scores.values())

@@ -18,6 +18,15 @@ def test_autocorrelation_times_are_those_of_an_autoregression(tau):
     assert (autocorrelation_times(np.full((300, 2), np.nan)) == 1).all()
 
 
+@pytest.mark.parametrize("every", [2, 4])
+def test_windows_that_were_skipped_shorten_no_time(every):
+    random = np.random.default_rng(every)
+    scene = np.cumsum(random.random(50_000) < 1 / 15)
+    values = random.normal(size=(scene[-1] + 1, 2))[scene]
+    values[np.arange(len(values)) % every > 0] = np.nan
+    np.testing.assert_allclose(autocorrelation_times(values), 29, rtol=0.25)
+
+
 def test_that_of_scenes_is_twice_their_mean_length_less_one():
     random = np.random.default_rng(0)
     scene = np.cumsum(random.random(50_000) < 1 / 15)

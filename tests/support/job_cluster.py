@@ -66,6 +66,9 @@ def job_cluster(*, n_workers: int, cpus_per_worker: int) -> Iterator[JobCluster]
             | {
                 "RAY_AUTH_MODE": "token",
                 "RAY_TMPDIR": folder,
+                # A node that is gone is noticed in seconds: on a busy machine a pass could else
+                # begin on it, and get nowhere.
+                "RAY_health_check_period_ms": "1000",
                 # Else nodes would look for updates and for proxies.
                 "RAY_USAGE_STATS_ENABLED": "0",
             },

@@ -36,7 +36,8 @@ def answers_of(run):
         label[row] = true
     names = np.array(CLASS_NAMES)[label]
     video = [f"sim{row:05d}" for row in range(len(label))]
-    return pd.DataFrame({"prediction": names, "probability": 0.9}, index=video)
+    prediction = pd.Categorical(names, categories=CLASS_NAMES)
+    return pd.DataFrame({"prediction": prediction, "probability": 0.9}, index=video)
 
 
 def state_of(found):
@@ -68,7 +69,9 @@ def test_an_unsure_second_model_confirms_nothing_and_a_missing_video_is_not_trie
 ):
     run, _ = planted
     first, video = suspects[0], suspects[0].subject[0]
-    unsure = answers_of(run).assign(prediction=first.subject[2], probability=0.4)
+    answers = answers_of(run)
+    says = pd.Categorical([first.subject[2]] * len(answers), categories=CLASS_NAMES)
+    unsure = answers.assign(prediction=says, probability=0.4)
     assert state_of(prove_suspects(suspects, unsure))[video] == "not confirmed"
     assert "(40%)" in prove_suspects([first], unsure)[0].proof.note
     absent = unsure.drop(index=video)
@@ -77,6 +80,9 @@ def test_an_unsure_second_model_confirms_nothing_and_a_missing_video_is_not_trie
     with pytest.raises(StoreError, match="an answer for none of the 1 label suspects"):
         prove_suspects([first], absent)
     assert prove_suspects([], absent) == []
+    stranger = answers.assign(prediction=pd.Categorical(["other"] * len(answers)))
+    with pytest.raises(StoreError, match="the same videos and classes"):
+        prove_suspects([first], stranger)
 
 
 def test_confirmed_suspects_are_ranked_first_and_kept_as_they_are(planted, found, suspects):
