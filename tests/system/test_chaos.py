@@ -183,7 +183,7 @@ def test_killed_processes_cost_at_most_what_was_in_flight(
     print(f"STAA_CHAOS_SEED={seed}")
     trial = Trial(tmp_path / "run", tmp_path / "notes", ray_folder)
     trial.notes.mkdir()
-    in_flight, deaths = Counter(), Counter()
+    in_flight, deaths, earlier = Counter(), Counter(), Counter()
 
     job = trial.start(inputs)
     for n_committed, delay_s, kind in kills(chance):
@@ -198,8 +198,10 @@ def test_killed_processes_cost_at_most_what_was_in_flight(
         assert trial.wait_for_the_end(job) != 0
         done = committed(trial.out)
         assert n_committed <= len(done) < N_SHARDS
-        started = set(noted(trial.notes, "decoded"))
-        lost = {row for row in started if row // ROWS_PER_SHARD not in done}
+        # What this job began, not what was in flight when an earlier one died.
+        decoded = Counter(noted(trial.notes, "decoded"))
+        lost = {row for row in decoded - earlier if row // ROWS_PER_SHARD not in done}
+        earlier = decoded
         print(f"{len(done)} shards are done, {len(lost)} clips were in flight")
         assert len(lost) <= MAX_IN_FLIGHT < N_CLIPS
         in_flight.update(lost)
