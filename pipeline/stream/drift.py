@@ -42,7 +42,7 @@ _LEAST_FOR_ESTIMATE = 100
 _ESTIMATE_EVERY = 25
 _N_EXAMPLES = 3
 _WHOLE = (DISTANCE, AGREEMENT)
-"""Of the map as a whole: the first is bet to be more, the second less."""
+"""Scores of the map as a whole: the first is bet to be more, the second less."""
 _CLEAR = 1.5
 """Standard deviations from which a single score is named for the whole map."""
 _MOVED = 1.0
@@ -64,9 +64,9 @@ class DriftSettings:
         several streams, divide it by their number.
     correlation_windows
         tau: integrated autocorrelation time in windows, 1 + 2 sum of rho, of all scores, or of each
-        score of the reference. For scenes
-        that last L windows on average it is about 2 L - 1; overlap alone gives a window's length
-        divided by the hop. A shorter one finds drift sooner, and is wrong where scenes last longer.
+        score of the reference. For scenes that last L windows on average it is about 2 L - 1;
+        overlap alone gives a window's length divided by the hop. A shorter one finds drift sooner,
+        and is wrong where scenes last longer.
     correlation_is_known
         Whether a recorded stream has shown it; else it is the least that is assumed.
     """
@@ -115,7 +115,7 @@ class DriftDetector:
     ) -> None:
         self._stream, self._reference = stream, reference
         self.settings = settings or DriftSettings()
-        self._told = np.zeros(len(reference.scores)) + np.array(self.settings.correlation_windows)
+        self._told = np.full(len(reference.scores), self.settings.correlation_windows, np.float64)
         self._tau = self._told
         self._whitener = Whitener(len(reference.scores))
         self._scores = Bets(_score_weights(reference.scores))

@@ -15,7 +15,7 @@ from pipeline.stream.alarm import Alarm
 from pipeline.stream.drift import DriftDetector, DriftSettings
 from pipeline.stream.explained import Explained, Picture, StreamStatus
 from pipeline.stream.reference import Places, Reference
-from pipeline.stream.scores import SCORES, window_map, window_scores
+from pipeline.stream.scores import SCORES, window_scores
 from pipeline.stream.session import read_facts
 from pipeline.stream.sessions import urls_of
 
@@ -57,9 +57,9 @@ class DriftWatch:
     def shown(self, explained: Explained) -> None:
         """Hold a window against the run."""
         label, probability = explained.top[0]
-        scores = window_scores(explained.spatial, explained.temporal) | {PROBABILITY: probability}
-        where = window_map(explained.spatial, explained.temporal).ravel()
-        alarm = self._detectors[explained.stream].update(explained.window, label, scores, where)
+        scores, where = window_scores(explained.spatial, explained.temporal)
+        detector = self._detectors[explained.stream]
+        alarm = detector.update(explained.window, label, scores | {PROBABILITY: probability}, where)
         if alarm is not None:
             self._alarm(alarm)
 
@@ -140,14 +140,13 @@ def reference_of(run_url: str, class_names: Sequence[str], method: str) -> Refer
     spatial, temporal, prediction, probability, ids = (
         store.array(name).get_orthogonal_selection((rows,)) for name in names
     )
-    pairs = list(zip(spatial, temporal, strict=True))
-    scored = [window_scores(s, t) for s, t in pairs]
-    scores = {name: np.array([each[name] for each in scored]) for name in SCORES}
+    scored = [window_scores(s, t) for s, t in zip(spatial, temporal, strict=True)]
+    scores = {name: np.array([of_clip[name] for of_clip, _ in scored]) for name in SCORES}
     return Reference.of(
         scores | {PROBABILITY: probability},
         prediction,
         store.record.class_names,
-        maps=[window_map(s, t).ravel() for s, t in pairs],
+        maps=[where for _, where in scored],
         places=None if facts is None else _places(ids, float(facts["hop_s"])),
     )
 

@@ -21,7 +21,7 @@ _N_KNOTS = 65
 _CAP = 4.5
 """Normal scores beyond are cut off: no single window says more."""
 _SHRINKAGE = 0.05
-"""Of the correlations towards none: some scores nearly determine others."""
+"""How far correlations are drawn towards none: some scores nearly determine others."""
 DISTANCE = "all scores together"
 AGREEMENT = "agreement"
 """Bhattacharyya coefficient of a map and the mean map of the run's clips of the same class."""
@@ -198,7 +198,7 @@ class Reference:
         usual = self.usual[group]
         if usual.shape != where.shape:
             return float("nan")
-        return float(np.sqrt(np.maximum(where, 0) * usual).sum())
+        return float(_agreement(where, usual))
 
     def normal_scores(self, group: int, values: Float64Array) -> tuple[Float64Array, float]:
         """Turn scores into normal scores: Phi^-1 of the share of clips that lie below.
@@ -221,7 +221,7 @@ class Reference:
 
     @cached_property
     def _scales(self) -> "list[tuple[_Scale, _Scale]]":
-        """Of each group, for its scores and for the distance."""
+        """Scales of each group, for its scores and for the distance."""
         return [
             (_Scale(knots[:-1], int(n)), _Scale(knots[-1:], int(n)))
             for knots, n in zip(self.knots, self.n_clips, strict=True)
@@ -368,6 +368,11 @@ def _mean_map(maps: Float64Array) -> Float64Array:
     return mean
 
 
+def _agreement(maps: Float64Array, usual: Float64Array) -> Float64Array:
+    """Bhattacharyya coefficient of maps (..., patches) and one of (patches,)."""
+    return np.asarray(np.sqrt(np.maximum(maps, 0) * usual).sum(axis=-1))
+
+
 def _agreement_with_others(maps: Float64Array, group: NDArray[np.bool_]) -> Float64Array:
     """Agreement of each clip of a group with the others' mean map: (clips,), NaN outside of it."""
     found = np.full(len(maps), np.nan)
@@ -375,5 +380,5 @@ def _agreement_with_others(maps: Float64Array, group: NDArray[np.bool_]) -> Floa
     for fold in _folds(len(members)):
         others = np.delete(members, fold)
         usual = _mean_map(maps[others])
-        found[members[fold]] = np.sqrt(np.maximum(maps[members[fold]], 0) * usual).sum(axis=1)
+        found[members[fold]] = _agreement(maps[members[fold]], usual)
     return found

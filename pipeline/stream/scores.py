@@ -17,7 +17,7 @@ SCORES = (
 
 def window_scores(
     spatial: NDArray[np.floating], temporal: NDArray[np.floating]
-) -> dict[str, float]:
+) -> tuple[dict[str, float], NDArray[np.float64]]:
     """Score a window's map: how spread out it is, and where and when its attention lies.
 
     Parameters
@@ -29,31 +29,25 @@ def window_scores(
 
     Returns
     -------
-    Values in [0, 1] by the names in `SCORES`; NaN for a map that isn't finite
+    Values in [0, 1] by the names in `SCORES`, and A summed over time: (patches,), summing to 1;
+    NaN for a map that isn't finite
     """
+    n_times, height, width = spatial.shape
     if not (np.isfinite(spatial).all() and np.isfinite(temporal).all()):
-        return dict.fromkeys(SCORES, float("nan"))
+        return dict.fromkeys(SCORES, float("nan")), np.full(height * width, np.nan)
     joint = joint_attribution(spatial, temporal)
-    n_times, height, width = joint.shape
-    where = window_map(spatial, temporal)
+    where = joint.sum(axis=0, dtype=np.float64)
+    where /= where.sum()
     when = np.asarray(temporal, np.float64) / np.sum(temporal, dtype=np.float64)
     regions = _regions(height, width)
-    return {
+    scores = {
         "entropy": float(normalised_entropy(joint)) if joint.size > 1 else 0.0,
         "center_y": float(where.sum(axis=1) @ (np.arange(height) + 0.5)) / height,
         "center_x": float(where.sum(axis=0) @ (np.arange(width) + 0.5)) / width,
         "center_time": float(when @ (np.arange(n_times) + 0.5)) / n_times,
         **{name: float(where[region].sum()) for name, region in regions.items()},
     }
-
-
-def window_map(
-    spatial: NDArray[np.floating], temporal: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Sum A over time: (y, x), summing to 1; the arguments are those of `window_scores`."""
-    where = joint_attribution(spatial, temporal).sum(axis=0, dtype=np.float64)
-    shares: NDArray[np.float64] = where / where.sum()
-    return shares
+    return scores, where.ravel()
 
 
 @lru_cache(maxsize=8)

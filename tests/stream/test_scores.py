@@ -15,12 +15,12 @@ def test_scores_are_those_of_a_run(grid):
     spatial = spatial.astype(np.float16).astype(np.float32)
     temporal = random.dirichlet(np.full(grid[0], 2)).astype(np.float32)
     expected = map_scores(spatial[None], temporal[None]).scores
-    found = window_scores(spatial, temporal)
+    found, _ = window_scores(spatial, temporal)
     assert tuple(found) == SCORES
     for name in SCORES:
         assert found[name] == pytest.approx(expected[name][0], abs=1e-5), name
 
 
 def test_a_map_that_is_not_finite_has_no_scores():
-    found = window_scores(np.full((2, 3, 3), np.nan, np.float32), np.full(2, 0.5, np.float32))
+    found, _ = window_scores(np.full((2, 3, 3), np.nan, np.float32), np.full(2, 0.5, np.float32))
     assert all(np.isnan(value) for value in found.values())
