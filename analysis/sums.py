@@ -173,12 +173,10 @@ class Sums:
             if isinstance(part.binned, Binned):
                 codes = part.binned.codes if same else at[part.binned.codes]
                 uncounted.append(Binned(codes, part.binned.bins))
-            elif histogram is None and same:
-                histogram = part.binned.copy()
-            else:
-                if histogram is None:
-                    histogram = np.zeros((len(keys), *part.binned.shape[1:]), np.int32)
-                histogram[at] += part.binned
+                continue
+            if histogram is None:
+                histogram = np.zeros((len(keys), *part.binned.shape[1:]), np.int32)
+            histogram[at] += part.binned
         if uncounted:
             counted = Binned.together(uncounted).counted(len(keys))
             histogram = counted if histogram is None else histogram + counted

@@ -52,7 +52,7 @@ class Example:
 class Proof:
     """How the answer changed when what was found was taken away, by `jobs.audit --verify`.
 
-    Of a label suspect, what a second model says, by ``--second-model``.
+    A label suspect's proof is what a second model says, by ``--second-model``.
     """
 
     state: ProofState = "not tried"

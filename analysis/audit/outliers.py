@@ -16,6 +16,11 @@ from analysis.audit.significance import adjusted
 
 Float64Array = NDArray[np.float64]
 
+_QUARTILES_APART = float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
+"""Distance of a normal distribution's quartiles, in standard deviations."""
+_LEAST_CHANCE = 0.01
+"""P by chance of fitting the class so badly, above which a clip counts as one of it."""
+
 
 def directions(evidence: Evidence) -> Float64Array:
     """Directions in which clips differ from the mean of all: (n, d), each of length 1, or 0."""
@@ -91,12 +96,6 @@ def _beyond_all(lack: Float64Array, groups: NDArray[np.integer]) -> Float64Array
     if high <= low:
         return np.ones(len(logs))
     return np.asarray(stats.norm.sf(logs / ((high - low) / _QUARTILES_APART)), np.float64)
-
-
-_QUARTILES_APART = float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
-"""Of a normal distribution, in standard deviations."""
-_LEAST_CHANCE = 0.01
-"""P by chance of fitting the class so badly, above which a clip counts as one of it."""
 
 
 def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:

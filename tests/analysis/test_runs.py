@@ -167,6 +167,7 @@ def test_a_run_that_grows_while_it_is_opened_has_arrays_of_one_size(tmp_path):
             for n_rows in range(9, 70):
                 record = record_of(replace(layout, n_rows=n_rows), class_names=CLASS_NAMES)
                 grown = append_rows(grown, record)
+                # Else no look would find it settled.
                 time.sleep(0.05)
         except Exception as error:
             failed.append(error)
