@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
@@ -16,6 +16,7 @@ from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
 from pipeline.progress_bar import progress_bar
+from pipeline.synthetic.tasks import Camera, TaskName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
     from pipeline.evaluation.benchmark.summary import Results
     from pipeline.evaluation.metric_checks import MetricCheck
     from pipeline.models.checkpoint import Checkpoint
-    from pipeline.synthetic.held_out import Camera
-    from pipeline.synthetic.tasks import TaskName
 
-TASKS: "dict[str, TaskName]" = {
+TASKS: dict[str, TaskName] = {
     "static-cue": "static_cue",
     "static-cue-vivit": "static_cue",
     "static-cue-videomae": "static_cue",
@@ -41,7 +40,13 @@ SHOWN_BY_EACH_FRAME = ("static_cue",)
 LABEL_ONLY = ("static-cue", "static-cue-vivit", "static-cue-videomae", "order")
 """Models that weren't told where the actor is."""
 _COSTLY = (
-    *("FovEx", "Integrated Gradients", "SmoothGrad", "occlusion", "RISE", "LIME", "KernelSHAP"),
+    "FovEx",
+    "Integrated Gradients",
+    "SmoothGrad",
+    "occlusion",
+    "RISE",
+    "LIME",
+    "KernelSHAP",
 )
 """Methods that are measured on fewer clips."""
 _N_CHECKED = 8
@@ -80,7 +85,7 @@ class BenchmarkConfig(FrozenConfig):
     metrics: Names = ("all",)
     """Names in `pipeline.evaluation.benchmark.metrics.METRICS`, or groups of them; `all`, or
     `decision` for those that choose the default."""
-    camera: Literal["panning", "still", "fast"] = "panning"
+    camera: Camera = "panning"
     """How the background moves: as in training, not at all, or four times as fast."""
     n_workers: int | None = Field(default=None, ge=1)
     """Processes, each with a model and one thread; by default one per CPU."""
@@ -255,7 +260,7 @@ def _checkpoint(model: str) -> "Checkpoint":
     return _CHECKPOINTS[model]
 
 
-def subject_of(model: str, seed: int, n_clips: int, camera: "Camera" = "panning") -> "Subject":
+def subject_of(model: str, seed: int, n_clips: int, camera: Camera = "panning") -> "Subject":
     """Load a committed model, and render its clips."""
     import numpy as np
     import torch

@@ -22,9 +22,9 @@ from pipeline.storage.files import RetryingReader
 
 _BUFFER_BYTES = 1 << 20
 _HEAD_BYTES = 1 << 16
-"""What is read of a file to know its kind and, of a CSV, its header."""
+"""Bytes that are read to know a file's kind, and the header if it is a CSV."""
 _CSV_BLOCK_BYTES = 1 << 23
-"""What is read of a CSV at once; a row of more is refused."""
+"""Bytes of a CSV that are read at once; a longer row is refused."""
 
 _NAMES = {
     "path": (
@@ -102,7 +102,7 @@ def _csv(file: RetryingReader, start: bytes, url: str) -> tuple[list[str], Itera
             read_options=pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
             parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pa.csv.ConvertOptions(
-                # As text: what looks like a number may be an id with zeros before it.
+                # Values stay text: what looks like a number may be an id with zeros before it.
                 column_types=dict.fromkeys(names, pa.string()),
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,

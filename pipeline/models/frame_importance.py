@@ -26,10 +26,8 @@ def by_gradient(adapter: Adapter, pixel_values: Tensor, classes: Tensor) -> Tens
 
     Parameters
     ----------
-    pixel_values
-        (clips, frames, 3, height, width), normalised.
-    classes
-        (clips,) int64.
+    pixel_values, classes
+        As `held_gradient` takes them.
 
     Returns
     -------

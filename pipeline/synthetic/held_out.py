@@ -7,7 +7,6 @@ left half of one scene beside the right half of another one.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from pipeline.synthetic.rendering import actor_mask, render_frame, rival_mask
 from pipeline.synthetic.scenes import Canvas, Scene
 from pipeline.synthetic.small_models import SIDE
 from pipeline.synthetic.tasks import (
+    Camera,
     Style,
     TaskName,
     class_names,
@@ -29,9 +29,6 @@ from pipeline.synthetic.training import PREPROCESSING, SMALL_CANVAS
 
 _COMPOSITE_TASKS: tuple[TaskName, ...] = ("order",)
 
-Camera = Literal["panning", "still", "fast"]
-CAMERAS: tuple[Camera, ...] = get_args(Camera)
-"""How the background moves: as in training, not at all, or four times as fast."""
 _PAN_RATES: dict[Camera, float] = {"panning": 1.0, "still": 0.0, "fast": 4.0}
 
 
@@ -87,7 +84,7 @@ def held_out_clips(
     textures
         As `Style.textures`.
     camera
-        One of `CAMERAS`.
+        How the background moves, see `pipeline.synthetic.tasks.Camera`.
     """
     names = class_names(task)
     style = Style(n_actors, "acting", "own", textures)

@@ -26,6 +26,9 @@ from pipeline.synthetic.scenes import (
 TaskName = Literal["actions", "static_cue", "order", "moment"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
+Camera = Literal["panning", "still", "fast"]
+"""How the background moves: as in training, not at all, or four times as fast."""
+
 HUES = {"magenta": 0.87, "red": 0.98, "orange": 0.07, "yellow": 0.16}
 """Hues of the actor that are classes; distractors have other hues."""
 ORDERS = ("cool_warm", "warm_cool")

@@ -66,14 +66,25 @@ class Shown:
     n_skipped: int
 
 
-class Follower(threading.Thread):
-    """A viewer of the page: keeps what it is sent, and comes back when it is let go."""
+class _Viewer(threading.Thread):
+    """Who looks at a live job until it is told to end, and counts how often it has connected."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
         self._port, self._end = port, threading.Event()
+        self.n_connections = 0
+
+    def close(self) -> None:
+        self._end.set()
+
+
+class Follower(_Viewer):
+    """A viewer of the page: keeps what it is sent, and comes back when it is let go."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
         self.shown: list[Shown] = []
-        self.n_connections = self.n_pictures = 0
+        self.n_pictures = 0
 
     def run(self) -> None:
         while not self._end.is_set():
@@ -102,17 +113,13 @@ class Follower(threading.Thread):
                         )
                     )
 
-    def close(self) -> None:
-        self._end.set()
 
-
-class Player(threading.Thread):
+class Player(_Viewer):
     """A player of MJPEG that throws away what it gets."""
 
     def __init__(self, port: int) -> None:
-        super().__init__(daemon=True)
-        self._port, self._end = port, threading.Event()
-        self.n_bytes = self.n_connections = 0
+        super().__init__(port)
+        self.n_bytes = 0
 
     def run(self) -> None:
         while not self._end.is_set():
@@ -125,17 +132,9 @@ class Player(threading.Thread):
                     self.n_bytes += len(got)
             self._end.wait(0.2)
 
-    def close(self) -> None:
-        self._end.set()
 
-
-class Silent(threading.Thread):
+class Silent(_Viewer):
     """A viewer that asks for the feed and never reads; one that is let go comes again."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(daemon=True)
-        self._port, self._end = port, threading.Event()
-        self.n_connections = 0
 
     def run(self) -> None:
         asked = (
@@ -155,9 +154,6 @@ class Silent(threading.Thread):
                 while not self._end.is_set() and not gone.poll(200):
                     pass
             self._end.wait(0.2)
-
-    def close(self) -> None:
-        self._end.set()
 
 
 @dataclass

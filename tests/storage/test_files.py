@@ -31,6 +31,7 @@ def test_parts_that_are_written_are_a_whole_or_nothing(s3, tmp_path):
             file.write(b"first, ")
             file.write(b"second")
         assert read_bytes(url) == b"first, second"
+        # It breaks off between two parts, so that the block has more than one statement.
         with pytest.raises(ZeroDivisionError), written_in_parts(url) as file:  # noqa: PT012
             file.write(b"half")
             file.write(bytes(1 // 0))

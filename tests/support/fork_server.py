@@ -23,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _POLL_S = 0.01
+"""Between two looks at a child: waiting for one has no time limit of its own."""
 
 
 class ForkServer:
@@ -90,6 +91,7 @@ def _become(request: dict[str, Any]) -> str:
         file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
+    # It stays open for as long as the command runs.
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     module, *arguments = request["command"]
     sys.argv = [f"{module.replace('.', '/')}.py", *arguments]
