@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from analysis.runs import attribute, record_of
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import read_manifest
-from pipeline.dataset.row_groups import tables
+from pipeline.dataset.row_groups import ROWS_READ_AT_ONCE, tables
 from pipeline.errors import ManifestError, StoreError
 from pipeline.storage.files import RetryingReader, open_filesystem
 from pipeline.storage.zarr_store import zarr_location
@@ -28,6 +28,8 @@ class ManifestColumns:
     file: pq.ParquetFile | None
     names: tuple[str, ...]
     views: Views
+    rows_at_once: int = ROWS_READ_AT_ONCE
+    """Most rows that are read at a time, as `pipeline.dataset.row_groups.tables` has it."""
 
     @classmethod
     def of_run(cls, ds: xr.Dataset, url: str | None, notes: list[str]) -> "ManifestColumns":
@@ -66,7 +68,8 @@ class ManifestColumns:
         if self.file is None or not len(rows):
             return {}
         parts = []
-        for start, table in tables(self.file, range(int(rows[0]), int(rows[-1]) + 1)):
+        wanted = range(int(rows[0]), int(rows[-1]) + 1)
+        for start, table in tables(self.file, wanted, at_once=self.rows_at_once):
             inside = rows[(rows >= start) & (rows < start + table.num_rows)]
             parts.append(table.take(pa.array(inside - start)))
         chosen = pa.concat_tables(parts)

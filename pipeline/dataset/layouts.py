@@ -20,7 +20,7 @@ from pipeline.dataset.columns import SCHEMA, check_path_column
 from pipeline.dataset.listing import OTHER_VIDEO_SUFFIXES, Coverage, Listing, list_folder
 from pipeline.dataset.manifest import FORMAT_VERSION, METADATA_KEYS, Manifest
 from pipeline.dataset.segments import SEGMENT_READERS
-from pipeline.dataset.tables import read_table
+from pipeline.dataset.tables import AtOnce, read_table
 from pipeline.errors import ManifestError, reason_of
 from pipeline.text import without_credentials
 
@@ -184,6 +184,7 @@ def read_dataset(
     labels_from: int | None = None,
     columns: Mapping[str, str] | None = None,
     segments: bool = False,
+    at_once: AtOnce | None = None,
 ) -> Dataset:
     """List a dataset's clips.
 
@@ -209,6 +210,8 @@ def read_dataset(
     segments
         A row for each annotated segment of a file, where the layout has such, in place of one for
         each file; see `pipeline.dataset.segments`.
+    at_once
+        How much of a table is read at a time.
 
     Raises
     ------
@@ -235,7 +238,7 @@ def read_dataset(
     comments: list[str] = []
     with _source_told(layout, annotations, clips):
         if layout == "table":
-            tables = read_table(str(annotations), listing, columns or {})
+            tables = read_table(str(annotations), listing, columns or {}, at_once or AtOnce())
         else:
             tables = iter([_table_of(_rows(layout, annotations, listing, comments, segments))])
     metadata = dict(zip(METADATA_KEYS, (FORMAT_VERSION, listing.root, layout), strict=True))

@@ -7,6 +7,7 @@ kind that there is, or by what `columns` says.
 import csv
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,15 +17,13 @@ import pyarrow.parquet as pq
 from pipeline.dataset.columns import SCHEMA, as_manifest, as_text, check_columns
 from pipeline.dataset.listing import Listing
 from pipeline.dataset.manifest import filesystem_of
-from pipeline.dataset.row_groups import tables
+from pipeline.dataset.row_groups import ROWS_READ_AT_ONCE, tables
 from pipeline.errors import ManifestError, reason_of
 from pipeline.storage.files import RetryingReader
 
 _BUFFER_BYTES = 1 << 20
 _HEAD_BYTES = 1 << 16
 """Bytes that are read to know a file's kind, and the header if it is a CSV."""
-_CSV_BLOCK_BYTES = 1 << 23
-"""Bytes of a CSV that are read at once; a longer row is refused."""
 
 _NAMES = {
     "path": (
@@ -40,7 +39,19 @@ _NAMES = {
 """Names that a column of a manifest has in other tables; the first is the manifest's own."""
 
 
-def read_table(url: str, listing: Listing, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+@dataclass(frozen=True)
+class AtOnce:
+    """How much of a table is read at a time, which bounds the memory that it takes."""
+
+    rows: int = ROWS_READ_AT_ONCE
+    """Rows of a Parquet file, as `pipeline.dataset.row_groups.tables` has it."""
+    csv_bytes: int = 1 << 23
+    """Bytes of a CSV; a longer row is refused."""
+
+
+def read_table(
+    url: str, listing: Listing, columns: Mapping[str, str], at_once: AtOnce
+) -> Iterator[pa.Table]:
     """Read a table of clips piece by piece, in bounded memory however many rows it has.
 
     Parameters
@@ -66,7 +77,11 @@ def read_table(url: str, listing: Listing, columns: Mapping[str, str]) -> Iterat
             start = file.read(_HEAD_BYTES)
             file.seek(0)
             is_parquet = start.startswith(b"PAR1")
-            names, pieces = _parquet(file) if is_parquet else _csv(file, start, url)
+            names, pieces = (
+                _parquet(file, at_once.rows)
+                if is_parquet
+                else _csv(file, start, url, at_once.csv_bytes)
+            )
             for name in names:
                 if names.count(name) > 1:
                     raise ManifestError(
@@ -81,15 +96,17 @@ def read_table(url: str, listing: Listing, columns: Mapping[str, str]) -> Iterat
         raise ManifestError(f"layout table: can't read {url}: {reason_of(error)}") from error
 
 
-def _parquet(file: RetryingReader) -> tuple[list[str], Iterator[pa.Table]]:
+def _parquet(file: RetryingReader, at_once: int) -> tuple[list[str], Iterator[pa.Table]]:
     """Names of a Parquet file's columns, and its rows."""
     # A buffer: without one Arrow holds a whole row group's column beside the table.
     parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
-    rows = tables(parquet, range(parquet.metadata.num_rows))
+    rows = tables(parquet, range(parquet.metadata.num_rows), at_once=at_once)
     return parquet.schema_arrow.names, (table.replace_schema_metadata(None) for _, table in rows)
 
 
-def _csv(file: RetryingReader, start: bytes, url: str) -> tuple[list[str], Iterator[pa.Table]]:
+def _csv(
+    file: RetryingReader, start: bytes, url: str, block_bytes: int
+) -> tuple[list[str], Iterator[pa.Table]]:
     """Names of a CSV's columns, and its rows, of which every value is text."""
     # Lines may end as on old Macs, too.
     text = io.StringIO(start.decode("utf-8-sig", errors="replace"), newline=None).read()
@@ -99,7 +116,7 @@ def _csv(file: RetryingReader, start: bytes, url: str) -> tuple[list[str], Itera
         names = next((row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row), [])
         reader = pa.csv.open_csv(
             file,
-            read_options=pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
+            read_options=pa.csv.ReadOptions(block_size=block_bytes),
             parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pa.csv.ConvertOptions(
                 # Values stay text: what looks like a number may be an id with zeros before it.

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from analysis import open_run
 from analysis.manifest_columns import ManifestColumns, metric_columns
-from pipeline.dataset import row_groups
 from pipeline.errors import ManifestError, StoreError
 
 
@@ -23,13 +22,14 @@ def columns_of(url, manifest=None):
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_rows_are_those_of_the_table_however_it_is_cut(scored, tmp_path, monkeypatch, data):
-    monkeypatch.setattr(row_groups, "ROWS_READ_AT_ONCE", data.draw(st.integers(1, 9)))
+def test_rows_are_those_of_the_table_however_it_is_cut(scored, tmp_path, data):
     columns, _ = columns_of(scored[0])
     table = columns.file.read().to_pandas()
     cut = tmp_path / "cut.parquet"
     pq.write_table(columns.file.read(), cut, row_group_size=data.draw(st.integers(1, 25)))
-    again = ManifestColumns(pq.ParquetFile(cut), columns.names, columns.views)
+    again = ManifestColumns(
+        pq.ParquetFile(cut), columns.names, columns.views, rows_at_once=data.draw(st.integers(1, 9))
+    )
     rows = np.array(sorted(data.draw(st.sets(st.integers(0, 22), min_size=1))))
     found = pd.DataFrame({name: column.to_pandas() for name, column in again.rows(rows).items()})
     pd.testing.assert_frame_equal(found, table.iloc[rows].reset_index(drop=True))

@@ -3,11 +3,9 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset import row_groups
 from pipeline.dataset.manifest import SCHEMA
 from pipeline.dataset.row_groups import group_ranges, pieces, pieces_with
 
@@ -33,26 +31,25 @@ def ids(rows):
 some_sizes = st.lists(st.integers(1, 15), min_size=1, max_size=6)
 
 
-@given(sizes=some_sizes, data=st.data())
-def test_rows_in_a_range_and_by_number_are_those_of_the_whole_file(tmp_path_factory, sizes, data):
-    with pytest.MonkeyPatch.context() as patch:
-        # Row groups of more than six rows are large here, and are read four rows at a time.
-        patch.setattr(row_groups, "ROWS_READ_AT_ONCE", 6)
-        patch.setattr(row_groups, "ROWS_PER_GROUP", 0.5)
-        parquet, n_rows = written(tmp_path_factory.mktemp("rows"), sizes)
-        assert [len(rows) for rows in group_ranges(parquet)] == sizes
-        start = data.draw(st.integers(0, n_rows - 1))
-        stop = data.draw(st.integers(start + 1, n_rows))
-        got, expected_first = [], start
-        for first, table in pieces(parquet, "m", range(start, stop)):
-            assert first == expected_first
-            expected_first += table.num_rows
-            got += table["video_id"].to_pylist()
-        assert got == ids(range(start, stop))
+@given(sizes=some_sizes, at_once=st.integers(1, 9), data=st.data())
+def test_rows_in_a_range_and_by_number_are_those_of_the_whole_file(
+    tmp_path_factory, sizes, at_once, data
+):
+    parquet, n_rows = written(tmp_path_factory.mktemp("rows"), sizes)
+    assert [len(rows) for rows in group_ranges(parquet)] == sizes
+    start = data.draw(st.integers(0, n_rows - 1))
+    stop = data.draw(st.integers(start + 1, n_rows))
+    got, expected_first = [], start
+    for first, table in pieces(parquet, "m", range(start, stop), at_once=at_once):
+        assert first == expected_first
+        assert table.num_rows <= at_once
+        expected_first += table.num_rows
+        got += table["video_id"].to_pylist()
+    assert got == ids(range(start, stop))
 
-        chosen = sorted(data.draw(st.sets(st.integers(0, n_rows - 1))))
-        tables = list(pieces_with(parquet, "m", np.array(chosen, np.int64)))
-        assert [row for table in tables for row in table["video_id"].to_pylist()] == ids(chosen)
+    chosen = sorted(data.draw(st.sets(st.integers(0, n_rows - 1))))
+    tables = list(pieces_with(parquet, "m", np.array(chosen, np.int64), at_once=at_once))
+    assert [row for table in tables for row in table["video_id"].to_pylist()] == ids(chosen)
 
 
 def test_only_row_groups_that_hold_a_row_are_read(tmp_path):

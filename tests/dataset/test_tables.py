@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from pipeline.dataset.columns import SCHEMA
 from pipeline.dataset.layouts import build_manifest, read_dataset
 from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.row_groups import pieces
+from pipeline.dataset.tables import AtOnce
 from pipeline.errors import ManifestError
 
 ROWS = {
@@ -81,12 +84,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
-@pytest.mark.parametrize("in_pieces", [False, True])
-def test_a_manifest_of_another_writer_is_the_same_manifest(
-    clips, url, change, in_pieces, monkeypatch
-):
-    if in_pieces:
-        monkeypatch.setattr("pipeline.dataset.row_groups.ROWS_READ_AT_ONCE", 1)
+def test_a_manifest_of_another_writer_is_the_same_manifest(clips, url, change):
     expected = read_manifest(url)
     pq.write_table(change(pq.read_table(url)), str(clips / "other.parquet"))
     other = read_manifest(str(clips / "other.parquet"))
@@ -95,6 +93,10 @@ def test_a_manifest_of_another_writer_is_the_same_manifest(
     assert other.rows(0, 3).equals(expected.rows(0, 3))
     assert other.take(np.array([0, 2])).equals(expected.take(np.array([0, 2])))
     assert other.distinct_labels() == expected.distinct_labels()
+    with pq.ParquetFile(clips / "other.parquet") as parquet:
+        by_row = [piece for _, piece in pieces(parquet, "other", range(3), at_once=1)]
+    assert len(by_row) == 3
+    assert pa.concat_tables(by_row).equals(expected.rows(0, 3))
 
 
 def test_a_manifest_that_went_through_pandas_lies_beside_its_clips_or_is_refused(
@@ -208,15 +210,8 @@ def test_a_split_of_a_table_is_chosen(clips, tmp_path):
     assert made_of(clips, tmp_path / "t.csv", split="test")["path"].to_pylist() == ["b.mp4"]
 
 
-def in_small_pieces(monkeypatch, n_bytes=40):
-    """Have tables be read a row, or some bytes, at a time."""
-    monkeypatch.setattr("pipeline.dataset.row_groups.ROWS_READ_AT_ONCE", 1)
-    monkeypatch.setattr("pipeline.dataset.row_groups.ROWS_PER_GROUP", 1 / 8)
-    monkeypatch.setattr("pipeline.dataset.tables._CSV_BLOCK_BYTES", n_bytes)
-
-
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_pieces_of_a_table_are_the_table(clips, tmp_path, monkeypatch, suffix):
+def test_pieces_of_a_table_are_the_table(clips, tmp_path, suffix):
     """Also where a piece has no label, a number alone, or words of its own."""
     columns = {
         "path": ["x/a.mp4", f"{clips}/b.mp4", "c.mp4", "d.mp4"],
@@ -232,17 +227,17 @@ def test_pieces_of_a_table_are_the_table(clips, tmp_path, monkeypatch, suffix):
         table = pa.table(columns)
         notes = table["note"].dictionary_encode()
         pq.write_table(table.set_column(3, "note", notes), file)
-    chosen = [{"labels_from": 1}, {"labels_from": 1, "split": "val"}]
-    whole = [made_of(clips, file, **options) for options in chosen]
-    assert whole[0]["label"].to_pylist() == ["2", "0", None, "1"]
     # A block holds the longest row, which has the folder's name, and one more.
-    in_small_pieces(monkeypatch, len(str(clips)) + 60)
-    dataset = read_dataset(layout="table", clips=str(clips), annotations=str(file), labels_from=1)
-    pieces = list(dataset.pieces)
-    assert len(pieces) > 1
-    assert pa.concat_tables(pieces).equals(whole[0])
-    assert made_of(clips, file, **chosen[1]).equals(whole[1])
-    for name, rows in (("whole", whole[0]), ("pieces", pieces)):
+    small = AtOnce(rows=1, csv_bytes=len(str(clips)) + 60)
+    given = {"layout": "table", "clips": str(clips), "annotations": str(file), "labels_from": 1}
+    whole = build_manifest(**given)
+    assert whole["label"].to_pylist() == ["2", "0", None, "1"]
+    in_pieces = list(read_dataset(**given, at_once=small).pieces)
+    assert len(in_pieces) > 1
+    assert pa.concat_tables(in_pieces).equals(whole)
+    of_split = read_dataset(**given, split="val", at_once=small).pieces
+    assert pa.concat_tables(of_split).equals(build_manifest(**given, split="val"))
+    for name, rows in (("whole", whole), ("pieces", in_pieces)):
         write_manifest(rows, str(tmp_path / name))
     assert pq.read_table(tmp_path / "pieces").equals(pq.read_table(tmp_path / "whole"))
 
@@ -260,13 +255,18 @@ def test_pieces_of_a_table_are_the_table(clips, tmp_path, monkeypatch, suffix):
     ],
 )
 def test_what_is_wrong_in_the_last_piece_is_told_and_nothing_is_written(
-    clips, tmp_path, monkeypatch, suffix, change, message
+    clips, tmp_path, suffix, change, message
 ):
     frame = pd.DataFrame({"path": [*"abcde"], "label": [*"12345"]} | change)
     file, out = tmp_path / f"table.{suffix}", tmp_path / "m.parquet"
     frame.to_csv(file, index=False) if suffix == "csv" else frame.to_parquet(file)
-    in_small_pieces(monkeypatch, max(40, 20 + frame["label"].str.len().max()))
-    dataset = read_dataset(layout="table", clips=str(clips), annotations=str(file), labels_from=1)
+    dataset = read_dataset(
+        layout="table",
+        clips=str(clips),
+        annotations=str(file),
+        labels_from=1,
+        at_once=AtOnce(rows=1, csv_bytes=max(40, 20 + frame["label"].str.len().max())),
+    )
     out.write_bytes(b"earlier")
     with pytest.raises(ManifestError, match=message):
         write_manifest(dataset.pieces, str(out))
@@ -300,24 +300,26 @@ def test_what_is_no_table_of_clips_is_told(clips, tmp_path, text, columns, messa
 
 MEASURED = """
 import re, sys
-from pipeline.dataset import row_groups, tables
+import pyarrow.parquet as pq
 from pipeline.dataset.layouts import Census, read_dataset
-from pipeline.dataset.manifest import read_manifest, write_manifest
-
-row_groups.ROWS_READ_AT_ONCE, row_groups.ROWS_PER_GROUP = 1 << 13, 1 << 9
-tables._CSV_BLOCK_BYTES = 1 << 20
+from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.row_groups import pieces
+from pipeline.dataset.tables import AtOnce
 
 def make(table, clips, out):
-    dataset = read_dataset(layout="table", clips=clips, annotations=table, labels_from=1)
+    at_once = AtOnce(rows=1 << 13, csv_bytes=1 << 20)
+    dataset = read_dataset(
+        layout="table", clips=clips, annotations=table, labels_from=1, at_once=at_once
+    )
     census = Census(dataset)
     write_manifest(census.counted(dataset.pieces), out)
     return census.found.n_rows
 
-def read(manifest, clips, out):
-    manifest = read_manifest(manifest)
-    manifest.distinct_labels()
-    manifest.rows(manifest.n_rows - 10, manifest.n_rows)
-    return manifest.n_rows
+def read(manifest):
+    # With a buffer, as manifests are opened.
+    parquet = pq.ParquetFile(manifest, buffer_size=1 << 20)
+    everything = range(parquet.metadata.num_rows)
+    return sum(piece.num_rows for _, piece in pieces(parquet, "m", everything, at_once=1 << 13))
 
 def peak_kb():
     # Not the resource usage, which starts with that of whoever has started this process.
@@ -348,7 +350,8 @@ def growth(action, small, large, *others):
 
 def large_table(n_rows):
     """Paths of 400 bytes, so that all of them take far more than a piece does."""
-    paths = pa.array([f"{row:0390d}.mp4" for row in range(n_rows)])
+    numbers = pc.utf8_lpad(pc.cast(pa.array(range(n_rows)), pa.string()), 390, padding="0")
+    paths = pc.binary_join_element_wise(numbers, ".mp4", "")
     return pa.table({"path": paths, "label": pa.array([1, 2] * (n_rows // 2))})
 
 
@@ -383,6 +386,6 @@ def test_a_large_row_group_is_read_in_bounded_memory(clips):
     for file, rows in zip(files, (table.slice(0, 10), table), strict=True):
         pq.write_table(rows, file, row_group_size=N_LARGE, use_dictionary=False)
     assert pq.ParquetFile(files[1]).num_row_groups == 1
-    grown, n_rows = growth("read", *files, clips, "")
+    grown, n_rows = growth("read", *files)
     assert n_rows == N_LARGE
     assert grown < table.nbytes / 2
