@@ -87,6 +87,7 @@ def attend(
     *,
     scaling: float,
     softcap: float | None = None,
+    items_at_once: int = _ITEMS_AT_ONCE,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attend by transformers' SDPA, and read what a `capture` wants from ``module``.
@@ -100,6 +101,8 @@ def attend(
         (batch, heads, queries or tokens, head_dim)
     attention_mask
         None: the video models have no padding.
+    items_at_once
+        Most items of the batch in one call of SDPA.
 
     Returns
     -------
@@ -121,9 +124,7 @@ def attend(
         return Scores(query, key, scaling, softcap).context(value), None
     contexts = [
         sdpa_attention_forward(module, *items, None, scaling=scaling, **kwargs)[0]
-        for items in zip(
-            *(torch.split(t, _ITEMS_AT_ONCE) for t in (query, key, value)), strict=True
-        )
+        for items in zip(*(torch.split(t, items_at_once) for t in (query, key, value)), strict=True)
     ]
     return contexts[0] if len(contexts) == 1 else torch.cat(contexts), None
 
@@ -147,6 +148,9 @@ class Scores:
     """Bound of the scores, softcap * tanh(scores / softcap), before the softmax."""
     value: Tensor | None = None
     """(batch, heads, tokens, head_dim): what the softmax weighs; None if it wasn't kept."""
+    at_once: int | None = None
+    """Scores that are formed at a time where all queries are needed; by default as many as suit the
+    device, and always so in a compiled graph."""
 
     def rows(self, queries: slice) -> Tensor:
         """Rows for some queries: (batch, heads, rows, tokens) float32; each sums to 1."""
@@ -221,7 +225,8 @@ class Scores:
     def pieces(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield the whole softmax in pieces: batch items, queries, and their rows."""
         batch, heads, n_queries, _ = self.query.shape
-        at_once = _SCORES_AT_ONCE.get(self.query.device.type, _SCORES_AT_ONCE_ELSEWHERE)
+        device = self.query.device.type
+        at_once = self.at_once or _SCORES_AT_ONCE.get(device, _SCORES_AT_ONCE_ELSEWHERE)
         n_rows = max(1, at_once // (heads * self.key.shape[2]))
         n_items, n_rows = max(1, n_rows // n_queries), min(n_rows, n_queries)
         for item in range(0, batch, n_items):

@@ -128,6 +128,7 @@ def token_parts_stepped_back(
     block: ColumnLayer,
     gradient: Tensor,
     frozen: bool,
+    tokens_at_once: int = _TOKENS_AT_ONCE,
 ) -> Tensor:
     """Follow the final tokens, whose mean is classified, one step back through the last block.
 
@@ -147,6 +148,8 @@ def token_parts_stepped_back(
         The last block: its W_O and MLP.
     gradient
         (K, clips, width) float32, of `start_gradient`.
+    tokens_at_once
+        Tokens of a clip that go through the MLP and back at a time.
 
     Returns
     -------
@@ -160,7 +163,7 @@ def token_parts_stepped_back(
         torch.cat(
             [
                 _through_mlp(block.mlp, some, of_direction, frozen=frozen)
-                for some in torch.split(behind, _TOKENS_AT_ONCE, dim=1)
+                for some in torch.split(behind, tokens_at_once, dim=1)
             ],
             dim=1,
         )

@@ -8,11 +8,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TimesformerForVideoClassification
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.timesformer.modeling_timesformer import TimesformerSelfAttention
 
 from pipeline.attribution import attention
-from pipeline.attribution.attention import Scores, all_rows, capture, first_row, heads_averaged
+from pipeline.attribution.attention import (
+    Scores,
+    all_rows,
+    attend,
+    capture,
+    first_row,
+    heads_averaged,
+)
 from pipeline.models.timesformer import Timesformer
 from tests.support.checkpoints import make_timesformer
 
@@ -217,29 +223,32 @@ def test_operations_of_our_own_are_as_torch_would_have_them(softcap, dtype):
         torch.library.opcheck(operation, (query, key, given, 0.5, softcap))
 
 
-def test_a_batch_of_more_items_than_a_kernel_takes_is_split(monkeypatch):
-    adapter = Timesformer(make_timesformer(image_size=24, num_frames=4))
-    clips = pixels(adapter.model, 2)
-    sizes = []
+class SdpaItems(TorchDispatchMode):
+    """Notes how many items of a batch each kernel of SDPA is given."""
 
-    def recorded(module, query, key, value, *args, **kwargs):
-        sizes.append(len(query))
-        return sdpa_attention_forward(module, query, key, value, *args, **kwargs)
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
 
-    monkeypatch.setattr(attention, "sdpa_attention_forward", recorded)
-    with torch.no_grad(), capture(every_row(adapter)) as rows:
-        logits = adapter.model(pixel_values=clips).logits
-        whole = {name: rows[name] for name in every_row(adapter)}
-    # Per block: 9 patches, and then 4 frames, of each of 2 clips.
-    assert sizes == [18, 8] * 2
-    sizes.clear()
-    monkeypatch.setattr(attention, "_ITEMS_AT_ONCE", 7)
-    with torch.no_grad(), capture(every_row(adapter)) as rows:
-        split_logits = adapter.model(pixel_values=clips).logits
-    assert sizes == [7, 7, 4, 7, 1] * 2
-    torch.testing.assert_close(split_logits, logits, atol=1e-6, rtol=0)
-    for name, row in whole.items():
-        torch.testing.assert_close(rows[name], row, atol=1e-6, rtol=0)
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "scaled_dot_product" in function.__name__:
+            self.sizes.append(len(args[0]))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("at_once", "sizes"), [(7, [7, 7, 4]), (18, [18]), (65_535, [18])])
+def test_a_batch_of_more_items_than_a_kernel_takes_is_split(at_once, sizes):
+    given = torch.randn(3, 18, 2, 5, 8, generator=torch.Generator().manual_seed(3))
+    module = torch.nn.Module()
+    whole, _ = attend(module, *given, None, scaling=0.5)
+    with torch.no_grad(), capture({"rows": (module, all_rows)}) as rows, SdpaItems() as noted:
+        context, _ = attend(module, *given, None, scaling=0.5, items_at_once=at_once)
+    assert noted.sizes == sizes
+    torch.testing.assert_close(context, whole, atol=1e-6, rtol=0)
+    # What is read is of all items.
+    query, key, _ = given
+    expected = (query @ key.transpose(2, 3) / 2).softmax(-1)
+    torch.testing.assert_close(rows["rows"], expected, atol=1e-6, rtol=0)
 
 
 def test_heads_are_averaged_where_rows_are_read():

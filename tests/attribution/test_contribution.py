@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.attribution import attention
 from pipeline.attribution.attention import Scores
 from pipeline.attribution.contribution import Contributions
 
@@ -47,7 +46,7 @@ def whole_weights(mixing):
     return added / total[..., None], skipped / total
 
 
-def mixing_of(generator, *, batch, heads, tokens, n_copies, projected, scale=1.0):
+def mixing_of(generator, *, batch, heads, tokens, n_copies, projected, scale=1.0, at_once=None):
     head_dim, width = 3, 5 if projected else 3 * heads
     query, key, value = (drawn(generator, batch, heads, tokens, head_dim) for _ in range(3))
     before, behind = (drawn(generator, batch, tokens, width) for _ in range(2))
@@ -56,7 +55,8 @@ def mixing_of(generator, *, batch, heads, tokens, n_copies, projected, scale=1.0
             of_clips = stream.reshape(-1, n_copies, tokens, width)
             of_clips[:, :, 0] = of_clips[:, :1, 0]
     project = drawn(generator, width, heads * head_dim) if projected else None
-    return Contributions(Scores(query, key, scale, value=value), before, behind, project, n_copies)
+    scores = Scores(query, key, scale, value=value, at_once=at_once)
+    return Contributions(scores, before, behind, project, n_copies)
 
 
 @given(
@@ -79,6 +79,7 @@ def test_shares_are_followed_by_the_whole_weights(
         tokens=tokens,
         n_copies=n_copies,
         projected=projected,
+        at_once=at_once,
     )
     added, skipped = whole_weights(mixing)
     shares = torch.rand(n_clips * n_copies, tokens, generator=generator)
@@ -94,9 +95,7 @@ def test_shares_are_followed_by_the_whole_weights(
             share = shares[copies, 0].double().sum().item()
             expected[copies] += share * added[copies, 0]
             expected[copies, 0] += share * skipped[start, 0] / n_copies
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(attention._SCORES_AT_ONCE, "cpu", at_once)
-        followed = mixing.back(shares)
+    followed = mixing.back(shares)
     np.testing.assert_allclose(followed, expected, atol=1e-5)
     np.testing.assert_allclose(followed.sum(), shares.sum(), rtol=1e-5)
 

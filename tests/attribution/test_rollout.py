@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.attribution import attention
 from pipeline.attribution.attention import Scores
 from pipeline.attribution.method import Method
 from pipeline.attribution.rollout import HalfSkip, rollout
@@ -258,8 +257,7 @@ def test_every_family_is_rolled_out_here():
 
 
 @pytest.mark.parametrize("name", ["vivit", "videomae", "vjepa2"])
-def test_rollout_forms_no_matrix_over_all_tokens(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(attention._SCORES_AT_ONCE, "cpu", 10_000)
+def test_rollout_forms_no_matrix_over_all_tokens(name, tmp_path):
     family = FAMILIES[name]
     adapter = load_adapter(
         read_checkpoint(str(family.save(tmp_path, **family.many_tokens))), device="cpu"
@@ -285,7 +283,7 @@ def test_rolled_out_row_is_the_row_of_the_product(layers, batch, heads, tokens, 
     def drawn():
         return 3 * torch.randn(batch, heads, tokens, 4, generator=generator)
 
-    scores = [Scores(drawn(), drawn(), 0.5) for _ in range(layers)]
+    scores = [Scores(drawn(), drawn(), 0.5, at_once=at_once) for _ in range(layers)]
     readout = torch.rand(batch, tokens, generator=generator)
     matrices = [
         skipped((s.query @ s.key.transpose(2, 3) / 2).softmax(-1).mean(1).double().numpy())
@@ -294,8 +292,4 @@ def test_rolled_out_row_is_the_row_of_the_product(layers, batch, heads, tokens, 
     expected = readout.double().numpy()
     if matrices:
         expected = (expected[:, None] @ product(matrices))[:, 0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(attention._SCORES_AT_ONCE, "cpu", at_once)
-        np.testing.assert_allclose(
-            rollout(readout, [HalfSkip(s) for s in scores]), expected, atol=1e-5
-        )
+    np.testing.assert_allclose(rollout(readout, [HalfSkip(s) for s in scores]), expected, atol=1e-5)

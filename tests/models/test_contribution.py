@@ -4,31 +4,31 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.attribution.contribution import Contributions
 from pipeline.attribution.method import Method
-from pipeline.models import explain as explain_module
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.models.explain import explain
 from tests.attribution.test_contribution import whole_weights
 from tests.attribution.test_rollout import ROLLOUTS, Softmax, clips_for, saved_models
 
 
-@pytest.fixture
-def recorded(monkeypatch):
-    """Contributions that an explanation is made of, in order."""
-    made = []
+class Recorded:
+    """An adapter that keeps the contributions it is given to roll out, in order."""
 
-    def record(*arguments):
-        made.append(Contributions(*arguments))
-        return made[-1]
+    def __init__(self, adapter):
+        self._adapter = adapter
+        self.made = []
 
-    monkeypatch.setattr(explain_module, "Contributions", record)
-    return made
+    def __getattr__(self, name):
+        return getattr(self._adapter, name)
+
+    def rollout(self, layers):
+        self.made += layers.values()
+        return self._adapter.rollout(layers)
 
 
 def adapter_of(name, folder, size=1):
     saved_models(name, folder, size)
-    return load_adapter(read_checkpoint(str(folder)), device="cpu")
+    return Recorded(load_adapter(read_checkpoint(str(folder)), device="cpu"))
 
 
 def explanation_of(adapter, clips, **method):
@@ -37,14 +37,14 @@ def explanation_of(adapter, clips, **method):
 
 
 @pytest.mark.parametrize("name", ROLLOUTS)
-def test_what_is_added_makes_the_stream_behind(name, tmp_path, recorded):
+def test_what_is_added_makes_the_stream_behind(name, tmp_path):
     """y = x + sum_j c_j + b, with each c_j formed: streams, values and projections are the right
     ones, in the right order of tokens."""
     adapter = adapter_of(name, tmp_path)
     explanation_of(adapter, clips_for(adapter, 2), name="rollout-contribution")
     blocks = adapter.blocks()
-    assert len(recorded) == len(blocks)
-    for block, mixing in zip(blocks.values(), recorded, strict=True):
+    assert len(adapter.made) == len(blocks)
+    for block, mixing in zip(blocks.values(), adapter.made, strict=True):
         context = mixing.scores.rows(slice(None)) @ mixing.scores.value
         added = context.transpose(1, 2).flatten(2)
         for linear in block.project:
@@ -91,12 +91,12 @@ def kind_of(name, block, names):
 
 @pytest.mark.parametrize("name", ROLLOUTS)
 @pytest.mark.parametrize("size", [0, 1])
-def test_rollout_by_contribution_is_the_product_of_the_weights(name, size, tmp_path, recorded):
+def test_rollout_by_contribution_is_the_product_of_the_weights(name, size, tmp_path):
     adapter = adapter_of(name, tmp_path, size)
     clips = clips_for(adapter, 2)
     explanation = explanation_of(adapter, clips, name="rollout-contribution")
     n_patches = adapter.grid.height * adapter.grid.width
-    softmax = as_softmax(name, recorded, tuple(adapter.blocks()), n_patches)
+    softmax = as_softmax(name, adapter.made, tuple(adapter.blocks()), n_patches)
     naive = ROLLOUTS[name].naive(softmax, adapter.grid.n_times)
     np.testing.assert_allclose(explanation.joint[:, 0], naive, atol=1e-5)
     np.testing.assert_allclose(explanation.attribution.sum((1, 2)), 1, atol=1e-5)
@@ -105,7 +105,7 @@ def test_rollout_by_contribution_is_the_product_of_the_weights(name, size, tmp_p
 
 
 @pytest.mark.parametrize("name", [name for name in ROLLOUTS if "vjepa2" not in name])
-def test_a_layers_contribution_is_rollout_through_it_alone(name, tmp_path, recorded):
+def test_a_layers_contribution_is_rollout_through_it_alone(name, tmp_path):
     adapter = adapter_of(name, tmp_path)
     clips = clips_for(adapter, 2)
     explanation = explanation_of(adapter, clips, name="contribution", layers="all")
@@ -115,7 +115,7 @@ def test_a_layers_contribution_is_rollout_through_it_alone(name, tmp_path, recor
     start = 0
     for layer in range(n_layers):
         names = adapter.blocks_of(layer)
-        mixings = recorded[start : start + len(names)]
+        mixings = adapter.made[start : start + len(names)]
         start += len(names)
         joint = explanation.joint[:, layer]
         if names[-1] == "pooler":
@@ -124,7 +124,7 @@ def test_a_layers_contribution_is_rollout_through_it_alone(name, tmp_path, recor
             softmax = as_softmax(name, mixings, renumbered(names), n_patches)
             expected = ROLLOUTS[name].naive(softmax, adapter.grid.n_times)
         np.testing.assert_allclose(joint, expected, atol=1e-5)
-    assert start == len(recorded)
+    assert start == len(adapter.made)
 
 
 def renumbered(names):

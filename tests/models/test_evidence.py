@@ -6,6 +6,7 @@ ones written out here.
 """
 
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +16,13 @@ from torch import nn
 from transformers.activations import ACT2CLS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from pipeline.attribution import column as column_module
-from pipeline.attribution import evidence as evidence_module
-from pipeline.attribution.attention import capture
-from pipeline.attribution.evidence import class_directions, read_gradients, read_parts
+from pipeline.attribution.attention import capture, scores_and_values, stream_before
+from pipeline.attribution.evidence import (
+    class_directions,
+    read_gradients,
+    read_parts,
+    token_parts_stepped_back,
+)
 from pipeline.attribution.method import Method
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.models.explain import explain
@@ -65,10 +69,12 @@ def explanation_of(adapter, clips, classes=None, **method):
         return explain(adapter, clips, Method(name="evidence", **method), given)
 
 
-@pytest.fixture
-def whole_values(monkeypatch):
-    """Keep values in float32: what follows is exact, and half precision is tested by itself."""
-    monkeypatch.setattr(column_module, "_KEPT_AS", torch.float32)
+def in_double(adapter):
+    """Give a model whose values are kept as they are; those of a float32 model are kept in half
+    precision, which is tested by itself."""
+    copied = deepcopy(adapter)
+    copied.model.double()
+    return copied
 
 
 # The reference
@@ -195,8 +201,7 @@ def directions_of(logits, target):
     return positive, signed
 
 
-def adapters_parts(two, clips, frozen):
-    adapter = two.adapter
+def adapters_parts(adapter, clips, frozen):
     column = adapter.column(clips)
     wanted = {
         i: (layer.attention, layer.read(with_tokens=True)) for i, layer in enumerate(column.layers)
@@ -243,7 +248,7 @@ def test_the_column_rebuilds_the_logits(name, size, tmp_path):
     two = pair(name, tmp_path, size)
     clips = two.clips(3)
     for frozen in (False, True):
-        column, reads, logits, _, _ = adapters_parts(two, clips, frozen)
+        column, reads, logits, _, _ = adapters_parts(two.adapter, clips, frozen)
         totals = [column.averaged(read.total) for read in reads]
         with torch.no_grad():
             expected = eager_logits(two, clips)
@@ -258,13 +263,12 @@ def test_the_column_rebuilds_the_logits(name, size, tmp_path):
 @pytest.mark.parametrize("name", BY_READS)
 @EACH_SIZE
 @EACH_DERIVATIVE
-@pytest.mark.usefixtures("whole_values")
 def test_parts_are_autograds_on_the_eager_model(name, size, derivative, tmp_path):
     """Of the last layer, plain, that is gradient x attention; each layer and head, unclamped."""
     frozen = derivative == "frozen"
     two = pair(name, tmp_path, size)
     clips = two.clips(3)
-    _, _, _, _, parts = adapters_parts(two, clips, frozen)
+    _, _, _, _, parts = adapters_parts(in_double(two.adapter), clips.double(), frozen)
     expected = reference_parts(two, clips, frozen)
     assert len(parts) == len(expected)
     for of_layer, reference in zip(parts, expected, strict=True):
@@ -275,11 +279,10 @@ def test_parts_are_autograds_on_the_eager_model(name, size, derivative, tmp_path
 
 @pytest.mark.parametrize("name", BY_READS)
 @EACH_SIZE
-@pytest.mark.usefixtures("whole_values")
 def test_frozen_parts_start_and_biases_sum_to_the_logit(name, size, tmp_path):
     two = pair(name, tmp_path, size)
-    clips = two.clips(3)
-    column, reads, _, directions, parts = adapters_parts(two, clips, True)
+    adapter = in_double(two.adapter)
+    column, reads, _, directions, parts = adapters_parts(adapter, two.clips(3).double(), True)
     # Tensors of inference mode can't be differentiated by.
     start = column.start.detach().clone().requires_grad_()
     reads = [
@@ -288,7 +291,7 @@ def test_frozen_parts_start_and_biases_sum_to_the_logit(name, size, tmp_path):
     totals = [column.averaged(read.total) for read in reads]
     with torch.enable_grad():
         rebuilt = replace(column, start=start).logits(reads, totals, frozen=True)
-    biases = [p for n, p in two.adapter.model.named_parameters() if n.endswith("bias")]
+    biases = [p for n, p in adapter.model.named_parameters() if n.endswith("bias")]
     n_own = int(reads[0].own_share is not None)
     for direction, u in enumerate(directions):
         for clip in range(3):
@@ -315,11 +318,8 @@ def copied(tensor):
 @EACH_SIZE
 @EACH_DERIVATIVE
 @pytest.mark.parametrize("step_back", [False, True])
-def test_final_tokens_parts_are_autograds_and_complete(
-    size, derivative, step_back, tmp_path, monkeypatch
-):
+def test_final_tokens_parts_are_autograds_and_complete(size, derivative, step_back, tmp_path):
     """VideoMAE: input x gradient of the final tokens, or attention x gradient and the skip."""
-    monkeypatch.setattr(evidence_module, "_TOKENS_AT_ONCE", 5)
     frozen = derivative == "frozen"
     two = pair("videomae", tmp_path, size)
     clips, block = two.clips(3), two.eager.videomae.encoder.layer[-1]
@@ -371,6 +371,36 @@ def test_final_tokens_parts_are_autograds_and_complete(
         np.testing.assert_allclose(total.numpy() + rests[1], values[1].numpy(), atol=1e-4)
 
 
+@EACH_DERIVATIVE
+def test_a_step_back_is_the_same_however_many_tokens_go_at_once(derivative, tmp_path):
+    two = pair("videomae", tmp_path)
+    clips = two.clips(2)
+    column = two.adapter.column(clips)
+    last = list(two.adapter.blocks().values())[-1]
+    wanted = {
+        "scores": (last.attention, scores_and_values),
+        "before": (last.before, stream_before),
+        "behind": (last.behind, stream_before),
+    }
+    with torch.inference_mode(), capture(wanted) as captured:
+        two.adapter.predict(clips)
+        given = [captured[name] for name in wanted]
+        gradient = torch.randn(2, 2, given[1].shape[-1])
+        n_tokens = given[1].shape[1]
+        at_once, in_pieces = (
+            token_parts_stepped_back(
+                *given,
+                block=column.layers[0],
+                gradient=gradient,
+                frozen=derivative == "frozen",
+                tokens_at_once=n,
+            )
+            for n in (n_tokens, 5)
+        )
+    assert n_tokens % 5
+    torch.testing.assert_close(in_pieces, at_once, atol=1e-6, rtol=1e-5)
+
+
 def biases_parts(model, block, values, step_back):
     """Of each clip, the parts of the biases that come behind the tokens that are counted."""
     modules = [model.fc_norm, model.classifier]
@@ -392,7 +422,6 @@ def biases_parts(model, block, values, step_back):
 @pytest.mark.parametrize("name", BY_READS)
 @EACH_SIZE
 @pytest.mark.parametrize("clamp", ["parts", "sum"])
-@pytest.mark.usefixtures("whole_values")
 def test_maps_are_made_of_the_references_parts(name, size, clamp, tmp_path):
     """Layers are summed; heads and layers that are kept are the same parts, one by one."""
     two = pair(name, tmp_path, size)
@@ -402,7 +431,8 @@ def test_maps_are_made_of_the_references_parts(name, size, clamp, tmp_path):
         for of_layer in reference_parts(two, clips, True)
     ]
     stacked = np.stack(parts, axis=2)  # (2, clips, layers, heads, T, P)
-    explanation = explanation_of(two.adapter, clips, layers="all", heads="keep", clamp=clamp)
+    adapter, clips = in_double(two.adapter), clips.double()
+    explanation = explanation_of(adapter, clips, layers="all", heads="keep", clamp=clamp)
 
     def positive(axes):
         """Sum over some axes, and clamp before or after."""
@@ -422,7 +452,7 @@ def test_maps_are_made_of_the_references_parts(name, size, clamp, tmp_path):
         np.testing.assert_allclose(got, share, atol=2e-4)
         np.testing.assert_allclose(got.sum((-1, -2)), 1, atol=1e-5)
     np.testing.assert_allclose(explanation.signed, stacked[1].sum((1, 2)), atol=1e-4)
-    last = explanation_of(two.adapter, clips, layers="last", clamp=clamp)
+    last = explanation_of(adapter, clips, layers="last", clamp=clamp)
     torch.testing.assert_close(last.total, explanation.joint[:, -1], atol=1e-6, rtol=0)
     assert last.head_joint is None
 
@@ -482,7 +512,7 @@ def test_the_two_best_are_told_apart_by_their_difference(name, tmp_path):
     if name == "videomae":
         return
     # The difference is of the direction e_winner - e_runner_up.
-    column, reads, logits, _, _ = adapters_parts(two, clips, True)
+    column, reads, logits, _, _ = adapters_parts(two.adapter, clips, True)
     one_hot = torch.nn.functional.one_hot(best, logits.shape[1]).float()
     gradients = read_gradients(column, reads, (one_hot[:, 0] - one_hot[:, 1])[None], frozen=True)
     difference = sum(
@@ -517,12 +547,11 @@ def correlation(one, other):
 
 
 @EACH
-def test_values_in_half_precision_move_a_map_by_less_than_a_thousandth(name, tmp_path, monkeypatch):
+def test_values_in_half_precision_move_a_map_by_less_than_a_thousandth(name, tmp_path):
     two = pair(name, tmp_path)
     clips = two.clips(4)
     half = explanation_of(two.adapter, clips, layers="all")
-    monkeypatch.setattr(column_module, "_KEPT_AS", torch.float32)
-    exact = explanation_of(two.adapter, clips, layers="all")
+    exact = explanation_of(in_double(two.adapter), clips.double(), layers="all")
     moved = (half.total - exact.total).abs().sum((1, 2)) / 2
     assert moved.max() < 1e-3
     scale = exact.signed.abs().sum((1, 2))

@@ -58,7 +58,8 @@ class Family:
     """Makes a processor from the side of a frame, in pixels."""
     sizes: tuple[dict[str, Any], dict[str, Any]]
     many_tokens: dict[str, Any]
-    """A configuration with 256 tokens or more to attend to."""
+    """A configuration with 256 tokens or more to attend to; where all queries are needed, with more
+    scores than are formed at a time."""
     readout: Callable[[PreTrainedModel], nn.Module]
     """The attention module that is read by default."""
     read: Callable[[Scores], Tensor]
@@ -170,7 +171,7 @@ VIDEOMAE = Family(
         {},
         {"num_hidden_layers": 3, "image_size": 24, "num_frames": 8, "qv_bias": False},
     ),
-    many_tokens={"image_size": 64},
+    many_tokens={"image_size": 136},
     readout=lambda model: model.videomae.encoder.layer[-1].attention.attention,
     read=mean_row,
     naive=naive_mean_pooling,
@@ -197,7 +198,7 @@ FAMILIES = {
                 "qkv_bias": False,
             },
         ),
-        many_tokens={"image_size": 64},
+        many_tokens={"image_size": 136},
         readout=lambda model: model.vivit.layers[-1].attention,
         read=first_row,
         naive=naive_cls,
@@ -237,7 +238,7 @@ FAMILIES = {
                 "num_attention_heads": 3,
             },
         ),
-        many_tokens={"crop_size": 64},
+        many_tokens={"crop_size": 136},
         readout=lambda model: model.pooler.cross_attention_layer.cross_attn,
         read=first_row,
         naive=naive_first_query,
@@ -282,7 +283,7 @@ FAMILIES = {
                 "qkv_bias": False,
             },
         ),
-        many_tokens={"image_size": 128},
+        many_tokens={"image_size": 232},
         readout=lambda model: model.head,
         read=first_row,
         naive=naive_first_query,
