@@ -193,7 +193,7 @@ def _frames(
 ) -> dict[str, dict[str, Any]] | None:
     """Labels of a clip's frames by frame number; None if its file can't be read any more."""
     try:
-        data = fetch_clip(source.manifest.root, record["path"])
+        data = fetch_clip(source.manifest.root, record["path"], last_read=source.last_read)
         if "clip_digest" in clip:
             check_same_file(data, clip["clip_digest"].values.tobytes())
         size = _frame_size(data, source)

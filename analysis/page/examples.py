@@ -1,7 +1,7 @@
 """The frames of a run's clips, as the model saw them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import DECODE, process_decoder
-from pipeline.clips.fetch import digest_of, fetch_clip
+from pipeline.clips.fetch import LastRead, digest_of, fetch_clip
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import Manifest, read_manifest
@@ -41,6 +41,8 @@ class ClipSource:
     """Memory that decoding one clip may take."""
     decode: str = DECODE
     """What the child runs that decodes, see `pipeline.clips.decoder_process`."""
+    last_read: LastRead = field(default_factory=dict, compare=False)
+    """As `pipeline.clips.fetch.fetch_clip` has it."""
 
     @classmethod
     def of_run(cls, ds: xr.Dataset) -> "ClipSource":
@@ -114,7 +116,7 @@ class ClipSource:
             When the file has changed.
         """
         view = self.views.of(row)
-        data = fetch_clip(self.manifest.root, path)
+        data = fetch_clip(self.manifest.root, path, last_read=self.last_read)
         if digest is not None and digest_of(data) != digest:
             raise ValueError("the file has changed since the run: its bytes are others")
         # A frame of any size: a run was refused whose processor gives several.

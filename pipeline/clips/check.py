@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import ExpendableDecoder
-from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.fetch import LastRead, fetch_clip
 from pipeline.clips.sampling import Sampling
 from pipeline.status import DecodeError, Status
 
@@ -60,6 +60,7 @@ def check_headers(
         As `pipeline.clips.fetch.fetch_clip` does.
     """
     local = threading.local()
+    last_read: LastRead = {}
     decoders: list[ExpendableDecoder] = []
 
     def start() -> None:
@@ -68,7 +69,7 @@ def check_headers(
 
     def check(path: str) -> Header:
         try:
-            return _read(local.decoder, fetch_clip(root, path))
+            return _read(local.decoder, fetch_clip(root, path, last_read=last_read))
         except DecodeError as error:
             return Header(error.status, error.message)
 

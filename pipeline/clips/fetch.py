@@ -16,6 +16,7 @@ import errno
 import hashlib
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,11 +113,13 @@ def _marks(filesystem: fsspec.AbstractFileSystem, location: str) -> tuple[object
     return info["size"], *marks
 
 
-_last_read: dict[str, str] = {}
-"""By root, the path of the clip that this process has read last."""
+LastRead = dict[str, str]
+"""By root, the path of the clip that was read last."""
 
 
-def fetch_clip(root: str, path: str, witness: str | None = None) -> bytes:
+def fetch_clip(
+    root: str, path: str, witness: str | None = None, *, last_read: LastRead | None = None
+) -> bytes:
     """Read all of a clip.
 
     Parameters
@@ -127,6 +130,9 @@ def fetch_clip(root: str, path: str, witness: str | None = None) -> bytes:
         The clip's path below the root, with ``/`` between its parts.
     witness
         Path of another clip, which was there before the run; see `pipeline.clips.reachable`.
+    last_read
+        What was read before by who calls, and keeps this: another witness. It is brought up to
+        date.
 
     Raises
     ------
@@ -149,9 +155,11 @@ def fetch_clip(root: str, path: str, witness: str | None = None) -> bytes:
             raise
         failure = _failure(location, error)
         if failure.of_answer:
-            _check_witnesses(filesystem, root, path, witness, failure.message)
+            known = ((last_read or {}).get(root), witness)
+            _check_witnesses(filesystem, root, path, known, failure.message)
         raise DecodeError(failure.status, failure.message) from error
-    _last_read[root] = path
+    if last_read is not None:
+        last_read[root] = path
     return data
 
 
@@ -242,10 +250,14 @@ def _failure(location: str, error: OSError | ValueError) -> _Failure:
 
 
 def _check_witnesses(
-    filesystem: fsspec.AbstractFileSystem, root: str, path: str, witness: str | None, message: str
+    filesystem: fsspec.AbstractFileSystem,
+    root: str,
+    path: str,
+    witnesses: Iterable[str | None],
+    message: str,
 ) -> None:
     """Raise a `StorageError` where no clip can be read any more that could be read before."""
-    known = [known for known in (_last_read.get(root), witness) if known and known != path]
+    known = [known for known in witnesses if known and known != path]
     for other in known:
         with suppress(OSError, ValueError):
             if is_there(filesystem, locate(root, other)[1]):

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.decode import Reading
 from pipeline.clips.decoder_process import DECODE, FramesRead, process_decoder
-from pipeline.clips.fetch import KEY_BYTES, digest_of, fetch_clip, file_key, is_on_disk
+from pipeline.clips.fetch import (
+    KEY_BYTES,
+    LastRead,
+    digest_of,
+    fetch_clip,
+    file_key,
+    is_on_disk,
+)
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.shared_decode import SharedReader, Taking
 from pipeline.clips.views import Views
@@ -25,6 +32,8 @@ from pipeline.status import DecodeError, Status
 if TYPE_CHECKING:
     from pipeline.clips.frames_cache import FramesCache
 
+_LAST_READ: LastRead = {}
+"""Of this process, as a loader comes to it with each task and remembers nothing."""
 _N_ASKED = 8
 """Files whose keys are asked for at once: the time is that of the storage's answers."""
 
@@ -188,7 +197,7 @@ def _where(mask: NDArray[np.bool_], part: slice) -> list[int]:
 
 
 def _fetch(root: str, path: str, witness: str | None) -> tuple[bytes, bytes]:
-    data = fetch_clip(root, path, witness)
+    data = fetch_clip(root, path, witness, last_read=_LAST_READ)
     return data, digest_of(data)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clips.decode import read_frames
-from pipeline.clips.fetch import check_same_file, fetch_clip
+from pipeline.clips.fetch import LastRead, check_same_file, fetch_clip
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import View
@@ -63,6 +63,7 @@ def build_ground_truth(
             f"{layout.n_rows}: it is of other clips"
         )
     found = Found(n_known=dict.fromkeys(annotations.all_kinds, 0))
+    last_read: LastRead = {}
 
     def blocks() -> Iterator[tuple[NDArray[np.int64], str, Truth]]:
         for shard in range(layout.n_shards):
@@ -87,7 +88,9 @@ def build_ground_truth(
                 digest = None if digests is None else digests[place].tobytes()
                 entry = table.slice(place, 1).to_pylist()[0] | {"start_time": starts[place]}
                 try:
-                    clip = seen_clip(manifest, entry, frame_index[place], view, decoder, digest)
+                    clip = seen_clip(
+                        manifest, entry, frame_index[place], view, decoder, digest, last_read
+                    )
                 except DecodeError as error:
                     found.unread.append(f"{expected[place]}: {error.message}")
                     on_clip()
@@ -132,6 +135,7 @@ def seen_clip(
     view: View,
     decoder: DecoderName,
     digest: bytes | None,
+    last_read: LastRead,
 ) -> SeenClip:
     """Decode a clip again for its size and the times of the frames that the model saw.
 
@@ -141,6 +145,8 @@ def seen_clip(
         The clip's row of the manifest, with its ``start_time`` as a number.
     digest
         Of the file's bytes, as the run stored it; None where it stored none.
+    last_read
+        As `pipeline.clips.fetch.fetch_clip` has it.
 
     Raises
     ------
@@ -148,7 +154,7 @@ def seen_clip(
         If it can't be read, is another file by now, or gives other frames than the run has.
     """
     start, end = entry["start_time"], entry["end_time"]
-    data = fetch_clip(manifest.root, entry["path"])
+    data = fetch_clip(manifest.root, entry["path"], last_read=last_read)
     try:
         check_same_file(data, digest)
     except ValueError as error:

@@ -4,7 +4,6 @@ import socket
 
 import pytest
 
-from pipeline.clips import fetch
 from pipeline.clips.fetch import fetch_clip, file_key
 from pipeline.clips.reachable import find_witness
 from pipeline.dataset.layouts import build_manifest
@@ -23,7 +22,6 @@ PASSING = (408, 429, 500, 501, 502, 503, 504, RESET, CUT)
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv(PATIENCE_VARIABLE, "30")
-    monkeypatch.setattr(fetch, "_last_read", {})
     content = {f"clips/{name}": CONTENT for name in NAMES} | {"clips/empty.mp4": b""}
     with served(content) as server:
         yield server
@@ -87,12 +85,13 @@ def test_what_is_said_of_one_clip_while_others_are_served_is_its_failure(server,
     status, message = OF_THE_CLIP[answer]
     server.answer = lambda path, nth: answer if path.endswith("clip.mp4") else None
     witness = "empty.mp4" if known == "by the plan" else None
+    last_read = {}
     if witness is None:
-        fetch_clip(root_of(server), "x=1&y+2.mp4")
+        fetch_clip(root_of(server), "x=1&y+2.mp4", last_read=last_read)
     told = set()
     for _ in range(2):
         with pytest.raises(DecodeError) as caught:
-            fetch_clip(root_of(server), "clip.mp4", witness)
+            fetch_clip(root_of(server), "clip.mp4", witness, last_read=last_read)
         assert caught.value.status is status
         told.add(caught.value.message)
     assert len(told) == 1
@@ -102,10 +101,11 @@ def test_what_is_said_of_one_clip_while_others_are_served_is_its_failure(server,
 
 @pytest.mark.parametrize("answer", OF_THE_CLIP)
 def test_what_is_said_of_all_clips_once_some_were_served_is_the_storages_fault(server, answer):
-    fetch_clip(root_of(server), "x=1&y+2.mp4")
+    last_read = {}
+    fetch_clip(root_of(server), "x=1&y+2.mp4", last_read=last_read)
     server.answer = lambda path, nth: answer
     with pytest.raises(StorageError, match="which was read before"):
-        fetch_clip(root_of(server), "clip.mp4", "empty.mp4")
+        fetch_clip(root_of(server), "clip.mp4", "empty.mp4", last_read=last_read)
 
 
 def manifest_of(server, tmp_path, names):
@@ -194,18 +194,19 @@ def test_clips_of_a_disk_that_is_unmounted_meanwhile_are_not_missing(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (clips / name).write_bytes(CONTENT)
     root = f"file://{clips}"
-    assert fetch_clip(root, "a.mp4") == CONTENT
+    last_read = {}
+    assert fetch_clip(root, "a.mp4", last_read=last_read) == CONTENT
     clips.rename(away)
     with pytest.raises(StorageError, match="which was read before"):
-        fetch_clip(root, "b.mp4")
+        fetch_clip(root, "b.mp4", last_read=last_read)
     clips.mkdir()
     with pytest.raises(StorageError, match="which was read before"):
-        fetch_clip(root, "b.mp4")
+        fetch_clip(root, "b.mp4", last_read=last_read)
     clips.rmdir()
     away.rename(clips)
     (clips / "b.mp4").unlink()
     with pytest.raises(DecodeError) as caught:
-        fetch_clip(root, "b.mp4")
+        fetch_clip(root, "b.mp4", last_read=last_read)
     assert caught.value.status is Status.MISSING
 
 

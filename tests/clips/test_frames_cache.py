@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
-from pipeline.clips.frames_cache import FramesCache
+from pipeline.clips.frames_cache import FramesCache, entry_dtype
 from pipeline.clips.frames_folder import FramesIdentity, open_parts
 from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
@@ -18,10 +19,11 @@ from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
-from pipeline.errors import StorageError
 from pipeline.status import Status
+from pipeline.storage.retries import PATIENCE_VARIABLE
 from tests.support import counting
 from tests.support.clips import numbered_frames, write_mp4
+from tests.support.object_storage import BUCKET, all_refused
 
 SIZE = (32, 48)
 N_CLIPS = 7
@@ -63,10 +65,10 @@ def cache(manifest, tmp_path):
     return cache_of(manifest, tmp_path)
 
 
-def cache_of(manifest, tmp_path, **changes):
+def cache_of(manifest, folder, **changes):
     given = {"n_views": 2, "batch_size": 4, "max_bytes": 10**9} | changes
     identity = FramesIdentity.of_run(VIEWS, SIZE, "pyav", False)
-    return open_parts(str(tmp_path / "cache"), [identity], manifest, **given).get(identity)
+    return open_parts(f"{folder}/cache", [identity], manifest, **given).get(identity)
 
 
 def loaded(manifest, cache, rows=range(N_ROWS), **changes):
@@ -186,16 +188,18 @@ def test_damaged_objects_are_not_believed_and_are_written_again(manifest, cache,
     assert notes.n_passes() == 0
 
 
-def test_entries_with_checksums_of_before_are_believed(manifest, cache, notes, monkeypatch):
+def test_entries_with_checksums_of_before_are_believed(manifest, cache, notes):
     """CRC-32 was replaced by CRC-32C; what was cached with it isn't decoded again."""
-
-    def of_before(entry, frames):
-        return zlib.crc32(frames.tobytes(), zlib.crc32(entry.tobytes()[:-4]))
-
     expected = loaded(manifest, None)
-    with monkeypatch.context() as patched:
-        patched.setattr("pipeline.clips.frames_cache._checksum", of_before)
-        loaded(manifest, cache)
+    loaded(manifest, cache)
+    group = zarr.open_group(cache.url, mode="r+")
+    frames, raw = group["frames"][:], group["entries"][:]
+    entries = raw.view(entry_dtype(frames.shape[1]))[:, 0]
+    of_now = entries["checksum"].copy()
+    for entry, of_row in zip(entries, frames, strict=True):
+        entry["checksum"] = zlib.crc32(of_row.tobytes(), zlib.crc32(entry.tobytes()[:-4]))
+    assert (entries["checksum"] != of_now).all()
+    group["entries"][:] = raw
     notes.taken()
     assert_same(loaded(manifest, cache), expected)
     assert notes.n_passes() == 0
@@ -260,16 +264,14 @@ def test_it_stops_filling_at_its_bound(manifest, tmp_path, notes):
     assert_same(loaded(manifest, cache, behind), {n: v[behind] for n, v in expected.items()})
 
 
-def test_a_storage_that_refuses_is_no_fault_of_the_run(manifest, cache, notes, monkeypatch, caplog):
+def test_a_storage_that_refuses_is_no_fault_of_the_run(manifest, notes, s3, monkeypatch, caplog):
     expected = loaded(manifest, None)
-
-    def away(*arguments):
-        raise StorageError("the cache's storage stays away")
-
-    monkeypatch.setattr("pipeline.clips.frames_cache._opened", away)
+    cache = cache_of(manifest, f"s3://{BUCKET}/away")
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0.1")
+    s3.plan = all_refused
     assert_same(loaded(manifest, cache), expected)
     # It was asked once: each time takes a minute.
-    assert caplog.text.count("stays away") == 1
+    assert caplog.text.count("frames are neither read from nor written to") == 1
 
 
 def test_a_part_that_is_read_alone_is_left_as_it_is(manifest, cache, notes):

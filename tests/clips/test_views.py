@@ -1,14 +1,14 @@
 """Several views of a video: which frames and which part of them each sees, in which row."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.clips.loader
 from analysis import by_video, open_run
-from pipeline.clips.fetch import fetch_clip
+from pipeline.clips.loader import ClipLoader
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import View, Views, ViewsConfig
@@ -162,15 +162,26 @@ def test_a_run_of_other_views_is_not_gone_on_with(run):
         prepared(other)
 
 
-def test_a_video_is_fetched_once_for_its_views(run, monkeypatch):
+def test_a_video_is_fetched_once_for_its_views(run):
     plan, _ = run
     fetched = []
 
-    def counted(root, path, witness):
-        fetched.append(path)
-        return fetch_clip(root, path, witness)
+    @contextmanager
+    def noted():
+        fetched.append(1)
+        yield
 
-    monkeypatch.setattr(pipeline.clips.loader, "fetch_clip", counted)
-    plain_columns(prepared(plan.config.model_copy(update={"batch_size": 4})))
+    loader = ClipLoader(
+        root=plan.manifest.root,
+        views=plan.views,
+        input_size=plan.checkpoint.geometry.input_size,
+        class_of_label=plan.class_of_label,
+        fetching=noted,
+    )
+    for start in range(0, 45, 4):
+        rows = np.arange(start, min(start + 4, 45))
+        table = plan.manifest.take(plan.views.video(rows))
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+        loader(columns | {"row": rows})
     # 45 rows in batches of 4: a video is fetched once for each of the batches that it is in.
     assert len(fetched) == len({(row // 4, row // 9) for row in range(45)})
