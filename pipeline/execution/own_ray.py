@@ -11,7 +11,7 @@ Ray has no option that leaves them out, so what starts them is replaced while su
 Where a later Ray doesn't have it any more, the process is started as before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,7 +67,10 @@ def _no_news(*args: Any) -> dict[str, str]:
     return {}
 
 
-_REPLACEMENTS = (
+Replacement = tuple[Any, str, Any]
+"""Owner of an attribute, its name, and what takes its place."""
+
+REPLACEMENTS: tuple[Replacement, ...] = (
     (Node, "start_api_server", _nothing),
     (Node, "start_monitor", _nothing),
     (Node, "start_log_monitor", _nothing),
@@ -80,9 +83,9 @@ _REPLACEMENTS = (
 
 
 @contextmanager
-def for_one_run() -> Iterator[None]:
+def for_one_run(replacements: Iterable[Replacement] = REPLACEMENTS) -> Iterator[None]:
     """While open, a Ray that this process starts, and Ray Data on it, are for one run alone."""
-    there = [each for each in _REPLACEMENTS if each[1] in vars(each[0])]
+    there = [each for each in replacements if each[1] in vars(each[0])]
     originals = [(owner, name, vars(owner)[name]) for owner, name, _ in there]
     for owner, name, replacement in there:
         setattr(owner, name, replacement)

@@ -6,8 +6,7 @@ import sys
 import pytest
 import ray
 
-from pipeline.execution import own_ray
-from pipeline.execution.own_ray import FixedCluster, for_one_run
+from pipeline.execution.own_ray import REPLACEMENTS, FixedCluster, for_one_run
 
 NOT_NEEDED = ("dashboard/dashboard.py", "monitor.py")
 """Parts of the command lines of the dashboard's server, and of both monitors."""
@@ -43,13 +42,13 @@ with connected(config):
 
 
 def test_what_is_replaced_is_there_in_the_ray_that_is_installed():
-    for owner, name, _ in own_ray._REPLACEMENTS:
+    for owner, name, _ in REPLACEMENTS:
         assert name in vars(owner), f"{owner.__name__}.{name}: see what starts its process now"
 
 
 def test_everything_is_as_it_was_after_a_run_that_failed():
     def current():
-        return [vars(owner)[name] for owner, name, _ in own_ray._REPLACEMENTS]
+        return [vars(owner)[name] for owner, name, _ in REPLACEMENTS]
 
     def fail():
         with for_one_run():
@@ -59,16 +58,15 @@ def test_everything_is_as_it_was_after_a_run_that_failed():
     before, during = current(), []
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert during == [replacement for _, _, replacement in own_ray._REPLACEMENTS]
+    assert during == [replacement for _, _, replacement in REPLACEMENTS]
     assert current() == before
 
 
-def test_what_a_later_ray_lacks_is_passed_over(monkeypatch):
+def test_what_a_later_ray_lacks_is_passed_over():
     class Later:
         pass
 
-    monkeypatch.setattr(own_ray, "_REPLACEMENTS", ((Later, "start_monitor", print),))
-    with for_one_run():
+    with for_one_run([(Later, "start_monitor", print)]):
         assert not hasattr(Later, "start_monitor")
     assert not hasattr(Later, "start_monitor")
 

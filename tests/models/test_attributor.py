@@ -21,9 +21,8 @@ from transformers import (
 
 from pipeline.attribution.method import Method
 from pipeline.errors import ConfigError
-from pipeline.models import attributor as attributor_module
 from pipeline.models.attributor import Attributor
-from pipeline.models.checkpoint import read_checkpoint
+from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.models.explain import explain
 from pipeline.status import Status
 from pipeline.store.schema import StoreLayout
@@ -294,14 +293,14 @@ def test_below_float32_the_model_runs_under_autocast(model, precision):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("method", ["staa", "space", "residual", "rollout"])
-def test_weights_that_are_kept_narrow_change_no_bit(model, precision, method, monkeypatch):
+def test_weights_that_are_kept_narrow_change_no_bit(model, precision, method):
     given = {"precision": precision, "method": Method(name=method)}
     narrow = attributor_of(model, **given)
     kept = {parameter.dtype for parameter in narrow._adapter.model.parameters()}
     assert kept == {torch.float32, getattr(torch, precision)}
-    monkeypatch.setattr(attributor_module, "narrow_weights", lambda model, dtype: None)
-    wide = attributor_of(model, **given)
-    assert {weight.dtype for weight in wide._adapter.model.parameters()} == {torch.float32}
+    of_float32 = load_adapter(read_checkpoint(str(model)), device="cpu")
+    assert {weight.dtype for weight in of_float32.model.parameters()} == {torch.float32}
+    wide = attributor_of(model, **given, explain_with=lambda _, *rest: explain(of_float32, *rest))
     got, expected = narrow(batch_of()), wide(batch_of())
     for name in MODEL_COLUMNS:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
@@ -337,7 +336,6 @@ def test_a_model_is_not_compiled_where_there_is_no_compiler(
     model, device, variable, reason, monkeypatch
 ):
     monkeypatch.setenv(variable, "no-such")
-    monkeypatch.setattr(attributor_module, "load_adapter", None)  # It isn't come to.
     with pytest.raises(ConfigError, match=f"compile_model: torch.compile {reason}"):
         attributor_of(model, device=device, compile_model=True)
     monkeypatch.delenv(variable)

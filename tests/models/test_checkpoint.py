@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import TimesformerModel, ViTConfig
 from transformers.models.llava_onevision.video_processing_llava_onevision import (
@@ -21,7 +22,6 @@ from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProces
 from pipeline.attribution.method import Method
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ConfigError, ModelError
-from pipeline.models import checkpoint as checkpoint_module
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.models.explain import explain
 from tests.clips.test_preprocess import VIDEO_PROCESSORS
@@ -493,13 +493,13 @@ def test_a_branch_that_moves_on_while_it_is_read_gives_one_commits_files(
     cached(offline_cache, FIRST)
     expected = read_checkpoint(HUB_ID, FIRST)
     assert read_checkpoint(HUB_ID, SECOND).preprocessing != expected.preprocessing
-    read_from = getattr(checkpoint_module, moved_after).from_pretrained
+    read_from = getattr(transformers, moved_after).from_pretrained
 
     def read_and_move(*args, **kwargs):
         result = read_from(*args, **kwargs)
         (offline_cache / "refs" / "main").write_text(SECOND)
         return result
 
-    monkeypatch.setattr(getattr(checkpoint_module, moved_after), "from_pretrained", read_and_move)
+    monkeypatch.setattr(getattr(transformers, moved_after), "from_pretrained", read_and_move)
     assert read_checkpoint(HUB_ID) == expected
     assert expected.revision == FIRST
