@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.dataset.manifest import Manifest
+    from pipeline.store.lease import Lease
     from pipeline.store.opening import Store
 
 _MOST_BYTES = 100_000_000
@@ -39,6 +40,12 @@ class ForgetConfig(RunWriter):
 
 def forget(config: ForgetConfig) -> int:
     """Take the rows out of everything that a run has kept, and say what is left."""
+    names = _names(config.videos)
+    with owned_run(config, "forget") as (store, lease):
+        return _forget(config, names, store, lease)
+
+
+def _forget(config: ForgetConfig, names: list[str], store: "Store", lease: "Lease") -> int:
     from pipeline.store.append import finish_append
     from pipeline.store.removed import (
         Removals,
@@ -49,8 +56,7 @@ def forget(config: ForgetConfig) -> int:
         with_removed,
     )
 
-    names = _names(config.videos)
-    with owned_run(config, "forget") as (store, lease), writing("run", config.run):
+    with writing("run", config.run):
         finish_append(store)
         manifest = _manifest_of(config, store)
         before = Removals.read(config.run)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import zarr
 
 from analysis import open_run, run_summary, scores
+from jobs import forget as job_module
 from jobs.aggregate import AggregateConfig, aggregate
 from jobs.cli import run_job
 from jobs.forget import ForgetConfig, forget
@@ -17,11 +19,11 @@ from jobs.status import StatusConfig, status
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.run.serial import execute_serially
 from pipeline.status import Status
-from pipeline.store import removed
+from pipeline.store.lease import Lease
 from pipeline.store.opening import open_store
 from pipeline.store.pending import read_status
 from pipeline.store.removed import Removals
-from pipeline.store.run_folder import store_url
+from pipeline.store.run_folder import lease_url, store_url
 from pipeline.store.verify import repair_store, verify_store
 from tests.support.runs import (
     prepared,
@@ -238,23 +240,56 @@ def test_a_repair_does_not_bring_them_back(inputs, out, listed, run, array):
     assert_gone(out, list(GONE), before)
 
 
-@pytest.mark.parametrize("cut_at", ["delete_derived", "remove_rows", "finished"])
-def test_what_was_cut_off_is_finished_by_the_next_command(
-    inputs, out, listed, run, monkeypatch, cut_at
-):
+@dataclass(frozen=True)
+class CutOff(Lease):
+    """A lease during whose n-th check the command is interrupted."""
+
+    nth: int = 1
+    checks: list[None] = field(default_factory=list)
+
+    def check(self):
+        self.checks.append(None)
+        if len(self.checks) >= self.nth:
+            raise KeyboardInterrupt
+
+
+def interrupted(out, listed, nth):
+    store = open_store(store_url(str(out)), mode="r+")
+    lease = CutOff(lease_url(str(out)), holder=None, nth=nth)
+    argv = [str(out), f"--videos={listed}"]
+
+    def job(config):
+        return job_module._forget(config, job_module._names(config.videos), store, lease)
+
+    assert run_job(ForgetConfig, job, verb="forget", argv=argv) == 130
+
+
+@pytest.mark.parametrize("cut_at", ["nothing is erased", "rows are erased", "all but the note"])
+def test_what_was_cut_off_is_finished_by_the_next_command(inputs, out, listed, run, cut_at):
     before = stored_columns(out)
-
-    def cut_off(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Removals if cut_at == "finished" else removed, cut_at, cut_off)
-        assert run(out, listed)[0] == 130
+    if cut_at == "rows are erased":
+        interrupted(out, listed, nth=2)
+        assert not (out / "scores.parquet").exists()
+    else:
+        kept = shutil.copytree(out, out.with_name("kept"))
+        run(out, listed)
+        if cut_at == "nothing is erased":
+            told = (out / "removed.json").read_bytes()
+            shutil.rmtree(out)
+            shutil.move(kept, out)
+            (out / "removed.json").write_bytes(told)
+        replace(Removals.read(str(out)), is_erased=False).write(str(out))
     assert not Removals.read(str(out)).is_erased
     assert run_attribute(inputs.flags(out, "--serial", "--max-failed-fraction=0.5")) == 0
     assert_gone(out, list(GONE), before)
     assert Removals.read(str(out)).is_erased
     assert not (out / "report").exists()
+
+
+def test_before_the_names_are_kept_nothing_is_changed(out, listed):
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    interrupted(out, listed, nth=1)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_without_its_manifest_a_run_is_matched_by_the_ids_that_it_stored(

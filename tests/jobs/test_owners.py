@@ -1,13 +1,18 @@
 """Every job that writes into a run's folder holds the lease, and stops once it has lost it."""
 
 import importlib
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from jobs import aggregate, audit, forget
 from jobs.cli import run_job
-from pipeline.errors import LeaseLostError
-from pipeline.store.lease import Lease, Times, leased
+from pipeline.store.ground_truth import write_ground_truth
+from pipeline.store.lease import Times, leased
+from pipeline.store.opening import open_store
+from pipeline.store.run_folder import store_url
 from tests.analysis.stores import random_columns, small_layout, write_run
 from tests.support.runs import tree
 
@@ -27,27 +32,24 @@ READERS = {"status": (), "verify": ()}
 def url(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "videos.txt").write_text("clip3\n")
+    # Nothing of it is read where the lease is somebody else's.
+    write_ground_truth("truth.zarr", ("actor",), np.array([], object), (1, 1, 1), (), {})
     layout = small_layout(12)
     return write_run(tmp_path / "run", layout, random_columns(layout))
 
 
-def run(verb, *argv):
+def run(verb, *argv, held=None):
+    """Run a job; or where ``held`` gives a store and a lease, what it does once it has these."""
     module = importlib.import_module(f"jobs.{verb}")
     name = f"{verb.title()}Config"
     job = module.audit_run if verb == "audit" else getattr(module, verb)
+    if held is not None:
+        job = partial(BEHIND_THE_LEASE[verb], store=held[0], lease=held[1])
     return run_job(getattr(module, name), job, verb=verb, argv=argv)
 
 
-@pytest.fixture
-def truth(tmp_path, url, monkeypatch):
-    """Ground truth that may be opened; nothing of it is read where the lease is somebody else's."""
-    from pipeline.store import ground_truth
-
-    monkeypatch.setattr(ground_truth, "open_ground_truth", lambda url: None)
-
-
 @pytest.mark.parametrize("verb", WRITERS)
-def test_who_writes_is_refused_while_somebody_else_does(verb, url, truth, tmp_path, capsys):
+def test_who_writes_is_refused_while_somebody_else_does(verb, url, tmp_path, capsys):
     before = {path: data for path, data in tree(tmp_path).items() if path.name != "lease.json"}
     with leased(url, verb="attribute", times=TIMES):
         assert run(verb, url, *WRITERS[verb]) == 2
@@ -63,18 +65,27 @@ def test_who_only_reads_is_not(verb, url, capsys):
         assert run(verb, url) == 0
 
 
-@pytest.mark.parametrize("verb", ["aggregate", "audit", "forget"])
-def test_who_has_lost_the_lease_writes_nothing_more(verb, url, tmp_path, monkeypatch, capsys):
-    def lost(lease):
-        raise LeaseLostError("the lease was taken over by somebody; nothing more is written")
+BEHIND_THE_LEASE = {
+    "aggregate": lambda config, store, lease: aggregate._aggregate(config, lease),
+    "audit": audit._audit,
+    "forget": partial(forget._forget, names=["clip3"]),
+}
+"""What jobs do once they have their lease."""
 
+
+@pytest.mark.parametrize("verb", BEHIND_THE_LEASE)
+def test_who_has_lost_the_lease_writes_nothing_more(verb, url, tmp_path, capsys):
     if verb != "aggregate":
         assert run("aggregate", url, "--no-report") == 0
     before = tree(tmp_path / "run" / "attributions.zarr")
     capsys.readouterr()
-    monkeypatch.setattr(Lease, "check", lost)
-    assert run(verb, url, *WRITERS[verb]) == 1
-    assert "was taken over by somebody" in capsys.readouterr().err.splitlines()[-1]
+    with (
+        leased(url, verb=verb, times=Times(renewal_s=100)) as lost,
+        leased(url, verb="attribute", take_over=True, times=TIMES),
+    ):
+        store = open_store(store_url(url), mode="r+")
+        assert run(verb, url, *WRITERS[verb], held=(store, lost)) == 1
+    assert "was taken over by attribute" in capsys.readouterr().err.splitlines()[-1]
     assert tree(tmp_path / "run" / "attributions.zarr") == before
     made = {"aggregate": "statistics.zarr", "audit": "findings.parquet", "forget": "removed.json"}
     assert not (tmp_path / "run" / made[verb]).exists()
