@@ -96,6 +96,7 @@ def plan_sample(
     seed: int,
     options: Mapping[str, Any],
     overwrite: bool = False,
+    rows_per_shard: int = _ROWS_PER_SHARD,
 ) -> SamplePlan:
     """Choose videos of a run whose every view is ok, write their manifest, and plan.
 
@@ -109,6 +110,8 @@ def plan_sample(
         Keys of the run's configuration that have other values now, as ``device`` or ``manifest``.
     overwrite
         Delete what is kept of a sample there, once run, manifest and model were checked.
+    rows_per_shard
+        Clips that are committed together.
 
     Raises
     ------
@@ -128,7 +131,7 @@ def plan_sample(
         )
     given = {**record.config, **options, "out": out}
     config = AttributeConfig.model_validate(
-        {**given, "batch_size": _BATCH, "rows_per_shard": _ROWS_PER_SHARD}
+        {**given, "batch_size": _BATCH, "rows_per_shard": rows_per_shard}
     )
     whole = read_manifest(config.manifest)
     checkpoint = read_checkpoint(config.model, config.revision)
@@ -175,14 +178,14 @@ def plan_sample(
         update={
             "manifest": manifest.digest,
             "batch_size": _BATCH,
-            "rows_per_shard": _ROWS_PER_SHARD,
+            "rows_per_shard": rows_per_shard,
             "measured": {**measured, "run": record.identity.manifest, "seed": seed},
         }
     )
     layout = replace(
         record.layout,
         n_rows=record.views.n_rows(manifest.n_rows),
-        rows_per_shard=_ROWS_PER_SHARD,
+        rows_per_shard=rows_per_shard,
         checksums=True,
         measures=measures,
     )

@@ -1,6 +1,7 @@
 """A sample of a run goes through the model again: durable, every clip accounted for."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,7 @@ from pipeline.clips.columns import Columns
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import RunMismatchError, StoreError
 from pipeline.evaluation.stage import MEASURES, MeasureFaithfulness
-from pipeline.run import sample
-from pipeline.run.sample import prepare_sample, stratified
+from pipeline.run.sample import plan_sample, prepare_sample, stratified
 from pipeline.run.serial import execute_serially
 from pipeline.status import Status
 from pipeline.store.opening import open_store
@@ -44,8 +44,7 @@ def finished(inputs, tmp_path_factory):
 
 
 @pytest.fixture
-def run(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "_ROWS_PER_SHARD", 4)
+def run(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -120,29 +119,45 @@ def planned_elsewhere(run, **changes):
     return plan
 
 
-def test_it_goes_on_where_it_was_and_ends_in_the_same_bits(run, monkeypatch):
-    assert command(run, "--clips=0") == 0
+def test_it_goes_on_where_it_was_and_ends_in_the_same_bits(run):
+    calls = []
+
+    class Noting(MeasureFaithfulness):
+        def __call__(self, batch):
+            calls.extend(batch["row"][batch["status"] == Status.OK].tolist())
+            return super().__call__(batch)
+
+    def noting(plan, device, channel):
+        return replace(stages_of(1)(plan, device, channel), attribute=Noting)
+
+    def measure():
+        calls.clear()
+        plan = plan_sample(
+            str(run),
+            f"{run}/faithfulness",
+            MEASURES,
+            {"by": "faithfulness"},
+            n_videos=0,
+            seed=0,
+            options={"device": "cpu"},
+            rows_per_shard=4,
+        )
+        prepare_sample(plan)
+        execute_serially(plan, stages_of=noting)
+
+    measure()
+    assert calls == list(range(8))
     expected = measured(run)
     store = open_store(f"{run}/faithfulness/metrics.zarr", mode="r+")
     assert store.layout.n_shards == 2
-    status = store.array("status")
-    status[4:] = Status.PENDING
+    store.array("status")[4:] = Status.PENDING
     store.array("gap")[4:] = np.nan
-    calls = []
-    real = MeasureFaithfulness.__call__
-
-    def noting(self, batch):
-        calls.extend(batch["row"][batch["status"] == Status.OK].tolist())
-        return real(self, batch)
-
-    monkeypatch.setattr(MeasureFaithfulness, "__call__", noting)
-    assert command(run, "--clips=0") == 0
+    measure()
     assert calls == list(range(4, 8))
     got = measured(run)
     for name, values in expected.items():
         np.testing.assert_array_equal(got[name], values, err_msg=name)
-    calls.clear()
-    assert command(run, "--clips=0") == 0
+    measure()
     assert calls == []
 
 
