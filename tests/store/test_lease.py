@@ -281,10 +281,18 @@ def test_on_s3_a_lease_is_written_over_only_as_it_was_read(s3_server, monkeypatc
         assert _swapped(url, "first", b"second") is True
         assert _swapped(url, "first", b"third") is False
         assert read_bytes(url) == b"second"
-        # Between the look and the write: the storage itself refuses.
-        monkeypatch.setattr("pipeline.store.lease._read_text", lambda url: write_bytes(url, b"x"))
-        assert _swapped(url, None, b"fourth") is False
-        assert read_bytes(url) == b"x"
+        # Between the look and the write of one the others write: the storage itself refuses.
+        texts = [f"of {driver}".encode() for driver in range(8)]
+        barrier = threading.Barrier(len(texts))
+
+        def swap(text):
+            barrier.wait(HANG_S)
+            return _swapped(url, "second", text)
+
+        with ThreadPoolExecutor(len(texts)) as pool:
+            swapped = list(pool.map(swap, texts))
+        assert sorted(swapped) == [False] * 7 + [True]
+        assert read_bytes(url) == texts[swapped.index(True)]
 
 
 @pytest.mark.slow
