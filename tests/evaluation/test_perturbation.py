@@ -118,12 +118,15 @@ def test_a_version_is_asked_once_and_answered_right(batch_size):
             model.predict(replace_patches(clips, filled, torch.from_numpy(version), GRID))
             for version in removed
         ]
-        np.testing.assert_allclose(probe.logits(removed, fill), torch.stack(expected), atol=1e-4)
+        # Logits are near 200: batches of other sizes differ in float32's last bits.
+        np.testing.assert_allclose(
+            probe.logits(removed, fill), torch.stack(expected), rtol=1e-5, atol=1e-4
+        )
     # Three fills of three versions of two clips, and the clips as they are.
     assert probe.n_forward == 3 * 3 * 2 + 2
     seen = model.n_seen
     probe.logits(removed[::-1], "blur")
-    np.testing.assert_allclose(probe.clean_logits(), model.predict(clips), atol=1e-4)
+    np.testing.assert_allclose(probe.clean_logits(), model.predict(clips), rtol=1e-5, atol=1e-4)
     assert model.n_seen == seen + 2
     with pytest.raises(ValueError, match=r"expected \(versions, \*\(2, 2, 12\)\)"):
         probe.logits(removed[:, :1], "blur")
