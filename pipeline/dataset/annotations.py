@@ -68,6 +68,22 @@ def charades(url: str, listing: Listing) -> Iterator[Row]:
 
     A video is one row; its classes are the column ``labels``, and its label if there is one alone.
     """
+    for video, actions, where in charades_videos(url):
+        if bad := [action for action in actions if len(action) != 3]:
+            raise ManifestError(
+                f"{where}: action {' '.join(bad[0])[:60]!r}, expected a class, its start and end"
+            )
+        yield _of_several(video, [action[0] for action in actions], listing)
+
+
+def charades_videos(url: str) -> Iterator[tuple[str, list[list[str]], str]]:
+    """Videos of Charades: the id, the words of each action, and where in the file that stands.
+
+    Raises
+    ------
+    ManifestError
+        When it isn't Charades' CSV.
+    """
     reader = _csv(url, "charades")
     if absent := [name for name in ("id", "actions") if name not in (reader.fieldnames or ())]:
         raise ManifestError(
@@ -75,11 +91,7 @@ def charades(url: str, listing: Listing) -> Iterator[Row]:
         )
     for where, row in _whole_rows(reader, url, "charades", "id"):
         actions = [action.split() for action in row["actions"].split(";") if action.strip()]
-        if bad := [action for action in actions if len(action) != 3]:
-            raise ManifestError(
-                f"{where}: action {' '.join(bad[0])[:60]!r}, expected a class, its start and end"
-            )
-        yield _of_several(row["id"], [action[0] for action in actions], listing)
+        yield row["id"], actions, where
 
 
 def ava_kinetics(url: str, listing: Listing) -> Iterator[Row]:

@@ -18,6 +18,7 @@ from pipeline.dataset.annotations import (
     activitynet_names,
     activitynet_videos,
     ava_lines,
+    charades_videos,
 )
 from pipeline.dataset.listing import Listing
 from pipeline.errors import ManifestError
@@ -29,15 +30,9 @@ _EPIC_COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp"
 
 def charades(url: str, listing: Listing) -> Iterator[Row]:
     """Charades' CSV, whose ``actions`` are ``c092 11.90 21.20;c147 0.00 12.60``."""
-    reader = _csv(url, "charades")
-    if absent := [name for name in ("id", "actions") if name not in (reader.fieldnames or ())]:
-        raise ManifestError(
-            f"layout charades: {url} has no column {', '.join(absent)}; expected Charades' CSV"
-        )
-    for where, row in _whole_rows(reader, url, "charades", "id"):
-        for action in filter(str.strip, row["actions"].split(";")):
-            label, *times = action.split()
-            yield _segment(row["id"], label, _seconds(times, where), listing)
+    for video, actions, where in charades_videos(url):
+        for label, *times in actions:
+            yield _segment(video, label, _seconds(times, where), listing)
 
 
 def activitynet(url: str, listing: Listing) -> Iterator[Row]:
