@@ -28,15 +28,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.attributions import focused_attribution as focused_attribution
+    from analysis.attributions import joint_attribution as joint_attribution
     from analysis.audit.audit import findings as findings
     from analysis.moving_clip import show_clip as show_clip
     from analysis.page.report import write_report as write_report
     from analysis.runs import by_video as by_video
     from analysis.runs import class_names as class_names
-    from analysis.runs import focused_attribution as focused_attribution
     from analysis.runs import for_netcdf as for_netcdf
     from analysis.runs import join_runs as join_runs
-    from analysis.runs import joint_attribution as joint_attribution
     from analysis.runs import ok as ok
     from analysis.runs import open_run as open_run
     from analysis.score_table import describe_scores as describe_scores
@@ -52,16 +52,15 @@ if TYPE_CHECKING:
     from pipeline.attribution.focus import Threshold as Threshold
 
 _MODULES = {
+    "analysis.attributions": ("focused_attribution", "joint_attribution"),
     "analysis.audit.audit": ("findings",),
     "analysis.moving_clip": ("show_clip",),
     "analysis.page.report": ("write_report",),
     "analysis.runs": (
         "by_video",
         "class_names",
-        "focused_attribution",
         "for_netcdf",
         "join_runs",
-        "joint_attribution",
         "ok",
         "open_run",
     ),
