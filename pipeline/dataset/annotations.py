@@ -77,13 +77,7 @@ def charades(url: str, listing: Listing) -> Iterator[Row]:
 
 
 def charades_videos(url: str) -> Iterator[tuple[str, list[list[str]], str]]:
-    """Videos of Charades: the id, the words of each action, and where in the file that stands.
-
-    Raises
-    ------
-    ManifestError
-        When it isn't Charades' CSV.
-    """
+    """Videos of Charades: the id, the words of each action, and where in the file it stands."""
     reader = _csv(url, "charades")
     if absent := [name for name in ("id", "actions") if name not in (reader.fieldnames or ())]:
         raise ManifestError(
