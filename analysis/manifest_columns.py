@@ -1,24 +1,20 @@
-"""Columns of the manifest and of the metrics, for the rows of a run."""
+"""Columns of the manifest, for the rows of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 
-from analysis.runs import attribute, record_of
+from analysis.runs import record_of
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.row_groups import ROWS_READ_AT_ONCE, tables
 from pipeline.errors import ManifestError, StoreError
 from pipeline.storage.files import RetryingReader, open_filesystem
-from pipeline.storage.zarr_store import zarr_location
-from pipeline.store.run_folder import metrics_url
 
 
 @dataclass(frozen=True)
@@ -96,28 +92,3 @@ class ManifestColumns:
             # Few text objects, shared by the rows.
             ds = ds.assign_coords({name: ("clip", levels.astype(object)[of_rows])})
         return ds
-
-
-def metric_columns(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
-    """Values per clip that `jobs.evaluate` has written for this run, by name; may be empty."""
-    url = metrics_url(run_url)
-    try:
-        group: Any = zarr.open_group(zarr_location(url), mode="r")
-    except (OSError, ValueError, zarr.errors.BaseZarrError):
-        return {}
-    # As the store has it, or as this release writes it: an older one may lack keys.
-    known = (attribute(ds, "identity"), record_of(ds).identity.model_dump(mode="json"))
-    if group.attrs.get("identity") not in known:
-        notes.append(f"{url} is of another run and is left out")
-        return {}
-    n_rows = ds.sizes["clip"]
-    columns = {
-        name: array[:]
-        for name, array in sorted(group.arrays())
-        if array.shape == (n_rows,) and array.dtype.kind == "f"
-    }
-    if "mask_share_attribution" in columns and "mask_covered" in columns:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            covered = np.where(columns["mask_covered"] > 0, columns["mask_covered"], np.nan)
-            columns["lift"] = (columns["mask_share_attribution"] / covered).astype(np.float32)
-    return columns

@@ -25,7 +25,8 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from analysis.clip_scores import PEAKS, SCORES, agreement
-from analysis.manifest_columns import ManifestColumns, metric_columns
+from analysis.manifest_columns import ManifestColumns
+from analysis.measured_columns import MEASURED, metric_columns
 from analysis.reduction import (
     RESULTS,
     SUMMED,
@@ -148,11 +149,11 @@ def _upload(path: Path, url: str) -> None:
             view.release()
 
 
-def with_current_lift(table: pd.DataFrame, run_url: str, ds: xr.Dataset) -> pd.DataFrame:
-    """Replace the lift of a table of scores by what `jobs.evaluate` has measured since."""
+def with_current_metrics(table: pd.DataFrame, run_url: str, ds: xr.Dataset) -> pd.DataFrame:
+    """Replace a table's columns of `MEASURED` by what `jobs.evaluate` has measured since."""
     measured = metric_columns(run_url, ds, [])
-    current = table.drop(columns="lift", errors="ignore")
-    return current.assign(lift=measured["lift"]) if "lift" in measured else current
+    current = table.drop(columns=[*MEASURED], errors="ignore")
+    return current.assign(**{name: measured[name] for name in MEASURED if name in measured})
 
 
 def scores(
@@ -202,7 +203,8 @@ def scores(
 
 def describe_scores() -> pd.Series:
     """Say what each score means: descriptions by column."""
-    return pd.Series({**SCORES, **RESULTS, **PEAKS, **AGREEMENTS, **_PLACES}, name="description")
+    described = {**SCORES, **RESULTS, **PEAKS, **AGREEMENTS, **_PLACES, **MEASURED}
+    return pd.Series(described, name="description")
 
 
 _PLACES = {

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from analysis.audit.finding import Example
 from analysis.clip_scores import SCORES
+from analysis.measured_columns import MEASURED
 from analysis.reduction import row_hash
 from analysis.runs import open_run, record_of
-from analysis.score_table import score_run, scores, with_current_lift
+from analysis.score_table import score_run, scores, with_current_metrics
 from pipeline.errors import StoreError
 from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.run_folder import maps_url
@@ -28,7 +29,7 @@ VECTOR_NAMES = ("pooled",)
 _AVERAGED = (
     *SCORES,
     *("probability", "label_probability", "margin"),
-    *("class_agreement", "dataset_agreement", "lift"),
+    *("class_agreement", "dataset_agreement", *MEASURED),
 )
 
 
@@ -107,7 +108,7 @@ def read_evidence(run_url: str) -> Evidence:
         When there is no run, or none of its clips is ok.
     """
     ds = open_run(run_url)
-    table = with_current_lift(scores(run_url), run_url, ds)
+    table = with_current_metrics(scores(run_url), run_url, ds)
     status = ds["status"].values
     group = _open_maps(run_url)
     if group is None or group.attrs.get("coverage") != str(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.audit.bias import where_in_words
 from analysis.clip_scores import SCORES
+from analysis.measured_columns import MEASURED
 from analysis.page.pictures import (
     QuantileScale,
     data_url,
@@ -29,7 +30,7 @@ RESULTS = {
     "label_probability": "mean probability of the clip's own class",
     "class_agreement": "mean agreement of a clip's spatial map with its class's other clips",
 }
-"""Numbers of a class beside the means of `analysis.clip_scores.SCORES`."""
+"""Numbers of a class beside the means of `SCORES` and `MEASURED`."""
 
 SHEET_COLUMNS = 32
 """Maps in a row of the picture that holds all classes' maps."""
@@ -157,7 +158,9 @@ def class_table(
     """
     n_classes = statistics.sizes["class"]
     names = [str(name) for name in statistics["class"].values]
-    numbers = [name for name in (*RESULTS, *SCORES) if name in table and name != "accuracy"]
+    numbers = [
+        name for name in (*RESULTS, *SCORES, *MEASURED) if name in table and name != "accuracy"
+    ]
     known = groups >= 0
     means = table.loc[known, numbers].astype(np.float64).groupby(groups[known]).mean()
     means = means.reindex(range(n_classes))

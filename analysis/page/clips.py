@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.measured_columns import MEASURED
 from analysis.page.examples import ClipSource
 from analysis.page.folder import PageFolder
 from analysis.page.frame_strip import frame_strip
@@ -21,7 +22,8 @@ _SCALE = (0.02, 0.99)
 
 _SHOWN_SCORES = (
     *("entropy", "peak_mass", "border_mass", "center_mass", "movement", "stillness"),
-    *("class_agreement", "dataset_agreement", "lift"),
+    *("class_agreement", "dataset_agreement"),
+    *MEASURED,
 )
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.runs import open_run
-from analysis.score_table import scores, with_current_lift
+from analysis.score_table import scores, with_current_metrics
 from analysis.statistics import (
     By,
     check_current,
@@ -65,7 +65,7 @@ class RunTables:
             statistics = statistics.compute()
             check_current(statistics, ds)
             by = statistics.attrs["by"]
-        table = with_current_lift(scores(url), url, ds)
+        table = with_current_metrics(scores(url), url, ds)
         ok = (table["status"] == "ok").to_numpy()
         return cls(url, ds, open_store(store_url(url)), summary, by, table[ok], statistics)
 

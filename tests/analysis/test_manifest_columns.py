@@ -1,15 +1,14 @@
-"""Columns of a manifest, and metrics, for the rows of a run."""
+"""Columns of a manifest for the rows of a run."""
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis import open_run
-from analysis.manifest_columns import ManifestColumns, metric_columns
+from analysis.manifest_columns import ManifestColumns
 from pipeline.errors import ManifestError, StoreError
 
 
@@ -62,21 +61,3 @@ def test_a_manifest_of_other_rows_is_refused_or_noted(scored, tmp_path):
     assert "weight" in found.names
     assert found.rows(np.array([7]))["weight"].to_pylist() == [7]
     assert notes == []
-
-
-def test_metrics_of_another_run_are_left_out_and_said(scored, tmp_path):
-    url, _, _ = scored
-    ds = open_run(url)
-    notes = []
-    assert metric_columns(str(tmp_path / "no run"), ds, notes) == {}
-    assert notes == []
-    group = zarr.open_group(tmp_path / "run" / "metrics.zarr", mode="w")
-    group.attrs["identity"] = ds.attrs["identity"]
-    group["mask_covered"] = np.array([0, *[0.5] * 22], np.float32)
-    group["mask_share_attribution"] = np.full(23, 0.75, np.float32)
-    found = metric_columns(str(tmp_path / "run"), ds, notes)
-    assert np.isnan(found["lift"][0])
-    assert (found["lift"][1:] == 1.5).all()
-    group.attrs["identity"] = {"other": 1}
-    assert metric_columns(str(tmp_path / "run"), ds, notes) == {}
-    assert "is of another run" in notes[0]

@@ -1,0 +1,98 @@
+"""What `jobs.evaluate` has measured of a run's clips, as columns for its rows."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from analysis.runs import attribute, record_of
+from pipeline.errors import StoreError
+from pipeline.status import Status
+from pipeline.storage.zarr_store import zarr_location
+from pipeline.store.opening import open_store
+from pipeline.store.pending import read_status
+from pipeline.store.record import RunIdentity
+from pipeline.store.run_folder import faithfulness_url, metrics_url
+
+UNITS = ("patches", "frames", "tubes")
+"""What `pipeline.evaluation.perturbation` takes away and puts in, in its order."""
+
+MEASURED = {
+    "lift": "share of the attribution on the marked region, divided by the region's share of the "
+    "clip; by jobs.evaluate --ground-truth",
+    **{
+        f"gap_{unit}": f"insertion AUC less deletion AUC over {unit}, less that of random orders: "
+        "how much the model needs what is marked; mean of three fills, by "
+        "jobs.evaluate --faithfulness"
+        for unit in UNITS
+    },
+}
+"""What the page shows of what `jobs.evaluate` has measured, where it has."""
+
+
+def metric_columns(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
+    """Values per clip that `jobs.evaluate` has written for this run, by name; may be empty.
+
+    Returns
+    -------
+    (rows,) floats each; NaN for clips that weren't measured. Beside what ``metrics.zarr`` holds,
+    there are those of `MEASURED`. A note is added for what is of another run and is left out.
+    """
+    return {**_of_ground_truth(run_url, ds, notes), **_of_perturbed_clips(run_url, ds, notes)}
+
+
+def _of_ground_truth(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
+    url = metrics_url(run_url)
+    try:
+        group: Any = zarr.open_group(zarr_location(url), mode="r")
+    except (OSError, ValueError, zarr.errors.BaseZarrError):
+        return {}
+    # As the store has it, or as this release writes it: an older one may lack keys.
+    known = (attribute(ds, "identity"), record_of(ds).identity.model_dump(mode="json"))
+    if group.attrs.get("identity") not in known:
+        notes.append(f"{url} is of another run and is left out")
+        return {}
+    n_rows = ds.sizes["clip"]
+    columns = {
+        name: array[:]
+        for name, array in sorted(group.arrays())
+        if array.shape == (n_rows,) and array.dtype.kind == "f"
+    }
+    if "mask_share_attribution" in columns and "mask_covered" in columns:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            covered = np.where(columns["mask_covered"] > 0, columns["mask_covered"], np.nan)
+            columns["lift"] = (columns["mask_share_attribution"] / covered).astype(np.float32)
+    return columns
+
+
+def _of_perturbed_clips(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
+    """Gaps of the clips of a sample that the model was asked about, less those of random orders."""
+    url = metrics_url(faithfulness_url(run_url))
+    try:
+        store = open_store(url)
+        status = read_status(store)
+        rows, gap, random_gap = (
+            np.asarray(store.array(name)[:]) for name in ("run_row", "gap", "random_gap")
+        )
+    except (OSError, StoreError):
+        return {}
+    if not _is_sample_of(store.record.identity, record_of(ds).identity):
+        notes.append(f"{url} is of another run and is left out")
+        return {}
+    ok = (status == Status.OK) & (rows < ds.sizes["clip"])
+    columns = {}
+    for place, unit in enumerate(UNITS):
+        values = np.full(ds.sizes["clip"], np.nan, np.float32)
+        values[rows[ok]] = (gap - random_gap)[ok, :, place].mean(axis=1)
+        columns[f"gap_{unit}"] = values
+    return columns
+
+
+def _is_sample_of(sample: RunIdentity, run: RunIdentity) -> bool:
+    """Whether what a sample was drawn from is this run, which its clips' identity says."""
+    if sample.measured is None or sample.measured.get("run") != run.manifest:
+        return False
+    own = ("manifest", "batch_size", "rows_per_shard", "measured")
+    return sample.model_copy(update={name: getattr(run, name) for name in own}) == run
