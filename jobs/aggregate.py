@@ -128,7 +128,7 @@ def _damage_named(run: str) -> Iterator[None]:
 
 def _score(config: AggregateConfig, lease: "Lease") -> "ScoredRun":
     from analysis.score_table import score_run
-    from pipeline.progress_bar import counted_bar
+    from pipeline.run.progress_bar import counted_bar
 
     with counted_bar(unit="blocks", desc="aggregate") as show:
 

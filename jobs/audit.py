@@ -140,7 +140,7 @@ _BAR_AFTER_S = 2.0
 def write_page(verb: str, run: str, out: str | None = None, **options: Any) -> str:
     """Write the page of a run, with a bar where that takes a while; gives its URL."""
     from analysis.page.report import write_report
-    from pipeline.progress_bar import progress_bar
+    from pipeline.run.progress_bar import progress_bar
 
     begun = time.monotonic()
     bars: list[Any] = []

@@ -15,7 +15,7 @@ from pydantic_settings import NoDecode
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
-from pipeline.progress_bar import progress_bar
+from pipeline.run.progress_bar import progress_bar
 from pipeline.synthetic.tasks import Camera, TaskName
 
 if TYPE_CHECKING:

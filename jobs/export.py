@@ -128,7 +128,7 @@ def _clips(config: ExportConfig) -> str:
 
 def _fiftyone(config: ExportConfig) -> str:
     from analysis.export.fiftyone import write_fiftyone
-    from pipeline.progress_bar import counted_bar
+    from pipeline.run.progress_bar import counted_bar
 
     with writing("out", config.out), counted_bar(unit="clips", desc="export") as show:
         written = write_fiftyone(

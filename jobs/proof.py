@@ -185,8 +185,8 @@ def _try(
 
     from pipeline.evaluation.interventions import InterventionStage, carry_out
     from pipeline.models.device import device_of
-    from pipeline.progress_bar import progress_bar
     from pipeline.run.job import real_stages
+    from pipeline.run.progress_bar import progress_bar
     from pipeline.run.recompute import plan_again
     from pipeline.run.reread import reading_again
     from pipeline.run.row_loader import RowLoader

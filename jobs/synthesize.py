@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jobs.cli import run_job, writing
 from pipeline.errors import ConfigError
-from pipeline.progress_bar import progress_bar
+from pipeline.run.progress_bar import progress_bar
 from pipeline.synthetic.config import SynthesizeConfig
 
 

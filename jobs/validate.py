@@ -25,7 +25,7 @@ class ValidateConfig(FrozenConfig):
 
 def validate(config: ValidateConfig) -> int:
     """Tell what breaks the convention; make a run of the store if that is asked for."""
-    from pipeline.progress_bar import counted_bar
+    from pipeline.run.progress_bar import counted_bar
     from pipeline.store.conforming import problems_of
     from pipeline.store.foreign import take_in
     from pipeline.store.opening import Absent, find_store

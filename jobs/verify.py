@@ -44,7 +44,7 @@ def verify(config: VerifyConfig) -> int:
 
 
 def _verify(config: VerifyConfig, store: "Store", lease: "Lease | None") -> int:
-    from pipeline.progress_bar import progress_bar
+    from pipeline.run.progress_bar import progress_bar
     from pipeline.store.verify import verify_store
 
     if not store.layout.checksums:

@@ -7,8 +7,8 @@ from typing import Any
 
 import jinja2
 
-from pipeline.plain_json import plain
 from pipeline.storage.files import open_filesystem
+from pipeline.storage.plain_json import plain
 from pipeline.storage.retries import with_retries
 
 _OF_RUN = re.compile(r"data/(class-(\d+|none)|other)\.js|images/clip-\d+\.webp")

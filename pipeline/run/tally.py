@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ManifestChangedError, ManifestError, reason_of
 from pipeline.logs import LogFormat
-from pipeline.progress_bar import progress_bar
+from pipeline.run.progress_bar import progress_bar
 from pipeline.status import Status
 from pipeline.store.pace import Pace
 from pipeline.text import without_credentials

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.plain_json import plain
+from pipeline.storage.plain_json import plain
 from pipeline.stream.explained import Explained, Picture, StreamStatus
 from pipeline.stream.viewer.hysteresis import ShownClass
 from pipeline.stream.viewer.overlay import OPACITY, levels_of, palette, step_times

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from pipeline.plain_json import plain
+from pipeline.storage.plain_json import plain
 
 
 def test_arrays_scalars_and_nests_become_what_json_has():

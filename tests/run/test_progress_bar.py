@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from pipeline.progress_bar import counted_bar, progress_bar
+from pipeline.run.progress_bar import counted_bar, progress_bar
 
 
 @pytest.fixture
