@@ -4,6 +4,7 @@ import struct
 from typing import Any
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
@@ -21,14 +22,18 @@ def upright(frame: Any, reformatter: VideoReformatter) -> NDArray[np.uint8]:
     return np.ascontiguousarray(upright)
 
 
-def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
+def _display_matrix(frame: Any, side_data_of: Any = SideDataContainer) -> tuple[int, int, int, int]:
     """How a frame is to be shown: its pixel (x, y) at (a x + c y, b x + d y), up to a shift.
 
     ISO/IEC 14496-12, 6.2.2, in units of 2**-16. ``frame.rotation`` can't tell a mirrored picture
     from a turned one, and has no meaning for a matrix of zeros.
+
+    ``frame.side_data`` isn't used: the frame would keep it, and it the frame, until Python looks
+    for such cycles. The frame's buffer would go back to the decoder at that moment; and where a
+    damaged picture isn't decoded everywhere, one sees what its buffer held before.
     """
     try:
-        found = frame.side_data.get(SideData.DISPLAYMATRIX)
+        found = side_data_of(frame).get(SideData.DISPLAYMATRIX)
     except ValueError:
         # Beside data of a kind that PyAV has no name for.
         turns = round(frame.rotation / 90) % 4

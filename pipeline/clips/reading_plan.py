@@ -24,8 +24,9 @@ _IN_ORDER = INTRA_ONLY | {"vp8", "vp9", "libdav1d", "av1"}
 _PLANNED = _IN_ORDER | {"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"}
 _COUNTED = INTRA_ONLY | {"mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4"}
 """Codecs for which AVI holds a frame in each packet, without times."""
-_SKIPPING = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8")
-"""Codecs in which a picture's own first bytes tell whether nothing refers to it."""
+_SKIPPING = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
+"""Codecs in which a picture's own first bytes tell whether nothing refers to it. VP8 isn't among
+them: encoders make hardly any such picture, and one may change what the next is decoded with."""
 
 
 @dataclass(frozen=True)

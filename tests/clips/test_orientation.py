@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,20 +40,14 @@ def test_pictures_are_turned_and_mirrored_as_the_matrix_says(folder, tmp_path, m
     assert np.array_equal(shown, expected)
 
 
-class FrameWithOtherData:
-    """A frame beside whose matrix there are data of a kind that PyAV has no name for."""
-
-    def __init__(self, rotation):
-        self.rotation = rotation
-
-    @property
-    def side_data(self):
-        raise ValueError("999 is not a valid Type")
+def other_data(frame):
+    """Raise what PyAV raises where beside the matrix are data of a kind that it has no name for."""
+    raise ValueError("999 is not a valid Type")
 
 
 @pytest.mark.parametrize(("rotation", "matrix"), zip((0, -90, 180, 90), MATRICES, strict=False))
 def test_beside_data_that_have_no_name_pictures_are_turned(rotation, matrix):
-    assert _display_matrix(FrameWithOtherData(rotation)) == matrix
+    assert _display_matrix(SimpleNamespace(rotation=rotation), other_data) == matrix
 
 
 def test_a_matrix_of_zeros_turns_nothing(folder, tmp_path):
