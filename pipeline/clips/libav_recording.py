@@ -11,6 +11,10 @@ error (``err_detect=explode``): out of 60 damaged H.265 files 25 went unnoticed,
 45. In H.264, it also stops at encoders' slips that change no picture, such as marking a reference
 as unused that is already gone. So in H.264 a complaint counts only if decoding that isn't strict
 has one, too.
+
+Rarely, a picture isn't decoded everywhere and nothing complains. What is seen there is what its
+buffer held before. Read forward, that is a function of the bytes. Read by a plan, it may depend on
+which frames are wanted in the same pass, as other pictures are decoded before it then.
 """
 
 from collections.abc import Iterator, Sequence
