@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -260,12 +261,15 @@ def _opened(
         # bytes.
         chunk = layout.rows_per_shard * (shards_per_chunk or _shards_per_chunk(layout))
         try:
-            dataset = xr.open_zarr(
-                store.group.store,
-                group=store.group.path or None,
-                consolidated=False,
-                chunks={"clip": chunk},
-            )
+            with warnings.catch_warnings():
+                # An array whose metadata are lost: it is named below.
+                warnings.filterwarnings("ignore", "Object at .* is not recognized as a component")
+                dataset = xr.open_zarr(
+                    store.group.store,
+                    group=store.group.path or None,
+                    consolidated=False,
+                    chunks={"clip": chunk},
+                )
         except StorageError:
             raise
         # Of metadata that say nonsense, zarr and xarray raise whatever that comes to.
@@ -276,6 +280,8 @@ def _opened(
                 ) from error
         else:
             if dataset.sizes["clip"] == layout.n_rows:
+                if not set(layout.arrays()) <= set(dataset.variables):
+                    raise StoreError(f"{store_url(url)}: {_damaged_metadata(store)}; {REMEDY}")
                 if check:
                     check_store(store)
                 return store, chunk, dataset

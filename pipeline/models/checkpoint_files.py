@@ -106,6 +106,13 @@ def check_sizes(config: PretrainedConfig, name: str) -> None:
             raise ModelError(
                 f"{where}, expected a whole number from {least} to {most:,}, as {usual}"
             )
+    # A model that isn't built on this stops at its first clip only.
+    width, n_heads = (getattr(config, key, None) for key in ("hidden_size", "num_attention_heads"))
+    if width and n_heads and width % n_heads:
+        raise ModelError(
+            f"model: config.json of {name!r}: num_attention_heads is {n_heads}, expected a divisor "
+            f"of hidden_size, which is {width}"
+        )
 
 
 def check_tokens(n_tokens: int, config: PretrainedConfig, name: str) -> None:

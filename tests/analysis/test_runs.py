@@ -119,16 +119,18 @@ def test_a_wrong_url_is_refused(tmp_path):
         open_run(str(Path(tmp_path / "other")))
 
 
-@pytest.mark.parametrize("content", [None, "{"])
-def test_a_run_whose_status_lost_its_metadata_is_refused_by_name(tmp_path, content):
+@pytest.mark.parametrize("content", [None, "{", '{"zarr_format": 3, "node_type": "grou"}'])
+@pytest.mark.parametrize("name", ["status", "probability", "temporal", "spatial", "video_id"])
+@pytest.mark.filterwarnings("error")
+def test_a_run_of_which_an_array_lost_its_metadata_is_refused_by_name(tmp_path, name, content):
     layout = small_layout(10, rows_per_shard=4)
     url = write_run(tmp_path / "run", layout, random_columns(layout))
-    metadata = Path(url, "attributions.zarr", "status", "zarr.json")
+    metadata = Path(url, "attributions.zarr", name, "zarr.json")
     if content is None:
         metadata.unlink()
     else:
         metadata.write_text(content)
-    with pytest.raises(StoreError, match=r"status/zarr\.json is lost or damaged"):
+    with pytest.raises(StoreError, match=rf"{name}/zarr\.json is lost or damaged"):
         open_run(url)
 
 

@@ -63,6 +63,17 @@ def test_a_value_of_a_config_that_can_not_be_used_is_told(folders, tmp_path, key
     assert len(told) < 300 + len(name)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_that_do_not_divide_the_width_are_told_before_a_clip_is_read(
+    folders, tmp_path, family
+):
+    name = changed(folders[family], tmp_path / "x", "config.json", num_attention_heads=7)
+    with pytest.raises(
+        ModelError, match="num_attention_heads is 7, expected a divisor of hidden_s"
+    ):
+        read_checkpoint(name)
+
+
 def test_classes_that_are_only_counted_have_a_bound(folders, tmp_path):
     file = tmp_path / "x" / "config.json"
     name = changed(folders["timesformer"], tmp_path / "x", "config.json", num_labels=10**9)
