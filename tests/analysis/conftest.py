@@ -4,34 +4,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from analysis import score_run
-from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
 from pipeline.status import Status
-from tests.analysis.stores import random_columns, small_layout, write_run
+from tests.analysis.stores import manifest_of, random_columns, small_layout, write_run
 
 DAY = int(datetime.now(UTC).strftime("%Y%m%d"))
-
-
-def manifest_of(tmp_path, n):
-    table = pa.table(
-        {
-            "video_id": [f"clip{row}" for row in range(n)],
-            "path": [f"{row}.mp4" for row in range(n)],
-            "label": pa.array([None] * n, pa.string()),
-            "start_time": pa.array([None] * n, pa.float64()),
-            "end_time": pa.array([None] * n, pa.float64()),
-            "split": ["train" if row % 3 else "val" for row in range(n)],
-        },
-        schema=SCHEMA.with_metadata(
-            dict(zip(METADATA_KEYS, ("1", "file:///clips", "files"), strict=True))
-        ),
-    )
-    url = str(tmp_path / "clips.parquet")
-    write_manifest(table, url)
-    return url, read_manifest(url).digest
 
 
 @pytest.fixture(scope="package")

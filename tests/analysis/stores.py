@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.clips.preprocess import Preprocessing
+from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.run_folder import store_url
@@ -96,6 +98,26 @@ def write_run(
             rows = np.asarray(layout.shard_rows(shard))
             write_shard(store, {name: column[rows] for name, column in columns.items()}, rows)
     return str(url)
+
+
+def manifest_of(folder: Path, n: int) -> tuple[str, str]:
+    """Write a manifest of `random_columns`' videos; gives its URL and its digest."""
+    table = pa.table(
+        {
+            "video_id": [f"clip{row}" for row in range(n)],
+            "path": [f"{row}.mp4" for row in range(n)],
+            "label": pa.array([None] * n, pa.string()),
+            "start_time": pa.array([None] * n, pa.float64()),
+            "end_time": pa.array([None] * n, pa.float64()),
+            "split": ["train" if row % 3 else "val" for row in range(n)],
+        },
+        schema=SCHEMA.with_metadata(
+            dict(zip(METADATA_KEYS, ("1", "file:///clips", "files"), strict=True))
+        ),
+    )
+    url = str(folder / "clips.parquet")
+    write_manifest(table, url)
+    return url, read_manifest(url).digest
 
 
 def refuse_to_compute(*_args: Any, **_kwargs: Any) -> None:

@@ -1,8 +1,5 @@
 """The pass over a store's blocks: the same bits whoever carries it out, in few tasks."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import dask
@@ -65,30 +62,3 @@ def test_statistics_of_kinetics_take_few_tasks(tmp_path):
     layout = replace(small_layout(240_000, rows_per_shard=256), height=14, width=14, n_times=8)
     create_store(store_url(str(tmp_path)), record_of(layout, class_names=CLASS_NAMES))
     assert len(class_statistics(open_run(str(tmp_path))).__dask_graph__()) < 2_000
-
-
-@pytest.mark.slow
-def test_a_cluster_of_processes_gives_the_same_bits(scored, tmp_path):
-    """In a process of its own, since a cluster leaves threads and child processes behind."""
-    url, _, _ = scored
-    code = (
-        "import sys, numpy as np, dask\n"
-        "from distributed import Client, LocalCluster\n"
-        "from analysis import open_run\n"
-        "from analysis.reduction import Grouping, block_tasks, tree\n"
-        "if __name__ == '__main__':\n"
-        "    ds = open_run(sys.argv[1], shards_per_chunk=1)\n"
-        "    make = lambda: tree(block_tasks(ds, (Grouping(('label',)),)))\n"
-        "    here = dask.compute(make(), scheduler='sync')[0].sums[0]\n"
-        "    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as c,"
-        " Client(c):\n"
-        "        there = dask.compute(make())[0].sums[0]\n"
-        "    np.testing.assert_array_equal(here.total, there.total)\n"
-        "    np.testing.assert_array_equal(here.squares, there.squares)\n"
-        "    np.testing.assert_array_equal(here.histogram, there.histogram)\n"
-    )
-    script = tmp_path / "cluster.py"
-    script.write_text(code)
-    command = [sys.executable, str(script), url]
-    environment = {"PYTHONPATH": ":".join(sys.path)}
-    subprocess.run(command, check=True, env={**os.environ, **environment}, timeout=300)
