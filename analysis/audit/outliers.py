@@ -18,6 +18,9 @@ Float64Array = NDArray[np.float64]
 
 _QUARTILES_APART = float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
 """Distance of a normal distribution's quartiles, in standard deviations."""
+_UPPER_SHARE = 0.9
+"""Share of clips below the quantile that also measures the spread above the median: as many as a
+tenth of odd clips don't move it."""
 _LEAST_CHANCE = 0.01
 """P by chance of fitting the class so badly, above which a clip counts as one of it."""
 
@@ -85,17 +88,19 @@ def _beyond_class(value: float, members: Float64Array) -> float:
 def _beyond_all(lack: Float64Array, groups: NDArray[np.integer]) -> Float64Array:
     """One-sided p for how much each clip lacks, beside the clips of its own class.
 
-    The logarithm of what clips lack is taken to be normal around their class's median, with one
-    spread for all classes. Medians and quartiles aren't moved by the few clips that are looked for.
+    The logarithm of what clips lack is taken to be normal above its class's median, with one spread
+    for all classes: that of the quartiles or, as it is skewed, that of the highest tenth if it is
+    wider. The few clips that are looked for don't move medians and these quantiles.
     """
     logs = np.log(np.maximum(lack, 1e-9))
     for index in np.unique(groups):
         of_group = groups == index
         logs[of_group] -= np.median(logs[of_group])
-    low, high = np.quantile(logs, [0.25, 0.75])
-    if high <= low:
+    low, high, upper = np.quantile(logs, [0.25, 0.75, _UPPER_SHARE])
+    spread = max((high - low) / _QUARTILES_APART, upper / float(stats.norm.ppf(_UPPER_SHARE)))
+    if spread <= 0:
         return np.ones(len(logs))
-    return np.asarray(stats.norm.sf(logs / ((high - low) / _QUARTILES_APART)), np.float64)
+    return np.asarray(stats.norm.sf(logs / spread), np.float64)
 
 
 def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
