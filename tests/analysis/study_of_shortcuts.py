@@ -4,11 +4,11 @@
 
 For each seed a model learns a dataset of planted cues from labels alone, and another its clean
 twin; each is run over clips of another seed, audited, and its findings are tried, label suspects by
-the model of the next seed. Prints, for each kind, in how many seeds what was planted was found and
-confirmed; of duplicates and swapped labels recall and precision; and of twins with nothing planted,
-which are the clean ones and three permutations of the labels of each, how many have a finding of a
-kind. With ``--committed``, one model is taken for all seeds, the committed one, which saves the
-training, and there are no twins. What ``--out`` has from an earlier call is taken up again.
+the model of the next seed. Prints, for each cue, in how many seeds it was found and confirmed; of
+duplicates and swapped labels recall and precision; and for each kind, how many twins with nothing
+planted, which are the clean ones and three permutations of the labels of each, have a finding.
+With ``--committed``, one model is taken for all seeds, the committed one, which saves the training,
+and there are no twins. What ``--out`` has from an earlier call is taken up again.
 ``--method staa-paper`` audits by plain attention.
 """
 
@@ -17,13 +17,14 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 import pipeline.synthetic
 from analysis.audit.audit import audit, read_findings
 from analysis.audit.evidence import read_evidence
-from analysis.audit.finding import Finding
+from analysis.audit.finding import Finding, Kind
 from jobs.audit import AuditConfig, audit_run
 from jobs.cli import run_job
 from jobs.train import run_training
@@ -142,11 +143,97 @@ def told(finding: Finding) -> str:
     return f"{finding.key} q {finding.q:.1g} effect {finding.effect:.2f}, {proof.state}{change}"
 
 
-def compared(found: set, planted: set) -> str:
-    hits = len(found & planted)
-    recall = hits / len(planted) if planted else float("nan")
-    precision = hits / len(found) if found else float("nan")
-    return f"recall {recall:.0%}, precision {precision:.0%} ({len(found)} found)"
+class Results:
+    """What was found, over the seeds so far."""
+
+    def __init__(self) -> None:
+        self._cues: Counter[tuple[str, str]] = Counter()
+        self._clips: dict[str, list[tuple[int, int, int]]] = {}
+        self._twins = {name: Counter() for name in ("clean", "confirmed", "permuted")}
+        self._n_twins: Counter[str] = Counter()
+
+    def cue(self, seed: int, cue: str, state: str) -> None:
+        """Count what became of a cue, and print it."""
+        self._cues[cue, state] += 1
+        print(f"seed {seed}: {cue}: {state}")
+
+    def clips(self, seed: int, name: str, found: set, planted: set) -> None:
+        """Count clips, or pairs of them, and print recall and precision."""
+        counts = len(found & planted), len(found), len(planted)
+        self._clips.setdefault(name, []).append(counts)
+        print(f"seed {seed}: {name}: {recall_and_precision([counts])}")
+
+    def clean_twin(self, seed: int, found: list[Finding]) -> None:
+        """Count the kinds of findings in a clean twin, and print them."""
+        self._n_twins.update(["clean", "confirmed"])
+        self._twins["clean"].update({finding.kind for finding in found})
+        confirmed = {finding.kind for finding in found if finding.proof.state == "confirmed"}
+        self._twins["confirmed"].update(confirmed)
+        print(f"seed {seed}, clean twin:", *map(told, found), sep="\n  ")
+
+    def permuted_twin(self, seed: int, kinds: set[str]) -> None:
+        """Count the kinds of findings in a twin whose labels are permuted, and print them."""
+        self._n_twins["permuted"] += 1
+        self._twins["permuted"].update(kinds)
+        print(f"seed {seed}, clean twin, labels permuted: {sorted(kinds)}")
+
+    def print(self) -> None:
+        """Print all of it."""
+        print("\nplanted, and what became of it")
+        for (cue, state), n in sorted(self._cues.items()):
+            print(f"{cue:<20}{state:<16}{n}")
+        for name, counts in sorted(self._clips.items()):
+            print(f"{name}: {recall_and_precision(counts)}")
+        n_clean, n_permuted = self._n_twins["clean"], self._n_twins["permuted"]
+        if not n_clean:
+            return
+        print(
+            f"\ntwins with nothing planted that have a finding of a kind, of {n_clean} clean ones"
+        )
+        print(
+            f"(and one that the model confirms), of {n_permuted} with permuted labels, and of all"
+        )
+        print(f"{'kind':<20}{'clean':>10}{'confirmed':>11}{'permuted':>10}{'all':>6}")
+        for kind in get_args(Kind):
+            clean, confirmed, permuted = (self._twins[name][kind] for name in self._twins)
+            print(f"{kind:<20}{clean:>10}{confirmed:>11}{permuted:>10}{clean + permuted:>6}")
+
+
+def recall_and_precision(counts: list[tuple[int, int, int]]) -> str:
+    """Say them of all seeds together, and of the lowest and highest seed where there are several;
+    counts are hits, found and planted."""
+    told = []
+    for name, at in (("recall", 2), ("precision", 1)):
+        hits, of = (sum(one[place] for one in counts) for place in (0, at))
+        shares = sorted(one[0] / one[at] for one in counts if one[at])
+        between = f", {shares[0]:.0%} to {shares[-1]:.0%}" if len(shares) > 1 else ""
+        told.append(f"{name} {hits / of if of else float('nan'):.0%} ({hits} of {of}{between})")
+    return ", ".join(told)
+
+
+def planted_found(results: Results, seed: int, folder: Path, found: list[Finding]) -> None:
+    """Hold what was found against what was planted in a seed's clips."""
+    by_key = {(f.kind, f.subject[0]): f for f in found if f.scope == "class"}
+    for key, cue in CUES.items():
+        state = by_key[key].proof.state if key in by_key else "not found"
+        results.cue(seed, cue, "found" if state == "not applicable" else state)
+    others = sorted(
+        f"{kind} {label}"
+        for (kind, label), finding in by_key.items()
+        if (kind, label) not in CUES and finding.proof.state == "confirmed"
+    )
+    print(f"seed {seed}: confirmed beside what was planted: {others}")
+    facts = json.loads((folder / "data" / PLANTED_NAME).read_text())
+    pairs = {frozenset((name, f["duplicate_of"])) for name, f in facts.items() if f["duplicate_of"]}
+    duplicates = {frozenset(f.subject) for f in found if f.kind == "near_duplicate"}
+    results.clips(seed, "duplicates", duplicates, pairs)
+    swapped = {name for name, f in facts.items() if f["label"] != f["true_label"]}
+    suspects = {f.subject[0]: f.proof.state for f in found if f.kind == "label_suspect"}
+    results.clips(seed, "swapped labels", {*suspects}, swapped)
+    for state in ("confirmed", "not confirmed"):
+        chosen = {name for name, of_name in suspects.items() if of_name == state}
+        if chosen:
+            results.clips(seed, f"swapped labels, {state}", chosen, swapped)
 
 
 def main() -> None:
@@ -159,71 +246,37 @@ def main() -> None:
     parser.add_argument("--committed", action="store_true")
     parser.add_argument("--method", choices=METHODS, default="evidence")
     options = parser.parse_args()
-    outcomes, found_in, confirmed_in, n_twins = Counter(), Counter(), Counter(), 0
+    results = Results()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     method = METHODS[options.method]
+
+    def data_and_model(seed: int, *, clean: bool) -> tuple[str, Path]:
+        folder = options.out / f"{seed}{'-clean' if clean else ''}"
+        manifest = dataset(folder / "data", seed, options.n_clips, clean=clean)
+        if options.committed:
+            return manifest, COMMITTED
+        # The scenes of the training are others: seeds of clips are those of the study.
+        return manifest, model_of(folder / "model", seed + 1000, manifest, clean=clean)
+
     for seed in seeds:
-        for clean in (False, True):
-            folder = options.out / f"{seed}{'-clean' if clean else ''}"
-            manifest = dataset(folder / "data", seed, options.n_clips, clean=clean)
-            model = COMMITTED
-            if not options.committed:
-                # The scenes of the training are others: seeds of clips are those of the study.
-                model = model_of(folder / "model", seed + 1000, manifest, clean=clean)
-            elif clean:
-                continue
-            run = run_of(folder / f"run-{options.method}", manifest, model, method)
-            second = None
-            if not (clean or options.committed) and len(seeds) > 1:
-                other = seeds[(seed - seeds[0] + 1) % len(seeds)]
-                data = dataset(
-                    options.out / f"{other}" / "data", other, options.n_clips, clean=False
-                )
-                judge = model_of(
-                    options.out / f"{other}" / "model", other + 1000, data, clean=False
-                )
-                second = run_of(folder / f"run-second-{other}", manifest, judge, Method())
-            found = findings_of(run, second)
-            if clean:
-                found_in.update({finding.kind for finding in found})
-                confirmed_in.update({f.kind for f in found if f.proof.state == "confirmed"})
-                print(f"seed {seed}, clean twin:", *map(told, found), sep="\n  ")
-                for trial in range(PERMUTED):
-                    kinds = kinds_by_chance(str(run), seed + trial)
-                    found_in.update(kinds)
-                    print(f"seed {seed}, clean twin, labels permuted: {sorted(kinds)}")
-                n_twins += 1 + PERMUTED
-                continue
-            by_key = {(f.kind, f.subject[0]): f for f in found if f.scope == "class"}
-            for key, cue in CUES.items():
-                state = by_key[key].proof.state if key in by_key else "not found"
-                outcomes[cue, state] += 1
-                print(f"seed {seed}: {cue}: {state}")
-            others = sorted(
-                f"{kind} {label}"
-                for (kind, label), finding in by_key.items()
-                if (kind, label) not in CUES and finding.proof.state == "confirmed"
-            )
-            print(f"seed {seed}: confirmed beside what was planted: {others}")
-            facts = json.loads((folder / "data" / PLANTED_NAME).read_text())
-            swapped = {name for name, f in facts.items() if f["label"] != f["true_label"]}
-            suspects = {f.subject[0]: f.proof.state for f in found if f.kind == "label_suspect"}
-            pairs = {
-                frozenset((name, f["duplicate_of"]))
-                for name, f in facts.items()
-                if f["duplicate_of"]
-            }
-            duplicates = {frozenset(f.subject) for f in found if f.kind == "near_duplicate"}
-            print(f"seed {seed}: duplicates: {compared(duplicates, pairs)}")
-            print(f"seed {seed}: swapped labels: {compared({*suspects}, swapped)}")
-            for state in sorted({*suspects.values()}):
-                chosen = {name for name, of_name in suspects.items() if of_name == state}
-                print(f"seed {seed}: swapped labels, {state}: {compared(chosen, swapped)}")
-    print()
-    for (cue, state), n in sorted(outcomes.items()):
-        print(f"{cue:<16} {state:<16} {n} of {options.seeds}")
-    print(f"of {n_twins} twins with nothing planted have a finding:", dict(found_in))
-    print(f"of {options.seeds} clean twins have a confirmed one:", dict(confirmed_in))
+        folder = options.out / str(seed)
+        manifest, model = data_and_model(seed, clean=False)
+        run = run_of(folder / f"run-{options.method}", manifest, model, method)
+        second = None
+        if not options.committed and len(seeds) > 1:
+            other = seeds[(seed - seeds[0] + 1) % len(seeds)]
+            _, judge = data_and_model(other, clean=False)
+            second = run_of(folder / f"run-second-{other}", manifest, judge, Method())
+        planted_found(results, seed, folder, findings_of(run, second))
+        if options.committed:
+            continue
+        manifest, model = data_and_model(seed, clean=True)
+        twin = options.out / f"{seed}-clean" / f"run-{options.method}"
+        run = run_of(twin, manifest, model, method)
+        results.clean_twin(seed, findings_of(run, None))
+        for trial in range(PERMUTED):
+            results.permuted_twin(seed, kinds_by_chance(str(run), seed + trial))
+    results.print()
 
 
 if __name__ == "__main__":
