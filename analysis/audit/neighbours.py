@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 _ROWS_AT_ONCE = 1024
 _COLUMNS_AT_ONCE = 16384
 """Columns in a block of distances: 64 MB in single precision."""
+_ROUNDING = 1e-5
+"""Share of a vector's square by which squared distances from products may be wrong."""
 
 
 def nearest(
@@ -65,6 +67,50 @@ def nearest(
         distances[block, :width] = found
         rows[block, :width] = np.where(np.isfinite(found), np.take_along_axis(at, order, 1), -1)
     return rows, distances
+
+
+def n_nearer(
+    vectors: NDArray[np.float32],
+    group: NDArray[np.integer],
+    rows: NDArray[np.integer],
+    partners: NDArray[np.integer],
+    *,
+    rows_at_once: int = _ROWS_AT_ONCE,
+    columns_at_once: int = _COLUMNS_AT_ONCE,
+) -> NDArray[np.int64]:
+    """Count the rows of other groups that are nearer to a row than its partner is.
+
+    Squared distances come from products in single precision; what differs by less than their
+    rounding counts as equally near.
+
+    Parameters
+    ----------
+    vectors
+        (n, d).
+    group
+        (n,) rows of the row's own group aren't counted.
+    rows, partners
+        (m,) each.
+    rows_at_once, columns_at_once
+        Size of the blocks in which distances are computed.
+
+    Returns
+    -------
+    (m,)
+    """
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    count = np.zeros(len(rows), np.int64)
+    for start in range(0, len(rows), rows_at_once):
+        some = slice(start, start + rows_at_once)
+        of, other = rows[some], partners[some]
+        difference = vectors[of].astype(np.float64) - vectors[other]
+        limit = np.einsum("nd,nd->n", difference, difference) - _ROUNDING * squares[of]
+        for left in range(0, len(vectors), columns_at_once):
+            part = slice(left, left + columns_at_once)
+            square = squares[of, None] + squares[part] - 2 * (vectors[of] @ vectors[part].T)
+            nearer = (square < limit[:, None]) & (group[of, None] != group[part])
+            count[some] += nearer.sum(axis=1)
+    return count
 
 
 def two_nn_dimension(distances: NDArray[np.float64]) -> float:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis.audit.evidence import Evidence
 from analysis.audit.finding import Finding
-from analysis.audit.neighbours import nearest, two_nn_dimension
+from analysis.audit.neighbours import n_nearer, nearest, two_nn_dimension
 from analysis.audit.settings import AuditSettings
 from analysis.audit.significance import adjusted
 
@@ -233,6 +233,10 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
     r_1 and r_k, a point's distances to its first and k-th neighbour: among points of locally even
     density in d dimensions, (r_1 / r_k)^d is the smallest of k - 1 uniform numbers. d is estimated
     from all clips (Facco et al. 2017). Two clips of one video aren't a pair.
+
+    A classifier's vector says more of the class than of the clip, and hardly differs where a cue
+    gives the class away. A copy is looked at alike, too: each of a pair has to be among the other's
+    k nearest by the maps.
     """
     n, k = len(evidence.table), settings.duplicate_neighbours
     if n < 3 * k:
@@ -253,6 +257,8 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
         pair = (min(at, other), max(at, other))
         if pair not in pairs or p[at] > p[pairs[pair]]:  # keep the less significant direction
             pairs[pair] = at
+    if evidence.vectors is not None and pairs:
+        pairs = _alike_in_maps(pairs, hellinger(evidence).astype(np.float32), video, k)
     found = []
     for (first, second), at in pairs.items():
         across = (
@@ -285,6 +291,19 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
             )
         )
     return found
+
+
+def _alike_in_maps(
+    pairs: dict[tuple[int, int], int],
+    maps: NDArray[np.float32],
+    video: NDArray[np.integer],
+    k: int,
+) -> dict[tuple[int, int], int]:
+    """Keep the pairs whose rows are among each other's k nearest by their maps."""
+    one, other = np.array(list(pairs)).T
+    nearer = n_nearer(maps, video, np.append(one, other), np.append(other, one))
+    alike = np.maximum(*np.split(nearer, 2)) < k
+    return {pair: at for (pair, at), kept in zip(pairs.items(), alike, strict=True) if kept}
 
 
 def _unit(vectors: NDArray[np.floating]) -> Float64Array:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from analysis.audit.neighbours import nearest, two_nn_dimension
+from analysis.audit.neighbours import n_nearer, nearest, two_nn_dimension
 
 SEED = int(datetime.now(UTC).strftime("%Y%m%d"))
 
@@ -35,6 +35,27 @@ def test_neighbours_across_blocks_are_those_of_scikit_learn():
     _, distances = nearest(vectors, np.arange(333), 7, rows_at_once=64, columns_at_once=100)
     expected, _ = NearestNeighbors(n_neighbors=8).fit(vectors).kneighbors(vectors)
     np.testing.assert_allclose(distances, expected[:, 1:], rtol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 60))
+def test_what_is_nearer_than_a_partner_is_counted_without_the_same_group(seed, n):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, 5)).astype(np.float32)
+    group = rng.integers(0, n, n)
+    rows, partners = rng.integers(0, n, (2, 2 * n))
+    distances = np.linalg.norm(vectors[rows][:, None] - vectors, axis=2)
+    limit = distances[np.arange(2 * n), partners]
+    nearer = (distances < limit[:, None] - 1e-3) & (group[rows][:, None] != group)
+    got = n_nearer(vectors, group, rows, partners, rows_at_once=7, columns_at_once=9)
+    near = (abs(distances - limit[:, None]) <= 1e-3).sum(axis=1)
+    assert (got >= nearer.sum(axis=1)).all()
+    assert (got <= nearer.sum(axis=1) + near).all()
+
+
+def test_a_copy_has_nothing_nearer_among_rows_that_are_all_the_same():
+    vectors = np.tile(np.random.default_rng(SEED).random(200, np.float32), (50, 1))
+    assert not n_nearer(vectors, np.arange(50), np.arange(49), np.arange(1, 50)).any()
 
 
 @pytest.mark.parametrize("dimension", [2, 5])

@@ -44,10 +44,18 @@ def test_clips_of_one_video_are_no_duplicates(planted):
     assert len(near_duplicates(same, SETTINGS)) == len(run.planted.duplicates) - 1
 
 
-def test_pooled_vectors_decide_where_they_are_stored(clean, day_seed):
-    vectors = np.random.default_rng(day_seed).normal(size=(len(clean.table), 16))
-    vectors[5] = vectors[3] * 1.0001
-    (found,) = near_duplicates(replace(clean, vectors=vectors.astype(np.float32)), SETTINGS)
+def test_pooled_vectors_name_pairs_whose_maps_are_alike(clean, day_seed):
+    rng = np.random.default_rng(day_seed)
+    vectors = rng.normal(size=(len(clean.table), 16)).astype(np.float32)
+    vectors[5], vectors[11] = vectors[3] * 1.0001, vectors[9] * 1.0001
+    maps, when = clean.maps.copy(), clean.when.copy()
+    # The maps of the first pair are those of a copy in another quality, those of the second are of
+    # two clips.
+    maps[5] = maps[3] * rng.uniform(0.95, 1.05, maps.shape[1])
+    maps[5] /= maps[5].sum()
+    when[5] = when[3]
+    evidence = replace(clean, vectors=vectors, maps=maps, when=when)
+    (found,) = near_duplicates(evidence, SETTINGS)
     assert found.subject == ("sim00003", "sim00005")
     assert "pooled vectors" in found.seen
 
