@@ -77,12 +77,18 @@ class ClassProducts:
 
 
 def _beyond_class(value: float, members: Float64Array) -> float:
-    """One-sided p for a value above those of a class's other clips, by Student's t."""
+    """One-sided p for a value above those of a class's other clips, by Student's t.
+
+    It is measured from their median, by their deviation or, as they are skewed, that of their
+    highest tenth if it is wider.
+    """
     n = len(members)
-    deviation = float(members.std(ddof=1)) * np.sqrt(1 + 1 / n)
+    middle, upper = np.quantile(members, [0.5, _UPPER_SHARE])
+    above = (upper - middle) / float(stats.norm.ppf(_UPPER_SHARE))
+    deviation = max(float(members.std(ddof=1)), float(above)) * np.sqrt(1 + 1 / n)
     if deviation <= 0:
-        return 0.0 if value > members.mean() else 1.0
-    return float(stats.t.sf((value - members.mean()) / deviation, n - 1))
+        return 0.0 if value > middle else 1.0
+    return float(stats.t.sf((value - middle) / deviation, n - 1))
 
 
 def _beyond_all(lack: Float64Array, groups: NDArray[np.integer]) -> Float64Array:

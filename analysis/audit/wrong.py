@@ -20,12 +20,16 @@ COMPARED = {
 }
 """Scores that are compared, and what a clip with a higher score attends to."""
 
+_LEAST_KNOWN = 2.0
+"""How many times as often a class is predicted of its clips as of others, if the model knows it."""
+
 
 def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     """Find classes whose misclassified clips attend to something other than the rest do.
 
     A class is tested in eight scores, in both directions; its p is the smallest, times their
-    number.
+    number. The model has to know the class: to predict it at least twice as often of its clips as
+    of others. Else what it gets right is luck, and merely looks like the class.
     """
     label, prediction = evidence.label, evidence.prediction
     names = [name for name in COMPARED if name in evidence.table]
@@ -35,6 +39,9 @@ def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Findin
         rows = np.flatnonzero(label == index)
         wrong = prediction[rows] != index
         if min(wrong.sum(), (~wrong).sum()) < settings.min_clips:
+            continue
+        others = prediction[(label >= 0) & (label != index)]
+        if (~wrong).mean() < _LEAST_KNOWN * (others == index).mean():
             continue
         tested = []
         for name in names:
