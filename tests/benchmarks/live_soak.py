@@ -211,6 +211,8 @@ class Soaked:
     hop_s: float
     memory_mb: list[float]
     """Resident memory of the job, every half second."""
+    load: list[float]
+    """Of the machine, as often."""
     ages: Ages
     n_windows: int
     n_skipped: int
@@ -229,6 +231,10 @@ class Soaked:
     def thirds_mb(self) -> list[float]:
         """Median memory of each third."""
         return [float(np.median(part)) for part in np.array_split(self.memory_mb, 3)]
+
+    def loads(self) -> list[float]:
+        """Median load of each third."""
+        return [float(np.median(part)) for part in np.array_split(self.load, 3)]
 
     def figures(self) -> dict[str, Any]:
         forward = float(np.median(self.ages.forward_s))
@@ -253,7 +259,7 @@ class Soaked:
             "connections_after_restart": self.n_after,
             "rows_kept": self.n_rows,
             "torn": self.torn,
-            "load": round(os.getloadavg()[0], 1),
+            "load_by_thirds": [round(value, 1) for value in self.loads()],
         }
 
 
@@ -316,6 +322,7 @@ def soak(folder: Path, seconds: float) -> Soaked:
         job.start()
         _wait(job, lambda: all(len(each.shown) >= 2 * N_SOURCES for each in followers))
         memory: list[float] = []
+        load: list[float] = []
         end = time.monotonic() + seconds
         begun = [len(each.shown) for each in followers]
         while time.monotonic() < end:
@@ -323,24 +330,28 @@ def soak(folder: Path, seconds: float) -> Soaked:
             time.sleep(MEMORY_LOOK_S)
             assert job.process.poll() is None, job.said()
             memory.append(job.resident_mb())
+            load.append(os.getloadavg()[0])
         shown = [each.shown[first:] for each, first in zip(followers, begun, strict=True)]
         last = [[w for w in shown[0] if w.stream == s][-1] for s in range(N_SOURCES)]
         n_silent, n_before = silent.n_connections - 1, _connections(followers, player)
         job.process.kill()
         job.process.wait()
+        # An hour is more than one session.
+        n_kept = _n_sessions_kept(out)
         seen = [len(each.shown) for each in followers]
         job.start()
         _wait(job, lambda: all(len(f.shown) > n for f, n in zip(followers, seen, strict=True)))
         until(lambda: player.n_connections > n_before[-1], seconds=HANG_S, told=job.said)
         n_after = _connections(followers, player)
         # A shard of the second start, so that its store is looked at, too.
-        _wait(job, lambda: _n_sessions_kept(out) == 2)
+        _wait(job, lambda: _n_sessions_kept(out) > n_kept)
         os.kill(job.process.pid, signal.SIGINT)
         assert job.process.wait(HANG_S) == 130, job.said()
     n_rows, torn = torn_rows(out)
     return Soaked(
         hop_s,
         memory,
+        load,
         Ages.of(shown[0], hop_s),
         # Windows are numbered from 0, and each is explained, waits, or is skipped.
         sum(each.number + 1 - each.n_skipped for each in last),
