@@ -9,7 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -89,6 +89,8 @@ class Feed:
     ----------
     paced
         Whether a file is played at its own speed; else as fast as windows are taken.
+    open_source
+        Opens the source, as `opened` does.
     """
 
     source: Source
@@ -97,6 +99,7 @@ class Feed:
     paced: bool = True
     patience: Patience = field(default_factory=Patience)
     backoff: Backoff = field(default_factory=Backoff)
+    open_source: Callable[[Source], AbstractContextManager[OpenSource]] = opened
 
     def __post_init__(self) -> None:
         self.health = Health(self.patience)
@@ -178,7 +181,7 @@ class Feed:
 
     def _read(self) -> str:
         """Read the source to its end; why it won't be opened again, or nothing if it will."""
-        with opened(self.source) as source, self._counted(source):
+        with self.open_source(self.source) as source, self._counted(source):
             plays = self.source.kind == "file" or source.is_finite
             self._pace.restart()
             clock: _Clock | None = None

@@ -3,6 +3,8 @@
 import shutil
 import threading
 import time
+from contextlib import contextmanager
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ import pytest
 from pipeline.clips.decode import read_frames
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
-from pipeline.stream import feed as feeds
 from pipeline.stream.explained import SourceState
 from pipeline.stream.feed import Backoff, Feed, Listener, small
 from pipeline.stream.source import Source, SourceError, SourceFrame, parse_source
@@ -127,11 +128,8 @@ def frames(first_ms, n_frames, size=(32, 32), step_ms=50):
     ]
 
 
-def scripted(monkeypatch, openings):
+def scripted(openings):
     """Run a feed whose source opens so; a text is why it can't be."""
-    from contextlib import contextmanager
-    from fractions import Fraction
-
     left = list(openings)
 
     @contextmanager
@@ -144,13 +142,13 @@ def scripted(monkeypatch, openings):
             raise SourceError(opening)
         yield Scripted(Fraction(1, 1000), *opening)
 
-    monkeypatch.setattr(feeds, "opened", opened)
     kept = Kept()
     feed = Feed(
         Source("cam", "rtsp://cam"),
         plan_of(window_s=0.5, hop_s=0.25),
         kept.listener(),
         backoff=Backoff(0.001, 0.002),
+        open_source=opened,
     )
     feed.start()
     feed._thread.join(20)
@@ -158,9 +156,9 @@ def scripted(monkeypatch, openings):
     return kept, feed
 
 
-def test_a_source_that_breaks_off_is_opened_again_and_its_clock_goes_on(monkeypatch):
+def test_a_source_that_breaks_off_is_opened_again_and_its_clock_goes_on():
     openings = [(frames(0, 40), "reset by peer"), "refused", "refused", (frames(9000, 40),)]
-    kept, _ = scripted(monkeypatch, openings)
+    kept, _ = scripted(openings)
     assert [kind for kind, _ in kept.events][:4] == ["lost", "lost", "lost", "back"]
     assert kept.events[0][1]["reason"] == "reset by peer"
     numbers = [window.number for window in kept.windows]
@@ -172,8 +170,8 @@ def test_a_source_that_breaks_off_is_opened_again_and_its_clock_goes_on(monkeypa
 
 
 @pytest.mark.parametrize("jump_ms", [-1500, 60_000], ids=["back", "ahead"])
-def test_a_clock_that_jumps_is_an_event_and_parts_windows(monkeypatch, jump_ms):
-    kept, feed = scripted(monkeypatch, [(frames(0, 40) + frames(2000 + jump_ms, 40),)])
+def test_a_clock_that_jumps_is_an_event_and_parts_windows(jump_ms):
+    kept, feed = scripted([(frames(0, 40) + frames(2000 + jump_ms, 40),)])
     jumps = [values["seconds"] for kind, values in kept.events if kind == "jump"]
     assert len(jumps) == 1
     assert np.sign(jumps[0]) == np.sign(jump_ms)
@@ -184,18 +182,18 @@ def test_a_clock_that_jumps_is_an_event_and_parts_windows(monkeypatch, jump_ms):
         assert (window.cut.frame_index < 40).all() or (window.cut.frame_index >= 40).all()
 
 
-def test_frames_out_of_turn_are_left_out_and_counted(monkeypatch):
+def test_frames_out_of_turn_are_left_out_and_counted():
     given = frames(0, 40)
     given.insert(20, given[18])
     given.insert(10, SourceFrame(None, None, given[0].image))
-    kept, feed = scripted(monkeypatch, [(given,)])
+    kept, feed = scripted([(given,)])
     assert feed.n_dropped == 2
     assert not [k for k, _ in kept.events if k == "jump"]
     assert len(kept.windows) >= 5
 
 
-def test_another_size_parts_windows_and_is_told(monkeypatch):
-    kept, feed = scripted(monkeypatch, [(frames(0, 40) + frames(2000, 40, size=(64, 48)),)])
+def test_another_size_parts_windows_and_is_told():
+    kept, feed = scripted([(frames(0, 40) + frames(2000, 40, size=(64, 48)),)])
     sizes = [values["reason"] for kind, values in kept.events if kind == "size"]
     assert sizes == ["frames are of 48x64 pixels from now on"]
     for window in kept.windows:
@@ -204,9 +202,9 @@ def test_another_size_parts_windows_and_is_told(monkeypatch):
     assert len(kept.windows) >= 12
 
 
-def test_a_source_without_times_gets_those_of_arrival(monkeypatch):
+def test_a_source_without_times_gets_those_of_arrival():
     timeless = [SourceFrame(None, None, frame.image) for frame in frames(0, 300)]
-    kept, feed = scripted(monkeypatch, [(timeless,)])
+    kept, feed = scripted([(timeless,)])
     assert feed.n_dropped == 0
     assert feed.n_frames == 300
     for window in kept.windows:

@@ -3,6 +3,7 @@
 import io
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -14,7 +15,6 @@ from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import LeaseLostError, StorageError
 from pipeline.status import Status
 from pipeline.stream.recording import MAX_SHARDS_WAITING, Recording, Terms, write_clip
-from pipeline.stream.session import Session
 from pipeline.stream.sessions import new_session, urls_of
 from tests.stream.made import ROWS_PER_SHARD, SOURCES, rows_of, session, window
 from tests.support.processes import until
@@ -22,14 +22,25 @@ from tests.support.processes import until
 TERMS = Terms(rows_per_shard=ROWS_PER_SHARD, flush_s=600.0)
 
 
-def recording(out, terms=TERMS, events=None):
+def begun_in(out):
+    return session(Path(new_session(str(out))))
+
+
+def recording(out, terms=TERMS, events=None, begin=None):
     return Recording(
         str(out),
-        lambda: session(Path(new_session(str(out)))),
+        begin or partial(begun_in, out),
         {source.name: source.shown for source in SOURCES},
         terms,
         lambda stream, kind, values: None if events is None else events.append((kind, values)),
     )
+
+
+def taken_away(url):
+    """Have a session that has written nothing yet find a file where its folder is to be."""
+    file = Path(url)
+    file.touch()
+    return file
 
 
 def statuses(url):
@@ -83,40 +94,47 @@ def test_sessions_follow_each_other_and_old_ones_go(tmp_path):
     )
 
 
-def test_a_storage_that_is_away_costs_no_more_than_what_fits(tmp_path, monkeypatch):
+def test_a_storage_that_is_away_costs_no_more_than_what_fits(tmp_path):
     events = []
     keeps = recording(tmp_path, events=events)
     keeps.start()
-    real = Session.commit
-
-    def refuse(self, rows):
-        raise StorageError("https://eve:hunter2@store is away")
-
-    monkeypatch.setattr(Session, "commit", refuse)
+    away = taken_away(keeps.sessions[0])
     bound = MAX_SHARDS_WAITING * ROWS_PER_SHARD
     for each, columns in rows_of([window(n) for n in range(bound + 5)]):
         keeps.record(each, columns)
     assert keeps.n_lost == 5
     until(lambda: any(kind == "storage" for kind, _ in events))
-    assert "hunter2" not in str(events)
-    monkeypatch.setattr(Session, "commit", real)
+    away.unlink()
     until(lambda: keeps.n_written == bound)
     keeps.close()
     assert statuses(keeps.sessions[0]) == [Status.OK] * bound
 
 
-def test_where_it_is_asked_for_windows_wait_for_the_storage(tmp_path, monkeypatch):
+def test_what_a_storage_says_is_told_without_credentials(tmp_path):
+    events = []
+
+    def begin():
+        if keeps.sessions:
+            raise StorageError("https://eve:hunter2@store is away")
+        return begun_in(tmp_path)
+
+    # Of sessions without length each shard begins one.
+    keeps = recording(tmp_path, replace(TERMS, session_s=0.0), events, begin)
+    keeps.start()
+    (row,) = rows_of([window(0)])
+    keeps.record(*row)
+    with pytest.raises(StorageError, match=r"^https://\*\*\*@store is away$"):
+        keeps.close()
+    assert any(kind == "storage" for kind, _ in events)
+    assert "hunter2" not in str(events)
+
+
+def test_where_it_is_asked_for_windows_wait_for_the_storage(tmp_path):
     keeps = recording(tmp_path, replace(TERMS, waits=True))
     keeps.start()
-    real, n_refused = Session.commit, []
-
-    def refuse(self, rows):
-        if len(n_refused) < 3:
-            n_refused.append(1)
-            raise StorageError("away")
-        real(self, rows)
-
-    monkeypatch.setattr(Session, "commit", refuse)
+    away = taken_away(keeps.sessions[0])
+    # As soon as it is told that the storage is away, it is back.
+    keeps.event = lambda stream, kind, values: away.unlink() if kind == "storage" else None
     n_windows = (MAX_SHARDS_WAITING + 3) * ROWS_PER_SHARD
     for each, columns in rows_of([window(n) for n in range(n_windows)]):
         keeps.record(each, columns)
@@ -125,17 +143,13 @@ def test_where_it_is_asked_for_windows_wait_for_the_storage(tmp_path, monkeypatc
     assert statuses(keeps.sessions[0]) == [Status.OK] * n_windows
 
 
-def test_what_can_not_be_written_at_the_end_is_an_error(tmp_path, monkeypatch):
+def test_what_can_not_be_written_at_the_end_is_an_error(tmp_path):
     keeps = recording(tmp_path)
     keeps.start()
+    taken_away(keeps.sessions[0])
     (row,) = rows_of([window(0)])
-
-    def refuse(self, rows):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Session, "commit", refuse)
     keeps.record(*row)
-    with pytest.raises(StorageError, match="no space left"):
+    with pytest.raises(StorageError, match="File exists"):
         keeps.close()
 
 

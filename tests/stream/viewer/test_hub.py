@@ -1,6 +1,7 @@
 """The latest of each kind, to any number of followers, from any thread."""
 
 import asyncio
+import json
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from pipeline.stream.explained import Viewer
 from pipeline.stream.viewer.hub import Hub
 from tests.stream.viewer.feeds import explained, picture, status
+from tests.support.processes import until
 
 
 def followed(act, n, **options):
@@ -82,17 +84,21 @@ def test_the_shown_class_follows_every_window_whoever_looks():
     assert hub._latest["window", 0].shown.label == "y"
 
 
-def test_a_message_is_encoded_once_and_its_age_told_each_time(monkeypatch):
-    from pipeline.stream.viewer import messages
-
-    calls, encode = [], messages.window_body
-    monkeypatch.setattr(messages, "window_body", lambda *args: calls.append(1) or encode(*args))
+def test_a_message_is_encoded_once_and_its_age_told_each_time():
     hub = Hub(["a"])
     hub.shown(explained("a", age_s=1.0))
-    entry = hub._latest["window", 0]
-    first, second = entry.message(), entry.message()
-    assert len(calls) == 1
+    hub.picture(picture("a"))
+    window, image = hub._latest["window", 0], hub._latest["picture", 0]
+    first, first_image = window.message(), image.message()
+    assert json.loads(first)["age_s"] >= 1
+    # Values that change afterwards are what an encoder would see if it were asked again.
+    window.value.spatial[:] = 1
+    image.value.image[:] = 0
+    # Until the age has another millisecond.
+    second = until(lambda: (told := window.message()) != first and told)
+    assert json.loads(second)["age_s"] > json.loads(first)["age_s"]
     assert first.partition(",")[2] == second.partition(",")[2]
+    assert image.message() is first_image
 
 
 def test_followers_end_with_the_hub_and_values_from_many_threads_all_count():
