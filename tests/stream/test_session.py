@@ -1,6 +1,8 @@
 """A session is a run at every moment, and after every way of being cut off."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,27 +15,11 @@ from pipeline.store.pending import read_status
 from pipeline.store.run_folder import store_url
 from pipeline.store.state import read_state
 from pipeline.store.verify import check_store
-from pipeline.stream import session as sessions
-from pipeline.stream.session import Paths, Row, finish, finish_cut_off
+from pipeline.stream.session import Paths, finish, finish_cut_off
 from pipeline.stream.source import Source
+from tests.stream.cut_sessions import rows
 from tests.stream.made import ROWS_PER_SHARD, rows_of, session, window
-
-
-def rows(*numbers):
-    return [
-        Row(
-            columns,
-            {
-                "video_id": str(columns["video_id"][0]),
-                "path": "cam",
-                "start_time": each.start_s,
-                "end_time": each.end_s,
-                "stream": each.stream,
-                "window": each.number,
-            },
-        )
-        for each, columns in rows_of([window(number) for number in numbers])
-    ]
+from tests.support.mutations import seed_of_the_day
 
 
 def test_it_is_a_run_while_it_grows(tmp_path):
@@ -74,82 +60,55 @@ def test_a_shard_that_is_not_full_is_filled_up_with_unused_rows(tmp_path):
     check_store(open_store(store_url(live.url)))
 
 
-class CutError(BaseException):
-    """A process that is killed."""
+EVERY = 12
+"""Of the changes that a commit makes on the disk, so many are one apart in the fast tests."""
 
 
-STEPS = ("write_manifest", "append_rows", "write_shard")
+def sessions_met(folder, how, step):
+    """Sessions that met a kill or a full disk, at every so many changes of their second shard; and
+    one that met none. URLs, and what the process said."""
+    first = seed_of_the_day() % step
+    command = [sys.executable, "-m", "tests.stream.cut_sessions", str(folder), how]
+    command += [str(first), str(step)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=600)
+    told = json.loads(done.stdout)
+    # Its rows of the manifest, the record, sizes of arrays, and what they hold.
+    assert step * len(told) > 40
+    return [(str(folder / str(number)), each["said"]) for number, each in enumerate(told)]
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_cut_off_anywhere_it_is_finished_and_nothing_is_torn(tmp_path, monkeypatch, step, after):
-    live = session(tmp_path / "s")
-    live.commit(rows(0, 1, 2, 3))
-    before = open_run(live.url).load()
-    real = getattr(sessions, step)
-
-    def cut(*args, **kwargs):
-        if after:
-            real(*args, **kwargs)
-        raise CutError
-
-    monkeypatch.setattr(sessions, step, cut)
-    with pytest.raises(CutError):
-        live.commit(rows(4, 5, 6, 7))
-    monkeypatch.undo()
-    # Readers get along with it as it is.
-    assert read_state(live.url).summary.counts[Status.OK] >= 4
-    finish_cut_off([live.url, str(tmp_path / "nothing")])
-    store = open_store(store_url(live.url))
-    status = read_status(store)
-    assert (status != Status.PENDING).all()
-    assert np.isin(status[4:], [Status.OK, Status.UNUSED]).all()
-    whole = step == "write_shard" and after
-    assert (status == Status.OK).sum() == (8 if whole else 4)
-    check_store(store)
-    again = open_run(live.url).isel(clip=slice(4)).load()
-    assert again.equals(before)
-    assert finish(live.url) == 0
+@pytest.mark.parametrize("step", [EVERY, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_anywhere_it_is_finished_and_nothing_is_torn(tmp_path, step):
+    met = sessions_met(tmp_path, "kill", step)
+    before = open_run(met[-1][0]).isel(clip=slice(4)).load()
+    n_finished = 0
+    for url, _ in met:
+        # Readers get along with it as it is.
+        assert read_state(url).summary.counts[Status.OK] >= 4
+        n_finished += finish_cut_off([url, str(tmp_path / "nothing")]) == [url]
+        store = open_store(store_url(url))
+        status = read_status(store)
+        n_rows = len(status)
+        assert n_rows in (4, 8)
+        whole = url == met[-1][0]
+        assert (status[:4] == Status.OK).all()
+        assert (status[4:] == (Status.OK if whole else Status.UNUSED)).all()
+        check_store(store)
+        assert open_run(url).isel(clip=slice(4)).load().equals(before)
+        assert finish(url) == 0
+    assert n_finished
 
 
-def test_cut_off_between_two_arrays_it_is_finished(tmp_path, monkeypatch):
-    from pipeline.store import append
-
-    live = session(tmp_path / "s")
-    live.commit(rows(0, 1, 2, 3))
-
-    def cut(store):
-        array = store.array("spatial")
-        array.resize((store.layout.n_rows, *array.shape[1:]))
-        raise CutError
-
-    monkeypatch.setattr(append, "finish_append", cut)
-    with pytest.raises(CutError):
-        live.commit(rows(4))
-    monkeypatch.undo()
-    assert finish_cut_off([live.url]) == [live.url]
-    status = read_status(open_store(store_url(live.url)))
-    assert status.tolist() == [Status.OK] * 4 + [Status.UNUSED] * 4
-
-
-def test_a_commit_that_failed_is_done_again(tmp_path, monkeypatch):
-    live = session(tmp_path / "s")
-    live.commit(rows(0, 1, 2, 3))
-
-    def refuse(*args, **kwargs):
-        raise OSError("the disk is full")
-
-    for step in STEPS:
-        monkeypatch.setattr(sessions, step, refuse)
-        with pytest.raises(OSError, match="full"):
-            live.commit(rows(4, 5))
-        monkeypatch.undo()
-    live.commit(rows(4, 5))
-    live.commit(rows(6, 7, 8, 9))
-    ds = open_run(live.url)
-    assert (ds["status"].values == Status.OK).sum() == 10
-    assert read_manifest(live.manifest_url).n_rows == 12
+@pytest.mark.parametrize("step", [EVERY, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_commit_that_a_full_disk_refused_anywhere_is_done_again(tmp_path, step):
+    met = sessions_met(tmp_path, "fail", step)
+    for url, said in met[:-1]:
+        assert "No space left" in said
+        ds = open_run(url)
+        assert (ds["status"].values == Status.OK).sum() == 8
+        assert read_manifest(f"{url}/manifest.parquet").n_rows == 8
+        check_store(open_store(store_url(url)))
+    assert met[-1][1] == ""
 
 
 def test_files_have_paths_below_one_root_and_other_streams_their_names(tmp_path):
