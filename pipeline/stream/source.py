@@ -7,6 +7,7 @@ else is refused by name. Credentials of a URL go to libav alone; what is shown a
 
 import os
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -62,6 +63,11 @@ _SCHEMES = {
     "tcp": _Scheme("tcp", _RECORDINGS),
 }
 """Schemes that are allowed."""
+
+_UNTRUSTED = (
+    "if its certificate is its own, or of somebody who isn't trusted here, name a file with it in "
+    "SSL_CERT_FILE"
+)
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _NAME = re.compile(r"\w[\w.-]*")
@@ -286,13 +292,29 @@ def _opened_by_libav(source: Source) -> Any:
     scheme = _SCHEMES[source.url.partition("://")[0].lower()]
     options |= {"protocol_whitelist": scheme.protocols, "format_whitelist": scheme.formats}
     options |= dict(scheme.options)
-    return av.open(
-        source.resolved(),
-        format=scheme.format,
-        timeout=timeout,
-        options=options,
-        metadata_errors="replace",
-    )
+    is_encrypted = "tls" in scheme.protocols
+    if is_encrypted:
+        options |= _trust()
+    url = source.resolved()
+    try:
+        return av.open(
+            url,
+            format=scheme.format,
+            timeout=timeout,
+            options=options,
+            metadata_errors="replace",
+        )
+    except av.FFmpegError as error:
+        if not is_encrypted:
+            raise
+        # libav doesn't say what it was that failed.
+        raise SourceError(f"can't be opened: {reason_of(error)}; {_UNTRUSTED}") from error
+
+
+def _trust() -> dict[str, str]:
+    """Have a peer's certificate be checked, as libav takes any if it isn't told to."""
+    trusted = ssl.get_default_verify_paths().cafile
+    return {"tls_verify": "1"} | ({} if trusted is None else {"ca_file": trusted})
 
 
 def _demuxer(source: Source) -> str:

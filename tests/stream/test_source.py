@@ -1,14 +1,25 @@
 """What may be opened, and what is told of a URL."""
 
+import ipaddress
+import ssl
 import threading
 import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline.errors import ConfigError
 from pipeline.stream.source import Pace, Source, SourceError, opened, parse_source
 from tests.support.clips import numbered_frames, pyav_frames, read_numbers, write_mp4
+from tests.support.recordings import write_kind
+from tests.support.rtsp_server import camera
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +95,67 @@ def test_a_host_that_does_not_answer_is_told_without_credentials():
     ):
         pass
     assert "hunter2" not in str(told.value)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate that 127.0.0.1 has signed itself, with its key."""
+    path = tmp_path_factory.mktemp("certificate") / "own.pem"
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "camera")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    own = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path.write_bytes(own.public_bytes(serialization.Encoding.PEM) + private)
+    return path
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def over_https(path, context):
+    handler = partial(Quiet, directory=str(path.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}/{path.name}"
+        server.shutdown()
+
+
+@contextmanager
+def over_rtsps(path, context):
+    with camera(path, 1.0) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        yield f"rtsps://127.0.0.1:{server.server_address[1]}/live"
+
+
+@pytest.mark.parametrize("served", [over_https, over_rtsps])
+def test_a_certificate_is_checked(tmp_path, certificate, monkeypatch, served):
+    path = write_kind(tmp_path, "interlaced.ts")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with served(path, context) as url:
+        source = Source("cam", url)
+        with pytest.raises(SourceError, match="SSL_CERT_FILE"), opened(source):
+            pass
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with opened(source) as trusted:
+            assert next(iter(trusted.frames())).image.shape == pyav_frames(path)[0].shape
 
 
 def test_a_pace_waits_as_long_as_the_frames_are_apart():
