@@ -1,6 +1,7 @@
 """Drift the whole way: rendered streams in files, a trained model, `jobs.live`, and its events."""
 
 import json
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -14,6 +15,8 @@ MODEL = "pipeline/synthetic/checkpoints/shortcuts"
 CANVAS = Canvas(128, 96, 5, 3.0, 3.0)
 """Scenes of 3 s at 5 frames/s."""
 DRIFTS = ("logo", "background", "camera turned aside", "camera on its side")
+SKY_ROWS = 32
+"""Of the canvas, above the scenes of a stream that has an up and a down."""
 DRIFT_AT_S = 60.0
 WINDOW_S, HOP_S = 3.0, 1.0
 MAX_WINDOWS = 50
@@ -22,15 +25,22 @@ USUAL_SEED = 9000
 USUAL_S = 600.0
 
 
-def frames(length_s, seed, drift=None):
-    """A stream; behind `DRIFT_AT_S` it has the drift."""
+def frames(length_s, seed, drift=None, *, sky=False):
+    """A stream; behind `DRIFT_AT_S` it has the drift.
+
+    Scenes are drawn without an up or a down: their actors are as often above as beside each other.
+    With a sky they have one, as what a camera sees outdoors.
+    """
     cue = drift if drift in ("logo", "background") else "none"
     from_s = length_s if drift is None else DRIFT_AT_S
-    for number, image in zip(
-        count(), stream_frames(length_s, from_s, seed, CANVAS, cue), strict=False
-    ):
+    ground = replace(CANVAS, height=CANVAS.height - SKY_ROWS) if sky else CANVAS
+    shades = np.linspace(210, 160, CANVAS.height - ground.height)[:, None, None]
+    above = np.repeat(shades * (0.8, 0.9, 1.0), CANVAS.width, axis=1).astype(np.uint8)
+    scenes = stream_frames(length_s, from_s, seed, ground, cue)
+    for number, image in zip(count(), scenes, strict=False):
+        seen = np.concatenate([above, image])
         turned = number / CANVAS.fps >= from_s and cue == "none"
-        yield turn(image, drift) if turned else image
+        yield turn(seen, drift) if turned else seen
 
 
 def turn(image, how):
@@ -46,10 +56,10 @@ def turn(image, how):
     return turned
 
 
-def explain(folder, name, length_s, seed, drift=None, *, against=None):
+def explain(folder, name, length_s, seed, drift=None, *, sky=False, against=None):
     """Write a stream, go through it, and give the windows of its alarms: (to, from) each."""
     path = folder / f"{name}.mp4"
-    write_frames(path, frames(length_s, seed, drift), CANVAS)
+    write_frames(path, frames(length_s, seed, drift, sky=sky), CANVAS)
     out = folder / name
     config = {
         "sources": (f"camera={path}",),
@@ -69,10 +79,11 @@ def explain(folder, name, length_s, seed, drift=None, *, against=None):
     return [event for event in map(json.loads, lines) if event["event"] == "drift"]
 
 
-def usual(folder):
+def usual(folder, *, sky=False):
     """Sessions of a stream without drift, to hold others against."""
-    explain(folder, "usual", USUAL_S, USUAL_SEED)
-    return folder / "usual"
+    name = "usual under a sky" if sky else "usual"
+    explain(folder, name, USUAL_S, USUAL_SEED, sky=sky)
+    return folder / name
 
 
 def first_affected():
