@@ -26,7 +26,7 @@ def against(tmp_path_factory):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-# A camera on its side was not found in these scenes (seed 1, within 55 windows).
+# In these scenes a camera on its side sees what it saw: they have no up and no down.
 @pytest.mark.parametrize("drift", DRIFTS[:3])
 def test_planted_drift_is_found_within_50_windows(against, tmp_path, drift, seed):
     length_s = DRIFT_AT_S + MAX_WINDOWS + 5
@@ -35,6 +35,18 @@ def test_planted_drift_is_found_within_50_windows(against, tmp_path, drift, seed
     assert all(event["to_window"] >= first_affected() for event in alarms)
     assert delay(alarms) is not None
     assert delay(alarms) <= MAX_WINDOWS
+
+
+def test_a_camera_on_its_side_is_found_where_there_is_an_up_and_a_down(tmp_path):
+    against = usual(tmp_path, sky=True)
+    for seed in SEEDS:
+        length_s = DRIFT_AT_S + MAX_WINDOWS + 5
+        alarms = explain(
+            tmp_path, f"{seed}", length_s, seed, "camera on its side", sky=True, against=against
+        )
+        print([event["said"] for event in alarms])
+        assert delay(alarms) is not None
+        assert delay(alarms) <= MAX_WINDOWS
 
 
 @pytest.mark.parametrize("seed", SEEDS)
