@@ -77,7 +77,7 @@ def sessions_met(folder, how, step):
     return [(str(folder / str(number)), each["said"]) for number, each in enumerate(told)]
 
 
-@pytest.mark.parametrize("step", [EVERY, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [EVERY, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_anywhere_it_is_finished_and_nothing_is_torn(tmp_path, step):
     met = sessions_met(tmp_path, "kill", step)
     before = open_run(met[-1][0]).isel(clip=slice(4)).load()
@@ -88,18 +88,19 @@ def test_killed_anywhere_it_is_finished_and_nothing_is_torn(tmp_path, step):
         n_finished += finish_cut_off([url, str(tmp_path / "nothing")]) == [url]
         store = open_store(store_url(url))
         status = read_status(store)
-        n_rows = len(status)
-        assert n_rows in (4, 8)
-        whole = url == met[-1][0]
+        assert len(status) in (4, 8)
+        assert np.isin(status, [Status.OK, Status.UNUSED]).all()
         assert (status[:4] == Status.OK).all()
-        assert (status[4:] == (Status.OK if whole else Status.UNUSED)).all()
+        # All of a shard or nothing; whoever wasn't killed has all of it.
+        assert len(set(status[4:].tolist())) <= 1
+        assert url != met[-1][0] or (status == Status.OK).all()
         check_store(store)
         assert open_run(url).isel(clip=slice(4)).load().equals(before)
         assert finish(url) == 0
     assert n_finished
 
 
-@pytest.mark.parametrize("step", [EVERY, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [EVERY, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_commit_that_a_full_disk_refused_anywhere_is_done_again(tmp_path, step):
     met = sessions_met(tmp_path, "fail", step)
     for url, said in met[:-1]:
