@@ -8,10 +8,10 @@ import zarr
 from numpy.typing import NDArray
 
 from analysis.runs import attribute, record_of
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
 from pipeline.storage.zarr_store import zarr_location
-from pipeline.store.opening import open_store
+from pipeline.store.opening import DAMAGE, Absent, Unfinished, find_store, open_store
 from pipeline.store.pending import read_status
 from pipeline.store.record import RunIdentity
 from pipeline.store.run_folder import faithfulness_url, metrics_url
@@ -38,7 +38,7 @@ def metric_columns(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, 
     Returns
     -------
     (rows,) floats each; NaN for clips that weren't measured. Beside what ``metrics.zarr`` holds,
-    there are those of `MEASURED`. A note is added for what is of another run and is left out.
+    there are those of `MEASURED`. What is of another run, or damaged, is left out; a note says so.
     """
     return {**_of_ground_truth(run_url, ds, notes), **_of_perturbed_clips(run_url, ds, notes)}
 
@@ -55,11 +55,15 @@ def _of_ground_truth(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str
         notes.append(f"{url} is of another run and is left out")
         return {}
     n_rows = ds.sizes["clip"]
-    columns = {
-        name: array[:]
-        for name, array in sorted(group.arrays())
-        if array.shape == (n_rows,) and array.dtype.kind == "f"
-    }
+    try:
+        columns = {
+            name: array[:]
+            for name, array in sorted(group.arrays())
+            if array.shape == (n_rows,) and array.dtype.kind == "f"
+        }
+    except DAMAGE as error:
+        notes.append(_damaged(url, error))
+        return {}
     if "mask_share_attribution" in columns and "mask_covered" in columns:
         with np.errstate(invalid="ignore", divide="ignore"):
             covered = np.where(columns["mask_covered"] > 0, columns["mask_covered"], np.nan)
@@ -70,13 +74,16 @@ def _of_ground_truth(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str
 def _of_perturbed_clips(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
     """Gaps of the clips of a sample that the model was asked about, less those of random orders."""
     url = metrics_url(faithfulness_url(run_url))
+    if isinstance(find_store(url), Absent | Unfinished):
+        return {}
     try:
         store = open_store(url)
         status = read_status(store)
         rows, gap, random_gap = (
             np.asarray(store.array(name)[:]) for name in ("run_row", "gap", "random_gap")
         )
-    except (OSError, StoreError):
+    except (StoreError, *DAMAGE) as error:
+        notes.append(_damaged(url, error))
         return {}
     if not _is_sample_of(store.record.identity, record_of(ds).identity):
         notes.append(f"{url} is of another run and is left out")
@@ -88,6 +95,10 @@ def _of_perturbed_clips(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[
         values[rows[ok]] = (gap - random_gap)[ok, :, place].mean(axis=1)
         columns[f"gap_{unit}"] = values
     return columns
+
+
+def _damaged(url: str, error: Exception) -> str:
+    return f"{url} can't be read and is left out: {reason_of(error)}"
 
 
 def _is_sample_of(sample: RunIdentity, run: RunIdentity) -> bool:

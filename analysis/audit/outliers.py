@@ -19,8 +19,8 @@ Float64Array = NDArray[np.float64]
 _QUARTILES_APART = float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
 """Distance of a normal distribution's quartiles, in standard deviations."""
 _UPPER_SHARE = 0.9
-"""Share of clips below the quantile that also measures the spread above the median: as many as a
-tenth of odd clips don't move it."""
+"""Share of clips below the quantile that also measures the spread above the median: a few percent
+of odd clips move it little."""
 _LEAST_CHANCE = 0.01
 """P by chance of fitting the class so badly, above which a clip counts as one of it."""
 
@@ -79,16 +79,15 @@ class ClassProducts:
 def _beyond_class(value: float, members: Float64Array) -> float:
     """One-sided p for a value above those of a class's other clips, by Student's t.
 
-    It is measured from their median, by their deviation or, as they are skewed, that of their
-    highest tenth if it is wider.
+    Where they are skewed, their deviation is that of their highest tenth if it is wider.
     """
-    n = len(members)
+    n, mean = len(members), float(members.mean())
     middle, upper = np.quantile(members, [0.5, _UPPER_SHARE])
     above = (upper - middle) / float(stats.norm.ppf(_UPPER_SHARE))
     deviation = max(float(members.std(ddof=1)), float(above)) * np.sqrt(1 + 1 / n)
     if deviation <= 0:
-        return 0.0 if value > middle else 1.0
-    return float(stats.t.sf((value - middle) / deviation, n - 1))
+        return 0.0 if value > mean else 1.0
+    return float(stats.t.sf((value - mean) / deviation, n - 1))
 
 
 def _beyond_all(lack: Float64Array, groups: NDArray[np.integer]) -> Float64Array:
@@ -96,7 +95,7 @@ def _beyond_all(lack: Float64Array, groups: NDArray[np.integer]) -> Float64Array
 
     The logarithm of what clips lack is taken to be normal above its class's median, with one spread
     for all classes: that of the quartiles or, as it is skewed, that of the highest tenth if it is
-    wider. The few clips that are looked for don't move medians and these quantiles.
+    wider. The clips that are looked for move these little as long as they are a few percent.
     """
     logs = np.log(np.maximum(lack, 1e-9))
     for index in np.unique(groups):

@@ -41,7 +41,8 @@ def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Findin
         if min(wrong.sum(), (~wrong).sum()) < settings.min_clips:
             continue
         others = prediction[(label >= 0) & (label != index)]
-        if (~wrong).mean() < _LEAST_KNOWN * (others == index).mean():
+        of_others = (others == index).mean() if len(others) else 0.0
+        if (~wrong).mean() < _LEAST_KNOWN * of_others:
             continue
         tested = []
         for name in names:

@@ -179,6 +179,8 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
                 return
             # Ray Data itself looks who is alive between two rounds, and this is within one.
             models.refresh_actor_state()
+            # Frames that waited for a model to be started again don't ask for another one.
+            self._unfed_at_s = time.monotonic()
             self._check_models()
             self._watch()
 

@@ -106,7 +106,7 @@ def check_sizes(config: PretrainedConfig, name: str) -> None:
             raise ModelError(
                 f"{where}, expected a whole number from {least} to {most:,}, as {usual}"
             )
-    # A model that isn't built on this stops at its first clip only.
+    # transformers' TimeSformer notices this only when the first clip is read.
     width, n_heads = (getattr(config, key, None) for key in ("hidden_size", "num_attention_heads"))
     if width and n_heads and width % n_heads:
         raise ModelError(

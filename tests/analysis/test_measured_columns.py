@@ -73,6 +73,29 @@ def test_a_sample_of_another_run_is_left_out_and_said(asked):
     assert "is of another run" in notes[0]
 
 
+@pytest.mark.parametrize("of", ["faithfulness/metrics.zarr/gap/c/0/0/0", "metrics.zarr/lift/c/0"])
+def test_damaged_values_are_left_out_and_said(asked, tmp_path, of):
+    run = shutil.copytree(asked / "run", tmp_path / "run")
+    group = zarr.open_group(run / "metrics.zarr", mode="w")
+    group.attrs["identity"] = open_run(str(run)).attrs["identity"]
+    group["lift"] = np.ones(N_CLIPS, np.float32)
+    (file,) = run.glob(of)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    notes = []
+    columns = metric_columns(str(run), open_run(str(run)), notes)
+    assert ("gap_patches" in columns) == (not of.startswith("faithfulness"))
+    if "gap_patches" in columns:
+        assert notes == [] or "can't be read and is left out" in notes[0]
+    else:
+        assert "can't be read and is left out" in notes[0]
+        assert columns["lift"].tolist() == [1] * N_CLIPS
+    (run / "faithfulness" / "metrics.zarr" / "run_row" / "zarr.json").unlink()
+    assert "gap_patches" not in metric_columns(str(run), open_run(str(run)), notes)
+    assert "can't be read and is left out" in notes[-1]
+
+
 def test_the_page_has_them_by_class_though_they_were_measured_after_the_scores(asked):
     run = str(asked / "run")
     shutil.move(asked / "run" / "faithfulness", asked / "kept")
