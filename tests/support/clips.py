@@ -1,6 +1,8 @@
 """Video files for tests, made with PyAV; their frames carry their own number."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -73,7 +75,7 @@ def write_mp4(
     """
     rate = Fraction(fps).limit_denominator(1001)
     container_options = {"movflags": "+faststart"} if faststart else {}
-    with av.open(str(path), "w", options=container_options) as container:
+    with _usual_scheduling(), av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
@@ -86,6 +88,18 @@ def write_mp4(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+@contextmanager
+def _usual_scheduling() -> Iterator[None]:
+    """Undo what SVT-AV1 does where it may, as root: it leaves this thread in the real-time class.
+
+    The thread and whatever it starts would then go before every other process of the machine, such
+    as the Ray of other tests.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    os.sched_setscheduler(0, policy, parameters)
 
 
 def write_audio(path: Path) -> Path:
