@@ -20,14 +20,6 @@ SETTERS = ("setattr", "delattr", "setitem", "delitem", "patch")
 OF_PATCH = ("object", "dict", "multiple")
 """The same, as attributes of ``patch``."""
 
-OWED: tuple[str, ...] = (
-    "stream/test_feed.py",
-    "stream/test_recording.py",
-    "stream/test_session.py",
-    "stream/viewer/test_hub.py",
-)
-"""Files that still patch: this list gets shorter, and never longer."""
-
 
 def is_ours(dotted):
     return (dotted or "").partition(".")[0] in OURS
@@ -106,9 +98,9 @@ def test_no_test_patches_the_inside_of_this_project():
     files = [path for path in TESTS.rglob("*.py") if path != Path(__file__)]
     found = {path.relative_to(TESTS).as_posix(): patches(path.read_text()) for path in files}
     found = {file: lines for file, lines in sorted(found.items()) if lines}
-    new = {file: lines for file, lines in found.items() if file not in OWED}
-    assert not new, f"lines of tests that patch the project, which hands in what they need: {new}"
-    assert set(OWED) <= set(found), "some patch nothing any more: take them off the list"
+    assert not found, (
+        f"lines of tests that patch the project, which hands in what they need: {found}"
+    )
 
 
 PATCHED = {
