@@ -163,20 +163,19 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         return now_s - self._ended_at_s
 
     def _wait_for_a_model(self) -> None:
-        """Hold an execution in which nothing goes on until there is a model.
+        """Hold an execution until there is a model, if there is none yet or those there were died.
 
-        Ray Data takes it to be stuck, and starts a task whatever its policies say. So decoding
-        would go on for as long as models are loaded, be it again since their processes have died.
+        Ray Data takes an execution without running tasks to be stuck, and starts a task whatever
+        its policies say, so decoding would go on for as long as models are being loaded.
         """
         (models,) = self._attribute.get_autoscaling_actor_pools()
-        while not models.num_alive_actors() and self._is_idle():
+        if not models.num_running_actors():
             starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
-            if not starting and not models.num_running_actors():
-                return
-            if not starting:
-                time.sleep(_LOOK_S)
-            elif ray.wait(starting, num_returns=1, timeout=_WAIT_S)[0]:
-                return
+            while starting and not ray.wait(starting, num_returns=1, timeout=_WAIT_S)[0]:
+                self._watch()
+            return
+        while not models.num_alive_actors() and self._is_idle():
+            time.sleep(_LOOK_S)
             # Ray Data itself looks who is alive between two rounds, and this is within one.
             models.refresh_actor_state()
             # Frames that waited for a model to be started again don't ask for another one.
