@@ -5,6 +5,7 @@ import weakref
 from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
+from random import Random
 
 import numpy as np
 import pytest
@@ -26,13 +27,24 @@ from pipeline.status import Status
 from tests.attribution.test_attention import SquareMatrices
 from tests.support.checkpoints import CLASS_NAMES
 from tests.support.families import FAMILIES, eager_reference
+from tests.support.mutations import seed_of_the_day
 from tests.support.runs import plain_columns, prepared, write_inputs
 
 EACH = pytest.mark.parametrize("name", FAMILIES)
+ALL_LAYERS = {"layers": "all", "heads": "keep"}
 ONE_AND_THE_OTHERS_SLOW = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name == "vivit" else [pytest.mark.slow]) for name in FAMILIES],
 )
+
+
+def of_the_day(name, *methods):
+    """Draw a family's method, another one on other days, as each takes its time."""
+    method = Random(f"{seed_of_the_day()} {name}").choice(methods)
+    print(name, method)
+    return method
+
+
 WITH_ATTENTION_FUNCTION = [name for name in FAMILIES if not name.startswith("timesformer")]
 """TimeSformer looks none up; tests/attribution/test_attention.py holds its rows in bfloat16."""
 
@@ -500,11 +512,8 @@ def test_a_compiled_models_gradients_go_through_the_pieces(name, tmp_path):
 
 @pytest.mark.slow
 @EACH
-@pytest.mark.parametrize(
-    "method",
-    [{}, {"layers": "all", "heads": "keep"}, {"name": "rollout"}, {"name": "evidence"}],
-)
-def test_a_compiled_model_is_not_compiled_again_for_batches_of_one_shape(name, method, tmp_path):
+def test_a_compiled_model_is_not_compiled_again_for_batches_of_one_shape(name, tmp_path):
+    method = of_the_day(name, {}, ALL_LAYERS, {"name": "rollout"}, {"name": "evidence"})
     adapter = load(FAMILIES[name].save(tmp_path))
     torch.compiler.reset()
     adapter.model.compile(backend="eager")
@@ -601,18 +610,12 @@ def live_tensors():
 @pytest.mark.parametrize(
     "method",
     [
-        *(
-            pytest.param(method, marks=pytest.mark.slow)
-            for method in (
-                {"layers": "all", "heads": "keep"},
-                {"name": "rollout"},
-                {"name": "contribution"},
-            )
-        ),
+        pytest.param(None, marks=pytest.mark.slow, id="of the day"),
         {"name": "evidence", "change_weighted": True, "frame_importance": "gradient"},
     ],
 )
 def test_explaining_over_and_over_and_then_another_model_keeps_nothing(name, method, tmp_path):
+    method = method or of_the_day(name, ALL_LAYERS, {"name": "rollout"}, {"name": "contribution"})
     family = FAMILIES[name]
     folders = [family.save(tmp_path / str(seed), seed=seed) for seed in (3, 4)]
 
