@@ -44,6 +44,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The processes share the CPUs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ray's workers usually give way to all others: beside the other process they starve, and what
+    # is to be there in time isn't.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 # How long an example takes depends on what else the machine does. Each run draws other examples.
 settings.register_profile("staa", settings(), deadline=None, max_examples=30)
