@@ -49,7 +49,7 @@ def inputs(tmp_path_factory):
         "a": write_mp4(folder / "a.mp4", random_frames(N_FRAMES, seed=1), FPS),
         "b": write_mp4(folder / "b.mkv", random_frames(N_FRAMES, seed=2), FPS),
         # Which a busy machine has time to interrupt.
-        "long": write_mp4(folder / "long.mp4", random_frames(900, seed=3), 10.0),
+        "long": write_mp4(folder / "long.mp4", random_frames(300, seed=3), 10.0),
     }
 
 
