@@ -79,7 +79,7 @@ test: install  ## Run the tests that take some minutes: every contract, each kin
 	@echo "== tests"
 	$(PYTEST) -m "not slow"
 
-test-slow: install  ## Run the other tests: chaos with the day's seeds, lost nodes, compiled models
+test-slow: install  ## Run the other tests: processes that die each time, lost nodes, compiled models
 	@echo "== slow tests"
 	$(PYTEST) -m slow
 
