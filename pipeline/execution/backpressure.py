@@ -39,8 +39,6 @@ _WATCH_S = 5.0
 """Between two looks at who is at work."""
 _WAIT_S = 1.0
 """Between two looks at models that are starting."""
-_LOOK_S = 0.1
-"""Between two looks at models that are started again."""
 _UNHEARD = 6
 """Once the tally is lost nobody hears who is at work. An execution may then go for this many times
 ``stall_s`` without a task that ends."""
@@ -163,31 +161,15 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         return now_s - self._ended_at_s
 
     def _wait_for_a_model(self) -> None:
-        """Hold an execution until there is a model, if there is none yet or those there were died.
+        """Hold the execution until a model is there, if there is none yet.
 
         Ray Data takes an execution without running tasks to be stuck, and starts a task whatever
-        its policies say, so decoding would go on for as long as models are being loaded.
+        its policies say, so decoding would go on for as long as the models are being loaded.
         """
-        (models,) = self._attribute.get_autoscaling_actor_pools()
-        if not models.num_running_actors():
+        if not self._attribute.get_actor_info().running:
             starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
             while starting and not ray.wait(starting, num_returns=1, timeout=_WAIT_S)[0]:
                 self._watch()
-            return
-        while not models.num_alive_actors() and self._is_idle():
-            time.sleep(_LOOK_S)
-            # Ray Data itself looks who is alive between two rounds, and this is within one.
-            models.refresh_actor_state()
-            # Frames that waited for a model to be started again don't ask for another one.
-            self._unfed_at_s = time.monotonic()
-            self._check_models()
-            self._watch()
-
-    def _is_idle(self) -> bool:
-        """Whether no task is running, and no columns wait for one that writes them."""
-        operators = (self._load, self._attribute, self._write)
-        is_running = any(operator.num_active_tasks() for operator in operators)
-        return not is_running and not self._topology[self._write].has_pending_bundles()
 
     def _check_models(self) -> None:
         """Fail if a model died while it had nothing to do and won't be started again.

@@ -5,13 +5,10 @@ plan, source, graph, store and Ray are the real ones.
 """
 
 import os
-import signal
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -42,7 +39,6 @@ HANG_S = 120
 """Only a guard: what takes this long is stuck."""
 N_ROWS = 160
 BATCH_SIZE = 4
-ROWS_PER_SHARD = 8
 CLIP_BYTES = 8 * 224 * 224 * 3
 
 
@@ -207,76 +203,6 @@ def test_frames_and_columns_in_flight_are_bounded_and_nothing_is_spilled(
 
 
 @dataclass(frozen=True)
-class LoaderThatWaitsForDeath:
-    """Loads nothing behind the first shard until the first model has died, and Ray knows it."""
-
-    counts: Counts
-
-    def __call__(self, rows: Columns) -> Columns:
-        row = int(rows["row"][0])
-        if row >= ROWS_PER_SHARD:
-            self.counts.wait_for("died", 1)
-            time.sleep(3)
-        self.counts.add("loaded", row)
-        self.counts.note_in_flight("frames", "loaded", "explained", row)
-        return StandInLoader(n_frames=8, frame_pixels=224)(rows)
-
-
-class AttributorThatDiesOnce(StandInAttributor):
-    """Dies when it has explained the first shard and nothing else is there to be explained.
-
-    The one that is started in its place takes its time: until as much is decoded as may be, and
-    long enough for more.
-    """
-
-    def __init__(self, layout, counts: Counts, most_frames: int) -> None:
-        super().__init__(layout)
-        self._counts = counts
-        if counts.of("died"):
-            counts.wait_for("loaded", ROWS_PER_SHARD // BATCH_SIZE + most_frames)
-            time.sleep(3)
-        else:
-            threading.Thread(target=self._die, daemon=True).start()
-
-    def _die(self) -> None:
-        # A shard is written after the model has given back its last task.
-        self._counts.wait_for("written", ROWS_PER_SHARD // BATCH_SIZE)
-        self._counts.add("died", os.getpid())
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def __call__(self, batch: Columns) -> Columns:
-        columns = super().__call__(batch)
-        self._counts.add("explained", int(batch["row"][0]))
-        return columns
-
-
-@pytest.mark.slow
-def test_frames_in_flight_are_bounded_too_while_a_model_is_started_again(
-    inputs, local_ray, tmp_path
-):
-    plan, counts = planned(inputs, tmp_path, n_models=1)
-    task_bytes = BATCH_SIZE * CLIP_BYTES
-    most_frames = int(FRAMES_SHARE * ray.cluster_resources()["object_store_memory"]) // task_bytes
-
-    def stages_of(plan, device, channel):
-        return Stages(
-            load=LoaderThatWaitsForDeath(counts),
-            attribute=AttributorThatDiesOnce,
-            attribute_arguments={
-                "layout": plan.layout,
-                "counts": counts,
-                "most_frames": most_frames,
-            },
-            attribute_bytes=500_000_000,
-            write=StallingWrite(counts, 0),
-        )
-
-    assert execute(plan, stages_of=stages_of).n_pending == 0
-    assert counts.of("died") == 1
-    assert counts.most_in_flight("frames") == most_frames
-
-
-@dataclass(frozen=True)
 class HangingLoader:
     """Loads a clip of the first shard for as long as other shards are missing from the store."""
 
@@ -336,7 +262,7 @@ def test_another_model_is_started_where_frames_wait_for_the_first(inputs, local_
 
 def planned(inputs, tmp_path, **options):
     """A prepared run of small shards, and what counts its steps."""
-    sizes = {"batch_size": BATCH_SIZE, "rows_per_shard": ROWS_PER_SHARD}
+    sizes = {"batch_size": BATCH_SIZE, "rows_per_shard": 8}
     counts = Counts(tmp_path / "counts")
     counts.folder.mkdir()
     return prepared(
@@ -368,70 +294,3 @@ def test_a_run_whose_tally_is_lost_is_ended_too_once_no_task_ends_any_more(local
     monkeypatch.setattr(time, "monotonic", lambda: now_s + 24)
     with pytest.raises(StalledError, match="nobody has worked on the run for 12 s"):
         bound._watch()
-
-
-class Heard:
-    """A channel to a tally that hears of work."""
-
-    def progress(self):
-        return SimpleNamespace(silent_s=0.0)
-
-
-class ModelsStartedAgain:
-    """Stands for Ray Data's pool: its one model is alive from the third look on."""
-
-    n_looks = 0
-    _running_actors: ClassVar[dict] = {}
-
-    def num_running_actors(self):
-        return 1
-
-    def num_pending_actors(self):
-        return 0
-
-    def current_size(self):
-        return 1
-
-    def num_alive_actors(self):
-        return int(self.n_looks >= 3)
-
-    def refresh_actor_state(self):
-        self.n_looks += 1
-
-
-class Operator:
-    """Stands for an operator of Ray Data that has nothing to do, or one task."""
-
-    def __init__(self, models=None, n_active=0, n_submitted=0):
-        self.metrics = SimpleNamespace(
-            num_tasks_submitted=n_submitted,
-            num_tasks_finished=n_submitted - n_active,
-            num_task_inputs_processed=0,
-        )
-        self._models, self._n_active = models, n_active
-
-    def num_active_tasks(self):
-        return self._n_active
-
-    def get_active_tasks(self):
-        return []
-
-    def get_autoscaling_actor_pools(self):
-        return [self._models]
-
-
-@pytest.mark.parametrize(("n_active", "n_looks"), [(0, 3), (1, 0)])
-def test_an_idle_execution_is_held_until_a_model_has_been_started_again(n_active, n_looks):
-    models = ModelsStartedAgain()
-    load = Operator(n_active=n_active, n_submitted=6)
-    topology = {
-        operator: SimpleNamespace(has_pending_bundles=lambda: False)
-        for operator in (Operator(), load, Operator(models), Operator())
-    }
-    limits = SimpleNamespace(cpu=2, object_store_memory=6)
-    resources = SimpleNamespace(get_global_limits=lambda: limits)
-    pool = ModelPool("cpu", 1, 1)
-    bound = InFlight(1, 1, pool, Heard(), 60, DataContext.get_current(), topology, resources)
-    # Six tasks are in flight, and not one more may be started.
-    assert not bound.can_add_input(load)
-    assert models.n_looks == n_looks
