@@ -48,8 +48,8 @@ CLIPS_PER_TASK = ROWS_PER_SHARD
 N_WRITERS = 4
 MAX_IN_FLIGHT = CLIPS_PER_TASK * ((2 * CPUS + 2) + (2 + N_WRITERS + 1) + 1)
 """Clips that `pipeline.execution.backpressure` lets be decoded or explained, and wait
-to be written, with one model: of ``N_CLIPS`` a part. While a model is started again and nothing runs,
-Ray Data starts a task beyond that, whatever its policies say."""
+to be written, with one model: of ``N_CLIPS`` a part. While a model is started again and nothing
+runs, Ray Data starts a task beyond that, whatever its policies say."""
 
 
 def committed(out):
