@@ -5,12 +5,13 @@ the other, since two Rays at once would share the CPUs. The rest goes to the oth
 and to the first once it has no test with Ray left.
 """
 
+import logging
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -116,6 +117,31 @@ class FinishedRun:
     exit_code: int
     stdout: str
     stderr: str
+
+
+@contextmanager
+def logging_restored() -> Iterator[logging.Logger]:
+    """Give the pipeline's logger; its handlers and its level are afterwards what they were."""
+    logger = logging.getLogger("pipeline")
+    handlers, level = list(logger.handlers), logger.level
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging_of_a_module() -> Iterator[None]:
+    """Leave no file of tests with the logging that a job of another has set up."""
+    with logging_restored():
+        yield
+
+
+@pytest.fixture
+def pipeline_logger() -> Iterator[logging.Logger]:
+    """The pipeline's logger without handlers; what it had, it has again after the test."""
+    with logging_restored() as logger:
+        logger.handlers.clear()
+        yield logger
 
 
 @pytest.fixture(scope="session")

@@ -13,17 +13,6 @@ from pipeline.logs import fields, set_up_logging
 LOGGER = logging.getLogger("pipeline.test_logs")
 
 
-@pytest.fixture
-def pipeline_logger():
-    """The pipeline's logger without handlers; what it had, it has again after the test."""
-    logger = logging.getLogger("pipeline")
-    handlers, level = list(logger.handlers), logger.level
-    logger.handlers.clear()
-    yield logger
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-
-
 def test_text_has_time_level_logger_message_and_fields(pipeline_logger, capsys):
     set_up_logging("text", logging.INFO)
     LOGGER.info("shard %d committed", 3, extra=fields(run="demo", rows=256))

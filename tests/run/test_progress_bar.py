@@ -3,21 +3,7 @@
 import io
 import logging
 
-import pytest
-
 from pipeline.run.progress_bar import counted_bar, progress_bar
-
-
-@pytest.fixture
-def pipeline_logger():
-    """The pipeline's logger without handlers; what it had, it has again after the test."""
-    logger = logging.getLogger("pipeline")
-    handlers, level = list(logger.handlers), logger.level
-    logger.handlers.clear()
-    yield logger
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-
 
 LOGGER = logging.getLogger("pipeline.test_logs")
 
