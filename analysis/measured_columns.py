@@ -11,7 +11,7 @@ from analysis.runs import attribute, record_of
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
 from pipeline.storage.zarr_store import zarr_location
-from pipeline.store.opening import DAMAGE, Absent, Unfinished, find_store, open_store
+from pipeline.store.opening import DAMAGE, Absent, Found, Unfinished, find_store, open_store
 from pipeline.store.pending import read_status
 from pipeline.store.record import RunIdentity
 from pipeline.store.run_folder import faithfulness_url, metrics_url
@@ -29,7 +29,7 @@ MEASURED = {
         for unit in UNITS
     },
 }
-"""What the page shows of what `jobs.evaluate` has measured, where it has."""
+"""The page shows these columns of a run that `jobs.evaluate` has measured."""
 
 
 def metric_columns(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
@@ -49,7 +49,7 @@ def _of_ground_truth(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str
         group: Any = zarr.open_group(zarr_location(url), mode="r")
     except (OSError, ValueError, zarr.errors.BaseZarrError):
         return {}
-    # As the store has it, or as this release writes it: an older one may lack keys.
+    # The store has its identity as it was written, which may lack keys that this release has.
     known = (attribute(ds, "identity"), record_of(ds).identity.model_dump(mode="json"))
     if group.attrs.get("identity") not in known:
         notes.append(f"{url} is of another run and is left out")
@@ -74,10 +74,11 @@ def _of_ground_truth(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str
 def _of_perturbed_clips(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
     """Gaps of the clips of a sample that the model was asked about, less those of random orders."""
     url = metrics_url(faithfulness_url(run_url))
-    if isinstance(find_store(url), Absent | Unfinished):
-        return {}
     try:
-        store = open_store(url)
+        target = find_store(url)
+        if isinstance(target, Absent | Unfinished):
+            return {}
+        store = target.store if isinstance(target, Found) else open_store(url)
         status = read_status(store)
         rows, gap, random_gap = (
             np.asarray(store.array(name)[:]) for name in ("run_row", "gap", "random_gap")

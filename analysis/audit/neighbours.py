@@ -48,8 +48,7 @@ def nearest(
         at = np.full(best.shape, -1, np.int64)
         for left in range(0, n, columns_at_once):
             part = slice(left, min(left + columns_at_once, n))
-            square = squares[part] - 2 * (vectors[block] @ vectors[part].T)
-            square += squares[block, None]
+            square = _squared_distances(vectors, squares, block, part)
             square[group[block, None] == group[part]] = np.inf
             few = min(kept, square.shape[1])
             chosen = np.argpartition(square, few - 1, axis=1)[:, :few]
@@ -67,6 +66,18 @@ def nearest(
         distances[block, :width] = found
         rows[block, :width] = np.where(np.isfinite(found), np.take_along_axis(at, order, 1), -1)
     return rows, distances
+
+
+def _squared_distances(
+    vectors: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    rows: NDArray[np.integer] | slice,
+    columns: slice,
+) -> NDArray[np.float32]:
+    """Squared distances between two choices of rows, from products: (rows, columns)."""
+    square = squares[columns] - 2 * (vectors[rows] @ vectors[columns].T)
+    square += squares[rows, None]
+    return square
 
 
 def n_nearer(
@@ -107,7 +118,7 @@ def n_nearer(
         limit = np.einsum("nd,nd->n", difference, difference) - _ROUNDING * squares[of]
         for left in range(0, len(vectors), columns_at_once):
             part = slice(left, left + columns_at_once)
-            square = squares[of, None] + squares[part] - 2 * (vectors[of] @ vectors[part].T)
+            square = _squared_distances(vectors, squares, of, part)
             nearer = (square < limit[:, None]) & (group[of, None] != group[part])
             count[some] += nearer.sum(axis=1)
     return count

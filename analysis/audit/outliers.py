@@ -21,6 +21,8 @@ _QUARTILES_APART = float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
 _UPPER_SHARE = 0.9
 """Share of clips below the quantile that also measures the spread above the median: a few percent
 of odd clips move it little."""
+_UPPER_APART = float(stats.norm.ppf(_UPPER_SHARE))
+"""Distance of that quantile of a normal distribution from its median, in standard deviations."""
 _LEAST_CHANCE = 0.01
 """P by chance of fitting the class so badly, above which a clip counts as one of it."""
 
@@ -83,8 +85,8 @@ def _beyond_class(value: float, members: Float64Array) -> float:
     """
     n, mean = len(members), float(members.mean())
     middle, upper = np.quantile(members, [0.5, _UPPER_SHARE])
-    above = (upper - middle) / float(stats.norm.ppf(_UPPER_SHARE))
-    deviation = max(float(members.std(ddof=1)), float(above)) * np.sqrt(1 + 1 / n)
+    above = float(upper - middle) / _UPPER_APART
+    deviation = max(float(members.std(ddof=1)), above) * np.sqrt(1 + 1 / n)
     if deviation <= 0:
         return 0.0 if value > mean else 1.0
     return float(stats.t.sf((value - mean) / deviation, n - 1))
@@ -102,7 +104,7 @@ def _beyond_all(lack: Float64Array, groups: NDArray[np.integer]) -> Float64Array
         of_group = groups == index
         logs[of_group] -= np.median(logs[of_group])
     low, high, upper = np.quantile(logs, [0.25, 0.75, _UPPER_SHARE])
-    spread = max((high - low) / _QUARTILES_APART, upper / float(stats.norm.ppf(_UPPER_SHARE)))
+    spread = max((high - low) / _QUARTILES_APART, upper / _UPPER_APART)
     if spread <= 0:
         return np.ones(len(logs))
     return np.asarray(stats.norm.sf(logs / spread), np.float64)

@@ -131,8 +131,8 @@ def fetch_clip(
     witness
         Path of another clip, which was there before the run; see `pipeline.clips.reachable`.
     last_read
-        What was read before by who calls, and keeps this: another witness. It is brought up to
-        date.
+        The caller's record of what it has read: its last clip is another witness. A clip that is
+        read takes that place.
 
     Raises
     ------

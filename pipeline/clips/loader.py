@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.clips.frames_cache import FramesCache
 
 _LAST_READ: LastRead = {}
-"""Of this process, as a loader comes to it with each task and remembers nothing."""
+"""This process keeps it: each task brings another loader, which remembers nothing."""
 _N_ASKED = 8
 """Files whose keys are asked for at once: the time is that of the storage's answers."""
 

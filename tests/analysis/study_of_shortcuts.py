@@ -144,7 +144,7 @@ def told(finding: Finding) -> str:
 
 
 class Results:
-    """What was found, over the seeds so far."""
+    """Findings over the seeds so far."""
 
     def __init__(self) -> None:
         self._cues: Counter[tuple[str, str]] = Counter()

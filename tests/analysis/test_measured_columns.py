@@ -1,6 +1,7 @@
-"""What was measured of clips, as columns for the rows of a run."""
+"""Columns of what `jobs.evaluate` has measured, for the rows of a run."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,27 +74,37 @@ def test_a_sample_of_another_run_is_left_out_and_said(asked):
     assert "is of another run" in notes[0]
 
 
-@pytest.mark.parametrize("of", ["faithfulness/metrics.zarr/gap/c/0/0/0", "metrics.zarr/lift/c/0"])
-def test_damaged_values_are_left_out_and_said(asked, tmp_path, of):
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def halve(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damaged", "damage", "left"),
+    [
+        ("faithfulness/metrics.zarr/gap/c/0/0/0", flip, "lift"),
+        ("faithfulness/metrics.zarr/run_row/zarr.json", Path.unlink, "lift"),
+        ("faithfulness/metrics.zarr/zarr.json", halve, "lift"),
+        ("metrics.zarr/lift/c/0", halve, "gap_patches"),
+    ],
+)
+def test_damaged_values_are_left_out_and_said(asked, tmp_path, damaged, damage, left):
     run = shutil.copytree(asked / "run", tmp_path / "run")
     group = zarr.open_group(run / "metrics.zarr", mode="w")
     group.attrs["identity"] = open_run(str(run)).attrs["identity"]
     group["lift"] = np.ones(N_CLIPS, np.float32)
-    (file,) = run.glob(of)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+    damage(run / damaged)
     notes = []
     columns = metric_columns(str(run), open_run(str(run)), notes)
-    assert ("gap_patches" in columns) == (not of.startswith("faithfulness"))
-    if "gap_patches" in columns:
-        assert notes == [] or "can't be read and is left out" in notes[0]
-    else:
-        assert "can't be read and is left out" in notes[0]
-        assert columns["lift"].tolist() == [1] * N_CLIPS
-    (run / "faithfulness" / "metrics.zarr" / "run_row" / "zarr.json").unlink()
-    assert "gap_patches" not in metric_columns(str(run), open_run(str(run)), notes)
-    assert "can't be read and is left out" in notes[-1]
+    assert {"lift", "gap_patches"} & set(columns) == {left}
+    (note,) = notes
+    assert "can't be read and is left out" in note
+    assert damaged.partition(".zarr/")[0] in note
 
 
 def test_the_page_has_them_by_class_though_they_were_measured_after_the_scores(asked):

@@ -22,6 +22,7 @@ FFMPEG = shutil.which("ffmpeg")
 
 pytestmark = [
     pytest.mark.slow,  # test_feed.py has cameras and servers of our own
+    # PyAV brings FFmpeg's libraries, and not the program that plays to others.
     pytest.mark.skipif(FFMPEG is None, reason="ffmpeg isn't installed"),
 ]
 

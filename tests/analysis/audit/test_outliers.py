@@ -21,7 +21,7 @@ SETTINGS = AuditSettings()
 MOST_RUNS = 60
 """In 60 runs there are some 54 suspects."""
 CHANCE = 1e-4
-"""Of the day's seed failing a test whose share holds."""
+"""Probability that a test fails by the day's seed although its share holds."""
 
 
 def drawn(planted, day_seed, n_runs):
