@@ -81,7 +81,7 @@ test: install  ## Run the tests that take some minutes: every contract, each kin
 
 test-slow: install  ## Run the other tests: processes that die each time, lost nodes, compiled models
 	@echo "== slow tests"
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(if $(MINUTES),--minutes $(MINUTES))
 
 test-all: test test-slow  ## Run every test
 

@@ -3,16 +3,22 @@
 ``make test`` runs the tests in two processes. All tests that start Ray go to one of them, one after
 the other, since two Rays at once would share the CPUs. The rest goes to the other, file by file,
 and to the first once it has no test with Ray left.
+
+``--minutes N`` starts no test later than that, and names those that were left out. Files of slow
+tests come in an order that is drawn from the date, so that a machine that is too slow for all of
+them leaves out others each day.
 """
 
 import logging
 import os
+import random
 import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +62,10 @@ settings.load_profile("staa")
 RAY_FIXTURES = {"local_ray", "ray_folder", "cluster"}
 """Fixtures of tests that start Ray, or use the session's."""
 
+NO_TIME_LEFT = "no time is left of --minutes"
+
 ALLOWED_SKIPS = {
+    NO_TIME_LEFT: "CI has an hour, however slow its machine is that day",
     "no folder shared/clips beside the checkout": "real clips are not part of the repository",
     "no folder shared/cases beside the checkout": "nor are cases from elsewhere",
     "the cases are kept outside of the repository": "nor are cases from elsewhere",
@@ -74,12 +83,54 @@ LONG = {0: 3000, 5: 1500}
 """Frames in long clips, which are still being decoded when later batches are done."""
 
 
+DAY_VARIABLE = "STAA_TEST_DAY"
+"""Day whose order slow tests have, a number: both processes have it from the first."""
+
+LAST_START = pytest.StashKey[float]()
+"""Time of `time.monotonic` after which no test is started."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, default=float("inf"), help="start no test later")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LAST_START] = time.monotonic() + 60 * config.getoption("minutes")
+    os.environ.setdefault(DAY_VARIABLE, str(datetime.now(UTC).toordinal()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.monotonic() >= item.config.stash[LAST_START]:
+        pytest.skip(NO_TIME_LEFT)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that were left out: pytest's own summary only counts them."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    left_out = [report.nodeid for report in skipped if NO_TIME_LEFT in str(report.longrepr)]
+    if left_out:
+        terminalreporter.section(f"{len(left_out)} tests left out: {NO_TIME_LEFT}")
+        terminalreporter.write("\n".join([*sorted(left_out), ""]))
+
+
+def in_the_days_order(items: list[pytest.Item], day: int) -> list[pytest.Item]:
+    """Draw the order of files from the day; tests of a file stay together and in their order."""
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    names = sorted(files)
+    random.Random(day).shuffle(names)
+    return [item for name in names for item in files[name]]
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the tests that need Ray to one of two processes, first, as they take longest.
 
     The other tests of a file stay together, so that what they share is made once.
     """
+    if config.option.markexpr == "slow":
+        items[:] = in_the_days_order(items, int(os.environ[DAY_VARIABLE]))
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     with_ray, others = [], []

@@ -32,9 +32,10 @@ from tests.support.runs import (
     write_inputs,
 )
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="Linux alone has nurseries"
-)
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux alone has nurseries"),
+    pytest.mark.slow,
+]
 
 ROOT = Path(__file__).parents[2]
 ROWS_PER_SHARD = 4
@@ -212,7 +213,6 @@ def carry_out(config):
     write_shard(open_store(plan.store_url, mode="r+"), columns, np.arange(plan.layout.n_rows))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "reason"),
     [
@@ -231,7 +231,6 @@ def test_a_job_that_fails_says_why_and_with_which_exit_code(user, tmp_path, chan
     assert f"failed with exit code {code}" in failed.stdout
 
 
-@pytest.mark.slow
 def test_who_has_another_token_is_refused(user):
     refused = user.submit(RAY_AUTH_TOKEN="another")
     assert refused.returncode == 1, refused.stdout
