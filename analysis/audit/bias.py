@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import ndimage, special, stats
 
 from analysis.audit.evidence import Evidence, seed_of
 from analysis.audit.finding import Finding, Kind, Place
@@ -23,6 +23,10 @@ from analysis.audit.significance import (
     rank_tests,
 )
 from analysis.clip_scores import border_width
+
+
+_LEAST_SHARPNESS = 1.6
+"""How many times its neighbours' mean excess a patch with a logo has."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ SCORE_TESTS = (
 
 def class_biases(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     """Find classes that stand out in one of `SCORE_TESTS`."""
+    evidence = evidence.grouped()
     groups, n_classes = evidence.groups, len(evidence.class_names)
     size = np.bincount(groups[groups >= 0], minlength=n_classes)
     tests = [test for test in SCORE_TESTS if np.isfinite(evidence.score(test.score)).all()]
@@ -193,10 +198,13 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
 
     Each patch of the outer ring, which is one patch wider than a map's border, is tested in each
     class against the same patch in other classes. A class's p is the smallest of its patches, times
-    their number.
+    their number. Of the patches that are significant, stand out from their neighbours, get so many
+    times what they get in other classes, and do so in half of the clips, the one that tells the
+    class best is the finding.
     """
+    evidence = evidence.grouped()
     groups, n_classes = evidence.groups, len(evidence.class_names)
-    size = np.bincount(groups[groups >= 0], minlength=n_classes)
+    size = np.bincount(groups, minlength=n_classes)
     cells = ring(evidence.grid, extra=1)
     auc, p = (
         np.stack(tables)
@@ -207,19 +215,22 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     p = np.where(size >= settings.min_clips, p, np.nan)
     least = np.minimum(np.nanmin(np.where(np.isnan(p), np.inf, p), axis=0) * len(cells), 1)
     q = adjusted(np.where(size >= settings.min_clips, least, np.nan))
+    high_shares = _HighShares(evidence)
     found = []
     for index in np.flatnonzero(q <= settings.q):
-        # If several patches are equally significant, take the one with the highest share.
         member = groups == index
-        shares = np.array([evidence.maps[member, cell].mean() for cell in cells])
-        sure = p[:, index] * len(cells) <= settings.q
-        best = int(np.argmax(np.where(sure, shares, -1)))
-        cell = int(cells[best])
-        inside = evidence.maps[member, cell].astype(np.float64)
-        outside = evidence.maps[~member, cell].astype(np.float64)
-        ratio = inside.mean() / max(outside.mean(), 1e-12)
-        recurs = float((inside > np.quantile(outside, 0.9)).mean())
-        if ratio < settings.least_logo_ratio or recurs < 0.5:
+        excess = evidence.maps[member].mean(axis=0) - evidence.maps[~member].mean(axis=0)
+        sharp = _stand_out(excess.reshape(evidence.grid[1:]))
+        sure = np.flatnonzero((p[:, index] * len(cells) <= settings.q) & sharp.flat[cells])
+        for best in sure[np.argsort(-auc[sure, index], kind="stable")].tolist():
+            cell = int(cells[best])
+            inside = evidence.maps[member, cell].astype(np.float64)
+            outside = evidence.maps[~member, cell].astype(np.float64)
+            ratio = inside.mean() / max(outside.mean(), 1e-12)
+            recurs = float((inside > high_shares(cell, int(index))).mean())
+            if ratio >= settings.least_logo_ratio and recurs >= 0.5:
+                break
+        else:
             continue
         name = evidence.class_names[int(index)]
         low, high = bootstrap_interval(mean_ratio, inside, outside, seed=seed_of("logo", name))
@@ -233,7 +244,7 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
                 seen=f"In {name!r} the patch in row {y + 1}, column {x + 1} "
                 f"({where_in_words(y, x, evidence.grid)}) gets {ratio:.1f} times the attention "
                 f"that it gets in other classes; in {recurs:.0%} of the clips it gets more than in "
-                "nine out of ten others.",
+                "nine out of ten clips of most other classes.",
                 check="Look at that place in these clips for a logo, a caption or a border that "
                 "other classes don't have.",
                 effect=float(ratio),
@@ -251,6 +262,42 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
             )
         )
     return found
+
+
+class _HighShares:
+    """What a patch gets in the highest tenth of a usual class's clips.
+
+    It is the median over the other classes: a logo that several classes have doesn't hide itself.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._maps = evidence.maps
+        self._present, counts = np.unique(evidence.groups, return_counts=True)
+        by_class = np.argsort(evidence.groups, kind="stable")
+        self._rows = np.split(by_class, np.cumsum(counts)[:-1])
+        self._of_cell: dict[int, NDArray[np.float64]] = {}
+
+    def __call__(self, cell: int, index: int) -> float:
+        """Median over the classes but this one; infinite if there is no other."""
+        if cell not in self._of_cell:
+            self._of_cell[cell] = np.array(
+                [np.quantile(self._maps[rows, cell], 0.9) for rows in self._rows]
+            )
+        others = self._of_cell[cell][self._present != index]
+        return float(np.median(others)) if len(others) else np.inf
+
+
+def _stand_out(excess: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether each patch of (y, x) exceeds its neighbours, up to eight, by so much in the mean.
+
+    A logo or a line of text covers few of them. Where the patch lies in or beside something large,
+    most exceed other classes, too.
+    """
+    raised = np.maximum(excess, 0)
+    window = np.ones((3, 3))
+    around = ndimage.convolve(raised, window, mode="constant") - raised
+    n_around = ndimage.convolve(np.ones_like(raised), window, mode="constant") - 1
+    return np.asarray(raised * n_around >= _LEAST_SHARPNESS * around) & (raised > 0)
 
 
 def ring(grid: tuple[int, int, int], *, extra: int = 0) -> NDArray[np.int64]:
@@ -335,40 +382,46 @@ def attention_sinks(evidence: Evidence, settings: AuditSettings) -> list[Finding
 def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     """Find classes whose attention misses what `ground_truth.zarr` marks, if that was measured.
 
-    Classes are compared with the others by lift: the share on the mask divided by its area.
+    Classes are compared with the others by (share - area) / (1 - area), with the marked region's
+    share of the attention and its area as a share of the clip: 1 if all attention is on it, 0 if as
+    much as its area gives, whatever that is. A large object can't get many times its area.
     """
-    if "lift" not in evidence.table:
+    if not {"mask_share_attribution", "mask_covered"} <= set(evidence.table):
         return []
-    lift = evidence.score("lift")
-    measured = np.isfinite(lift)
-    groups, n_classes = np.where(measured, evidence.groups, -1)[measured], len(evidence.class_names)
-    lift = lift[measured]
-    if len(lift) < settings.min_clips:
+    evidence = evidence.grouped()
+    share, area = evidence.score("mask_share_attribution"), evidence.score("mask_covered")
+    measured = np.isfinite(share) & (area > 0) & (area < 1)
+    if measured.sum() < settings.min_clips:
         return []
-    size = np.bincount(groups[groups >= 0], minlength=n_classes)
-    auc, p = rank_tests(-lift, groups, n_classes)
+    share, area, groups = share[measured], area[measured], evidence.groups[measured]
+    excess = (share - area) / (1 - area)
+    n_classes = len(evidence.class_names)
+    size = np.bincount(groups, minlength=n_classes)
+    auc, p = rank_tests(-excess, groups, n_classes)
     p = np.where(size >= settings.min_clips, p, np.nan)
     q = adjusted(p)
     found = []
     for index in np.flatnonzero((q <= settings.q) & (auc >= 0.75)):
-        inside, outside = lift[groups == index], lift[groups != index]
+        member = groups == index
+        inside, outside = excess[member], excess[~member]
         # Skip a class whose attention is good enough, even if that of others is better.
-        if inside.mean() > 0.5 * outside.mean() and inside.mean() > 1:
+        if inside.mean() > 0.5 * outside.mean() and inside.mean() > 0:
             continue
         name = evidence.class_names[int(index)]
         seed = seed_of("off_object", name)
-        low, high = bootstrap_interval(mean_ratio, inside, outside, seed=seed)
-        rows = np.flatnonzero(measured)[groups == index]
+        low, high = bootstrap_interval(mean_difference, inside, outside, seed=seed)
+        rows = np.flatnonzero(measured)[member]
         found.append(
             Finding(
                 kind="off_object",
                 scope="class",
                 subject=(name,),
-                seen=f"In {name!r} the marked object or person gets {inside.mean():.1f} times an "
-                f"even share of the attention, in other classes {outside.mean():.1f} times.",
+                seen=f"In {name!r} the marked object or person covers {area[member].mean():.0%} of "
+                f"the clip and gets {share[member].mean():.0%} of the attention; in other classes "
+                f"it covers {area[~member].mean():.0%} and gets {share[~member].mean():.0%}.",
                 check="Look at what the model attends to instead in these clips.",
-                effect=float(inside.mean() / max(outside.mean(), 1e-12)),
-                effect_name="lift of the marked region divided by that in other classes",
+                effect=float(inside.mean() - outside.mean()),
+                effect_name="mean (share - area) / (1 - area) minus that of other classes",
                 low=low,
                 high=high,
                 p=float(p[index]),

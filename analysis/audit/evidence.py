@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ _AVERAGED = (
     *SCORES,
     *("probability", "label_probability", "margin"),
     *("class_agreement", "dataset_agreement", *MEASURED),
+    *("mask_share_attribution", "mask_covered"),
 )
 
 
@@ -78,6 +79,58 @@ class Evidence:
     def groups(self) -> NDArray[np.int64]:
         """(n,) class that a row counts for: its label, or its prediction if no row has a label."""
         return self.label if (self.label >= 0).any() else self.prediction
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """(n,) whether a label is known and the prediction is no label of what the clip shows.
+
+        A video may have several labels, each with a row: of the whole file, or of segments that
+        overlap.
+        """
+        label, prediction = self.label, self.prediction
+        wrong = (label >= 0) & (label != prediction)
+        ids, paths = (self.table[name].to_numpy(object) for name in ("video_id", "path"))
+        of_several = self.table["video_id"].duplicated(keep=False).to_numpy()
+        if not of_several.any():
+            return wrong
+        row_of = {(ids[row], label[row]): row for row in np.flatnonzero(of_several)}
+        start, end = _segments(self.table)
+        for row in np.flatnonzero(wrong & of_several):
+            other = row_of.get((ids[row], prediction[row]))
+            if other is None or paths[other] != paths[row]:
+                continue
+            if start[row] < end[other] and start[other] < end[row]:
+                wrong[row] = False
+        return wrong
+
+    def grouped(self) -> "Evidence":
+        """Leave out the rows that count for no class: clips without a label beside labelled ones.
+
+        They may show any class, so nothing can be held against them.
+        """
+        return self._part(self.groups >= 0)
+
+    def of_clips(self) -> "Evidence":
+        """Keep one row of each file or segment, whatever number of labels it has."""
+        start, end = _segments(self.table)
+        clip = self.table[["video_id", "path"]].assign(start=start, end=end)
+        return self._part(~clip.duplicated().to_numpy())
+
+    def _part(self, chosen: NDArray[np.bool_]) -> "Evidence":
+        if chosen.all():
+            return self
+
+        def part(values: Float32Array | None) -> Float32Array | None:
+            return None if values is None else values[chosen]
+
+        return replace(
+            self,
+            table=self.table[chosen].reset_index(drop=True),
+            maps=self.maps[chosen],
+            when=self.when[chosen],
+            vectors=part(self.vectors),
+            importance=part(self.importance),
+        )
 
     def score(self, name: str) -> NDArray[np.float64]:
         """(n,) the score of that name."""
@@ -150,7 +203,11 @@ def read_evidence(run_url: str) -> Evidence:
 
 
 def per_video(evidence: Evidence) -> Evidence:
-    """Average the clips of each video and label; other columns are those of the first clip."""
+    """Average the clips of each video and label.
+
+    Other columns, the answer and the row among them, are those of the clip that the model is surest
+    of: what is shown of a video, or tried on the model, is what was answered.
+    """
     table = evidence.table
     codes, first = _groups(table)
     if len(first) == len(table):
@@ -163,15 +220,11 @@ def per_video(evidence: Evidence) -> Evidence:
         average: Float32Array = (total / size[:, None]).astype(np.float32)
         return average
 
-    averaged = table.iloc[first].reset_index(drop=True)
+    surest = table["probability"].groupby(codes).idxmax().to_numpy()
+    averaged = table.iloc[surest].reset_index(drop=True)
     columns = [name for name in _AVERAGED if name in table]
     means = table[columns].astype(np.float64).groupby(codes).mean()
     averaged[columns] = means.to_numpy()
-    # With several views, the answer is that of the most confident one.
-    surest = table["probability"].groupby(codes).idxmax().to_numpy()
-    for name in ("prediction", "prediction_index", "correct"):
-        if name in table:
-            averaged[name] = table[name].to_numpy()[surest]
     return Evidence(
         table=averaged,
         maps=mean(evidence.maps),
@@ -183,6 +236,16 @@ def per_video(evidence: Evidence) -> Evidence:
         class_specific=evidence.class_specific,
         importance=None if evidence.importance is None else mean(evidence.importance),
     )
+
+
+def _segments(table: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Start and end of each row's segment in seconds, (n,) each: all of the file if unknown."""
+    n = len(table)
+    start, end = (
+        table[name].to_numpy(np.float64) if name in table else np.full(n, np.nan)
+        for name in ("start_time", "end_time")
+    )
+    return np.where(np.isnan(start), -np.inf, start), np.where(np.isnan(end), np.inf, end)
 
 
 def _groups(table: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -13,13 +13,15 @@ Columns of a plan:
 ``video_id``   the clip's video, by which intervals are clustered
 ``target``     class index whose probability is to be measured
 ``arm``        ``none``, ``named`` (what the finding names) or ``random`` (of the same size)
-``action``     ``keep``, ``replace`` (region or frames by ``fill``), ``freeze`` (all frames are the
-               middle one) or ``shuffle`` (frames in the order of ``seed``)
-``fill``       ``blur``, ``median`` (frame) or ``mean`` (colour) for ``replace``, else empty
+``action``     ``keep``, ``replace`` (region or frames by ``fill``), ``surround`` (as many patches
+               around the region, from a direction that ``seed`` draws), ``freeze`` (all frames are
+               the middle one) or ``shuffle`` (frames in the order of ``seed``)
+``fill``       ``blur``, ``median`` (frame) or ``mean`` (colour) for ``replace`` and ``surround``,
+               else empty
 ``t0`` ``t1``  time steps of the model, half-open
 ``y0`` ``y1``  rows of patches, half-open
 ``x0`` ``x1``  columns of patches, half-open
-``seed``       seed of ``shuffle``
+``seed``       seed of ``surround`` and ``shuffle``
 =============  ====================================================================================
 """
 
@@ -68,12 +70,14 @@ def plan_interventions(
     """Plan how to test on the model each finding that can be proved.
 
     For findings about a region or time steps, these are replaced, and for comparison a random
-    region of the same size, disjoint from it if there is room; the clips are those of the class
-    with the most attention there. For static findings, all frames are frozen to one, or shuffled
-    for comparison; a class that needs no movement loses nothing. The clips of those are drawn from
-    the ones that the run's own prediction is right about: where the model is wrong, or a label is,
-    there is nothing to keep. Findings that can't be proved this way are left out, and so are label
-    suspects, which `analysis.audit.second_model` checks.
+    region of the same size, disjoint from it; where there is no room for one, as many patches
+    around it. A region of more than half of the frame has nothing to be compared with, and its
+    finding is left out. The clips are those of the class with the most attention there. For static
+    findings, all frames are frozen to one, or shuffled for comparison; a class that needs no
+    movement loses nothing. The clips of those are drawn from the ones that the run's own prediction
+    is right about: where the model is wrong, or a label is, there is nothing to keep. Findings that
+    can't be proved this way are left out, and so are label suspects, which
+    `analysis.audit.second_model` checks.
 
     Returns
     -------
@@ -86,6 +90,8 @@ def plan_interventions(
         index = list(evidence.class_names).index(finding.subject[0])
         member = np.flatnonzero(evidence.groups == index)
         place = _named_place(finding, evidence.grid)
+        if finding.kind != "static" and not has_control(place, evidence.grid):
+            continue
         for row in _in_order(finding, place, evidence, member)[:clips_per_finding]:
             clip = evidence.table.iloc[int(row)]
             rng = np.random.default_rng(seed_of(finding.key, clip["video_id"]))
@@ -175,8 +181,9 @@ def _named_place(finding: Finding, grid: tuple[int, int, int]) -> Place:
     """Place that a finding is about; one that only the middle matters is about the middle."""
     if finding.kind != "centre_only":
         return finding.place
-    _, height, width = grid
-    return Place(y=(height // 4, height - height // 4), x=(width // 4, width - width // 4))
+    # At most half of each side, so that there is room around it.
+    y, x = (-(-size // 4) for size in grid[1:])
+    return Place(y=(y, grid[1] - y), x=(x, grid[2] - x))
 
 
 def _in_order(
@@ -203,27 +210,43 @@ def _actions(
         ]
     for fill in FILLS:
         actions.append(_Action("named", "replace", fill, place))
-        actions.append(_Action("random", "replace", fill, random_place(place, grid, rng)))
+        if has_room(place, grid):
+            actions.append(_Action("random", "replace", fill, random_place(place, grid, rng)))
+        else:
+            seed = int(rng.integers(2**31))
+            actions.append(_Action("random", "surround", fill, place, seed))
     return actions
 
 
+def has_room(place: Place, grid: tuple[int, int, int]) -> bool:
+    """Whether a place of the same size fits elsewhere, without overlap."""
+    return any(
+        bounds is not None and bounds[1] - bounds[0] <= max(bounds[0], size - bounds[1])
+        for bounds, size in zip((place.time, place.y, place.x), grid, strict=True)
+    )
+
+
+def has_control(place: Place, grid: tuple[int, int, int]) -> bool:
+    """Whether there is something as large as the place that doesn't overlap it."""
+    _, _, y0, y1, x0, x1 = _bounds(place, grid)
+    return has_room(place, grid) or 2 * (y1 - y0) * (x1 - x0) <= grid[1] * grid[2]
+
+
 def random_place(place: Place, grid: tuple[int, int, int], rng: np.random.Generator) -> Place:
-    """Draw a place of the same size elsewhere, without overlap if there is room."""
-    moved: dict[str, tuple[int, int] | None] = {}
+    """Draw a place of the same size elsewhere, without overlap: there must be room."""
+    if not has_room(place, grid):
+        raise ValueError(f"{place} on a grid of {grid}: no room for another place of its size")
     given = {"time": place.time, "y": place.y, "x": place.x}
     sizes = dict(zip(given, grid, strict=True))
-    bounded = [name for name, bounds in given.items() if bounds is not None]
-    for _ in range(64):
+    while True:
+        moved: dict[str, tuple[int, int] | None] = dict.fromkeys(given)
         for name, bounds in given.items():
-            if bounds is None:
-                moved[name] = None
-                continue
-            length = bounds[1] - bounds[0]
-            start = int(rng.integers(0, sizes[name] - length + 1))
-            moved[name] = (start, start + length)
-        if any(_disjoint(moved[name], given[name]) for name in bounded):
-            break
-    return Place(**moved)
+            if bounds is not None:
+                length = bounds[1] - bounds[0]
+                start = int(rng.integers(0, sizes[name] - length + 1))
+                moved[name] = (start, start + length)
+        if any(_disjoint(moved[name], given[name]) for name in given):
+            return Place(**moved)
 
 
 def _disjoint(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:

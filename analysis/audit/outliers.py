@@ -167,10 +167,10 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
     """Find labels that both the prediction and the attention contradict.
 
     Candidates are those of confident learning (Northcutt et al. 2019): the predicted class isn't
-    the label, and is at least as probable as on average over clips with that label. A candidate
-    counts if its attention fits the predicted class better than its label's class, both by more
-    than clips drawn at random would and by more than the other clips of its label do. The larger p
-    of the two counts.
+    the label, nor another label of what the clip shows, and is at least as probable as on average
+    over clips with that label. A candidate counts if its attention fits the predicted class better
+    than its label's class, both by more than clips drawn at random would and by more than the other
+    clips of its label do. The larger p of the two counts.
     """
     label, prediction = evidence.label, evidence.prediction
     if not (label >= 0).any():
@@ -184,7 +184,7 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
     probability = evidence.score("probability")
     enough = np.minimum(size[label], size[prediction]) >= settings.min_clips
     sure = probability >= np.maximum(usual[prediction], 0.5)
-    rows = np.flatnonzero(known & (label != prediction) & enough & sure)
+    rows = np.flatnonzero(evidence.wrong & enough & sure)
     p = np.ones(len(rows))
     for at, row in enumerate(rows.tolist()):
         own, other = int(label[row]), int(prediction[row])
@@ -239,12 +239,14 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
     Distances are between the model's pooled vectors if they are stored, else between the maps. Take
     r_1 and r_k, a point's distances to its first and k-th neighbour: among points of locally even
     density in d dimensions, (r_1 / r_k)^d is the smallest of k - 1 uniform numbers. d is estimated
-    from all clips (Facco et al. 2017). Two clips of one video aren't a pair.
+    from all clips (Facco et al. 2017). Two clips of one video aren't a pair; a clip with several
+    labels counts once, and of two videos with several segments the nearest two are the finding.
 
     A classifier's vector says more of the class than of the clip, and hardly differs where a cue
     gives the class away. A copy is looked at alike, too: each of a pair has to be among the other's
     k nearest by the maps.
     """
+    evidence = evidence.of_clips()
     n, k = len(evidence.table), settings.duplicate_neighbours
     if n < 3 * k:
         return []
@@ -266,8 +268,12 @@ def near_duplicates(evidence: Evidence, settings: AuditSettings) -> list[Finding
             pairs[pair] = at
     if evidence.vectors is not None and pairs:
         pairs = _alike_in_maps(pairs, hellinger(evidence).astype(np.float32), video, k)
-    found = []
-    for (first, second), at in pairs.items():
+    found, told = [], set[frozenset[int]]()
+    for (first, second), at in sorted(pairs.items(), key=lambda item: (ratio[item[1]], item[0])):
+        videos = frozenset((int(video[first]), int(video[second])))
+        if videos in told:
+            continue
+        told.add(videos)
         across = (
             isinstance(split[first], str)
             and isinstance(split[second], str)

@@ -31,13 +31,13 @@ def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Findin
     number. The model has to know the class: to predict it at least twice as often of its clips as
     of others. Else what it gets right is luck, and merely looks like the class.
     """
-    label, prediction = evidence.label, evidence.prediction
+    label, prediction, is_wrong = evidence.label, evidence.prediction, evidence.wrong
     names = [name for name in COMPARED if name in evidence.table]
     found, p_values, best = [], [], []
     classes = []
     for index in np.unique(label[label >= 0]):
         rows = np.flatnonzero(label == index)
-        wrong = prediction[rows] != index
+        wrong = is_wrong[rows]
         if min(wrong.sum(), (~wrong).sum()) < settings.min_clips:
             continue
         others = prediction[(label >= 0) & (label != index)]
@@ -63,7 +63,7 @@ def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Findin
         if not q[at] <= settings.q or abs(2 * auc_of - 1) < 0.3:
             continue
         rows = np.flatnonzero(label == index)
-        wrong = prediction[rows] != index
+        wrong = is_wrong[rows]
         values = evidence.score(name)[rows]
         class_name = evidence.class_names[index]
         seed = seed_of("other_when_wrong", class_name, name)

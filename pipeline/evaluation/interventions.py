@@ -26,7 +26,7 @@ from pipeline.models.geometry import Geometry
 from pipeline.status import Status
 from pipeline.storage.files import read_bytes, write_bytes
 
-Action = Literal["keep", "replace", "freeze", "shuffle"]
+Action = Literal["keep", "replace", "surround", "freeze", "shuffle"]
 
 LoadRows = Callable[[Sequence[int]], Columns]
 """Loads rows of a run, in ascending order, as `pipeline.clips.loader.ClipLoader` does."""
@@ -41,8 +41,9 @@ class Intervention:
     target: int
     """Index of the class."""
     action: Action = "keep"
-    """``keep`` changes nothing; ``replace`` puts a fill in a place; ``freeze`` repeats the middle
-    frame; ``shuffle`` draws another order of the frames."""
+    """``keep`` changes nothing; ``replace`` puts a fill in a place, ``surround`` in as many patches
+    around it; ``freeze`` repeats the middle frame; ``shuffle`` draws another order of the
+    frames."""
     fill: Fill | None = None
     time: tuple[int, int] = (0, 0)
     """Time steps of the model to replace, half-open."""
@@ -51,7 +52,7 @@ class Intervention:
     x: tuple[int, int] = (0, 0)
     """Columns of patches to replace, half-open."""
     seed: int = 0
-    """Seed of ``shuffle``."""
+    """Seed of ``surround`` and ``shuffle``."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,42 @@ def changed_clip(pixel_values: Tensor, intervention: Intervention, grid: Geometr
         case "shuffle":
             order = np.random.default_rng(intervention.seed).permutation(n_frames)
             return pixel_values[:, torch.from_numpy(order)]
-        case "replace":
+        case "replace" | "surround":
             if intervention.fill is None:
                 raise ValueError(f"fill: None, expected one of {', '.join(FILLS)} to replace with")
+            where = np.zeros((grid.height, grid.width), bool)
+            where[slice(*intervention.y), slice(*intervention.x)] = True
+            if intervention.action == "surround":
+                where = around(where, intervention.seed)
             patches = torch.zeros(1, grid.n_times, grid.height, grid.width, dtype=torch.bool)
-            t, y, x = (slice(*bounds) for bounds in _places(intervention))
-            patches[:, t, y, x] = True
+            patches[:, slice(*intervention.time)] = torch.from_numpy(where)
             flat = patches.flatten(2).to(pixel_values.device)
             filled = fill_frames(pixel_values, intervention.fill)
             return replace_patches(pixel_values, filled, flat, grid)
 
 
-def _places(intervention: Intervention) -> tuple[tuple[int, int], ...]:
-    return intervention.time, intervention.y, intervention.x
+def around(place: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """Choose as many patches as a place has, outside of it and side by side around its centre.
+
+    They are those that follow a direction, which the seed draws, as a hand of a clock goes.
+
+    Parameters
+    ----------
+    place
+        (y, x) patches, at most half of them.
+
+    Returns
+    -------
+    (y, x)
+    """
+    centre = np.argwhere(place).mean(axis=0)
+    outside = np.argwhere(~place)
+    y, x = (outside - centre).T
+    start = np.random.default_rng(seed).uniform(0, 2 * np.pi)
+    chosen = outside[np.argsort((np.arctan2(y, x) - start) % (2 * np.pi), kind="stable")]
+    surrounding = np.zeros_like(place)
+    surrounding[tuple(chosen[: place.sum()].T)] = True
+    return surrounding
 
 
 class Intervener:

@@ -15,6 +15,7 @@ from pipeline.evaluation.interventions import (
     Intervention,
     Outcome,
     OutcomeFolder,
+    around,
     changed_clip,
     in_parts,
 )
@@ -44,6 +45,50 @@ def known():
 def test_what_is_planned_can_be_carried_out():
     """The audit names actions and fills as they are here, and loads nothing of it."""
     assert planning.FILLS == FILLS
+
+
+@given(
+    size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    data=st.data(),
+    seed=st.integers(0, 2**31),
+)
+def test_as_many_patches_around_a_place_are_chosen_and_none_of_it(size, data, seed):
+    place = np.zeros(size, bool)
+    y0, x0 = (data.draw(st.integers(0, side - 1)) for side in size)
+    y1 = data.draw(st.integers(y0 + 1, size[0]))
+    x1 = data.draw(st.integers(x0 + 1, size[1]))
+    place[y0:y1, x0:x1] = True
+    if 2 * place.sum() > place.size:
+        return
+    chosen = around(place, seed)
+    assert chosen.sum() == place.sum()
+    assert not (chosen & place).any()
+    np.testing.assert_array_equal(chosen, around(place, seed))
+
+
+def test_what_surrounds_the_middle_lies_on_one_side_of_it_and_that_is_drawn():
+    place = np.zeros((14, 14), bool)
+    place[3:11, 3:11] = True
+    sides = set()
+    for seed in range(40):
+        y, x = (np.argwhere(around(place, seed)) - 6.5).mean(axis=0)
+        assert np.hypot(y, x) > 2
+        sides.add((bool(y > 0), bool(x > 0)))
+    assert len(sides) == 4
+
+
+def test_around_a_place_patches_are_replaced_at_its_times(known):
+    model, clips, _ = known
+    clip = clips.pixel_values[:1]
+    what = Intervention(0, 0, "surround", "mean", time=(1, 3), y=(2, 5), x=(2, 5), seed=SEED)
+    changed = changed_clip(clip, what, model.grid)
+    size = model.grid.patch_size
+    inside = slice(2 * size, 5 * size)
+    assert (changed[..., inside, inside] == clip[..., inside, inside]).all()
+    for frame in range(N_TIMES):
+        n_changed = int((changed[0, frame] != clip[0, frame]).any(dim=0).sum())
+        assert (n_changed > 0) == (frame in (1, 2))
+        assert n_changed <= 9 * size**2
 
 
 def test_a_place_is_replaced_and_nothing_else(known):

@@ -114,17 +114,81 @@ def test_a_share_that_all_clips_have_is_a_sink_and_one_of_a_class_is_none(plante
     assert sink.effect == pytest.approx(maps[:, 19].mean() * maps.shape[1], rel=1e-6)
 
 
-def test_a_class_that_is_looked_past_is_found_by_its_lift(clean, day_seed):
+def marked(evidence, share, area):
+    """Evidence of a run whose clips have a marked region, with its share of the attention."""
+    return replace(
+        evidence, table=evidence.table.assign(mask_share_attribution=share, mask_covered=area)
+    )
+
+
+def test_a_class_that_is_looked_past_is_found(clean, day_seed):
     assert not off_object(clean, SETTINGS)
-    lift = np.random.default_rng(day_seed).lognormal(np.log(4), 0.3, len(clean.table))
-    lift[clean.groups == LOGO] /= 8
-    # Clips without a ground truth don't count.
-    lift[::7] = np.nan
-    evidence = replace(clean, table=clean.table.assign(lift=lift))
-    (found,) = off_object(evidence, SETTINGS)
+    rng, n = np.random.default_rng(day_seed), len(clean.table)
+    area = rng.uniform(0.05, 0.2, n)
+    share = rng.uniform(0.4, 0.8, n)
+    share[clean.groups == LOGO] = (area * rng.uniform(0.2, 1.2, n))[clean.groups == LOGO]
+    # Clips without a ground truth don't count, nor do those that it fills or is absent from.
+    share[::7], area[1::7], area[2::7] = np.nan, 0, 1
+    (found,) = off_object(marked(clean, share, area), SETTINGS)
     assert found.subject == (CLASS_NAMES[LOGO],)
-    assert found.n == np.isfinite(lift[clean.groups == LOGO]).sum()
-    assert not off_object(replace(clean, table=clean.table.assign(lift=lift * 40)), SETTINGS)[1:]
+    usable = np.isfinite(share) & (area > 0) & (area < 1)
+    assert found.n == usable[clean.groups == LOGO].sum()
+    assert found.low <= found.effect <= found.high < 0
+
+
+def test_a_large_object_that_is_looked_at_is_not_said_to_be_looked_past(clean, day_seed):
+    rng, n = np.random.default_rng(day_seed), len(clean.table)
+    large = clean.groups == LOGO
+    # Of a region of 60 % no more than 1.67 times its area can be had; others have 5 times theirs.
+    area = np.where(large, 0.6, 0.1)
+    share = np.where(large, 0.96, 0.5) + rng.normal(0, 0.02, n)
+    assert not off_object(marked(clean, share, area), SETTINGS)
+
+
+def with_share(evidence, rows, cells, share):
+    """Move a share of the attention of some rows to patches, as much to each row as is given."""
+    maps = evidence.maps.copy()
+    maps[rows] *= 1 - share[rows, None]
+    maps[np.ix_(rows, cells)] += share[rows, None] / len(cells)
+    return replace(evidence, maps=maps)
+
+
+def test_a_logo_is_found_beside_a_patch_that_all_clips_look_at(clean, day_seed):
+    """Of that the class has a little more, too, which is significant, and worth no look."""
+    rng, n = np.random.default_rng(day_seed), len(clean.table)
+    side = clean.grid[2]
+    everywhere = rng.uniform(0.25, 0.35, n) * np.where(clean.groups == LOGO, 1.35, 1)
+    evidence = with_share(clean, np.arange(n), [(clean.grid[1] - 1) * side + 3], everywhere)
+    assert not logos(evidence, SETTINGS)
+    corner = [side - 1]
+    evidence = with_share(
+        evidence, np.flatnonzero(clean.groups == LOGO), corner, rng.uniform(0.05, 0.15, n)
+    )
+    (found,) = logos(evidence, SETTINGS)
+    assert found.subject == (CLASS_NAMES[LOGO],)
+    assert "top right" in found.seen
+
+
+def test_a_logo_that_several_classes_have_is_found_in_each(clean, day_seed):
+    rng, n = np.random.default_rng(day_seed), len(clean.table)
+    rows = np.flatnonzero(clean.groups < 3)
+    evidence = with_share(clean, rows, [clean.grid[2] - 1], rng.uniform(0.05, 0.15, n))
+    assert {f.subject for f in logos(evidence, SETTINGS)} == {(CLASS_NAMES[i],) for i in range(3)}
+
+
+def test_clips_without_a_label_are_not_held_against_a_class(planted, day_seed):
+    """Most of them show the class whose logo is to be found."""
+    _, evidence = planted
+    label = evidence.label.copy()
+    hidden = np.random.default_rng(day_seed).random(len(label)) < 0.5
+    label[hidden & (label == LOGO)] = -1
+    unlabelled = replace(evidence, table=evidence.table.assign(label_index=label))
+    known = replace(unlabelled, table=unlabelled.table).grouped()
+    assert (known.groups >= 0).all()
+    assert [f.to_json() for f in logos(unlabelled, SETTINGS)] == [
+        f.to_json() for f in logos(known, SETTINGS)
+    ]
+    assert of_class(logos(unlabelled, SETTINGS), LOGO)
 
 
 def test_maps_that_are_all_a_blob_in_the_middle_are_told_of(clean):

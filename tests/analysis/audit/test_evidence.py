@@ -31,6 +31,55 @@ def test_views_of_a_video_count_once(day_seed):
     assert [f.key for f in audit(back)] == [f.key for f in audit(evidence)]
 
 
+def test_the_view_that_the_model_is_surest_of_stands_for_a_video(clean):
+    n = len(clean.table)
+    views = np.repeat(np.arange(n), 3)
+    surest = np.arange(3 * n) % 3 == 2
+    table = clean.table.iloc[views].reset_index(drop=True)
+    table["row"] = np.arange(3 * n)
+    table["probability"] = np.where(surest, 0.9, 0.4)
+    table["prediction_index"] = np.where(surest, table["label_index"], -1)
+    video = per_video(
+        replace(clean, table=table, maps=clean.maps[views], when=clean.when[views])
+    ).table
+    assert (video["row"] == 3 * np.arange(n) + 2).all()
+    assert (video["prediction_index"] == video["label_index"]).all()
+    np.testing.assert_allclose(video["probability"], (0.4 + 0.4 + 0.9) / 3)
+
+
+def three_labels(clean, **columns):
+    """Rows of one file that is labelled 0, 1 and 2; the model says 1 of all."""
+    rows = clean.table.iloc[[0, 0, 0]].reset_index(drop=True)
+    table = rows.assign(path="a.mp4", label_index=[0, 1, 2], prediction_index=1, **columns)
+    return replace(clean, table=table, maps=clean.maps[:3], when=clean.when[:3])
+
+
+@pytest.mark.parametrize(
+    ("columns", "wrong"),
+    [
+        ({}, [False, False, False]),
+        ({"start_time": [0.0, 1.0, 5.0], "end_time": [2.0, 3.0, 6.0]}, [False, False, True]),
+        ({"start_time": [0.0, 2.0, 5.0], "end_time": [2.0, 3.0, 6.0]}, [True, False, True]),
+        ({"path": ["a.mp4", "b.mp4", "b.mp4"]}, [True, False, False]),
+        ({"label_index": [0, 2, 3]}, [True, True, True]),
+    ],
+)
+def test_an_answer_is_right_if_it_is_any_label_of_what_the_clip_shows(clean, columns, wrong):
+    evidence = three_labels(clean)
+    assert replace(evidence, table=evidence.table.assign(**columns)).wrong.tolist() == wrong
+
+
+def test_an_answer_about_a_clip_without_a_label_is_not_wrong(clean):
+    table = clean.table.assign(label_index=-1)
+    assert not replace(clean, table=table).wrong.any()
+
+
+def test_a_file_or_segment_with_several_labels_counts_once(clean):
+    assert len(three_labels(clean).of_clips().table) == 1
+    of_times = three_labels(clean, start_time=[0.0, 0.0, 1.0], end_time=[1.0, 1.0, 2.0])
+    assert of_times.of_clips().table["label_index"].tolist() == [0, 2]
+
+
 def test_what_a_frame_weighs_is_its_importance_where_a_run_has_stored_it(day_seed, tmp_path):
     layout, columns = simulated(day_seed, clips_per_class=10).columns()
     importance = np.random.default_rng(day_seed).dirichlet(

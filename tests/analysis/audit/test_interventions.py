@@ -1,13 +1,24 @@
 """Plans of interventions, and what outcomes make of findings; the model is simulated here."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.audit.audit import audit
 from analysis.audit.finding import Place
-from analysis.audit.interventions import COLUMNS, FILLS, plan_interventions, prove, random_place
+from analysis.audit.interventions import (
+    COLUMNS,
+    FILLS,
+    has_control,
+    has_room,
+    plan_interventions,
+    prove,
+    random_place,
+)
 from pipeline.errors import StoreError
 from tests.analysis.simulated_runs import ALL, CLASS_NAMES, LOGO, simulated
 
@@ -82,6 +93,60 @@ def test_outcomes_that_lack_a_part_are_refused(planned):
     outcomes = outcomes_of(plan, {"named": 0.1, "random": 0.1})
     with pytest.raises(StoreError, match="expected each clip unchanged"):
         prove(found, outcomes[outcomes["arm"] != "random"])
+
+
+def ranges(size):
+    return st.tuples(st.integers(0, size), st.integers(0, size)).filter(lambda ab: ab[0] < ab[1])
+
+
+@given(
+    grid=st.tuples(st.integers(1, 8), st.integers(1, 9), st.integers(1, 9)),
+    data=st.data(),
+    seed=st.integers(0, 2**32),
+)
+def test_where_there_is_room_a_random_place_never_overlaps(grid, data, seed):
+    given_place = {
+        name: data.draw(st.none() | ranges(size))
+        for name, size in zip(("time", "y", "x"), grid, strict=True)
+    }
+    place = Place(**given_place)
+    rng = np.random.default_rng(seed)
+    if not has_room(place, grid):
+        with pytest.raises(ValueError, match="no room"):
+            random_place(place, grid, rng)
+        return
+    assert has_control(place, grid)
+    moved = random_place(place, grid, rng)
+    covered = []
+    for one in (place, moved):
+        where = np.zeros(grid, bool)
+        where[tuple(slice(*bounds) if bounds else slice(None) for bounds in vars(one).values())] = 1
+        covered.append(where)
+    assert covered[0].sum() == covered[1].sum()
+    assert not (covered[0] & covered[1]).any()
+
+
+@pytest.mark.parametrize("side", [4, 7, 8, 14, 16])
+def test_what_is_compared_with_the_middle_lies_around_it(clean, side):
+    n = len(clean.table)
+    middle = replace(
+        clean,
+        maps=np.full((n, side * side), 1 / side**2, np.float32),
+        grid=(clean.grid[0], side, side),
+    )
+    (found,) = [f for f in audit(simulated(SEED, ALL).evidence()) if f.kind == "logo"][:1]
+    found = replace(found, kind="centre_only", place=Place())
+    plan = plan_interventions([found], middle)
+    assert set(plan.loc[plan["arm"] == "random", "action"]) == {"surround"}
+    assert plan.loc[plan["arm"] == "random", "seed"].nunique() > 10
+
+
+def test_a_place_that_leaves_nothing_to_compare_with_is_not_tried(planned, clean):
+    found, _ = planned
+    logo = next(f for f in found if f.kind == "logo")
+    wide = replace(logo, place=Place(y=(0, 7), x=(0, 7)))
+    assert not has_control(wide.place, clean.grid)
+    assert plan_interventions([wide], clean).empty
 
 
 def test_a_random_place_has_the_size_and_is_elsewhere():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -78,6 +79,54 @@ def test_suspects_are_mostly_swapped_labels_and_name_the_true_class(planted, day
             break
     assert total >= 12
     assert stats.binom.cdf(hits, total, 0.8) > CHANCE
+
+
+def with_second_labels(evidence, rows, labels):
+    """Evidence of a run in which some clips have a second label, and so a second row."""
+    table = evidence.table.iloc[rows].assign(label_index=labels)
+    table["row"] += len(evidence.table)
+    return replace(
+        evidence,
+        table=pd.concat([evidence.table, table], ignore_index=True),
+        maps=np.concatenate([evidence.maps, evidence.maps[rows]]),
+        when=np.concatenate([evidence.when, evidence.when[rows]]),
+    )
+
+
+def test_a_clip_is_no_suspect_for_the_other_of_its_two_labels(clean, day_seed):
+    """The model says the first label of four clips, which are labelled with the next one, too."""
+    rng, (_, height, width) = np.random.default_rng(day_seed), clean.grid
+    y, x = np.mgrid[:height, :width]
+    where = rng.normal(0, 0.7, (len(clean.table), 2))
+    # Each class has a place of its own.
+    where += np.stack(np.divmod(clean.label, 4), axis=1) * 2.5
+    squares = (y - where[:, 0, None, None]) ** 2 + (x - where[:, 1, None, None]) ** 2
+    maps = np.exp(-squares / 4).reshape(len(where), -1).astype(np.float32)
+    maps /= maps.sum(axis=1, keepdims=True)
+    table = clean.table.assign(
+        prediction_index=clean.label, probability=0.9, label_probability=0.9, path="a.mp4"
+    )
+    evidence = replace(clean, maps=maps, table=table)
+    rows = np.flatnonzero(clean.label == 2)[:4]
+    assert not label_suspects(with_second_labels(evidence, rows, 3), SETTINGS)
+    other = with_second_labels(evidence, rows, 3)
+    ids = other.table["video_id"].where(
+        other.table["row"] < len(clean.table), "another " + other.table["video_id"]
+    )
+    suspects = label_suspects(replace(other, table=other.table.assign(video_id=ids)), SETTINGS)
+    named = {f.subject[0] for f in suspects}
+    assert named
+    assert named <= {f"another {video}" for video in table["video_id"].iloc[rows]}
+
+
+def test_a_copy_of_a_clip_with_two_labels_is_found_once(planted):
+    _, evidence = planted
+    every = np.arange(len(evidence.table))
+    twice = with_second_labels(evidence, every, (evidence.label + 1) % len(CLASS_NAMES))
+    once = {f.key: f.effect for f in near_duplicates(evidence, SETTINGS)}
+    found = near_duplicates(twice, SETTINGS)
+    assert len(found) == len(once)
+    assert {f.key: f.effect for f in found} == once
 
 
 def test_clips_unlike_their_class_are_those_that_were_planted(planted, day_seed):
