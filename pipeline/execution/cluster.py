@@ -36,6 +36,7 @@ and without this a driver would wait a minute for it."""
 _CONNECT_S = 10.0
 _READ_S = 60.0
 """For a node to read a file of a few bytes."""
+_LOGGER = logging.getLogger(__name__)
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 
@@ -136,7 +137,8 @@ def check_shared(url: str, key: str = "out") -> None:
     """Refuse a path, the value of ``key``, that isn't on a disk that every node reads.
 
     A file is written there, and read on each node of the cluster. A node that joins later isn't
-    checked; if it lacks the disk it finds no store to write, and the pass breaks off.
+    checked, nor is one that is too busy to answer, which is told; if it lacks the disk it finds no
+    store to write, and the pass breaks off.
 
     Raises
     ------
@@ -150,7 +152,7 @@ def check_shared(url: str, key: str = "out") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(token)
     try:
-        strangers = nodes_without(path, token, nodes)
+        strangers, silent = nodes_without(path, token, nodes)
     finally:
         path.unlink(missing_ok=True)
     if strangers:
@@ -159,10 +161,18 @@ def check_shared(url: str, key: str = "out") -> None:
             "writes there isn't read there; expected a URL, or a path on a disk that all nodes "
             "share"
         )
+    if silent:
+        _LOGGER.warning(
+            "%s: whether %s is on a disk that all nodes share isn't known of %s, as no answer came "
+            "in %.0f s",
+            *(key, url, ", ".join(silent), _READ_S),
+        )
 
 
-def nodes_without(path: Path, token: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the nodes that don't answer, or on which the file doesn't hold the text."""
+def nodes_without(
+    path: Path, token: str, nodes: Sequence[Mapping[str, Any]], *, answer_s: float = _READ_S
+) -> tuple[list[str], list[str]]:
+    """Names of the nodes on which a file doesn't hold a text, and of those that don't answer."""
     read = ray.remote(_read_text)
     answers = {
         read.options(
@@ -172,8 +182,16 @@ def nodes_without(path: Path, token: str, nodes: Sequence[Mapping[str, Any]]) ->
         ).remote(path): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         for node in nodes
     }
-    ray.wait([*answers], num_returns=len(answers), timeout=_READ_S)
-    return [name for answer, name in answers.items() if _given(answer) != token]
+    ray.wait([*answers], num_returns=len(answers), timeout=answer_s)
+    strangers, silent = [], []
+    for answer, name in answers.items():
+        try:
+            if ray.get(answer, timeout=0) != token:
+                strangers.append(name)
+        # Whoever says nothing is busy, or gone by now.
+        except RayError:
+            silent.append(name)
+    return strangers, silent
 
 
 def _read_text(path: Path) -> str | None:
@@ -181,14 +199,6 @@ def _read_text(path: Path) -> str | None:
         return path.read_text()
     except OSError:
         return None
-
-
-def _given(answer: ray.ObjectRef) -> str | None:
-    try:
-        text: str | None = ray.get(answer, timeout=0)
-    except RayError:
-        return None
-    return text
 
 
 def _is_local(url: str) -> bool:

@@ -1,5 +1,7 @@
 """Models beside decoders on the CPUs and GPUs that there are."""
 
+import os
+
 import pytest
 import ray
 
@@ -59,9 +61,22 @@ def test_a_node_that_reads_something_else_at_a_path_is_named(local_ray, tmp_path
     (tmp_path / "token").write_text("here")
     nodes = ray.nodes()
     named = [f"{nodes[0]['NodeManagerHostname']} ({nodes[0]['NodeManagerAddress']})"]
-    assert nodes_without(tmp_path / "token", "here", nodes) == []
-    assert nodes_without(tmp_path / "token", "there", nodes) == named
-    assert nodes_without(tmp_path / "absent", "here", nodes) == named
+    assert nodes_without(tmp_path / "token", "here", nodes) == ([], [])
+    assert nodes_without(tmp_path / "token", "there", nodes) == (named, [])
+    assert nodes_without(tmp_path / "absent", "here", nodes) == (named, [])
+
+
+def test_a_node_that_does_not_answer_is_not_said_to_read_something_else(local_ray, tmp_path):
+    (tmp_path / "token").write_text("here")
+    (node,) = ray.nodes()
+    gone = node | {"NodeID": "1" * len(node["NodeID"]), "NodeManagerHostname": "gone"}
+    silent = [f"gone ({node['NodeManagerAddress']})"]
+    assert nodes_without(tmp_path / "token", "here", [node, gone]) == ([], silent)
+    # A fifo is never read to its end.
+    os.mkfifo(tmp_path / "fifo")
+    strangers, silent = nodes_without(tmp_path / "fifo", "here", [node], answer_s=1)
+    assert (strangers, len(silent)) == ([], 1)
+    (tmp_path / "fifo").write_text("the task ends")
 
 
 @pytest.mark.parametrize("is_there", [True, False])
