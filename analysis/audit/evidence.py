@@ -88,7 +88,7 @@ class Evidence:
         overlap.
         """
         label, prediction = self.label, self.prediction
-        wrong = (label >= 0) & (label != prediction)
+        wrong: NDArray[np.bool_] = (label >= 0) & (label != prediction)
         ids, paths = (self.table[name].to_numpy(object) for name in ("video_id", "path"))
         of_several = self.table["video_id"].duplicated(keep=False).to_numpy()
         if not of_several.any():

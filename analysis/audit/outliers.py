@@ -5,6 +5,7 @@ and sqrt(T), minus the mean of all clips, scaled to length 1.
 """
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -18,6 +19,7 @@ Float64Array = NDArray[np.float64]
 
 _QUARTILES_APART = float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
 """Distance of a normal distribution's quartiles, in standard deviations."""
+_LOWER_QUARTER = 0.25
 _UPPER_SHARE = 0.9
 """Share of clips below the quantile that also measures the spread above the median: a few percent
 of odd clips move it little."""
@@ -168,9 +170,10 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
 
     Candidates are those of confident learning (Northcutt et al. 2019): the predicted class isn't
     the label, nor another label of what the clip shows, and is at least as probable as on average
-    over clips with that label. A candidate counts if its attention fits the predicted class better
-    than its label's class, both by more than clips drawn at random would and by more than the other
-    clips of its label do. The larger p of the two counts.
+    over clips with that label, and as in three quarters of those that the model gets right: where
+    it is wrong by itself, it is less sure. A candidate counts if its attention fits the predicted
+    class better than its label's class, both by more than clips drawn at random would and by more
+    than the other clips of its label do. The larger p of the two counts.
     """
     label, prediction = evidence.label, evidence.prediction
     if not (label >= 0).any():
@@ -183,7 +186,9 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
     usual = total / np.maximum(size, 1)
     probability = evidence.score("probability")
     enough = np.minimum(size[label], size[prediction]) >= settings.min_clips
-    sure = probability >= np.maximum(usual[prediction], 0.5)
+    right = pd.Series(probability).where(label == prediction).groupby(prediction)
+    when_right = right.quantile(_LOWER_QUARTER).reindex(range(len(size))).fillna(1.0).to_numpy()
+    sure = probability >= np.maximum(np.maximum(usual, when_right)[prediction], 0.5)
     rows = np.flatnonzero(evidence.wrong & enough & sure)
     p = np.ones(len(rows))
     for at, row in enumerate(rows.tolist()):

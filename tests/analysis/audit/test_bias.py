@@ -59,6 +59,19 @@ def test_the_last_step_is_named_where_it_is_the_last(clean):
     assert found.place.time == (clean.grid[0] - 1, clean.grid[0])
 
 
+def test_a_class_that_changes_most_at_its_end_has_no_cue_there(clean):
+    """Half more than in other classes is much, but no flash, title or cut."""
+    n_times = clean.grid[0]
+    when = np.full_like(clean.when, 1 / n_times)
+    member = clean.groups == FLASH
+    when[member] = np.linspace(0.4, 1.6, n_times) / n_times
+    rng = np.random.default_rng(0)
+    when *= rng.uniform(0.95, 1.05, when.shape)
+    table = clean.table.assign(first_frame_mass=when[:, 0], last_frame_mass=when[:, -1])
+    found = class_biases(replace(clean, table=table, when=when), SETTINGS)
+    assert not [f for f in found if f.kind == "first_last_frames"]
+
+
 @pytest.mark.parametrize("n_steps", [1, 3, 7])
 def test_a_flash_is_named_for_as_long_as_it_lasts(clean, n_steps):
     n_times = clean.grid[0]
