@@ -2,7 +2,7 @@
 
 In process, at the boundary that answers, 300 of a kind: manifests and annotation files are in
 ``tests/dataset/test_mutations.py``, settings in ``tests/jobs/test_settings.py``, model folders in
-``tests/models/test_checkpoint_files.py``; clips and stores are here. By command, 20 of each kind
+``tests/models/test_checkpoint_files.py``; clips and stores are here. By command, 8 of each kind
 are here, and as many as one likes in ``tests/system/study_of_hostile_inputs.py``. The seed is the
 day's.
 """
@@ -31,7 +31,7 @@ from tests.support.mutations import mutated_bytes, seed_of_the_day
 from tests.support.runs import random_frames
 
 N_MUTATED = 300
-N_COMMANDS = 20
+N_COMMANDS = 8
 TIMEOUT_S = 20.0
 
 
