@@ -145,15 +145,16 @@ def _start(config: LiveConfig, sources: Sequence[Source], model: _Model, held: E
     from pipeline.stream.health import Patience
     from pipeline.stream.metrics import StreamMetrics, registry_of
 
+    record = model.record_of(_no_manifest(), "out")
+    # Whoever names a run that can't be compared has nothing opened or written.
+    reference = _reference(config, record)
     with writing("out", config.out or ""):
         events = Events(_events_path(config.out))
-    reference = _reference(config, model)
     recording = _recording(config, sources, model, events, held)
-    layout = model.record_of(_no_manifest(), "out").layout
     explain = Attributor(
         model.checkpoint,
         config.method,
-        layout,
+        record.layout,
         device=device_of(config.device),
         precision=config.precision,
         n_threads=config.threads,
@@ -258,13 +259,13 @@ def _recording(
     return Recording(out, begin, shown, terms, events.tell, lease)
 
 
-def _reference(config: LiveConfig, model: _Model) -> Reference | None:
+def _reference(config: LiveConfig, record: RunRecord) -> Reference | None:
     """Read what the streams are held against."""
     if config.drift_against is None:
         return None
     from pipeline.stream.drift_watch import reference_of
 
-    return reference_of(config.drift_against, model.checkpoint.class_names, config.method.name)
+    return reference_of(config.drift_against, record)
 
 
 def _drift_watch(

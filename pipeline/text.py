@@ -23,7 +23,14 @@ _WORDS = ("sig", "token", "key", "secret", "password", "passwd", "pass", "pwd")
 _SUFFIXES = (
     "3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpe?g|mts|ogv|ts|webm|wmv|parquet|[ct]sv|json|txt|ya?ml|zarr"
 )
-_USER = re.compile(r"(?<![\w+.:-])([\w+.:-]*://)[^/@\s'\"]*@")
+_USER = re.compile(
+    r"(?<![\w+.:-])([\w+.:-]*://)"
+    # With a password to the last @ of the URL: one with a slash in it is against the rules, and is
+    # still a password. What is behind the first colon is none where it may be a port.
+    r"(?:(?!\[)[^/@:\s'\"]*:(?!\d{0,5}(?:[/?#\s'\"]|$))(?:(?!://)[^\s'\"])*@"
+    # Else to the last @ before a slash: a path may have more of them.
+    r"|[^/\s'\"]*@)"
+)
 _PARAMETER = re.compile(
     rf"([?&](?:{'|'.join(_SIGNATURES)})=)[^&#\s'\"]+"
     # A value that ends in a file suffix is the end of a file's name.

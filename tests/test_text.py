@@ -70,6 +70,8 @@ UNSIGNED = (
     "a?key=5.mp4",
     "s3://bucket/clips/a?token=6.webm",
     "https://host.example/clips/a?key=5.mp4",
+    "http://host.example:9000/bucket/user@host/a.mp4",
+    "http://[2001:db8::1]:9000/bucket/user@host/a.mp4",
 )
 
 
@@ -84,6 +86,28 @@ def test_credentials_in_urls_are_found_and_blotted_out(url):
 def test_a_path_without_a_protocol_has_no_query():
     assert not holds_credentials("runs/a?key=5")
     assert holds_credentials("clip.mp4?X-Amz-Signature=4b1dc0ffee")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rtsp://admin:p@ss@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
+        ("rtsp://admin:p@ss@10.0.0.5", "rtsp://***@10.0.0.5"),
+        ("rtsp://admin:pa/ss@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
+        ("rtsp://admin:p@a/s@s@10.0.0.5:554/live", "rtsp://***@10.0.0.5:554/live"),
+        ("rtsp://admin:12345@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
+        ("rtsp://p@ss@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
+        (
+            "neither rtsp://a:p@s@one/1 nor 'rtsp://b:q/s@two/2' nor http://three:80/c@d answers",
+            "neither rtsp://***@one/1 nor 'rtsp://***@two/2' nor http://three:80/c@d answers",
+        ),
+        ("rtsp://a:p/s@one/1,rtsp://b:q@s@two/2", "rtsp://***@one/1,rtsp://***@two/2"),
+        ("http://three/1,rtsp://b:q@s@two/2", "http://three/1,rtsp://***@two/2"),
+    ],
+)
+def test_of_a_password_nothing_is_left_whatever_is_in_it(text, told):
+    assert without_credentials(text) == told
+    assert holds_credentials(text) == text.startswith("rtsp:")
 
 
 @pytest.mark.parametrize("url", UNSIGNED)

@@ -5,7 +5,10 @@ from numpy.typing import NDArray
 
 Float64Array = NDArray[np.float64]
 
-_MAX_LAG = 120
+MAX_LAG = 120
+"""Longest lag, in steps, whose correlation may count."""
+_LAGS_OF = 3
+"""Steps that a series must have for each lag."""
 
 
 def autocorrelation_times(values: Float64Array) -> Float64Array:
@@ -22,7 +25,7 @@ def autocorrelation_times(values: Float64Array) -> Float64Array:
     mean = np.where(known, values, 0).sum(axis=0) / n_known
     centred = np.where(known, values - mean, 0.0)
     variance = (centred**2).sum(axis=0) / n_known
-    n_lags = min(_MAX_LAG, len(values) // 3) // 2 * 2
+    n_lags = min(MAX_LAG, len(values) // _LAGS_OF) // 2 * 2
     products, n_pairs = (_lagged(column, n_lags) for column in (centred, known.astype(np.float64)))
     n_pairs = np.rint(n_pairs)
     rho = products / np.maximum(n_pairs, 1) / np.maximum(variance, 1e-12)
@@ -47,12 +50,20 @@ def limits(times: Float64Array, n_steps: int) -> tuple[Float64Array, Float64Arra
 
 
 def in_order(values: Float64Array, place: NDArray[np.int64]) -> Float64Array:
-    """Put rows at their places, from the first one on; NaN where none is: (places, scores)."""
+    """Put rows at their places, from the first one on; NaN where none is: (places, scores).
+
+    A gap that no lag bridges is closed to the shortest such gap: `autocorrelation_times` are the
+    same, and an outage of any length costs no more than one of a hundred steps.
+    """
     if not len(place):
         return values
-    first = int(place.min())
-    rows = np.full((int(place.max()) - first + 1, values.shape[1]), np.nan)
-    rows[place - first] = values
+    order = np.argsort(place, kind="stable")
+    ordered = place[order]
+    closed = np.concatenate([[0], np.cumsum(np.minimum(np.diff(ordered), MAX_LAG + 1))])
+    # How many lags count goes by how long it really was.
+    lasted = min(int(ordered[-1] - ordered[0]) + 1, _LAGS_OF * MAX_LAG)
+    rows = np.full((max(int(closed[-1]) + 1, lasted), values.shape[1]), np.nan)
+    rows[closed] = values[order]
     return rows
 
 

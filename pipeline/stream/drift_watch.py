@@ -10,6 +10,7 @@ from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.opening import Absent, find_store, open_store
 from pipeline.store.pending import read_status
+from pipeline.store.record import ModelFacts, RunRecord
 from pipeline.store.run_folder import store_url
 from pipeline.stream.alarm import Alarm
 from pipeline.stream.drift import DriftDetector, DriftSettings
@@ -28,6 +29,8 @@ _ASSUMED = 10.0
 """Autocorrelation time, in windows and in s, where none is known."""
 _APART = 1_000
 """Steps between the streams of a session, more than any autocorrelation lasts."""
+_DECIDING = ("sampling", "preprocessing", "views", "method", "attribution_version")
+"""Parts of a run's identity, beside its model, without which the same frames have other maps."""
 
 
 class DriftWatch:
@@ -100,21 +103,19 @@ def _has_store(session_url: str) -> bool:
     return not isinstance(find_store(store_url(session_url)), Absent)
 
 
-def reference_of(run_url: str, class_names: Sequence[str], method: str) -> Reference:
+def reference_of(run_url: str, record: RunRecord) -> Reference:
     """Read how a run's clips score; of a folder of sessions, its newest session's windows.
 
     Parameters
     ----------
-    class_names
-        Those of the model that explains the streams.
-    method
-        Name of the method by which they are explained.
+    record
+        Of the sessions of the streams that are held against it.
 
     Raises
     ------
     StoreError
-        If there is no run, it is of a model with other classes or by another method, or it has too
-        few clips.
+        If there is no run, its clips would score otherwise than the streams' windows whatever they
+        show (see `check_comparable`), or it has too few clips.
     """
     url = run_url
     if isinstance(find_store(store_url(url)), Absent):
@@ -122,16 +123,7 @@ def reference_of(run_url: str, class_names: Sequence[str], method: str) -> Refer
         kept = (each for each in reversed(urls_of(url)) if _has_store(each))
         url = next(kept, url)
     store = open_store(store_url(url))
-    if store.record.class_names != tuple(class_names):
-        raise StoreError(
-            f"drift_against: {url} is of {store.record.model.name}, whose classes are others than "
-            "those of the model that explains the streams"
-        )
-    if store.record.method_name != method:
-        raise StoreError(
-            f"drift_against: {url} is by {store.record.method_name}, the streams are explained by "
-            f"{method}: expected the same method"
-        )
+    check_comparable(url, store.record, record)
     rows = np.flatnonzero(read_status(store) == Status.OK)
     facts = read_facts(url)
     every = max(1, -(-len(rows) // MAX_ROWS))
@@ -149,6 +141,49 @@ def reference_of(run_url: str, class_names: Sequence[str], method: str) -> Refer
         maps=[where for _, where in scored],
         places=None if facts is None else _places(ids, float(facts["hop_s"])),
     )
+
+
+def check_comparable(url: str, there: RunRecord, here: RunRecord) -> None:
+    """Refuse a run whose maps are others than the streams' also where nothing has drifted.
+
+    The manifest, the decoder, the precision and sizes of batches may be others.
+
+    Raises
+    ------
+    StoreError
+        Names what differs.
+    """
+    if there.class_names != here.class_names:
+        raise StoreError(
+            f"drift_against: {url} is of {there.model.name}, whose classes are others than "
+            "those of the model that explains the streams"
+        )
+    if there.method_name != here.method_name or there.taken_in is not None:
+        raise StoreError(
+            f"drift_against: {url} is by {there.method_name}"
+            f"{' of another tool' if there.taken_in else ''}, the streams are explained by "
+            f"{here.method_name}: expected the same method"
+        )
+    if there.identity.model != here.identity.model:
+        raise StoreError(
+            f"drift_against: {url} is of the model {_name(there.model)}, the streams are explained "
+            f"by {_name(here.model)}: expected the same weights and config"
+        )
+    differing = [
+        f"{key} is {of_run!r} there and {of_streams!r} here"
+        for key, of_run, of_streams in there.identity.differences(here.identity)
+        if key.partition(".")[0] in _DECIDING
+    ]
+    if differing:
+        raise StoreError(
+            f"drift_against: {url} was explained otherwise than the streams are: "
+            f"{'; '.join(differing)}"
+        )
+
+
+def _name(model: ModelFacts) -> str:
+    revision = f" at {model.revision[:12]}" if model.revision else ""
+    return f"{model.name}{revision} (weights {model.weights_digest[:12]})"
 
 
 def _places(window_ids: Sequence[str], hop_s: float) -> Places:

@@ -246,14 +246,26 @@ class Engine:
         states = []
         for name, stream in self._streams.items():
             state, reason = stream.feed.health.state(now)
-            recent = sum(now - at <= _RATE_S for at in tuple(stream.explained_s))
+            rate = explained_per_s(tuple(stream.explained_s), now)
             age = None if stream.newest_s is None else now - stream.newest_s
             states.append(
-                StreamStatus(
-                    name, state, reason, age, stream.n_explained, stream.skipped, recent / _RATE_S
-                )
+                StreamStatus(name, state, reason, age, stream.n_explained, stream.skipped, rate)
             )
         return states
+
+
+def explained_per_s(at_s: Sequence[float], now_s: float) -> float:
+    """Rate of windows of late, from when the newest were explained, the oldest first.
+
+    If these don't reach back far enough, as of a stream that has just begun or one that is very
+    fast, it is what came behind the oldest over the time since it.
+    """
+    if not at_s:
+        return 0.0
+    since_oldest_s = now_s - at_s[0]
+    if since_oldest_s < _RATE_S:
+        return (len(at_s) - 1) / since_oldest_s if since_oldest_s > 0 else 0.0
+    return sum(now_s - at <= _RATE_S for at in at_s) / _RATE_S
 
 
 def model_input(batch: Sequence[Window]) -> Columns:

@@ -32,7 +32,6 @@ _LOOK_S = 0.2
 _MOST_TRIES = 150
 """Tries of a shard for which windows wait, some 30 s beside the storage's own patience."""
 _RETAIN_S = 300.0
-"""Between two looks for sessions that are too old or too large."""
 _LOGGER = logging.getLogger(__name__)
 
 Event = Callable[[str, str, dict[str, Any]], None]
@@ -88,6 +87,8 @@ class Recording:
     gave_up: Callable[[], None] = lambda: None
     """Called when nothing more can be kept: the folder is somebody else's, or its storage stayed
     away while windows waited for it."""
+    retain_s: float = _RETAIN_S
+    """Time between two looks for sessions that are kept no longer."""
     n_lost: int = 0
     """Windows that were left out."""
     n_written: int = 0
@@ -109,7 +110,7 @@ class Recording:
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
 
     def start(self) -> None:
-        """Begin the first session, and the thread; raises as ``begin`` does."""
+        """Begin the first session, and the thread; raises as ``begin`` and a lost lease do."""
         self._begin_session()
         self._thread.start()
 
@@ -155,19 +156,19 @@ class Recording:
                 closing = self._closing
             if rows:
                 self._write(rows)
-                if self._is_lost:
-                    self.gave_up()
-                    # The folder is somebody else's: nothing more is written there.
-                    return
-                if self.terms.waits and self._n_tries > _MOST_TRIES:
-                    self.gave_up()
-                    break
-                if closing and self._fault:
-                    break
             elif closing:
                 break
-            elif time.monotonic() - self._retained_s > _RETAIN_S and not self._fault:
+            elif time.monotonic() - self._retained_s > self.retain_s and not self._fault:
                 self._guarded(self._retain)
+            if self._is_lost:
+                self.gave_up()
+                # The folder is somebody else's: nothing more is written or deleted there.
+                return
+            if self.terms.waits and self._n_tries > _MOST_TRIES:
+                self.gave_up()
+                break
+            if closing and self._fault:
+                break
         fault = self._fault
         self._guarded(self._end_session)
         self._fault = fault or self._fault
@@ -235,12 +236,28 @@ class Recording:
         self._retain()
 
     def _retain(self) -> None:
-        """Delete what is to be kept no longer."""
+        """Delete what is to be kept no longer; windows are kept whether that succeeds or not.
+
+        Raises
+        ------
+        LeaseLostError
+            If the folder, and what is deleted there, is somebody else's.
+        """
         if self._session is None:
             return
         self._retained_s = time.monotonic()
-        terms = self.terms
-        deleted = retain(self.out, self._session.url, age_s=terms.keep_s, n_bytes=terms.keep_bytes)
+        terms, current = self.terms, self._session.url
+        try:
+            if self.lease is not None:
+                self.lease.check()
+            deleted = retain(self.out, current, age_s=terms.keep_s, n_bytes=terms.keep_bytes)
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            # It is tried again, and is no reason to say that windows can't be kept.
+            reason = one_line(without_credentials(str(error) or reason_of(error)))
+            _LOGGER.warning("old sessions can't be deleted: %s", reason)
+            return
         for url in deleted:
             self.event("", "deleted", {"session": url})
 

@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.clips.columns import Columns
 from pipeline.dataset.columns import SCHEMA
@@ -40,7 +42,7 @@ from pipeline.store.record import RunRecord
 from pipeline.store.run_folder import in_run, store_url
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
-from pipeline.stream.sessions import has_ended
+from pipeline.stream.sessions import ENDED_NAME, ended_note, has_ended
 from pipeline.stream.source import Source
 
 MANIFEST_NAME = "manifest.parquet"
@@ -207,7 +209,16 @@ def finish(url: str) -> int:
 
 
 def finish_cut_off(urls: Sequence[str]) -> list[str]:
-    """Finish the sessions that were cut off; the URLs of those that were."""
+    """Finish the sessions that were cut off; the URLs of those that were.
+
+    Also of one that is complete it is noted when it ended: it is deleted by that time, and not by
+    when it began.
+
+    Raises
+    ------
+    StorageError, OSError
+        If the storage refuses.
+    """
     finished = []
     for url in urls:
         if has_ended(url):
@@ -215,10 +226,22 @@ def finish_cut_off(urls: Sequence[str]) -> list[str]:
         # One that can't be read is left as it is: others must not stand in the way of a new one.
         with suppress(StoreError, ManifestError):
             there = find_store(store_url(url))
-            if isinstance(there, Found) and not _is_complete(there.store):
+            if not isinstance(there, Found):
+                continue
+            if not _is_complete(there.store):
                 finish(url)
                 finished.append(url)
+            write_bytes(in_run(url, ENDED_NAME), ended_note(_cut_off_at(url)))
     return finished
+
+
+def _cut_off_at(url: str) -> datetime:
+    """When the newest window of a session was received; now, where none says so."""
+    table = read_manifest(in_run(url, MANIFEST_NAME)).whole_table()
+    now = datetime.now(UTC)
+    newest_s = pc.max(table["received"]).as_py() if "received" in table.column_names else None
+    # A clock that was ahead must not keep it for longer than one that ended now.
+    return now if newest_s is None else datetime.fromtimestamp(min(newest_s, now.timestamp()), UTC)
 
 
 def _is_complete(store: Store) -> bool:

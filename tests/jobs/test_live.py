@@ -24,6 +24,7 @@ from pipeline.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
+from pipeline.errors import StoreError
 from pipeline.run.config import AttributeJob
 from pipeline.status import Status
 from pipeline.store.opening import open_store
@@ -167,6 +168,26 @@ def test_a_folder_gets_a_session_each_time_and_events(inputs, tmp_path):
     assert kinds.count("committed") == 6
     facts = json.loads(next((tmp_path / "out").glob("*/session.json")).read_text())
     assert facts["window_s"] == 0.7
+
+
+def test_a_session_is_held_against_one_of_the_same_job_and_of_no_other(inputs, tmp_path):
+    # Windows enough to be held against.
+    usual = {"hop": 0.03, "rows_per_shard": 32}
+    assert live(config(inputs, tmp_path / "usual", **usual)) == 0
+    against = {**usual, "drift_against": str(tmp_path / "usual")}
+    # How many windows are in a batch or a shard, and how they are taken, is no matter.
+    changes = {"rows_per_shard": 8, "batch_size": 4, "hop": 0.1}
+    assert live(config(inputs, tmp_path / "same", "b", **against | changes)) == 0
+    (session,) = urls_of(str(tmp_path / "same"))
+    assert (open_run(session)["status"].values == Status.OK).sum() > 20
+    for changes, reason in (
+        ({"model": str(save_timesformer(tmp_path / "other", seed=1))}, "is of the model .*model"),
+        ({"sampling": {"kind": "strided", "stride": 7}}, "sampling.kind is 'uniform' there and"),
+        ({"method": {"name": "evidence"}}, "the streams are explained by evidence"),
+    ):
+        with pytest.raises(StoreError, match=f"^drift_against: .*usual/.*{reason}"):
+            live(config(inputs, tmp_path / "refused", **against | changes))
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize(

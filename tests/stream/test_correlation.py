@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.stream.correlation import autocorrelation_times, in_order, limits
+from pipeline.stream.correlation import MAX_LAG, autocorrelation_times, in_order, limits
 
 
 @pytest.mark.parametrize("tau", [1.0, 5.0, 20.0])
@@ -38,6 +40,38 @@ def test_rows_are_put_where_they_were_and_gaps_are_unknown():
     rows = in_order(np.array([[1.0], [2.0], [3.0]]), np.array([7, 5, 9]))
     np.testing.assert_array_equal(rows[:, 0], [2, np.nan, 1, np.nan, 3])
     assert in_order(np.empty((0, 2)), np.empty(0, np.int64)).shape == (0, 2)
+
+
+def whole(values, place):
+    """Rows at their places, with every gap as long as it was."""
+    rows = np.full((place.max() - place.min() + 1, values.shape[1]), np.nan)
+    rows[place - place.min()] = values
+    return rows
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 80), st.integers(1, 5 * MAX_LAG)), min_size=1, max_size=6),
+    st.integers(0, 2**32 - 1),
+)
+def test_closed_gaps_leave_the_estimate_as_it_is(parts, seed):
+    random = np.random.default_rng(seed)
+    steps = np.concatenate([[gap] + [1] * (n_rows - 1) for n_rows, gap in parts])
+    place = random.integers(-1000, 1000) + np.cumsum(steps)
+    values = np.cumsum(random.normal(size=(len(place), 2)), axis=0)
+    values[random.random(values.shape) < 0.1] = np.nan
+    shuffled = random.permutation(len(place))
+    closed = in_order(values[shuffled], place[shuffled])
+    np.testing.assert_allclose(
+        autocorrelation_times(closed), autocorrelation_times(whole(values, place)), rtol=1e-9
+    )
+
+
+def test_a_gap_takes_no_more_room_however_long_it_is():
+    values = np.arange(8.0).reshape(4, 2)
+    sizes = {in_order(values, np.array([0, 1, gap, gap + 1])).shape for gap in (10**3, 10**15)}
+    assert len(sizes) == 1
+    many = in_order(np.ones((100, 2)), np.arange(100) * 10**15)
+    assert len(many) <= 100 * (MAX_LAG + 1)
 
 
 def test_limits_hold_what_so_many_steps_may_be_wrong_by():

@@ -143,6 +143,16 @@ def test_one_drift_is_told_once_while_it_stays():
     assert len(watch(watcher, *stream)) <= 2
 
 
+def test_after_an_outage_of_any_length_it_goes_on():
+    random = np.random.default_rng(7)
+    watcher = detector(recorded(random, 3))
+    watch(watcher, *simulate(random, 200))
+    # Of all windows that were missed, arrays would take more memory than there is.
+    watch(watcher, *simulate(random, 200), start=10**15)
+    assert np.isfinite(watcher.evidence)
+    assert max(watcher.correlation_windows.values()) < 100
+
+
 def test_skipped_windows_unknown_classes_and_missing_scores_are_taken():
     random = np.random.default_rng(5)
     watcher = detector(recorded(random, 4))

@@ -1,16 +1,27 @@
 import numpy as np
 import pytest
 
+from pipeline.attribution.method import Method
+from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import ViewsConfig
 from pipeline.errors import StoreError
 from pipeline.status import Status
+from pipeline.store.conventions import VERSION, Attributions
+from pipeline.store.opening import open_store
+from pipeline.store.record import ModelIdentity
+from pipeline.store.run_folder import store_url
 from pipeline.stream.drift import DriftSettings
-from pipeline.stream.drift_watch import DriftWatch, drift_settings, reference_of, told_event
+from pipeline.stream.drift_watch import (
+    DriftWatch,
+    check_comparable,
+    drift_settings,
+    reference_of,
+    told_event,
+)
 from pipeline.stream.explained import Explained
 from tests.analysis.stores import CLASS_NAMES, random_columns, small_layout, write_run
 
 N_CLIPS = 240
-METHOD = "staa-paper"
-"""Of the runs that `write_run` writes."""
 
 
 def columns(n_rows, seed, peaked_at=None):
@@ -28,6 +39,13 @@ def run(tmp_path_factory):
     layout, made = columns(N_CLIPS, 1)
     made["status"][7] = Status.TOO_SHORT
     return write_run(tmp_path_factory.mktemp("drift") / "run", layout, made)
+
+
+def record_of(url, **identity):
+    """Of streams that are explained as a run was, but for what is given."""
+    record = open_store(store_url(url)).record
+    changed = record.identity.model_copy(update=identity)
+    return record.model_copy(update={"identity": changed})
 
 
 def played(watch, made, first, stream="cam"):
@@ -53,7 +71,7 @@ def test_an_alarm_rises_where_maps_move_and_names_windows_before_and_after(run):
     alarms = []
     # Maps that are drawn have nothing to do with those before them.
     settings = DriftSettings(correlation_windows=1)
-    reference = reference_of(run, CLASS_NAMES, METHOD)
+    reference = reference_of(run, record_of(run))
     watch = DriftWatch(reference, ["cam", "door"], alarms.append, settings)
     played(watch, columns(150, 2)[1], 0)
     played(watch, columns(150, 3)[1], 0, "door")
@@ -75,7 +93,7 @@ def test_a_folder_of_sessions_stands_for_its_newest(run, tmp_path):
     write_run(tmp_path / "2026-05-04T12-00-00Z", layout, made)
     # One that has no window yet, as its camera is away.
     (tmp_path / "2026-05-04T13-00-00Z").mkdir()
-    ours, theirs = (reference_of(url, CLASS_NAMES, METHOD) for url in (str(tmp_path), run))
+    ours, theirs = (reference_of(url, record_of(run)) for url in (str(tmp_path), run))
     assert np.array_equal(ours.knots, theirs.knots)
     assert ours.n_clips[-1] == N_CLIPS - 1
     assert ours.correlation_s is None
@@ -93,7 +111,7 @@ def test_the_windows_of_a_session_say_how_long_they_resemble_each_other(tmp_path
     made["video_id"] = np.array(ids, made["video_id"].dtype)
     url = write_run(tmp_path / "run", layout, made)
     (tmp_path / "run" / "session.json").write_text('{"hop_s": 0.5}')
-    reference = reference_of(url, CLASS_NAMES, METHOD)
+    reference = reference_of(url, record_of(url))
     assert reference.correlation_s is not None
     # Each map four times: 1 + 2 (3 + 2 + 1) / 4 windows, and what that may be wrong by.
     place = reference.scores.index("center_x")
@@ -108,9 +126,48 @@ def test_the_windows_of_a_session_say_how_long_they_resemble_each_other(tmp_path
 
 
 def test_a_run_that_can_not_be_compared_is_refused(run, tmp_path):
+    record = record_of(run)
     with pytest.raises(StoreError, match="whose classes are others"):
-        reference_of(run, ("a", "b"), METHOD)
+        reference_of(run, record.model_copy(update={"class_names": ("a", "b")}))
+    evidence = record.identity.method.model_copy(update={"name": "evidence"})
     with pytest.raises(StoreError, match="is by staa-paper, the streams are explained by evidence"):
-        reference_of(run, CLASS_NAMES, "evidence")
+        reference_of(run, record_of(run, method=evidence))
     with pytest.raises(StoreError, match="no store"):
-        reference_of(str(tmp_path / "absent"), CLASS_NAMES, METHOD)
+        reference_of(str(tmp_path / "absent"), record)
+
+
+@pytest.mark.parametrize(
+    ("identity", "reason"),
+    [
+        ({"model": ModelIdentity(weights="0000", config={"hidden_size": 768})}, "of the model org"),
+        ({"model": ModelIdentity(weights="9c1e", config={"hidden_size": 8})}, "of the model org"),
+        ({"sampling": Sampling("strided", 4, 2)}, "sampling.kind is 'uniform' there and 'strided'"),
+        ({"views": ViewsConfig(crops=3)}, "views.crops is 1 there and 3 here"),
+        (
+            {"method": Method(layers="all").resolved(12)},
+            r"method.layers is \[11\] there and \[0, 1",
+        ),
+        ({"attribution_version": 1}, "attribution_version is 2 there and 1 here"),
+    ],
+)
+def test_a_run_of_other_maps_is_refused_and_told_what_differs(run, identity, reason):
+    with pytest.raises(StoreError, match=f"^drift_against: {run} .*{reason}") as refused:
+        reference_of(run, record_of(run, **identity))
+    assert "\n" not in str(refused.value)
+
+
+def test_other_clips_decoders_and_batches_are_no_matter(run):
+    other = {"manifest": "4711", "segments": True, "decoder": "pyav", "batch_size": 7}
+    check_comparable(run, record_of(run), record_of(run, **other, precision="bfloat16"))
+
+
+def test_a_run_of_another_tool_is_refused_whatever_it_calls_its_method(run):
+    here = record_of(run)
+    theirs = Attributions(
+        version=VERSION,
+        method=here.method_name,
+        class_specific=False,
+        class_names=here.class_names,
+    )
+    with pytest.raises(StoreError, match="of another tool"):
+        check_comparable(run, here.model_copy(update={"taken_in": theirs}), here)

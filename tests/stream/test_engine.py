@@ -10,7 +10,7 @@ import pytest
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.status import Status
-from pipeline.stream.engine import Engine, Settings, model_input
+from pipeline.stream.engine import Engine, Settings, explained_per_s, model_input
 from pipeline.stream.explained import SourceState
 from pipeline.stream.source import parse_source
 from pipeline.stream.windows import WindowPlan
@@ -171,6 +171,25 @@ def test_states_are_told_once_each(clip):
     # On a busy machine it may also be stalled, or late, meanwhile.
     assert states[-1] == "ended"
     assert all(one != other for one, other in pairwise(states))
+
+
+@pytest.mark.parametrize(
+    ("at_s", "now_s", "rate"),
+    [
+        ((), 5.0, 0.0),
+        # One alone says nothing yet.
+        ((100.0,), 103.0, 0.0),
+        (np.arange(100, 103.5, 0.5), 103.0, 2.0),
+        (np.arange(100, 103.5, 0.5), 106.0, 1.0),
+        (np.arange(100, 160, 0.5), 159.75, 2.0),
+        (np.arange(100, 160, 0.5), 165.0, 1.0),
+        (np.arange(100, 160, 0.5), 300.0, 0.0),
+        # So many are held, of a stream that gives 500 in a second.
+        (100 + np.arange(1000) / 500, 100 + 999 / 500, 500.0),
+    ],
+)
+def test_the_rate_is_that_of_the_time_that_is_known(at_s, now_s, rate):
+    assert explained_per_s(tuple(at_s), now_s) == pytest.approx(rate)
 
 
 def test_windows_become_the_columns_of_clips():

@@ -3,6 +3,7 @@
 import io
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -26,13 +27,14 @@ def begun_in(out):
     return session(Path(new_session(str(out))))
 
 
-def recording(out, terms=TERMS, events=None, begin=None):
+def recording(out, terms=TERMS, events=None, begin=None, **options):
     return Recording(
         str(out),
         begin or partial(begun_in, out),
         {source.name: source.shown for source in SOURCES},
         terms,
         lambda stream, kind, values: None if events is None else events.append((kind, values)),
+        **options,
     )
 
 
@@ -174,6 +176,43 @@ def test_a_folder_that_is_taken_over_is_left_alone_and_ends_what_feeds_it(tmp_pa
     with pytest.raises(StorageError, match="somebody else's"):
         keeps.close()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_taken_over_loses_no_session(tmp_path):
+    # Also where no window comes any more.
+    keeps = recording(tmp_path, replace(TERMS, keep_s=0.0), retain_s=0.0)
+    ended = threading.Event()
+    keeps.gave_up = ended.set
+    keeps.start()
+    keeps.lease = Taken()
+    assert ended.wait(20)
+    with pytest.raises(StorageError, match="somebody else's"):
+        keeps.close()
+    old = Path(new_session(str(tmp_path), datetime(2026, 5, 4, tzinfo=UTC)))
+    old.mkdir()
+    late = recording(tmp_path, replace(TERMS, keep_s=0.0))
+    late.lease = Taken()
+    with pytest.raises(LeaseLostError):
+        late.start()
+    assert old.exists()
+
+
+def test_windows_are_kept_though_old_sessions_can_not_be_deleted(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    # Of a folder below a file nothing can be listed.
+    out = tmp_path / "file" / "sessions"
+    terms = replace(TERMS, keep_s=1.0)
+    keeps = recording(out, terms, begin=partial(begun_in, tmp_path), retain_s=0.0)
+    keeps.start()
+    for each, columns in rows_of([window(n) for n in range(ROWS_PER_SHARD)]):
+        keeps.record(each, columns)
+    until(lambda: keeps.n_written == ROWS_PER_SHARD)
+    tried = len(caplog.records)
+    assert until(lambda: len(caplog.records) > tried)
+    keeps.close()
+    assert statuses(keeps.sessions[0]) == [Status.OK] * ROWS_PER_SHARD
+    told = {record.getMessage() for record in caplog.records}
+    assert all(line.startswith("old sessions can't be deleted: ") for line in told)
 
 
 def test_frames_of_windows_that_wait_are_not_held_unless_they_are_kept(tmp_path):

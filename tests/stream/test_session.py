@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from pipeline.store.run_folder import store_url
 from pipeline.store.state import read_state
 from pipeline.store.verify import check_store
 from pipeline.stream.session import Paths, finish, finish_cut_off
+from pipeline.stream.sessions import has_ended, new_session, retain
 from pipeline.stream.source import Source
 from tests.stream.cut_sessions import rows
 from tests.stream.made import ROWS_PER_SHARD, rows_of, session, window
@@ -86,6 +89,7 @@ def test_killed_anywhere_it_is_finished_and_nothing_is_torn(tmp_path, step):
         # Readers get along with it as it is.
         assert read_state(url).summary.counts[Status.OK] >= 4
         n_finished += finish_cut_off([url, str(tmp_path / "nothing")]) == [url]
+        assert has_ended(url)
         store = open_store(store_url(url))
         status = read_status(store)
         assert len(status) in (4, 8)
@@ -110,6 +114,39 @@ def test_a_commit_that_a_full_disk_refused_anywhere_is_done_again(tmp_path, step
         assert read_manifest(f"{url}/manifest.parquet").n_rows == 8
         check_store(open_store(store_url(url)))
     assert met[-1][1] == ""
+
+
+@pytest.mark.parametrize("hours_ago", [30, 1])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_was_cut_off_is_deleted_by_its_newest_window(tmp_path, hours_ago, is_whole):
+    now = datetime.now(UTC)
+    # Of one long session.
+    url = new_session(str(tmp_path), now - timedelta(hours=100))
+    live = session(tmp_path / url.rpartition("/")[2])
+    received = now.timestamp() - hours_ago * 3600
+    live.commit([replace_received(row, received - n) for n, row in enumerate(rows(0, 1, 2))])
+    if not is_whole:
+        status = open_store(store_url(url), mode="r+").array("status")
+        status[:] = np.full(status.shape, Status.PENDING, np.uint8)
+    assert finish_cut_off([url]) == ([] if is_whole else [url])
+    deleted = retain(str(tmp_path), "x", age_s=24 * 3600, n_bytes=None, now=now)
+    assert deleted == ([url] if hours_ago > 24 else [])
+    assert finish_cut_off([url]) == []
+
+
+@pytest.mark.parametrize("received_s", [None, 1e11])
+def test_without_a_time_or_with_one_to_come_it_ended_now(tmp_path, received_s):
+    live = session(tmp_path / "s")
+    live.commit([replace_received(row, received_s) for row in rows(0, 1)])
+    before = datetime.now(UTC).replace(microsecond=0)
+    assert finish_cut_off([live.url, str(tmp_path / "nothing")]) == []
+    ended = datetime.fromisoformat(json.loads((tmp_path / "s/ended.json").read_text())["ended"])
+    assert before <= ended <= datetime.now(UTC)
+    assert not (tmp_path / "nothing").exists()
+
+
+def replace_received(row, received_s):
+    return replace(row, manifest=row.manifest | {"received": received_s})
 
 
 def test_files_have_paths_below_one_root_and_other_streams_their_names(tmp_path):

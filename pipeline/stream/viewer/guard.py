@@ -22,6 +22,8 @@ from pipeline.errors import ConfigError
 COOKIE = "staa_live"
 SEND_TIMEOUT_S = 10.0
 """A viewer that takes nothing for so long is let go."""
+ABORT = "abort"
+"""Entry of a request's state: a function that drops its connection, with what wasn't sent yet."""
 MIN_TOKEN = 16
 _OPEN_PATHS = frozenset({"/healthz"})
 """Answered without a token: they say nothing about the streams."""
@@ -103,8 +105,15 @@ class Guard:
                 MutableHeaders(scope=message).update(_HEADERS)
             # Not `wait_for`, which in Python 3.11 swallows a cancellation at the very moment that
             # the send is done: the viewer's task would go on for ever.
-            async with asyncio.timeout(self._send_timeout_s):
-                await send(message)
+            try:
+                async with asyncio.timeout(self._send_timeout_s):
+                    await send(message)
+            except TimeoutError:
+                # To close it would mean to wait until the rest is taken. It comes before the
+                # viewer's task ends, so that a viewer counts for as long as its connection does.
+                if abort := scope.get("state", {}).get(ABORT):
+                    abort()
+                raise
 
         try:
             refusal = self._refusal(scope)

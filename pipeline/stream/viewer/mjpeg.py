@@ -17,28 +17,37 @@ MEDIA_TYPE = "multipart/x-mixed-replace; boundary=frame"
 FRAMES_PER_S = 10.0
 _REPEAT_S = 1.0
 """The last picture is repeated after so long, so that its age and a lost viewer are seen."""
+_WAITING = b"X-Waiting: 1\r\n"
+"""A header of the part to come, which players pass over. Only when something is sent to it is it
+seen that a viewer is gone: from one that has sent more than its request nothing is read."""
 _TEXT_SIZE = 13
 
 
-async def mjpeg_parts(hub: Hub, stream: int) -> AsyncIterator[bytes]:
+async def mjpeg_parts(
+    hub: Hub, stream: int, *, repeat_s: float = _REPEAT_S
+) -> AsyncIterator[bytes]:
     """Give parts of `MEDIA_TYPE` without end, until the hub closes.
 
-    A viewer that doesn't read takes no part; what it missed is left out.
+    A viewer that doesn't read takes no part; what it missed is left out. Something is given at
+    least each ``repeat_s``, also while there is no picture.
     """
     film = _Film(hub.streams[stream])
     follower = asyncio.create_task(_collect(hub, stream, film))
-    sent, sent_at = None, 0.0
+    sent, sent_at = None, time.monotonic()
     try:
         yield b"--frame\r\n"
         while not follower.done():
             now_s = time.monotonic()
             key = film.key(now_s)
-            if key is not None and (key != sent or now_s - sent_at >= _REPEAT_S):
+            if key is not None and (key != sent or now_s - sent_at >= repeat_s):
                 data = jpeg(film.drawn(now_s))
                 sent, sent_at = key, now_s
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 # The boundary is sent with the picture: players show it once they see it.
                 yield head.encode() + data + b"\r\n--frame\r\n"
+            elif key is None and now_s - sent_at >= repeat_s:
+                sent_at = now_s
+                yield _WAITING
             await asyncio.sleep(1 / FRAMES_PER_S)
     finally:
         follower.cancel()

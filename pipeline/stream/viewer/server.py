@@ -23,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.errors import ConfigError, reason_of
 from pipeline.stream.explained import Viewer
-from pipeline.stream.viewer.guard import SEND_TIMEOUT_S, Guard, check_token
+from pipeline.stream.viewer.guard import ABORT, SEND_TIMEOUT_S, Guard, check_token
 from pipeline.stream.viewer.hub import Hub
 from pipeline.stream.viewer.messages import hello
 from pipeline.stream.viewer.mjpeg import MEDIA_TYPE, mjpeg_parts
@@ -39,6 +39,10 @@ _SITE = {
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 2
 _PING_S = 20.0
+_SEND_BUFFER = 1 << 16
+"""Bytes that the kernel is asked to hold for a viewer, and doubles. What lies there can't be
+replaced by what is newer, and by itself the kernel takes up to 4 MB: half a minute of pictures for
+a slow viewer."""
 
 
 class Running:
@@ -147,14 +151,29 @@ def serve(
 
 
 class _Impatient(H11Protocol):
-    """Lets go of a connection that asks for nothing: uvicorn would hold it for ever."""
+    """Lets go of a connection that asks for nothing: uvicorn would hold it for ever.
+
+    Nor does it hold more than one message for a viewer that is behind.
+    """
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the request."""
         super().connection_made(transport)
+        # A message waits for the one before it, and until then may be replaced by a newer one.
+        transport.set_write_buffer_limits(high=0)
+        # Requests get a copy of it, as does the protocol that carries a WebSocket on.
+        self.app_state = {**self.app_state, ABORT: transport.abort}
         self.loop.call_later(
             SEND_TIMEOUT_S, lambda: transport.close() if self.scope is None else None
         )
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request; amid an answer, where none more can be sent, drop it."""
+        answer = self.cycle
+        if answer is not None and answer.response_started and not answer.response_complete:
+            self.transport.abort()
+        else:
+            super().send_400_response(msg)
 
 
 def mjpeg_path(stream: str) -> str:
@@ -172,8 +191,10 @@ def _listen(host: str, port: int, send_timeout_s: float) -> socket.socket:
     except OSError as error:
         reason = reason_of(error)
         raise ConfigError(f"can't listen on port {port} of {host!r}: {reason}") from error
+    # Connections inherit both options.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Connections inherit it: the kernel ends one whose peer takes nothing, and frees it.
+        # The kernel ends one whose peer takes nothing, and frees it.
         timeout_ms = int(1000 * send_timeout_s)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     return listening
@@ -203,8 +224,12 @@ def _routes(hub: Hub, registry: "CollectorRegistry | None") -> list[Route | WebS
             return PlainTextResponse("there is no such stream\n", status_code=404)
         if hub.is_full:
             return PlainTextResponse("there are too many viewers\n", status_code=503)
+        # No other request follows on this connection.
+        headers = {"connection": "close"}
+        if request.method == "HEAD":
+            return Response(headers=headers, media_type=MEDIA_TYPE)
         parts = mjpeg_parts(hub, hub.streams.index(name))
-        return StreamingResponse(parts, media_type=MEDIA_TYPE)
+        return StreamingResponse(parts, headers=headers, media_type=MEDIA_TYPE)
 
     async def feed(socket: WebSocket) -> None:
         if hub.is_full:

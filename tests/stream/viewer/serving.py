@@ -38,7 +38,9 @@ def get(running, path="/", **headers):
 
 def follow(running, path="ws", **options):
     url = running.url.replace("http:", "ws:") + path
-    return connect(url, open_timeout=PATIENCE_S, compression=None, proxy=None, **options)
+    # A client that is behind, and reads no more, would wait for the server's last word in vain.
+    options = {"open_timeout": PATIENCE_S, "close_timeout": 1, **options}
+    return connect(url, compression=None, proxy=None, **options)
 
 
 def received(connection, kind):

@@ -1,5 +1,6 @@
 """Who may look: tokens, hosts and origins, over a real connection."""
 
+import asyncio
 import logging
 
 import pytest
@@ -8,7 +9,7 @@ from websockets.exceptions import InvalidStatus
 
 from pipeline.errors import ConfigError
 from pipeline.stream.viewer import serve
-from pipeline.stream.viewer.guard import is_loopback
+from pipeline.stream.viewer.guard import ABORT, Guard, is_loopback
 from tests.stream.viewer.feeds import picture
 from tests.stream.viewer.serving import TOKEN, address, follow, get, received, served
 
@@ -130,3 +131,26 @@ def test_every_answer_has_the_headers_of_a_careful_page():
             assert response.headers.get("server") is None
         assert get(running, "/nothing")[0].status == get(running, "/mjpeg/no")[0].status == 404
         assert get(running, "/../server.py")[0].status == 404
+
+
+def test_a_viewer_that_takes_nothing_is_dropped_while_it_still_counts():
+    happened = []
+
+    async def app(scope, receive, send):
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        finally:
+            happened.append("no viewer any more")
+
+    async def never_taken(message):
+        await asyncio.Event().wait()
+
+    guard = Guard(app, host="127.0.0.1", token=None, send_timeout_s=0.01)
+    scope = {
+        "type": "http",
+        "path": "/",
+        "headers": [(b"host", b"localhost")],
+        "state": {ABORT: lambda: happened.append("dropped")},
+    }
+    asyncio.run(guard(scope, None, never_taken))
+    assert happened == ["dropped", "no viewer any more"]

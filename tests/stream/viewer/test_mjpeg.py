@@ -1,12 +1,16 @@
 """MJPEG for plain players: the pictures, with the map of their own moment burnt in."""
 
+import asyncio
 import io
 import time
+from itertools import islice
 
 import av
 import numpy as np
 from PIL import Image
 
+from pipeline.stream.viewer.hub import Hub
+from pipeline.stream.viewer.mjpeg import mjpeg_parts
 from tests.stream.viewer.feeds import HOSTILE, explained, picture
 from tests.stream.viewer.serving import first_parts, served
 
@@ -54,3 +58,24 @@ def test_a_player_opens_it():
             frame = next(container.decode(video=0))
         assert (frame.width, frame.height) == (320, 180 + CAPTION)
         assert time.monotonic() - began < 20
+
+
+def test_what_is_sent_while_there_is_no_picture_is_no_matter_to_a_player():
+    async def sent():
+        hub = Hub(["camera"])
+        hub.attach(asyncio.get_running_loop())
+        parts = mjpeg_parts(hub, 0, repeat_s=0.0)
+        given = [await anext(parts) for _ in range(4)]
+        hub.picture(picture("camera"))
+        while sum(b"image/jpeg" in part for part in given) < 4:
+            given.append(await anext(parts))
+        await parts.aclose()
+        return given
+
+    parts = asyncio.run(sent())
+    assert parts[0] == b"--frame\r\n"
+    assert parts[1:4] == [parts[1]] * 3
+    with av.open(io.BytesIO(b"".join(parts)), format="mpjpeg") as container:
+        # Behind the fourth it waits for another.
+        frames = list(islice(container.decode(video=0), 4))
+    assert {(frame.width, frame.height) for frame in frames} == {(320, 180 + CAPTION)}

@@ -8,14 +8,17 @@ import struct
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pipeline.errors import ConfigError
+from pipeline.stream.explained import Picture
 from pipeline.stream.viewer import serve
+from pipeline.stream.viewer.messages import jpeg
 from pipeline.stream.viewer.server import mjpeg_path
 from tests.stream.viewer.feeds import HOSTILE, Feed, explained, picture, status
 from tests.stream.viewer.serving import (
@@ -54,15 +57,8 @@ def test_a_viewer_gets_the_latest_of_all_and_then_what_is_new():
 
 def test_a_viewer_that_never_reads_harms_none_of_nine_others():
     with served("camera", send_timeout_s=5.0) as running, ExitStack() as open_viewers:
-        silent = socket.create_connection(address(running))
         # A small buffer, so that the server meets the silence soon.
-        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        host, port = address(running)
-        silent.sendall(
-            f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-        )
+        silent = upgraded(running, 4096)
         viewers = [open_viewers.enter_context(follow(running)) for _ in range(9)]
         assert until(lambda: running.n_viewers == 10)
         deadline = time.monotonic() + 2 * PATIENCE_S
@@ -85,6 +81,118 @@ def test_a_viewer_that_never_reads_harms_none_of_nine_others():
             while silent.recv(1 << 16):
                 pass
             raise ConnectionResetError
+
+
+def upgraded(running, n_bytes=1 << 14):
+    """A viewer of the page that takes nothing by itself, of a receiver's buffer of some bytes."""
+    host, port = address(running)
+    viewer = socket.socket()
+    # Set before the connection is made, so that the server never sees a larger one.
+    viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, n_bytes)
+    viewer.settimeout(PATIENCE_S)
+    viewer.connect((host, port))
+    viewer.sendall(
+        f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    return viewer
+
+
+def noise(time_s, side):
+    """A picture that JPEG can't make small."""
+    image = np.random.default_rng(int(time_s)).integers(0, 256, (side, side, 3), np.uint8)
+    return Picture("camera", float(time_s), image)
+
+
+def test_between_a_slow_viewer_and_the_latest_lies_little():
+    last = 400
+    with served("camera", send_timeout_s=600.0) as running:
+        slow = upgraded(running)
+        assert until(lambda: running.n_viewers == 1)
+        with follow(running) as viewer:
+            sizes = []
+            for time_s in range(last + 1):
+                running.viewer.picture(noise(time_s, 240))
+                # What one viewer has got was offered to the other, too.
+                sizes.append(len(received(viewer, "picture")))
+        mark = struct.pack("<Id", 0, float(last))
+        held = b""
+        while mark not in held:
+            held += slow.recv(1 << 20)
+        slow.close()
+    assert sum(sizes) > 8e6
+    # All that was sent before the latest, however much was offered.
+    assert held.index(mark) < 5e5
+
+
+def test_what_a_viewer_does_not_take_in_time_is_not_kept_for_it():
+    with served("camera", send_timeout_s=2.0) as running:
+        slow = upgraded(running)
+        assert until(lambda: running.n_viewers == 1)
+        large = noise(0, 2600)
+        running.viewer.picture(large)
+        n_taken = len(slow.recv(1 << 14))
+        # What comes next waits for it.
+        while running.n_viewers:
+            running.viewer.status(status("camera"))
+            # A little is taken all the time: for the kernel, the viewer is there.
+            with suppress(ConnectionResetError):
+                n_taken += len(slow.recv(1 << 14))
+            time.sleep(0.05)
+        with suppress(ConnectionResetError):
+            while more := slow.recv(1 << 20):
+                n_taken += len(more)
+        slow.close()
+    assert n_taken < len(jpeg(large.image)) / 2
+
+
+def test_what_is_left_of_players_that_are_gone_is_seen():
+    with served("camera") as running:
+        host, port = address(running)
+        asked = f"GET /mjpeg/camera HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
+        # There is no picture yet. Behind what comes after the request, nothing more is read.
+        for more in (b"", asked, b"nonsense"):
+            player = socket.create_connection((host, port), timeout=PATIENCE_S)
+            player.sendall(asked)
+            assert player.recv(1 << 16)
+            player.sendall(more)
+            player.close()
+        assert until(lambda: running.n_viewers == 0)
+        assert until(lambda: not running._server.server_state.connections)
+
+
+def test_who_asks_for_the_head_of_a_stream_gets_that_and_no_more():
+    with served("camera") as running:
+        running.viewer.picture(picture("camera"))
+        host, port = address(running)
+        with socket.create_connection((host, port), timeout=PATIENCE_S) as player:
+            asked = f"HEAD /mjpeg/camera HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
+            player.sendall(asked)
+            told = b""
+            # To the end, as the server closes it.
+            while more := player.recv(1 << 16):
+                told += more
+        assert told.startswith(b"HTTP/1.1 200 ")
+        assert b"content-type: multipart/x-mixed-replace; boundary=frame\r\n" in told
+        assert told.endswith(b"\r\n\r\n")
+        assert running.n_viewers == 0
+
+
+def test_a_request_amid_an_answer_ends_the_connection_and_is_no_error_of_the_server(caplog):
+    with served("camera") as running:
+        running.viewer.picture(picture("camera"))
+        host, port = address(running)
+        asked = f"GET /mjpeg/camera HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
+        with socket.create_connection((host, port), timeout=PATIENCE_S) as player:
+            player.sendall(asked)
+            assert player.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            player.sendall(asked)
+            with suppress(ConnectionResetError):
+                while player.recv(1 << 16):
+                    pass
+        assert until(lambda: running.n_viewers == 0)
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
 def test_the_engine_never_waits_and_memory_does_not_grow_without_viewers():
