@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -12,6 +12,10 @@ from jobs.audit import print_findings
 from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.storage.files import write_bytes
+from pipeline.text import printable
+
+if TYPE_CHECKING:
+    from analysis.audit.drift import Comparison
 
 
 class CompareConfig(FrozenConfig):
@@ -26,30 +30,83 @@ class CompareConfig(FrozenConfig):
     second: CliPositionalArg[str]
     """Folder of the run that is compared."""
     fail_on: Literal["never", "any"] = "never"
-    """Exit with 1 if there is any finding: a gate for continuous integration."""
+    """Exit with 1 if there is any finding: a gate for continuous integration. Also if no class
+    could be tested, or the second run lacks a class, or videos of it without which it can't be
+    tested."""
+    answers_only: bool = False
+    """Compare the answers alone, as of runs of different methods."""
     audit: AuditSettings = AuditSettings()
     """What counts as a finding."""
     out: str | None = None
-    """JSON file for the findings, any fsspec URL."""
+    """JSON file for the findings and for what was tested, any fsspec URL."""
     most: int = Field(default=20, ge=0)
     """Findings to print."""
 
 
 def compare(config: CompareConfig) -> int:
     """Look for drift, print it, and say by the exit code whether there is any."""
-    from analysis.audit.drift import drift
+    from analysis.audit.drift import compare_runs
     from analysis.audit.evidence import read_evidence
     from analysis.audit.finding import ranked
 
     first, second = read_evidence(config.first), read_evidence(config.second)
-    found = ranked(drift(first, second, config.audit))
+    compared = compare_runs(first, second, config.audit, answers_only=config.answers_only)
+    found = ranked(compared.findings)
     print_findings(found, config.most)
     if config.out is not None:
-        document = json.dumps([finding.to_json() for finding in found], indent=2)
+        plain = [finding.to_json() for finding in found]
+        document = json.dumps({"compared": compared.to_json(), "findings": plain}, indent=2)
         with writing("out", config.out):
             write_bytes(config.out, document.encode())
+    for line in _told(compared):
+        print(f"compare: {line}")
     print(f"compare: {len(found)} classes differ between {config.first} and {config.second}")
-    return 1 if found and config.fail_on == "any" else 0
+    if config.fail_on == "never":
+        return 0
+    if (missing := _missing(compared)) is not None:
+        print(f"compare: error: {missing}", file=sys.stderr)
+        return 1
+    return 1 if found else 0
+
+
+def _told(compared: "Comparison") -> list[str]:
+    """Say what was paired and tested, and what not and why, a line each."""
+    lines = [
+        f"{compared.n_videos} videos of {compared.n_paired} classes paired; "
+        f"{len(compared.tested)} classes tested, {len(compared.untested)} not"
+    ]
+    for reason in sorted(set(compared.untested.values())):
+        names = tuple(name for name, why in compared.untested.items() if why == reason)
+        needed = f", {compared.least_videos} needed" if reason.startswith("too few") else ""
+        lines.append(f"not tested, {reason}{needed}: {_few_of(names)}")
+    if compared.few:
+        lines.append(
+            f"fewer than {compared.least_alone} shared videos, so that a change of one class alone "
+            f"can't be found: {_few_of(compared.few)}"
+        )
+    return lines + list(compared.notes)
+
+
+def _missing(compared: "Comparison") -> str | None:
+    """Say why nothing can be concluded from there being no finding; None if something can."""
+    if not compared.tested:
+        return (
+            f"fail_on=any: no class could be tested, expected one with {compared.least_videos} "
+            "shared videos or more"
+        )
+    if compared.lost:
+        return (
+            "fail_on=any: classes of the first run lack videos in the second: "
+            f"{_few_of(compared.lost)}"
+        )
+    return None
+
+
+def _few_of(names: tuple[str, ...], most: int = 5) -> str:
+    """Count names, and give the first ones."""
+    shown = printable(", ".join(map(repr, names[:most])))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} ({shown}{more})"
 
 
 if __name__ == "__main__":

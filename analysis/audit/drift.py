@@ -1,5 +1,9 @@
 """Drift between two runs over the same videos: two models, checkpoints, or dataset versions."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -9,106 +13,208 @@ from analysis.audit.bias import where_in_words
 from analysis.audit.evidence import Evidence, seed_of
 from analysis.audit.finding import Finding, Place
 from analysis.audit.settings import AuditSettings
+from analysis.audit.sign_flips import SignFlips, sign_flip_test, smallest_p
 from analysis.audit.significance import adjusted, bootstrap_interval, mean_of
 from pipeline.errors import StoreError
+
+Float64Array = NDArray[np.float64]
 
 COMPARED = (
     *("entropy", "border_mass", "center_mass", "first_frame_mass", "last_frame_mass"),
     *("movement", "stillness", "label_probability"),
 )
-"""Scores whose change is tested; the map is tested as well, patch by patch."""
+"""Scores whose change is tested; the map is tested as well, patch by patch, and the answers."""
+_OF_ANSWERS = ("label_probability",)
+"""Those of them that don't depend on the attribution."""
+_ENDS = {"first_frame_mass": 0, "last_frame_mass": -1}
+"""Time step that a score is of."""
 
 _LEAST_CHANGE = 0.5
 """The least mean change that is a finding, in standard deviations of the first run's score over all
 clips. Rounding or another precision changes the same model far less."""
 _LEAST_PROBABILITY = 0.05
-"""The least change of a probability, and of the share of clips that are right."""
+"""The least change of a probability, and of the share of clips that are right; and the share of
+videos that may be answered otherwise, where nothing says which answer is right."""
+_FLIPS = (4_096, 100_000)
+"""Fewest and most flips of a test; between them as many as a class that drifts alone needs."""
+
+Reason = Literal[
+    "absent from the second run",
+    "absent from the first run",
+    "too few shared videos",
+    "too few videos in the first run",
+]
+"""Why a class can't be tested."""
+LOST: tuple[Reason, ...] = ("absent from the second run", "too few shared videos")
+"""Reasons by which the second run lacks what the first has."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two runs, and what could be tested at all."""
+
+    findings: list[Finding]
+    n_videos: int
+    """Videos of a known class that both runs show; one of two labels counts twice."""
+    n_paired: int
+    """Classes of which both runs show a video."""
+    tested: tuple[str, ...]
+    """Classes that were tested."""
+    untested: Mapping[str, Reason]
+    """The other classes of either run."""
+    least_videos: int
+    """Shared videos that a class needs to be tested."""
+    least_alone: int
+    """Shared videos that a class needs to be found if no other one changes."""
+    few: tuple[str, ...]
+    """Classes that were tested on fewer than `least_alone` videos."""
+    notes: tuple[str, ...] = field(default=())
+    """What was left out, or taken in another way than within one run; a sentence each."""
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Classes of the first run that lack a tested counterpart for what the second run lacks."""
+        return tuple(name for name, reason in self.untested.items() if reason in LOST)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold, without the findings."""
+        return {
+            "n_videos": self.n_videos,
+            "n_paired": self.n_paired,
+            "tested": list(self.tested),
+            "untested": dict(self.untested),
+            "least_videos": self.least_videos,
+            "least_alone": self.least_alone,
+            "few": list(self.few),
+            "notes": list(self.notes),
+        }
 
 
 def drift(first: Evidence, second: Evidence, settings: AuditSettings) -> list[Finding]:
     """Find classes in which the second run attends or answers differently from the first.
 
-    Videos are paired by id and label. Each class is tested in each score, and in each patch of the
-    mean map if the grids are equal (Wilcoxon's signed rank test). Its p is the smallest, times the
-    number of its tests.
+    The findings of `compare_runs`. Where the attributions are of different methods, the answers
+    alone are compared.
 
     Raises
     ------
     StoreError
         When the runs have no video in common, or their classes differ.
     """
+    answers_only = _method_of(first) != _method_of(second)
+    return compare_runs(first, second, settings, answers_only=answers_only).findings
+
+
+def compare_runs(
+    first: Evidence, second: Evidence, settings: AuditSettings, *, answers_only: bool = False
+) -> Comparison:
+    """Test each class for whether the second run attends or answers differently from the first.
+
+    Videos are paired by id, and by label where both runs have labels. Each class has two tests. The
+    first is of all scores and, if the grids are equal, all patches of the mean map: flips of the
+    signs of the videos' changes (`analysis.audit.sign_flips`), whose p needs no correction for
+    their number. The second is of the answers: McNemar's exact test of how many are right, or in a
+    run without labels whether more than one video in twenty has another predicted class (exact
+    binomial test); there a class is what the first run predicts. Classes with fewer shared videos
+    than ``min_clips``, or than can give p below q, aren't tested.
+
+    Where one run alone has stored the importance of its time steps, first and last steps are
+    compared by T in both.
+
+    Parameters
+    ----------
+    answers_only
+        Leave out all that depends on the attribution.
+
+    Raises
+    ------
+    StoreError
+        When the runs have no video in common, their classes differ, or, unless ``answers_only``,
+        their attributions are of different methods.
+    """
     if list(first.class_names) != list(second.class_names):
         raise StoreError("the runs have different classes: they can't be compared by class")
+    if not answers_only and _method_of(first) != _method_of(second):
+        raise StoreError(
+            f"the runs have attributions of different methods, {_method_of(first)} and "
+            f"{_method_of(second)}: expected the same; answers_only compares their answers"
+        )
     rows, others = _paired(first, second)
     if not len(rows):
         raise StoreError("the runs have no video id in common")
-    label = first.groups[rows]
-    same_grid = first.grid[1:] == second.grid[1:]
-    n_classes = len(first.class_names)
-    names = [name for name in COMPARED if np.isfinite(first.score(name)[rows]).any()]
-    changes = {name: second.score(name)[others] - first.score(name)[rows] for name in names}
-    scale = {
-        name: _LEAST_PROBABILITY
-        if name == "label_probability"
-        else _LEAST_CHANGE * max(float(np.nanstd(first.score(name))), 1e-3)
-        for name in names
-    }
-    classes = [
-        index for index in range(n_classes) if int((label == index).sum()) >= settings.min_clips
+    pairs = _Pairs(first, second, rows, others, answers_only)
+    n_shared, untested = _shared(first, second, rows, settings)
+    names = list(first.class_names)
+    chosen = [index for index in np.flatnonzero(n_shared).tolist() if index not in untested]
+    n_flips = int(np.clip(np.ceil(2 * len(chosen) / settings.q), *_FLIPS))
+    tested = [
+        _Class(pairs, names[index], np.flatnonzero(pairs.group == index), n_flips)
+        for index in chosen
     ]
-    tested = {
-        index: _least(
-            {name: changes[name][label == index] for name in names},
-            _map_changes(first, second, rows, others, label == index) if same_grid else None,
-        )
-        for index in classes
-    }
-    q = adjusted(np.array([tested[index].p for index in classes], np.float64))
-    found = []
-    for at, index in enumerate(classes):
-        member = label == index
-        if not q[at] <= settings.q:
-            continue
-        told = _told(first, second, rows, others, member, changes, scale, same_grid)
-        if told is None:
-            continue
-        name = first.class_names[index]
-        values, what, seen, place, strength = told
-        low, high = bootstrap_interval(mean_of, values, seed=seed_of("drift", name, what))
-        order = np.argsort(-np.abs(values), kind="stable")
-        found.append(
-            Finding(
-                kind="drift",
-                scope="class",
-                subject=(name,),
-                seen=f"In {name!r} {seen}.",
-                check="Compare these clips in both runs: the second may have learned something "
-                "that the first didn't need.",
-                effect=float(values.mean()),
-                effect_name=what,
-                low=low,
-                high=high,
-                p=tested[index].p,
-                q=float(q[at]),
-                n=int(member.sum()),
-                strength=strength,
-                examples=second.examples(others[member][order]),
-                method=second.method,
-                class_specific=second.class_specific,
-                place=place,
-            )
-        )
-    return found
+    q_values = _adjusted(tested, settings.q)
+    found = [
+        told
+        for one, (q_attention, q_answers) in zip(tested, q_values, strict=True)
+        if (told := one.finding(q_attention, q_answers, settings.q)) is not None
+    ]
+    least_alone = _least_videos(settings, max(len(chosen), 1))
+    return Comparison(
+        found,
+        n_videos=int(n_shared.sum()),
+        n_paired=int((n_shared > 0).sum()),
+        tested=tuple(names[index] for index in chosen),
+        untested={names[index]: reason for index, reason in untested.items()},
+        least_videos=_least_videos(settings),
+        least_alone=least_alone,
+        few=tuple(names[index] for index in chosen if n_shared[index] < least_alone),
+        notes=pairs.notes,
+    )
 
 
-class _Tested:
-    def __init__(self, p: float) -> None:
-        self.p = p
+def _method_of(evidence: Evidence) -> str:
+    kind = "of a class" if evidence.class_specific else "of no class"
+    return f"{evidence.method!r} ({kind})"
+
+
+def _least_videos(settings: AuditSettings, n_classes: int = 1) -> int:
+    """Shared videos with which the least p, times the number of classes, is within q."""
+    needed = settings.min_clips
+    while smallest_p(needed) * n_classes > settings.q:
+        needed += 1
+    return needed
+
+
+def _shared(
+    first: Evidence, second: Evidence, rows: NDArray[np.int64], settings: AuditSettings
+) -> tuple[NDArray[np.int64], dict[int, Reason]]:
+    """Count the shared videos of each class, and say which classes can't be tested, and why."""
+    n_classes, least = len(first.class_names), _least_videos(settings)
+
+    def counts(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(groups[groups >= 0], minlength=n_classes).astype(np.int64)
+
+    shared, before = counts(first.groups[rows]), counts(first.groups)
+    # Without labels a class is what the first run predicts, so the second has none of its own.
+    after = counts(second.label) if _labelled(first) else np.zeros_like(before)
+    untested: dict[int, Reason] = {}
+    for index in np.flatnonzero((before + after > 0) & (shared < least)).tolist():
+        if not before[index]:
+            untested[index] = "absent from the first run"
+        elif not shared[index]:
+            untested[index] = "absent from the second run"
+        else:
+            lost = before[index] >= least
+            untested[index] = "too few shared videos" if lost else "too few videos in the first run"
+    return shared, untested
+
+
+def _labelled(evidence: Evidence) -> bool:
+    return bool((evidence.label >= 0).any())
 
 
 def _paired(first: Evidence, second: Evidence) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of both runs that show the same video; matched by label as well if both have labels."""
-    labelled = all((evidence.label >= 0).any() for evidence in (first, second))
+    labelled = _labelled(first) and _labelled(second)
     columns = ["video_id", "label_index"] if labelled else ["video_id"]
     one, other = (pd.MultiIndex.from_frame(evidence.table[columns]) for evidence in (first, second))
     # A video of several labels is paired by its first.
@@ -118,86 +224,221 @@ def _paired(first: Evidence, second: Evidence) -> tuple[NDArray[np.int64], NDArr
     return rows, unique[at[rows]].astype(np.int64)
 
 
-def _map_changes(
-    first: Evidence,
-    second: Evidence,
-    rows: NDArray[np.int64],
-    others: NDArray[np.int64],
-    member: NDArray[np.bool_],
-) -> NDArray[np.float64]:
-    change = second.maps[others[member]].astype(np.float64) - first.maps[rows[member]]
-    return change
+class _Pairs:
+    """Paired videos of two runs: their class, scores, maps and answers, a row a video."""
 
+    def __init__(
+        self,
+        first: Evidence,
+        second: Evidence,
+        rows: NDArray[np.int64],
+        others: NDArray[np.int64],
+        answers_only: bool,
+    ) -> None:
+        self.first, self.second, self.rows, self.others = first, second, rows, others
+        self.group = first.groups[rows]
+        self.of_maps = not answers_only and first.grid[1:] == second.grid[1:]
+        self.labelled = _labelled(first)
+        self.before: dict[str, Float64Array] = {}
+        self.after: dict[str, Float64Array] = {}
+        self.least: dict[str, float] = {}
+        notes = ["only answers are compared"] if answers_only else []
+        if not answers_only and not self.of_maps:
+            notes.append("maps have different grids, so no patch is compared")
+        one_importance = (first.importance is None) != (second.importance is None)
+        for name in _OF_ANSWERS if answers_only else COMPARED:
+            if name in _ENDS and first.grid[0] != second.grid[0]:
+                notes.append(f"{name} is left out: the runs have different time steps")
+                continue
+            if name in _ENDS and one_importance:
+                notes.append(f"{name} is of T: one run alone has the importance of frames")
+                before, after = (
+                    evidence.when[:, _ENDS[name]].astype(np.float64) for evidence in (first, second)
+                )
+            else:
+                before, after = first.score(name), second.score(name)
+            if not np.isfinite(after[others] - before[rows]).any():
+                continue
+            self.before[name], self.after[name] = before[rows], after[others]
+            self.least[name] = (
+                _LEAST_PROBABILITY
+                if name == "label_probability"
+                else _LEAST_CHANGE * max(float(np.nanstd(before)), 1e-3)
+            )
+        self.notes = tuple(notes)
 
-def _least(by_score: dict[str, NDArray[np.float64]], of_map: NDArray[np.float64] | None) -> _Tested:
-    p_values = [_signed_rank(change[np.isfinite(change)]) for change in by_score.values()]
-    if of_map is not None:
-        p_values += [_signed_rank(of_map[:, cell]) for cell in range(of_map.shape[1])]
-    return _Tested(float(min(min(p_values) * len(p_values), 1.0)))
-
-
-def _signed_rank(change: NDArray[np.float64]) -> float:
-    """Two-sided p of Wilcoxon's test; 1 if nothing has changed."""
-    moved = change[np.abs(change) > 1e-6]
-    if len(moved) < 5:
-        return 1.0
-    return float(stats.wilcoxon(moved, method="approx" if len(moved) > 50 else "auto").pvalue)
-
-
-def _told(
-    first: Evidence,
-    second: Evidence,
-    rows: NDArray[np.int64],
-    others: NDArray[np.int64],
-    member: NDArray[np.bool_],
-    changes: dict[str, NDArray[np.float64]],
-    scale: dict[str, float],
-    same_grid: bool,
-) -> tuple[NDArray[np.float64], str, str, Place, float] | None:
-    """Say what has changed most; None if no change is worth telling."""
-    size = {
-        name: abs(float(np.nanmean(change[member]))) / scale[name]
-        for name, change in changes.items()
-        if _signed_rank(change[member][np.isfinite(change[member])]) <= 0.01
-    }
-    best = max(size, key=lambda name: size[name]) if size else None
-    told = None
-    if best is not None and size[best] >= 1:
-        values = changes[best][member]
-        before, after = (
-            float(np.nanmean(evidence.score(best)[at[member]]))
-            for evidence, at in ((first, rows), (second, others))
+    def right(self, member: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which videos each run answers rightly, by the first run's labels."""
+        label = self.first.label[self.rows[member]]
+        return (
+            self.first.prediction[self.rows[member]] == label,
+            self.second.prediction[self.others[member]] == label,
         )
-        told = (
-            values[np.isfinite(values)],
-            f"mean change of {best}",
-            f"{best} goes from {before:.3f} to {after:.3f}",
-            Place(),
-            float(np.clip(size[best] / (1 + size[best]), 0, 1)),
+
+    def changed(self, member: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which videos have another predicted class."""
+        return np.asarray(
+            self.first.prediction[self.rows[member]] != self.second.prediction[self.others[member]]
         )
-    if same_grid:
-        change = _map_changes(first, second, rows, others, member)
+
+    def map_changes(self, member: NDArray[np.int64]) -> Float64Array:
+        """(videos, patches) change of each patch's share."""
+        before, after = self.first.maps[self.rows[member]], self.second.maps[self.others[member]]
+        return after.astype(np.float64) - before
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A change that is worth telling."""
+
+    values: Float64Array
+    what: str
+    seen: str
+    strength: float
+    q: float
+    p: float
+    place: Place = field(default_factory=Place)
+
+
+class _Class:
+    """The tests of one class."""
+
+    def __init__(self, pairs: _Pairs, name: str, member: NDArray[np.int64], n_flips: int) -> None:
+        self.pairs, self.name, self.member = pairs, name, member
+        self.scores = list(pairs.before)
+        self.p_answers, self.least_p_answers = _answers_test(pairs, member)
+        columns = [pairs.after[each][member] - pairs.before[each][member] for each in self.scores]
+        changes = np.stack(columns, axis=1) if columns else np.zeros((len(member), 0))
+        least = np.array([pairs.least[each] for each in self.scores], np.float64)
+        if pairs.of_maps:
+            of_map = pairs.map_changes(member)
+            changes = np.concatenate([changes, of_map], axis=1)
+            least = np.append(least, np.full(of_map.shape[1], 1 / of_map.shape[1]))
+        self.flips: SignFlips | None = None
+        if changes.size:
+            seed = seed_of("drift", name)
+            self.flips = sign_flip_test(changes, least, n_flips=n_flips, seed=seed)
+
+    def finding(self, q_attention: float, q_answers: float, most: float) -> Finding | None:
+        """Give the change that is most worth telling; None if there is none."""
+        candidates = []
+        if self.flips is not None and q_attention <= most:
+            candidates += self._scores_told(self.flips, q_attention, most)
+            if self.pairs.of_maps:
+                candidates += self._patch_told(self.flips, q_attention, most)
+        if q_answers <= most:
+            candidates += self._answers_told(q_answers)
+        if not candidates:
+            return None
+        told = max(candidates, key=lambda each: each.strength)
+        seed = seed_of("drift", self.name, told.what)
+        low, high = bootstrap_interval(mean_of, told.values, seed=seed)
+        order = np.argsort(-np.abs(told.values), kind="stable")
+        second = self.pairs.second
+        return Finding(
+            kind="drift",
+            scope="class",
+            subject=(self.name,),
+            seen=f"In {self.name!r} {told.seen}.",
+            check="Compare these clips in both runs: the second may have learned something "
+            "that the first didn't need.",
+            effect=float(told.values.mean()),
+            effect_name=told.what,
+            low=low,
+            high=high,
+            p=told.p,
+            q=told.q,
+            n=len(self.member),
+            strength=told.strength,
+            examples=second.examples(self.pairs.others[self.member][order]),
+            method=second.method,
+            class_specific=second.class_specific,
+            place=told.place,
+        )
+
+    def _scores_told(self, flips: SignFlips, q: float, most: float) -> list[_Told]:
+        told = []
+        for column, name in enumerate(self.scores):
+            if flips.p_of(column) > most:
+                continue
+            before, after = (
+                run[name][self.member] for run in (self.pairs.before, self.pairs.after)
+            )
+            values = np.nan_to_num(after - before)
+            size = abs(float(np.nanmean(after - before))) / self.pairs.least[name]
+            if size >= 1:
+                seen = f"{name} goes from {np.nanmean(before):.3f} to {np.nanmean(after):.3f}"
+                told.append(
+                    _Told(values, f"mean change of {name}", seen, size / (1 + size), q, flips.p)
+                )
+        return told
+
+    def _patch_told(self, flips: SignFlips, q: float, most: float) -> list[_Told]:
+        """Tell of the patch that gains most, if that is twice a uniform share and sure."""
+        change = self.pairs.map_changes(self.member)
         mean = change.mean(axis=0)
         cell = int(mean.argmax())
-        before = float(first.maps[rows[member], cell].mean())
-        n_patches = change.shape[1]
-        grows = mean[cell] * n_patches
-        sure = _signed_rank(change[:, cell]) * n_patches <= 0.05
-        worth = grows / (1 + grows)
-        if (
-            sure
-            and grows >= 1
-            and (before + mean[cell]) >= 1.5 * before
-            and (told is None or worth > told[4])
-        ):
-            y, x = divmod(cell, first.grid[2])
-            told = (
-                change[:, cell],
-                "mean change of the patch's share",
-                f"the patch in row {y + 1}, column {x + 1} "
-                f"({where_in_words(y, x, first.grid)}) goes from {before:.1%} to "
-                f"{before + mean[cell]:.1%} of the attention",
-                Place(y=(y, y + 1), x=(x, x + 1)),
-                float(worth),
+        grows = float(mean[cell]) * change.shape[1]
+        before = float(self.pairs.first.maps[self.pairs.rows[self.member], cell].mean())
+        sure = flips.p_of(len(self.scores) + cell) <= most
+        if not (sure and grows >= 1 and before + mean[cell] >= 1.5 * before):
+            return []
+        grid = self.pairs.first.grid
+        y, x = divmod(cell, grid[2])
+        seen = (
+            f"the patch in row {y + 1}, column {x + 1} ({where_in_words(y, x, grid)}) goes from "
+            f"{before:.1%} to {before + mean[cell]:.1%} of the attention"
+        )
+        place = Place(y=(y, y + 1), x=(x, x + 1))
+        what = "mean change of the patch's share"
+        return [_Told(change[:, cell], what, seen, grows / (1 + grows), q, flips.p, place)]
+
+    def _answers_told(self, q: float) -> list[_Told]:
+        if self.pairs.labelled:
+            before, after = self.pairs.right(self.member)
+            values = after.astype(np.float64) - before
+            what = "change of the share that is right"
+            seen = f"the share of right answers goes from {before.mean():.1%} to {after.mean():.1%}"
+        else:
+            values = self.pairs.changed(self.member).astype(np.float64)
+            what = "share that is answered otherwise"
+            seen = f"{values.mean():.1%} of the videos are answered otherwise"
+        size = abs(float(values.mean())) / _LEAST_PROBABILITY
+        if size < 1:
+            return []
+        return [_Told(values, what, seen, size / (1 + size), q, self.p_answers)]
+
+
+def _answers_test(pairs: _Pairs, member: NDArray[np.int64]) -> tuple[float, float]:
+    """Test whether a class is answered otherwise: p, and the least p that it could have had."""
+    if not pairs.labelled:
+        n_changed = int(pairs.changed(member).sum())
+        p = stats.binomtest(
+            n_changed, len(member), _LEAST_PROBABILITY, alternative="greater"
+        ).pvalue
+        return float(p), float(_LEAST_PROBABILITY ** len(member))
+    before, after = pairs.right(member)
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    if not gained + lost:
+        return 1.0, 1.0
+    return float(stats.binomtest(gained, gained + lost).pvalue), smallest_p(gained + lost)
+
+
+def _adjusted(tested: list[_Class], most: float) -> list[tuple[float, float]]:
+    """Give q of each class's tests, over those of both kinds that could have been significant.
+
+    A test of answers that is too small to be so whatever the truth doesn't count (Gilbert 2005,
+    false discovery rates for discrete data): only its size decides that, and not its outcome.
+    """
+    p = np.array(
+        [
+            (
+                np.nan if one.flips is None else one.flips.p,
+                one.p_answers if one.least_p_answers <= most else np.nan,
             )
-    return told
+            for one in tested
+        ],
+        np.float64,
+    ).reshape(len(tested), 2)
+    q = np.nan_to_num(adjusted(p.ravel()), nan=1.0).reshape(len(tested), 2)
+    return [(float(attention), float(answers)) for attention, answers in q]

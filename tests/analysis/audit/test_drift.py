@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from analysis.audit.drift import drift
+from analysis.audit.drift import COMPARED, compare_runs, drift
 from analysis.audit.settings import AuditSettings
 from pipeline.errors import StoreError
 from tests.analysis.simulated_runs import CLASS_NAMES, LOGO, simulated
@@ -69,3 +70,148 @@ def test_runs_without_labels_are_compared_by_what_was_predicted():
     assert (CLASS_NAMES[LOGO],) in subjects
     labelled = simulated(SEED).evidence()
     assert drift(labelled, replace(first), SETTINGS) == []
+
+
+def of_classes(evidence, keep):
+    """The rows for which `keep` holds, by label and place within the class."""
+    label = evidence.label
+    place = np.array([int((label[:row] == label[row]).sum()) for row in range(len(label))])
+    rows = np.flatnonzero(keep(label, place))
+    return replace(
+        evidence,
+        table=evidence.table.iloc[rows].reset_index(drop=True),
+        maps=evidence.maps[rows],
+        when=evidence.when[rows],
+    )
+
+
+def with_noise(evidence, seed, size=0.2):
+    """The same model's run as another precision or crop might give it: maps differ a little."""
+    rng = np.random.default_rng(seed)
+    maps = evidence.maps * rng.lognormal(0, size, evidence.maps.shape).astype(np.float32)
+    return replace(evidence, maps=maps / maps.sum(axis=1, keepdims=True))
+
+
+def with_patch(evidence, index, patch, seed):
+    """A run in which a class's clips attend to one patch more."""
+    maps, member = evidence.maps.copy(), evidence.label == index
+    maps[member, patch] += np.random.default_rng(seed).uniform(0.1, 0.3, member.sum())
+    return replace(evidence, maps=maps / maps.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("clips", [10, 12])
+def test_a_place_that_one_class_learned_is_found_with_as_few_clips_as_are_tested(clips):
+    print("seed", SEED)
+    first = simulated(SEED, clips_per_class=clips).evidence()
+    second = with_noise(first, SEED + 1)
+    assert drift(first, second, SETTINGS) == []
+    (finding,) = drift(first, with_patch(second, 4, 9, SEED), SETTINGS)
+    assert finding.subject == (CLASS_NAMES[4],)
+    assert "row 2, column 2" in finding.seen
+    assert 2.0 ** (1 - clips) <= finding.p <= 4 * 2.0 ** (1 - clips)
+    assert finding.q <= SETTINGS.q
+    assert finding == drift(first, with_patch(second, 4, 9, SEED), SETTINGS)[0]
+
+
+def test_what_is_paired_and_tested_is_counted_and_the_rest_has_its_reason():
+    first = simulated(SEED, clips_per_class=12).evidence()
+    second = of_classes(first, lambda label, place: (label != 2) & ((label != 5) | (place < 7)))
+    short = of_classes(first, lambda label, place: (label != 7) | (place < 4))
+    compared = compare_runs(short, of_classes(second, lambda label, place: label != 8), SETTINGS)
+    assert compared.findings == []
+    assert compared.untested == {
+        CLASS_NAMES[2]: "absent from the second run",
+        CLASS_NAMES[5]: "too few shared videos",
+        CLASS_NAMES[7]: "too few videos in the first run",
+        CLASS_NAMES[8]: "absent from the second run",
+    }
+    assert (compared.n_videos, compared.n_paired) == (6 * 12 + 7 + 4, 8)
+    assert set(compared.tested) == set(CLASS_NAMES) - set(compared.untested)
+    assert compared.lost == (CLASS_NAMES[2], CLASS_NAMES[5], CLASS_NAMES[8])
+    assert compare_runs(second, first, SETTINGS).untested == {
+        CLASS_NAMES[2]: "absent from the first run",
+        CLASS_NAMES[5]: "too few videos in the first run",
+    }
+
+
+def test_a_class_is_tested_only_with_videos_enough_for_the_wanted_q():
+    first = simulated(SEED, clips_per_class=12).evidence()
+    assert len(compare_runs(first, first, SETTINGS).tested) == 10
+    strict = compare_runs(first, first, AuditSettings(q=1e-4))
+    assert (strict.tested, strict.least_videos) == ((), 15)
+    assert set(strict.untested.values()) == {"too few videos in the first run"}
+    loose = compare_runs(first, first, AuditSettings(min_clips=3))
+    assert (loose.least_videos, loose.least_alone, loose.few) == (6, 9, ())
+    nine = of_classes(first, lambda label, place: (label != 1) | (place < 8))
+    assert compare_runs(nine, first, AuditSettings(min_clips=3)).few == (CLASS_NAMES[1],)
+
+
+def test_a_class_that_is_answered_wrongly_more_often_is_found_by_mcnemar():
+    first = simulated(SEED).evidence()
+    table = first.table.copy()
+    member = np.flatnonzero((table["label_index"] == 6) & (table["prediction_index"] == 6))
+    table.loc[member[:12], "prediction_index"] = 7
+    (finding,) = drift(first, replace(first, table=table), SETTINGS)
+    assert finding.subject == (CLASS_NAMES[6],)
+    assert "the share of right answers goes from" in finding.seen
+    assert finding.p == pytest.approx(stats.binomtest(0, 12).pvalue)
+    assert finding.effect == pytest.approx(-12 / 60)
+    assert {example.row for example in finding.examples} <= set(member[:12].tolist())
+
+
+def test_without_labels_a_class_of_other_answers_is_found_and_a_few_are_let_pass():
+    first = simulated(SEED).evidence()
+    first = replace(first, table=first.table.assign(label_index=-1, label_probability=np.nan))
+    assert drift(first, first, SETTINGS) == []
+    member = np.flatnonzero(first.prediction == 3)
+    for n_changed, subjects in ((2, []), (20, [(CLASS_NAMES[3],)])):
+        table = first.table.copy()
+        table.loc[member[:n_changed], "prediction_index"] = 9
+        found = drift(first, replace(first, table=table), SETTINGS)
+        assert [finding.subject for finding in found] == subjects
+    assert "of the videos are answered otherwise" in found[0].seen
+    assert found[0].effect == pytest.approx(20 / len(member))
+
+
+@pytest.mark.parametrize("change", [{"method": "evidence"}, {"class_specific": True}])
+def test_attributions_of_different_methods_are_refused_and_their_answers_still_compare(change):
+    first = simulated(SEED).evidence()
+    other = with_patch(replace(first, **change), 4, 9, SEED)
+    with pytest.raises(StoreError) as error:
+        compare_runs(first, other, SETTINGS)
+    assert "'staa' (of no class)" in str(error.value)
+    assert str(change.get("method", "of a class")) in str(error.value)
+    assert drift(first, other, SETTINGS) == []
+    table = other.table.copy()
+    table.loc[table["label_index"] == 7, "label_probability"] *= 0.5
+    (finding,) = drift(first, replace(other, table=table), SETTINGS)
+    assert finding.subject == (CLASS_NAMES[7],)
+
+
+def test_first_and_last_steps_are_of_t_where_one_run_alone_has_stored_importance():
+    first = simulated(SEED).evidence()
+    importance = np.random.default_rng(SEED).dirichlet(np.full(8, 3.0), len(first.table))
+    importance[:, 0] += 0.5
+    importance = (importance / importance.sum(axis=1, keepdims=True)).astype(np.float32)
+    ends = {"first_frame_mass": importance[:, 0], "last_frame_mass": importance[:, -1]}
+    stored = replace(first, importance=importance, table=first.table.assign(**ends))
+    for pair in ((first, stored), (stored, first)):
+        compared = compare_runs(*pair, SETTINGS)
+        assert compared.findings == []
+        assert any("first_frame_mass is of T" in note for note in compared.notes)
+    # Where both have it, it is what is compared.
+    table = stored.table.copy()
+    table.loc[table["label_index"] == 5, "first_frame_mass"] -= 0.3
+    both = compare_runs(stored, replace(stored, table=table), SETTINGS)
+    assert [finding.subject for finding in both.findings] == [(CLASS_NAMES[5],)]
+    assert both.notes == ()
+
+
+def test_first_and_last_steps_of_other_lengths_are_left_out():
+    first = simulated(SEED).evidence()
+    table = first.table.assign(first_frame_mass=first.table["first_frame_mass"] / 2)
+    longer = replace(first, table=table, grid=(16, *first.grid[1:]))
+    compared = compare_runs(first, longer, SETTINGS)
+    assert compared.findings == []
+    assert "first_frame_mass is left out" in compared.notes[0]
+    assert "first_frame_mass" in COMPARED
