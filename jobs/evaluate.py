@@ -123,10 +123,9 @@ def _localise(config: EvaluateConfig, ground_truth: str) -> None:
         print()
         print(f"{'class':<28} {'on mask':>8} {'covered':>8} {'ratio':>6}  (95 % interval)   clips")
         for name, each in sorted(evaluation.classes.items(), key=lambda item: item[1].ratio):
-            low, high = each.interval
             print(
                 f"{name:<28} {each.share:>8.1%} {each.covered:>8.1%} {each.ratio:>6.2f}  "
-                f"({low:.2f} to {high:.2f}) {each.n_clips:>9}"
+                f"{_interval(*each.interval, 2):<14} {each.n_clips:>9}"
             )
     print()
     print(f"evaluate: {evaluation.n_clips} clips; values per clip in {metrics_url(config.run)}")
@@ -242,15 +241,25 @@ def execute(config: EvaluateConfig, plan: "SamplePlan", lease: "Lease | None") -
 
 def _told(each: "Measured") -> str:
     fills = "".join(f"{value:>9.3f}" for value in each.of_fills.values())
-    return f"{each.mean:>7.3f}  ({each.low:.3f} to {each.high:.3f}){'':<1}{fills}"
+    return f"{each.mean:>7.3f}  {_interval(each.low, each.high, 3):<16}{'':<1}{fills}"
+
+
+def _interval(low: float, high: float, places: int) -> str:
+    """Print both ends, or that there are too few videos for any."""
+    return f"({low:.{places}f} to {high:.{places}f})" if low == low else "(few videos)"
 
 
 def _mean(score: "Score") -> str:
-    return f"{score.mean:.3f} ({score.standard_error:.3f})"
+    return f"{score.mean:.3f} ({_error(score.standard_error, 3)})"
 
 
 def _value(lift: "Lift") -> str:
-    return f"{lift.value:>6.2f}  ({lift.standard_error:.2f})"
+    return f"{lift.value:>6.2f}  ({_error(lift.standard_error, 2)})"
+
+
+def _error(error: float, places: int) -> str:
+    """Print a standard error; of a single video there is none."""
+    return f"{error:.{places}f}" if error == error else "n/a"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ RESULTS = {
 
 SHEET_COLUMNS = 32
 """Maps in a row of the picture that holds all classes' maps."""
+LEAST_VIDEOS = 5
+"""Videos of a class below which the page shows no interval of its profile."""
 _NEARLY_UNIFORM = 0.1
 """Range of a map, in times uniform, below which the page says that it is nearly uniform."""
 
@@ -119,21 +121,25 @@ def difference_of(spatial: Floats, overall: Floats, scale: QuantileScale) -> dic
     }
 
 
-def profile_of(statistics: xr.Dataset, index: int, seconds: Floats | None) -> dict[str, Any]:
+def profile_of(
+    statistics: xr.Dataset, index: int, seconds: Floats | None, n_videos: int
+) -> dict[str, Any]:
     """Temporal profile of a class in times uniform, with its intervals.
 
-    ``low`` and ``high`` are the 95 % interval of the mean (normal approximation over clips), and
-    ``std`` is the standard deviation over clips.
+    ``low`` and ``high`` are the 95 % interval of the mean, None with fewer than `LEAST_VIDEOS`, and
+    ``std`` is the standard deviation over clips. The interval takes the clips of a video for one
+    (normal approximation, deviation over the root of ``n_videos``): it is rather too wide.
     """
     one = statistics.isel({"class": index})
     n_times = statistics.sizes["time"]
     mean = one["temporal_profile"].values * n_times
     deviation = one["temporal_profile_std"].values * n_times
-    margin = 1.96 * deviation / np.sqrt(max(int(one["n_clips"]), 1))
+    margin = 1.96 * deviation / np.sqrt(max(n_videos, 1))
+    enough = n_videos >= LEAST_VIDEOS
     return {
         "mean": mean,
-        "low": np.maximum(mean - margin, 0),
-        "high": mean + margin,
+        "low": np.maximum(mean - margin, 0) if enough else None,
+        "high": mean + margin if enough else None,
         "std": deviation,
         "seconds": seconds,
     }

@@ -72,7 +72,7 @@ class OtherRun:
             "n": int(statistics["n_clips"][index]),
             "accuracy": float(statistics["accuracy"][index]),
             "entropy": float(statistics["entropy"][index]),
-            "profile": profile_of(statistics, index, seconds),
+            "profile": profile_of(statistics, index, seconds, int(self.tables.n_videos[index])),
             **picture_of(spatial, maps if self._same_grid(maps) else self.maps),
         }
         if self._same_grid(maps) and np.isfinite(maps.spatial[index]).all():

@@ -2,18 +2,20 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Any
 
 import jinja2
 
-from pipeline.storage.files import open_filesystem
+from pipeline.storage.files import delete_file, open_filesystem
 from pipeline.storage.plain_json import plain
 from pipeline.storage.retries import with_retries
 
 _OF_RUN = re.compile(r"data/(class-(\d+|none)|other)\.js|images/clip-\d+\.webp")
 """Files that not every page has, and another page may have left behind."""
 
+_REMOVED_AT_ONCE = 16
 _DIGITS = 4
 """Significant digits of the page's numbers: more can't be seen, and costs bytes."""
 
@@ -57,8 +59,9 @@ class PageFolder:
         there = with_retries(self.url, lambda: self._names("data") | self._names("images"))
         left_over = [n for n in there - self._written if _OF_RUN.fullmatch(n)]
         if left_over:
-            paths = [f"{self._path}/{name}" for name in left_over]
-            with_retries(self.url, lambda: self._filesystem.rm(paths))
+            # By their names: fsspec's `rm` would take "[" and "*" in the folder's for a pattern.
+            with ThreadPoolExecutor(_REMOVED_AT_ONCE) as pool:
+                list(pool.map(delete_file, (f"{self.url}/{name}" for name in left_over)))
 
     def _names(self, part: str) -> set[str]:
         self._filesystem.invalidate_cache()

@@ -183,7 +183,9 @@ def _write_classes(
             beside.add_to(records, views)
         if counted:
             data |= maps.of_class(index)
-            data["profile"] = profile_of(run.statistics, index, seconds[index])
+            data["profile"] = profile_of(
+                run.statistics, index, seconds[index], int(run.n_videos[index])
+            )
             if beside is not None:
                 data["other"] = beside.of_class(index, maps, seconds[index])
         folder.write_data(f"class-{index}" if index >= 0 else "class-none", data)

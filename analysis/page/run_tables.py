@@ -1,6 +1,7 @@
 """What a page reads of a run before it shows anything: a row a clip, and an entry a class."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,13 @@ class RunTables:
         """(rows of the table,) index of the class that a clip is shown in; -1 for none."""
         index = self.table[f"{self.by}_index"].to_numpy(np.int64)
         return np.where(index < self.statistics.sizes["class"], index, -1)
+
+    @cached_property
+    def n_videos(self) -> NDArray[np.int64]:
+        """(class,) videos whose clips are shown in each class."""
+        counts = self.table["video_id"].groupby(self.groups).nunique()
+        of_class = counts.reindex(range(self.statistics.sizes["class"]), fill_value=0)
+        return np.asarray(of_class, np.int64)
 
 
 def _statistics(url: str, ds: xr.Dataset, by: By) -> xr.Dataset:

@@ -5,6 +5,7 @@ and ``.npy`` without objects.
 """
 
 import csv
+import glob
 import gzip
 import io
 import json
@@ -340,7 +341,7 @@ def _picture(content: bytes) -> NDArray[np.bool_]:
 def _found(url: str, pattern: str) -> list[str]:
     try:
         filesystem, path = open_filesystem(url)
-        found: list[str] = sorted(filesystem.glob(f"{path.rstrip('/')}/{pattern}"))
+        found: list[str] = sorted(filesystem.glob(f"{glob.escape(path.rstrip('/'))}/{pattern}"))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"annotations: can't read {url}: {reason_of(error)}") from error
     if not found and not filesystem.isdir(path):

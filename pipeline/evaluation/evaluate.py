@@ -198,16 +198,22 @@ def evaluate_run(
         raise StoreError(f"can't write metrics to {metrics_url(run_url)}: {error}") from error
 
     rows_of = dict.fromkeys(TRANSPORT, evaluated & sampled)
+    # Views and segments of a video are much alike: errors and intervals are over videos.
+    videos = np.asarray(store.array("video_id")[:]).astype(object)
+    of_clip = videos[evaluated]
     names = store.record.class_names
     on_mask, kept, entropy = (
         columns[name][evaluated].T
         for name in ("variant_mask_share", "variant_kept", "variant_entropy")
     )
     return Evaluation(
-        {method: lift(columns[f"mask_share_{method}"][evaluated], covered) for method in METHODS},
+        {
+            method: lift(columns[f"mask_share_{method}"][evaluated], covered, of_clip)
+            for method in METHODS
+        },
         {
             steps_name(steps): Effect(
-                lift(on_mask[variant], covered),
+                lift(on_mask[variant], covered, of_clip),
                 float(kept[variant].mean()),
                 float(entropy[variant].mean()),
             )
@@ -215,10 +221,11 @@ def evaluate_run(
         },
         {
             name: {
-                method: score(columns[name][rows_of.get(name, evaluated), index])
+                method: score(columns[name][rows, index], videos[rows])
                 for index, method in enumerate(METHODS)
             }
             for name in (*LOCALISATION, *TRANSPORT, *COMPLEXITY)
+            for rows in [rows_of.get(name, evaluated)]
         },
         {
             names[label]: share
@@ -226,6 +233,7 @@ def evaluate_run(
                 columns["mask_share_attribution"],
                 columns["mask_covered"],
                 np.asarray(store.array("label")[:]),
+                videos,
             ).items()
         },
     )

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from pipeline.evaluation import by_video
+
 Float64Array = NDArray[np.float64]
 
 COVERED = 0.25
@@ -29,7 +31,7 @@ class Lift:
     """Mean share of the clip that the mask covers."""
     n_clips: int
     standard_error: float
-    """Of `value`, over clips, by the delta method for a ratio of means."""
+    """Of `value`, over videos, by the delta method for a ratio of means; NaN of fewer than two."""
 
     @property
     def value(self) -> float:
@@ -63,13 +65,19 @@ def share_covered(mask: NDArray[np.floating]) -> Float64Array:
     return covered
 
 
-def lift(share: Float64Array, covered: Float64Array) -> Lift:
-    """Summarise shares per clip; the ratio of means is not ruled by clips of tiny masks."""
-    n_clips = len(share)
-    ratio = share.mean() / covered.mean()
-    residual = share - ratio * covered
-    error = residual.std(ddof=1) / np.sqrt(n_clips) / covered.mean() if n_clips > 1 else np.nan
-    return Lift(float(share.mean()), float(covered.mean()), n_clips, float(error))
+def lift(share: Float64Array, covered: Float64Array, videos: NDArray[Any] | None = None) -> Lift:
+    """Summarise shares per clip; the ratio of means is not ruled by clips of tiny masks.
+
+    Parameters
+    ----------
+    share, covered
+        (clips,) finite.
+    videos
+        (clips,) the video of each: the error is clustered by it. By default each clip is one.
+    """
+    of_clip = np.arange(len(share)) if videos is None else videos
+    error = by_video.standard_error(share, covered, of_clip)
+    return Lift(float(share.mean()), float(covered.mean()), len(share), error)
 
 
 def average_precision(

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation import by_video
 from pipeline.evaluation.faithfulness import FRACTIONS
 from pipeline.evaluation.perturbation import FILLS, UNITS
 from pipeline.status import Status
@@ -15,7 +17,6 @@ from pipeline.store.run_folder import metrics_url, store_url
 
 Float64Array = NDArray[np.float64]
 
-N_BOOTSTRAP = 1000
 NO_QUALITY = ("CAM entropy", "paper's faithfulness", "paper's tau")
 """Reported, and never called quality."""
 
@@ -27,7 +28,7 @@ class Measured:
     mean: float
     low: float
     high: float
-    """95 %: bootstrap over videos."""
+    """95 %: bootstrap over videos; NaN of fewer than `by_video.LEAST_VIDEOS`."""
     n_clips: int
     of_fills: Mapping[str, float]
 
@@ -63,13 +64,14 @@ def read_faithfulness(run_url: str, out: str, *, seed: int = 0) -> Faithfulness:
     """
     store, run = open_store(metrics_url(out)), open_store(store_url(run_url))
     status = read_status(store)
-    ok, n_views = status == Status.OK, len(store.record.views)
+    ok = status == Status.OK
     values = {name: np.asarray(store.array(name)[:], np.float64)[ok] for name in _ARRAYS}
-    videos = np.flatnonzero(ok) // n_views
+    rows = np.asarray(store.array("run_row")[:])[ok]
+    videos = np.asarray(run.array("video_id")[:]).astype(object)[rows]
     figures = {
         name: _measured(of_fill, videos, seed) for name, of_fill in _of_clips(values).items()
     }
-    labels = np.asarray(run.array("label")[:])[np.asarray(store.array("run_row")[:])[ok]]
+    labels = np.asarray(run.array("label")[:])[rows]
     gaps, names = _of_clips(values)["gap patches"], run.record.class_names
     classes = {
         names[label]: _measured(gaps[labels == label], videos[labels == label], seed)
@@ -108,16 +110,12 @@ def _of_clips(values: Mapping[str, Float64Array]) -> dict[str, Float64Array]:
     }
 
 
-def _measured(of_fill: Float64Array, videos: NDArray[np.integer], seed: int) -> Measured:
+def _measured(of_fill: Float64Array, videos: NDArray[Any], seed: int) -> Measured:
     """Average (clips, fills) over both; views of a video are drawn together."""
     of_clip = of_fill.mean(axis=1) if len(of_fill) else np.zeros(0)
     if not len(of_clip):
         nan = float("nan")
         return Measured(nan, nan, nan, 0, dict.fromkeys(FILLS, nan))
-    _, group = np.unique(videos, return_inverse=True)
-    sums, counts = np.bincount(group, of_clip), np.bincount(group)
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(N_BOOTSTRAP, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = by_video.interval(of_clip, np.ones(len(of_clip)), videos, seed=seed)
     fills = dict(zip(FILLS, of_fill.mean(axis=0).tolist(), strict=True))
-    return Measured(float(of_clip.mean()), float(low), float(high), len(of_clip), fills)
+    return Measured(float(of_clip.mean()), low, high, len(of_clip), fills)

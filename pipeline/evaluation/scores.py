@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation import complexity, transport
+from pipeline.evaluation import by_video, complexity, transport
 from pipeline.evaluation.localisation import (
     COVERED,
     auroc,
@@ -22,7 +23,6 @@ LOCALISATION = ("average_precision", "auroc", "relevance_rank", "pointing", "emd
 """Scores of every clip; those of space by transport are taken on a sample."""
 TRANSPORT = ("emd_space", "emd_space_time")
 COMPLEXITY = ("entropy", "gini")
-N_BOOTSTRAP = 1000
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,29 @@ class Score:
 
     mean: float
     standard_error: float
-    """Over clips; NaN of fewer than two."""
+    """Over videos; NaN of fewer than two."""
     n_clips: int
     n_undefined: int
     """Clips that were measured and have no answer: no truth, for example."""
 
 
-def score(values: NDArray[np.floating]) -> Score:
+def score(values: NDArray[np.floating], videos: NDArray[Any] | None = None) -> Score:
     """Average a metric over clips; what is undefined is counted, and never averaged.
 
     Parameters
     ----------
     values
         (clips,) of those that were measured; NaN where undefined.
+    videos
+        (clips,) the video of each: the error is clustered by it. By default each clip is one.
     """
-    defined = values[np.isfinite(values)].astype(np.float64)
+    of_clip = np.arange(len(values)) if videos is None else videos
+    is_defined = np.isfinite(values)
+    defined = values[is_defined].astype(np.float64)
     n_clips = len(defined)
     return Score(
         mean=float(defined.mean()) if n_clips else float("nan"),
-        standard_error=float(defined.std(ddof=1) / np.sqrt(n_clips)) if n_clips > 1 else np.nan,
+        standard_error=by_video.standard_error(defined, np.ones(n_clips), of_clip[is_defined]),
         n_clips=n_clips,
         n_undefined=len(values) - n_clips,
     )
@@ -98,7 +102,7 @@ class ClassShare:
     covered: float
     ratio: float
     interval: tuple[float, float]
-    """95 %, of the ratio: bootstrap over clips."""
+    """95 %, of the ratio: bootstrap over videos; NaN of fewer than `by_video.LEAST_VIDEOS`."""
     n_clips: int
 
 
@@ -106,6 +110,7 @@ def class_shares(
     share: NDArray[np.floating],
     covered: NDArray[np.floating],
     labels: NDArray[np.integer],
+    videos: NDArray[Any] | None = None,
     *,
     seed: int = 0,
 ) -> Mapping[int, ClassShare]:
@@ -119,19 +124,21 @@ def class_shares(
         (clips,): share of the clip that the mask covers.
     labels
         (clips,): classes; negative ones are left out.
+    videos
+        (clips,): the video of each, whose clips are drawn together. By default each clip is one.
 
     Returns
     -------
     By class, in order; a class without a clip that has a truth isn't there
     """
-    generator = np.random.default_rng(seed)
+    of_clip = np.arange(len(share)) if videos is None else videos
     defined = np.isfinite(share) & np.isfinite(covered) & (covered > 0) & (labels >= 0)
     result = {}
     for label in np.unique(labels[defined]).tolist():
         chosen = np.flatnonzero(defined & (labels == label))
-        drawn = generator.choice(chosen, (N_BOOTSTRAP, len(chosen)))
-        ratios = share[drawn].mean(axis=1) / covered[drawn].mean(axis=1)
-        low, high = np.percentile(ratios, [2.5, 97.5])
+        ends = by_video.interval(
+            share[chosen], covered[chosen], of_clip[chosen], seed=[seed, label]
+        )
         mean, size = float(share[chosen].mean()), float(covered[chosen].mean())
-        result[label] = ClassShare(mean, size, mean / size, (float(low), float(high)), len(chosen))
+        result[label] = ClassShare(mean, size, mean / size, ends, len(chosen))
     return result

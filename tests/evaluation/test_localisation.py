@@ -123,3 +123,16 @@ def test_float16_shares_are_summed_exactly():
 def test_shapes_that_differ_are_named():
     with pytest.raises(ValueError, match=r"\(1, 2, 3, 3\) and mask \(1, 2, 3, 4\)"):
         share_on_mask(np.zeros((1, 2, 3, 3)), np.zeros((1, 2, 3, 4)))
+
+
+def test_views_of_a_video_make_a_lift_no_surer():
+    rng = np.random.default_rng(2)
+    covered = rng.uniform(0.1, 0.4, 12)
+    share, videos = covered * rng.normal(2, 0.5, 12), np.arange(12).astype(str)
+    once = lift(share, covered)
+    several = lift(np.repeat(share, 10), np.repeat(covered, 10), np.repeat(videos, 10))
+    assert several.value == pytest.approx(once.value)
+    assert several.standard_error == pytest.approx(once.standard_error)
+    assert several.n_clips == 120
+    one_video = lift(np.repeat(share[:1], 10), np.repeat(covered[:1], 10), np.zeros(10))
+    assert np.isnan(one_video.standard_error)

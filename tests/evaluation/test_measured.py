@@ -48,3 +48,10 @@ def test_no_clip_has_no_figure():
     empty = _measured(np.zeros((0, 3)), np.zeros(0, int), 0)
     assert np.isnan(empty.mean)
     assert empty.n_clips == 0
+
+
+def test_of_few_videos_there_is_a_mean_and_no_interval():
+    few = _measured(np.random.default_rng(0).random((40, 3)), np.repeat(np.arange(4), 10), 0)
+    assert np.isfinite(few.mean)
+    assert np.isnan([few.low, few.high]).all()
+    assert few.n_clips == 40

@@ -116,12 +116,20 @@ def test_a_difference_says_where_most_was_gained():
 
 def test_a_profile_has_the_interval_of_its_mean(run):
     statistics, table = run
-    shown = profile_of(statistics, 0, np.array([0.1, 0.6]))
+    n = table.loc[table["label"] == CLASS_NAMES[0], "video_id"].nunique()
+    shown = profile_of(statistics, 0, np.array([0.1, 0.6]), n)
     assert shown["mean"].mean() == pytest.approx(1)
-    n = (table["label"] == CLASS_NAMES[0]).sum()
     assert shown["high"] - shown["mean"] == pytest.approx(1.96 * shown["std"] / np.sqrt(n))
     assert (shown["low"] >= 0).all()
     assert (shown["low"] <= shown["mean"]).all()
+
+
+def test_a_profile_of_few_videos_has_no_interval(run):
+    statistics, _ = run
+    for n_videos, has in ((4, False), (5, True), (0, False)):
+        shown = profile_of(statistics, 0, None, n_videos)
+        assert (shown["low"] is not None) == (shown["high"] is not None) == has
+        assert shown["mean"].mean() == pytest.approx(1)
 
 
 def test_seconds_are_medians_over_the_clips_of_a_class():

@@ -1,0 +1,93 @@
+"""Errors and intervals of figures over clips, clustered by video.
+
+Clips of one video are much alike, so they count as one piece of evidence. Each figure is a ratio of
+two sums over clips: a mean has ones below, and a lift what the mask covers.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64Array = NDArray[np.float64]
+
+LEAST_VIDEOS = 5
+"""Videos below which a bootstrap says nothing, and an interval is NaN."""
+N_BOOTSTRAP = 1000
+_DRAWN_AT_ONCE = 4_000_000
+"""Videos that are drawn at once, which bounds the memory."""
+
+
+def standard_error(
+    above: NDArray[np.floating], below: NDArray[np.floating], videos: NDArray[Any]
+) -> float:
+    """Give the standard error of the ratio of two sums over clips, clustered by video.
+
+    It is that of the delta method; with one clip of each video, the usual one. Source: Cochran,
+    Sampling Techniques (1977), on ratios over clusters of unequal sizes.
+
+    Parameters
+    ----------
+    above, below
+        (clips,) finite.
+    videos
+        (clips,) the video of each, of any type that sorts.
+
+    Returns
+    -------
+    NaN of fewer than two videos
+    """
+    sums, sizes = _sums(above, below, videos)
+    n_videos = len(sums)
+    if n_videos < 2:
+        return float("nan")
+    residual = sums - sums.sum() / sizes.sum() * sizes
+    return float(np.sqrt(n_videos / (n_videos - 1) * (residual**2).sum()) / sizes.sum())
+
+
+def interval(
+    above: NDArray[np.floating],
+    below: NDArray[np.floating],
+    videos: NDArray[Any],
+    *,
+    seed: Any = 0,
+) -> tuple[float, float]:
+    """Give the 95 % interval of the ratio of two sums over clips, clustered by video.
+
+    It is that of a bootstrap in which the clips of a video are drawn together.
+
+    Parameters
+    ----------
+    above, below, videos
+        As `standard_error`.
+    seed
+        As `numpy.random.default_rng`.
+
+    Returns
+    -------
+    NaN twice of fewer than `LEAST_VIDEOS` videos
+    """
+    sums, sizes = _sums(above, below, videos)
+    if len(sums) < LEAST_VIDEOS:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _DRAWN_AT_ONCE // len(sums))
+    ratios = []
+    for begin in range(0, N_BOOTSTRAP, at_once):
+        n_drawn = min(at_once, N_BOOTSTRAP - begin)
+        drawn = generator.integers(len(sums), size=(n_drawn, len(sums)))
+        ratios.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _sums(
+    above: NDArray[np.floating], below: NDArray[np.floating], videos: NDArray[Any]
+) -> tuple[Float64Array, Float64Array]:
+    """Sum over the clips of each video: (videos,) each."""
+    _, group = np.unique(videos, return_inverse=True)
+    sums, sizes = (
+        np.bincount(group, np.asarray(each, np.float64)).astype(np.float64)
+        for each in (above, below)
+    )
+    return sums, sizes
