@@ -1,9 +1,10 @@
 """Take videos out of a run for good: ``python -m jobs.forget --help``."""
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.cli import RunWriter, owned_run, run_job, writing
+from jobs.cli import BROKEN_OFF, RunWriter, owned_run, run_job, writing
 from pipeline.errors import ConfigError, ManifestError, reason_of
 from pipeline.text import printable
 
@@ -35,7 +36,24 @@ class ForgetConfig(RunWriter):
     manifest: str | None = None
     """Where the run's manifest is now; by default where it was when the run was made."""
     frames_cache: str | None = None
-    """Cache of frames from which their frames are erased too; by default the run's own."""
+    """Cache of frames from which their frames are erased too, in place of one that isn't where the
+    run has used it; all others that it has used are searched anyway."""
+
+
+@dataclass(frozen=True)
+class FromCaches:
+    """What became of frames.
+
+    Attributes
+    ----------
+    erased
+        Rows that each cache gave up, by its URL.
+    absent
+        URLs of caches that aren't there.
+    """
+
+    erased: dict[str, int]
+    absent: tuple[str, ...]
 
 
 def forget(config: ForgetConfig) -> int:
@@ -74,7 +92,7 @@ def _forget(config: ForgetConfig, names: list[str], store: "Store", lease: "Leas
         rows = with_removed(store, found.rows)
         lease.check()
         # Only this command erases frames, which are found by what the rows still say.
-        _forget_frames(config, store, manifest, rows)
+        frames = _forget_frames(config, store, manifest, rows)
         # If it is cut off from here on, a later command finishes it.
         removals.write(config.run)
         deleted = delete_derived(config.run, rows)
@@ -84,6 +102,8 @@ def _forget(config: ForgetConfig, names: list[str], store: "Store", lease: "Leas
             # again.
             removals.finished().write(config.run)
     print(f"forget: {len(rows)} rows of {config.run} are removed, and stay so")
+    for url, n_rows in frames.erased.items():
+        print(f"forget: {url} gave up the frames of {n_rows} rows")
     unknown = [name for name in names if digest_of_name(name) not in found.found]
     if unknown:
         first = ", ".join(printable(name[:60]) for name in unknown[:_N_NAMED])
@@ -96,32 +116,52 @@ def _forget(config: ForgetConfig, names: list[str], store: "Store", lease: "Leas
             f"forget: deleted {', '.join(deleted)}; jobs.aggregate, jobs.audit and jobs.evaluate "
             "make them again"
         )
-    return 0
+    return 0 if _tell_left(frames, manifest) else BROKEN_OFF
+
+
+def _tell_left(frames: FromCaches, manifest: "Manifest | None") -> bool:
+    """Warn of frames that may be left: whether there are none."""
+    for url in frames.absent:
+        print(
+            f"forget: warning: {url} isn't there, and if that cache is elsewhere by now it has "
+            "these frames: give its place as --frames-cache",
+            file=sys.stderr,
+        )
+    unsearched = frames.erased if manifest is None else {}
+    for url in unsearched:
+        print(
+            f"forget: warning: {url} may still have frames of videos that failed in this run: "
+            "without the manifest it isn't known where; delete that folder",
+            file=sys.stderr,
+        )
+    return not frames.absent and not unsearched
 
 
 def _forget_frames(
     config: ForgetConfig, store: "Store", manifest: "Manifest | None", rows: "NDArray[np.int64]"
-) -> None:
-    """Erase frames from the run's cache, and from the one that runs of a job share meanwhile."""
+) -> FromCaches:
+    """Erase frames from the run's caches, and from the one that runs of a job share meanwhile."""
     import numpy as np
 
-    from pipeline.clips.frames_folder import forget_videos
+    from pipeline.clips.frames_folder import forget_videos, is_there
     from pipeline.run.frames import TEMPORARY_NAME
+    from pipeline.run.prepare import absolute_url, caches_of
 
-    cache = config.frames_cache or store.record.config.get("frames_cache")
+    given = absolute_url(config.frames_cache) if config.frames_cache else None
     folder, slash, _ = config.run.rstrip("/").rpartition("/")
     shared = f"{folder}/{TEMPORARY_NAME}" if slash else TEMPORARY_NAME
     videos = np.unique(store.record.views.video(rows))
     digests = _digests(store, rows)
-    for url in (cache, shared):
-        if url:
-            forget_videos(url, manifest, videos, digests)
-    if cache and manifest is None:
-        print(
-            f"forget: warning: {cache} may still have frames of videos that failed in this run: "
-            "without the manifest it isn't known where; delete that folder",
-            file=sys.stderr,
-        )
+    erased, absent = {}, []
+    for url in dict.fromkeys([*([given] if given else []), *caches_of(config.run, store.record)]):
+        if is_there(url):
+            erased[url] = forget_videos(url, manifest, videos, digests)
+        # The one that is given stands for one that isn't there.
+        elif url == given or given is None:
+            absent.append(url)
+    if is_there(shared):
+        erased[shared] = forget_videos(shared, manifest, videos, digests)
+    return FromCaches(erased, tuple(absent))
 
 
 def _digests(store: "Store", rows: "NDArray[np.int64]") -> set[bytes]:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -14,6 +14,9 @@ from pipeline.base_config import FrozenConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_SHOWN = 40
+"""Characters of a path that are shown."""
 
 
 def _by_column(value: Any) -> Any:
@@ -76,7 +79,7 @@ def manifest(config: ManifestConfig) -> int:
     """Build the manifest, behind the rows of an earlier one if there is one, and write it."""
     import pyarrow as pa
 
-    from pipeline.dataset.layouts import Census, append_clips, read_dataset
+    from pipeline.dataset.layouts import Census, append_clips, moved_clips, read_dataset
     from pipeline.dataset.manifest import read_manifest, write_manifest
     from pipeline.errors import ManifestError
     from pipeline.text import printable
@@ -92,14 +95,16 @@ def manifest(config: ManifestConfig) -> int:
         segments=config.segments,
     )
     pieces = _marked(dataset.pieces) if config.segments else dataset.pieces
-    is_new, added = True, ""
+    is_new, added, moved = True, "", dict[str, str]()
     if old is not None:
         if old.segments != config.segments:
             raise ManifestError(
                 f"segments: {config.segments}, but {old.url} is of rows that are "
                 f"{'segments' if old.segments else 'whole files'}"
             )
-        table = append_clips(old, pa.concat_tables(pieces))
+        present = pa.concat_tables(pieces)
+        table = append_clips(old, present)
+        moved = moved_clips(old, present)
         n_added = table.num_rows - old.n_rows
         # With nothing to add, a file that a run may be reading is left alone.
         is_new, added = bool(n_added) or config.out != old.url, f", {n_added} of them new"
@@ -115,10 +120,24 @@ def manifest(config: ManifestConfig) -> int:
     print(f"manifest: {found.n_rows} clips{added}, {census.n_labels} labels in {config.out}")
     if found.is_remarkable:
         print(f"manifest: {printable(str(found))}")
+    # Where a file is at the row's path as well, that one is read.
+    if lost := {path: now for path, now in moved.items() if not dataset.listing.holds(path)}:
+        print(f"manifest: {printable(_told_moved(lost))}")
     n_bad = found.n_missing + found.n_unread_videos + len(found.closed)
     if config.check:
         n_bad += _check(config.out, dataset.listing.root)
     return 1 if config.strict and n_bad else 0
+
+
+def _told_moved(moved: Mapping[str, str]) -> str:
+    """Say how many files aren't where their clips' rows have them, and what can be done."""
+    path, now = next(iter(moved.items()))
+    more = ", ..." if len(moved) > 1 else ""
+    return (
+        f"{len(moved):,} files of known clips have other paths than their rows, which stay as they "
+        f"are ({now[-_SHOWN:]} for {path[-_SHOWN:]}{more}): link each to the row's path, and "
+        "jobs.attribute --retry-failed missing takes it in"
+    )
 
 
 def _marked(pieces: "Iterable[pa.Table]") -> "Iterator[pa.Table]":

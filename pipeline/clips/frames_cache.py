@@ -27,6 +27,7 @@ from zarr.core.buffer.cpu import NDBuffer
 
 from pipeline.clips.columns import DIGEST_BYTES, Columns
 from pipeline.clips.fetch import KEY_BYTES
+from pipeline.clips.frames_forgotten import Forgotten
 from pipeline.errors import StorageError, reason_of
 from pipeline.storage.zarr_store import zarr_location
 
@@ -115,8 +116,10 @@ class FramesCache:
     def write(self, columns: Columns, keys: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> None:
         """Keep the chosen rows that have a key, as far as there is room.
 
-        Rows that the storage refuses aren't kept, and the run goes on.
+        Rows that the storage refuses aren't kept, and the run goes on. Nor are those of clips that
+        were erased, as `pipeline.clips.frames_forgotten` has it.
         """
+        forgotten: Forgotten | None = None
         chosen = chosen & keys.any(axis=1) & self.fills
         rows_of_run = self._rows_of_run(columns["row"])
         for here, rows in self._objects(rows_of_run):
@@ -124,6 +127,8 @@ class FramesCache:
             if not len(clips):
                 continue
             with _tolerated(self.url):
+                # Before an object is read: what is erased later is seen once it is written.
+                forgotten = forgotten or Forgotten.read(self._folder)
                 part, places = self._part(), rows_of_run[clips] - rows.start
                 new = part.no_entries(len(clips))
                 new["key"] = keys[clips]
@@ -135,7 +140,32 @@ class FramesCache:
                 if len(clips) < len(rows):
                     frames, entries = part.kept(rows)
                     frames[places], entries[places] = columns["frames"][clips], new
-                part.write(rows, frames, entries)
+                forgotten = self._write(rows, frames, entries, forgotten)
+
+    def _write(
+        self,
+        rows: range,
+        frames: NDArray[np.uint8],
+        entries: NDArray[Any],
+        forgotten: Forgotten,
+    ) -> Forgotten:
+        """Write an object without what was erased, and give what was by the time it is written."""
+        part, name = self._part(), self.url.rpartition("/")[2]
+        numbers, digests = np.asarray(rows), entries["clip_digest"].copy()
+        gone = forgotten.which(name, numbers, digests)
+        while True:
+            frames[gone] = 0
+            entries[gone] = part.no_entries(1)
+            part.write(rows, frames, entries)
+            forgotten = Forgotten.read(self._folder)
+            before, gone = gone, forgotten.which(name, numbers, digests)
+            if not (gone & ~before).any():
+                return forgotten
+
+    @property
+    def _folder(self) -> str:
+        """URL of the cache."""
+        return self.url.rpartition("/")[0]
 
     def _rows_of_run(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows if self.sample is None else self.sample[rows]

@@ -2,8 +2,9 @@
 
 A part belongs to what decides its frames (`FramesIdentity`) and to the rows of a manifest. Its name
 is made of digests of both, which its group's attributes repeat. A manifest that has got more rows
-keeps its part. How many rows a part has room for is settled when a run is prepared, so that no
-worker has to count: the part keeps the first rows of the run.
+keeps its part, and so does a run over the rows that it had before. How many rows a part has room
+for is settled when a run is prepared, so that no worker has to count: the part keeps the first rows
+of the run.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +23,12 @@ from zarr import Array
 from zarr.core.group import Group
 
 from pipeline.clips.frames_cache import ENTRIES, FRAMES, FramesCache, entry_dtype
+from pipeline.clips.frames_forgotten import Forgotten
 from pipeline.clips.recording import DecoderName
 from pipeline.clips.views import Views
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ConfigError, StorageError, reason_of
-from pipeline.storage.files import open_filesystem
+from pipeline.storage.files import delete_tree, open_filesystem
 from pipeline.storage.retries import with_retries
 from pipeline.storage.zarr_store import zarr_location
 
@@ -35,6 +38,8 @@ _SCHEMA = {"name": "staa-frames", "version": 1}
 _PACKAGES: dict[DecoderName, str] = {"pyav": "av", "decord": "decord2"}
 _OBJECT_BYTES = 16_000_000
 """Largest size of an object, all of which is read to get one of its rows."""
+_NAME_DIGITS = 16
+"""Digits of a manifest's digest in the name of a part."""
 _ROWS_LOOKED_AT = 16_384
 """Entries that are read at once: a few MB."""
 _STORAGE_ERRORS = (OSError, ValueError, ImportError, StorageError)
@@ -98,6 +103,13 @@ class _Part:
     """Digest of the manifest's rows."""
     n_videos: int
     """Rows of that manifest."""
+    earlier: frozenset[tuple[int, str]] = frozenset()
+    """Number of rows and digest of each manifest that it belonged to before it was enlarged."""
+
+    @property
+    def name(self) -> str:
+        """Name in the folder."""
+        return self.url.rpartition("/")[2]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,9 +125,19 @@ class _Part:
         """Whether its rows are the first ones of a run with such frames."""
         if self.identity != identity.digest or self.shape[1:] != identity.shape:
             return False
+        return self.begins_as(manifest)
+
+    def begins_as(self, manifest: Manifest) -> bool:
+        """Whether its rows are those of a manifest, as far as both go."""
         if self.n_videos < manifest.n_rows:
             return manifest.digest_of_first(self.n_videos) == self.manifest
-        return self.manifest == manifest.digest
+        if self.n_videos == manifest.n_rows:
+            return self.manifest == manifest.digest
+        # Earlier releases noted no rows of before; a part has its name of those that it began with.
+        return (
+            manifest.n_rows,
+            manifest.digest,
+        ) in self.earlier or f"-{manifest.digest[:_NAME_DIGITS]}" in self.name
 
     def cache(self, *, fills: bool) -> FramesCache:
         """Give the object that reads this part, and fills it if it may."""
@@ -200,11 +222,11 @@ def open_parts(
 def forget_videos(
     url: str, manifest: Manifest | None, videos: NDArray[np.int64], digests: Collection[bytes]
 ) -> int:
-    """Erase all frames of some videos from every part of a cache.
+    """Erase all frames of some videos from every part of a cache, and have them stay out.
 
     They are found by their place in the manifest and by the digest of their file, since a part may
     belong to another manifest, or to a longer one by now. Parts of other versions, decoders and
-    models are searched too.
+    models are searched too. What was erased before is erased again, if it has come back.
 
     Parameters
     ----------
@@ -217,54 +239,119 @@ def forget_videos(
 
     Returns
     -------
-    Rows of parts that were erased
+    Rows of parts that held something of them
 
     Raises
     ------
     StorageError
         If the storage refuses.
     """
-    n_rows = 0
+    erased: set[tuple[str, int]] = set()
     try:
+        parts = list(_parts(url, "r+", refusals=True))
+        if not parts:
+            return 0
+        known, rows = set(digests), set[tuple[str, int]]()
+        for part in parts:
+            of_part = _rows_of(part, manifest, videos)
+            known |= _digests_at(part, of_part)
+            rows |= {(part.name, row) for row in of_part.tolist()}
+        forgotten = Forgotten.of(known, rows).noted(url)
+        for part in parts:
+            erased |= _erase(part, forgotten)
+        # A run that was writing meanwhile, or another command that erases, may have brought rows
+        # back that it had read before.
+        forgotten = forgotten.noted(url)
         for part in _parts(url, "r+", refusals=True):
-            rows = np.union1d(_rows_of(part, manifest, videos), _rows_with(part, digests))
-            for row in rows.astype(int).tolist():
-                for name in (ENTRIES, FRAMES):
-                    array: Any = part.group[name]
-                    array[row] = 0
-            n_rows += len(rows)
+            erased |= _erase(part, forgotten)
     except (OSError, ValueError, ImportError, LookupError) as error:
         raise StorageError(f"can't write {url}: {reason_of(error)}") from error
-    return n_rows
+    return len(erased)
 
 
 def _rows_of(
     part: _Part, manifest: Manifest | None, videos: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Rows that some videos of a manifest have in a part, if its rows are the first ones of it."""
-    if (
-        manifest is None
-        or part.n_videos > manifest.n_rows
-        or manifest.digest_of_first(part.n_videos) != part.manifest
-    ):
+    """Rows that some videos of a manifest have in a part, or will have once there is room."""
+    if manifest is None or not part.begins_as(manifest):
         return videos[:0]
     facts: Any = part.group.attrs["facts"]
     n_views = len(facts["views"])
-    rows = (videos[videos < part.n_videos, None] * n_views + np.arange(n_views)).ravel()
-    return rows[rows < part.shape[0]]
+    return (videos[videos < part.n_videos, None] * n_views + np.arange(n_views)).ravel()
 
 
-def _rows_with(part: _Part, digests: Collection[bytes]) -> NDArray[np.int64]:
-    """Rows of a part whose clip has one of some digests."""
+def _digests_at(part: _Part, rows: NDArray[np.int64]) -> set[bytes]:
+    """``clip_digest`` of what some rows of a part hold."""
+    rows = rows[rows < part.shape[0]]
+    if not len(rows):
+        return set()
     entries: Any = part.group[ENTRIES]
-    dtype = entry_dtype(part.shape[1])
-    found = [np.empty(0, np.int64)]
-    for start in range(0, entries.shape[0] if digests else 0, _ROWS_LOOKED_AT):
-        raw = np.ascontiguousarray(entries[start : start + _ROWS_LOOKED_AT])
-        of_rows = raw.view(dtype)["clip_digest"].reshape(len(raw), -1)
-        is_one = [digest.tobytes() in digests for digest in of_rows]
-        found.append(start + np.flatnonzero(is_one))
-    return np.concatenate(found)
+    digests = _clip_digests(part, entries.get_orthogonal_selection((rows,)))
+    return {digest.tobytes() for digest in digests if digest.any()}
+
+
+def _clip_digests(part: _Part, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Digest of the clip of each entry, uint8 (rows, digest's bytes)."""
+    entries = np.ascontiguousarray(raw).view(entry_dtype(part.shape[1]))
+    digests: NDArray[np.uint8] = entries["clip_digest"].reshape(len(raw), -1)
+    return digests
+
+
+def _erase(part: _Part, forgotten: Forgotten) -> set[tuple[str, int]]:
+    """Erase what is to be forgotten of a part: name and number of each row that held something."""
+    entries: Any = part.group[ENTRIES]
+    n_rows = part.shape[0]
+    found = [forgotten.rows_of(part.name)]
+    for start in range(0, n_rows if forgotten.clips else 0, _ROWS_LOOKED_AT):
+        digests = _clip_digests(part, entries[start : start + _ROWS_LOOKED_AT])
+        rows = np.arange(start, start + len(digests))
+        found.append(rows[forgotten.which(part.name, rows, digests)])
+    rows = np.unique(np.concatenate(found))
+    rows = rows[rows < n_rows]
+    held = np.zeros(len(rows), np.bool_)
+    # Entries first: without its entry a row isn't used.
+    for name in (ENTRIES, FRAMES):
+        array: Any = part.group[name]
+        numbers = rows // array.chunks[0]
+        for number in np.unique(numbers).tolist():
+            start = number * array.chunks[0]
+            of_object = numbers == number
+            held[of_object] |= _erase_in_object(array, start, rows[of_object] - start)
+    return {(part.name, row) for row in rows[held].tolist()}
+
+
+def _erase_in_object(array: Any, start: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Erase rows of the object that begins at a row of an array: whether each held something."""
+    stop = min(start + array.chunks[0], array.shape[0])
+    try:
+        values = array[start:stop]
+    except OSError:
+        raise
+    except (ValueError, RuntimeError):
+        # It is damaged, and what is in it can't be told apart.
+        array[start:stop] = 0
+        return np.zeros(len(rows), np.bool_)
+    held: NDArray[np.bool_] = values[rows].reshape(len(rows), -1).any(axis=1)
+    if held.any():
+        values[rows] = 0
+        array[start:stop] = values
+    return held
+
+
+def is_there(url: str) -> bool:
+    """Whether there is a cache, or anything else, at a URL.
+
+    Raises
+    ------
+    StorageError
+        If the storage refuses.
+    """
+    try:
+        filesystem, path = open_filesystem(url)
+        filesystem.invalidate_cache()
+        return bool(with_retries(url, lambda: filesystem.exists(path)))
+    except (OSError, ValueError, ImportError) as error:
+        raise StorageError(f"can't read {url}: {reason_of(error)}") from error
 
 
 def remove_cache(url: str) -> None:
@@ -276,10 +363,7 @@ def remove_cache(url: str) -> None:
         If the storage refuses.
     """
     try:
-        filesystem, path = open_filesystem(url)
-        filesystem.invalidate_cache()
-        if with_retries(url, lambda: filesystem.exists(path)):
-            filesystem.rm(path, recursive=True)
+        delete_tree(url)
     except (OSError, ValueError, ImportError) as error:
         raise StorageError(f"can't delete {url}: {reason_of(error)}") from error
 
@@ -300,12 +384,13 @@ def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Ite
         try:
             group = zarr.open_group(zarr_location(part_url), mode=mode)
             told: Any = group.attrs.asdict()
-            part = _Part(
-                part_url, group, told["identity"], str(told["manifest"]), int(told["n_videos"])
-            )
+            earlier = frozenset((int(n), str(digest)) for n, digest in told.get("earlier", ()))
+            rows = (str(told["manifest"]), int(told["n_videos"]), earlier)
+            part = _Part(part_url, group, told["identity"], *rows)
             if told["schema"] == _SCHEMA and len(part.shape) == 5:
                 yield part
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, FileExistsError):
+            # A plain file isn't opened to be written, and is told to exist.
             continue
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             if refusals and isinstance(error, OSError):
@@ -316,8 +401,7 @@ def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Ite
 def _create(
     url: str, identity: FramesIdentity, manifest: Manifest, n_rows: int, batch_size: int
 ) -> _Part:
-    name = f"frames-{identity.digest}-{manifest.digest[:16]}.zarr"
-    part_url = f"{url.rstrip('/')}/{name}"
+    part_url = _free_url(url, f"frames-{identity.digest}-{manifest.digest[:_NAME_DIGITS]}")
     # Anything that is there is damaged, or its making was cut off.
     group = zarr.create_group(zarr_location(part_url), overwrite=True)
     rows_per_object = max(
@@ -345,11 +429,46 @@ def _create(
     return _Part(part_url, group, identity.digest, manifest.digest, manifest.n_rows)
 
 
+def _free_url(url: str, name: str) -> str:
+    """URL of a new part: of that name, or with a number behind if such a part can be opened."""
+    for number in count(1):
+        part_url = f"{url.rstrip('/')}/{name}{f'-{number}' if number > 1 else ''}.zarr"
+        if not _is_sound(part_url):
+            return part_url
+    raise AssertionError("numbers don't end")
+
+
+def _is_sound(part_url: str) -> bool:
+    """Whether something is at a part's URL that isn't to be written over.
+
+    Raises
+    ------
+    OSError
+        If the storage withholds it.
+    """
+    try:
+        group = zarr.open_group(zarr_location(part_url), mode="r")
+        schema = group.attrs.get("schema")
+        # A later release may have other arrays.
+        of_other_release = schema is not None and schema != _SCHEMA
+        return of_other_release or (
+            schema is not None and all(isinstance(group[name], Array) for name in (FRAMES, ENTRIES))
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
 def _enlarge(part: _Part, manifest: Manifest, n_rows: int) -> None:
     """Give a part room for more rows, and note the longer manifest that it now belongs to."""
     if n_rows > part.shape[0]:
         for name in (ENTRIES, FRAMES):
             array: Any = part.group[name]
             array.resize((n_rows, *array.shape[1:]))
-    if part.manifest != manifest.digest:
-        part.group.update_attributes({"manifest": manifest.digest, "n_videos": manifest.n_rows})
+    if manifest.n_rows > part.n_videos:
+        earlier = sorted(part.earlier | {(part.n_videos, part.manifest)})
+        rows = {"manifest": manifest.digest, "n_videos": manifest.n_rows}
+        part.group.update_attributes({**rows, "earlier": [list(before) for before in earlier]})

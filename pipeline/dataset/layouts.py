@@ -28,6 +28,8 @@ _OF_SEGMENTS = tuple(layout for layout in SEGMENT_READERS if layout not in READE
 """Layouts whose rows are never whole files."""
 LAYOUTS = ("kinetics", "folders", "list", "files", "table", *list(READERS)[1:], *_OF_SEGMENTS)
 _ANNOTATED = ("list", "table", *READERS, *_OF_SEGMENTS)
+_NAMED_BY_FILE = ("ucf101", "hmdb51")
+"""Annotated layouts that have no ids of videos: they name files, in folders of classes."""
 _WITH_SPLIT = ("kinetics", "table", "hmdb51", "activitynet")
 
 _SPLIT_FOLDERS = {
@@ -289,9 +291,9 @@ def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
     ----------
     table
         The dataset as it is now, from `build_manifest`: its clips that aren't in ``old`` are added,
-        in its order. Those of Kinetics are known by their video and times, since a file that comes
-        later may lie elsewhere than its row expected, segments by these and their label; others by
-        their path.
+        in its order. Where a layout looks for the files of what is annotated, clips are known by
+        their annotation, since a file that comes later may lie elsewhere than its row expected;
+        others by their path.
 
     Raises
     ------
@@ -309,11 +311,8 @@ def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
                 f"and the clips to append are of {without_credentials(now)}"
             )
     rows = old.whole_table()
-    key: tuple[str, ...] = ("path",)
-    if old.segments or old.layout == "kinetics":
-        key = ("video_id", "start_time", "end_time", *(("label",) if old.segments else ()))
-    known = set(_values(rows, key))
-    new = table.filter(pa.array([values not in known for values in _values(table, key)]))
+    known = set(_identities(rows, old))
+    new = table.filter(pa.array([clip not in known for clip in _identities(table, old)]))
     try:
         # A further column that only one of both has is null in the other's rows.
         together = pa.concat_tables(
@@ -327,9 +326,36 @@ def append_clips(old: Manifest, table: pa.Table) -> pa.Table:
     return together.replace_schema_metadata(table.schema.metadata)
 
 
-def _values(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def moved_clips(old: Manifest, table: pa.Table) -> dict[str, str]:
+    """Paths that files of a manifest's clips have by now, by those of its rows, where they differ.
+
+    Parameters
+    ----------
+    table
+        As in `append_clips`.
+    """
+    now = dict(zip(_identities(table, old), table["path"].to_pylist(), strict=True))
+    rows = old.rows(0, old.n_rows)
+    before = zip(_identities(rows, old), rows["path"].to_pylist(), strict=True)
+    return {path: now[clip] for clip, path in before if now.get(clip, path) != path}
+
+
+def _identities(table: pa.Table, manifest: Manifest) -> list[tuple[Any, ...]]:
+    """Give what each row of a table is known by among the clips of a manifest."""
+    if manifest.segments:
+        return _values(table, ("video_id", "start_time", "end_time", "label"))
+    if manifest.layout == "kinetics":
+        return _values(table, ("video_id", "start_time", "end_time"))
+    if manifest.layout in _NAMED_BY_FILE:
+        # Of two classes there may be files of one name.
+        names = [path.rsplit("/", 1)[-1] for path in table["path"].to_pylist()]
+        return list(zip(table["label"].to_pylist(), names, strict=True))
+    return _values(table, ("video_id",) if manifest.layout in READERS else ("path",))
+
+
+def _values(table: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """Values of some columns, row by row."""
-    return zip(*(table[column].to_pylist() for column in columns), strict=True)
+    return list(zip(*(table[column].to_pylist() for column in columns), strict=True))
 
 
 def _rows(

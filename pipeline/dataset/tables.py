@@ -1,11 +1,13 @@
 """Any Parquet or CSV table with a column of paths to the columns of a manifest.
 
 Nothing is guessed: a column is taken by the name that manifests have for it, by the one name of its
-kind that there is, or by what `columns` says.
+kind that there is, or by what `columns` says. Spaces around names and values, as behind the commas
+of a CSV, are no part of them.
 """
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -25,6 +27,8 @@ _BUFFER_BYTES = 1 << 20
 _HEAD_BYTES = 1 << 16
 """Bytes that are read to know a file's kind, and the header if it is a CSV."""
 
+_QUOTED = r'^\s+"((?:[^"]|"")*)"\s*$'
+"""A value in quotes with a space before them."""
 _NAMES = {
     "path": (
         *("path", "filepath", "file_path", "filename", "file_name", "file", "video_path"),
@@ -62,7 +66,8 @@ def read_table(
 
     Yields
     ------
-    Tables that begin with the manifest's columns, and have the others behind.
+    Tables that begin with the manifest's columns, and have the others behind, whose values stay as
+    they are.
 
     Raises
     ------
@@ -87,10 +92,12 @@ def read_table(
                     raise ManifestError(
                         f"{where}: column {name[:60]!r} is there twice, expected it once"
                     )
-            chosen = _chosen(names, where, columns)
+            bare = _bare_names(names)
+            chosen = _chosen(list(bare.values()), where, columns)
             first_row = 0
             for piece in pieces:
-                yield _as_rows(piece, chosen, listing, where, first_row)
+                renamed = piece.rename_columns([bare[name] for name in piece.column_names])
+                yield _as_rows(renamed, chosen, listing, where, first_row)
                 first_row += piece.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"layout table: can't read {url}: {reason_of(error)}") from error
@@ -121,8 +128,8 @@ def _csv(
             convert_options=pa.csv.ConvertOptions(
                 # Values stay text: what looks like a number may be an id with zeros before it.
                 column_types=dict.fromkeys(names, pa.string()),
+                # Also those in quotes: some programs quote every value, absent ones too.
                 strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
                 null_values=[""],
             ),
         )
@@ -132,7 +139,9 @@ def _csv(
     def pieces() -> Iterator[pa.Table]:
         try:
             for batch in reader:
-                yield pa.Table.from_batches([batch])
+                table = pa.Table.from_batches([batch])
+                columns = [_unquoted(column) for column in table.columns]
+                yield pa.table(columns, names=table.column_names)
         except pa.ArrowException as error:
             raise _no_csv(url, error) from error
 
@@ -145,6 +154,25 @@ def _no_csv(url: str, error: Exception) -> ManifestError:
     )
 
 
+def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Take off quotes that Arrow has left, as a space is between them and the comma."""
+    inside = pc.replace_substring_regex(column, _QUOTED, r"\1")
+    return pc.if_else(
+        pc.match_substring_regex(column, _QUOTED),
+        pc.replace_substring(inside, '""', '"'),
+        column,
+    )
+
+
+def _bare_names(names: list[str]) -> dict[str, str]:
+    """Name of each column without spaces and quotes around it, where no two become the same."""
+    bare = [re.sub(_QUOTED, r"\1", name).strip() for name in names]
+    return {
+        name: short if bare.count(short) == 1 else name
+        for name, short in zip(names, bare, strict=True)
+    }
+
+
 def _as_rows(
     table: pa.Table, chosen: Mapping[str, str], listing: Listing, where: str, first_row: int
 ) -> pa.Table:
@@ -155,7 +183,8 @@ def _as_rows(
     if paths is None or paths.null_count:
         kind = found["path"].type if paths is None else "null in some rows"
         raise ManifestError(f"{where}: column {chosen['path']} is {str(kind)[:60]}, expected text")
-    paths = listing.all_below_root(paths)
+    found |= {name: _trimmed(found[name]) for name in found if name != "path"}
+    paths = _paths_of_files(paths, listing)
     found["path"], stems = paths, _stems(paths)
     if "video_id" in found and _is_plain(found["video_id"]):
         ids = as_text(found["video_id"], "video_id", where, first_row)
@@ -163,8 +192,6 @@ def _as_rows(
     else:
         found.setdefault("video_id", stems)
     for name in ("start_time", "end_time"):
-        if name in found and pa.types.is_large_string(found[name].type):
-            found[name] = found[name].cast(pa.string())
         if name in found and pa.types.is_string(found[name].type):
             found[name] = _numbers(found[name], name, where)
     meant = pa.table(found)
@@ -185,6 +212,9 @@ def _chosen(names: list[str], where: str, columns: Mapping[str, str]) -> dict[st
             f"columns: {unknown[0][:60]!r} is no column of a manifest; expected of "
             f"{', '.join(_NAMES)}"
         )
+    columns = {
+        name: column if column in names else column.strip() for name, column in columns.items()
+    }
     chosen = {}
     for name, known in _NAMES.items():
         if name in columns:
@@ -229,6 +259,32 @@ def _is_plain(column: pa.ChunkedArray) -> bool:
         or pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
     )
+
+
+def _paths_of_files(paths: pa.ChunkedArray, listing: Listing) -> pa.ChunkedArray:
+    """Paths below the root, without spaces around them unless a file's name has these."""
+    as_given = listing.all_below_root(paths)
+    bare = listing.all_below_root(pc.utf8_trim_whitespace(paths))
+    in_doubt = pc.not_equal(as_given, bare)
+    if not pc.any(in_doubt).as_py():
+        return as_given
+    is_file = [
+        is_other and listing.holds(path)
+        for is_other, path in zip(in_doubt.to_pylist(), as_given.to_pylist(), strict=True)
+    ]
+    return pc.if_else(pa.array(is_file), as_given, bare)
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text without spaces around it, null where nothing is left; anything else as it is."""
+    kind = column.type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    ):
+        return column
+    bare = pc.utf8_trim_whitespace(column.cast(kind).cast(pa.string()))
+    return pc.if_else(pc.equal(bare, ""), pa.scalar(None, pa.string()), bare)
 
 
 def _stems(paths: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -16,6 +16,9 @@ LEASE_NAME = "lease.json"
 """Who is working on the run."""
 REMOVED_NAME = "removed.json"
 """What was taken out of the run and must not come back."""
+CACHES_NAME = "frames_caches.json"
+"""Which caches of frames the run has used: the record has that of its first call alone, or of the
+last that appended, as it was given."""
 PACE_NAME = "pace.json"
 """How fast the run goes, and what bounds it."""
 REPORT_NAME = "report"
@@ -37,7 +40,7 @@ DERIVED_NAMES = (
     FAITHFULNESS_NAME,
 )
 """What jobs leave beside the store in a run's folder."""
-RUN_NAMES = (STORE_NAME, LEASE_NAME, REMOVED_NAME, *DERIVED_NAMES)
+RUN_NAMES = (STORE_NAME, LEASE_NAME, REMOVED_NAME, CACHES_NAME, *DERIVED_NAMES)
 """What in a run's folder is the run's."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.layouts import Census, append_clips, build_manifest, read_dataset
+from pipeline.dataset.layouts import Census, append_clips, build_manifest, moved_clips, read_dataset
 from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.errors import ManifestError
 
@@ -330,6 +330,77 @@ def test_further_columns_are_carried_along_when_clips_are_appended(make, tmp_pat
     ]
     write_manifest(both, old_url)
     assert read_manifest(old_url).n_rows == 2
+
+
+ACTIVITYNET = """{"database": {
+    "a": {"subset": "training", "annotations": [{"label": "x", "segment": [0, 1]}]},
+    "b": {"subset": "training", "annotations": [{"label": "y", "segment": [0, 1]}]}
+}}"""
+LATER = {
+    "kinetics": (
+        "label,youtube_id,time_start,time_end,split\nx,a,1,11,t\nx,b,2,12,t\n",
+        ("a_000001_000011.mp4",),
+        "new/b_2_12.mkv",
+    ),
+    "ssv2": ('[{"id": "1", "template": "x"}, {"id": 2}]', ("1.webm",), "new/2.mp4"),
+    "charades": ("id,actions\na,c001 0 1\nb,\n", ("a.mp4",), "new/b.mkv"),
+    "activitynet": (ACTIVITYNET, ("v_a.mp4",), "v_b.mkv"),
+    "ava-kinetics": ("a,1\nb,2\n", ("a.mp4",), "b.webm"),
+    "ucf101": ("X/a.avi 1\nY/a.avi 2\n", ("X/a.avi", "X/b.avi"), "new/Y/c.avi"),
+    "list": ("X/a.mp4 0\nY/a.mp4 1\n", ("X/a.mp4",), "Y/a.mp4"),
+    "table": ("path,label\nX/a.mp4,0\nY/a.mp4,1\n", ("X/a.mp4",), "Y/a.mp4"),
+}
+
+
+@pytest.mark.parametrize("layout", LATER)
+def test_an_annotated_clip_whose_file_comes_later_is_not_new(make, tmp_path, layout):
+    text, names, later = LATER[layout]
+    old_url = str(tmp_path / "old.parquet")
+    given = make(*names, text=text)
+    first = build_manifest(layout=layout, **given)
+    write_manifest(first, old_url)
+    old = read_manifest(old_url)
+    now = build_manifest(layout=layout, **make(later, text=text))
+    assert append_clips(old, now).equals(first)
+    expected = first["path"][1].as_py()
+    is_moved = now["path"][1].as_py() != expected
+    assert is_moved == (layout not in ("ucf101", "list", "table"))
+    assert moved_clips(old, now) == ({expected: later} if is_moved else {})
+
+
+@pytest.mark.parametrize(
+    ("layout", "text", "more"),
+    [
+        ("list", "X/a.mp4 0\n", "Y/a.mp4 1\n"),
+        ("ucf101", "X/a.avi 1\n", "Y/a.avi 2\n"),
+        ("table", "path,label,video_id\nX/a.mp4,0,v\n", "Y/a.mp4,1,v\n"),
+    ],
+)
+def test_files_of_one_name_in_two_folders_are_two_clips(make, tmp_path, layout, text, more):
+    old_url = str(tmp_path / "old.parquet")
+    write_manifest(build_manifest(layout=layout, **make("X/a.mp4", text=text)), old_url)
+    table = build_manifest(layout=layout, **make("Y/a.mp4", text=text + more))
+    assert append_clips(read_manifest(old_url), table).num_rows == 2
+
+
+@pytest.mark.parametrize("layout", ["ucf101", "hmdb51"])
+def test_a_named_file_that_moves_is_not_new(make, tmp_path, layout):
+    text = "X/a.avi 1\n" if layout == "ucf101" else "a.avi 1\n"
+    old_url = str(tmp_path / "old.parquet")
+
+    def built(*names):
+        given = make(*names, text=text)
+        if layout == "hmdb51":
+            split = tmp_path / "X_test_split1.txt"
+            split.write_text(text)
+            given["annotations"] = str(split)
+        return build_manifest(layout=layout, **given)
+
+    write_manifest(built(), old_url)
+    now = built("videos/a.avi")
+    old = read_manifest(old_url)
+    assert append_clips(old, now).num_rows == 1
+    assert moved_clips(old, now) == {"X/a.avi": "videos/a.avi"}
 
 
 @pytest.mark.skipif(not CASES.exists(), reason="the cases are kept outside of the repository")

@@ -185,6 +185,68 @@ def test_a_csv_is_a_manifest(clips, tmp_path, separator):
     }
 
 
+SPACED = {
+    "behind the commas": "path, label, start_time, end_time, split, video_id, fold\n"
+    "b.mp4, cat, 1.5, 2, val, v1, x\n",
+    "on both sides": "path , Label ,start_time , end_time ,split , video_id,fold\n"
+    " b.mp4 ,\tcat , 1.5 , 2 , val , v1 ,x\n",
+    "around quotes": '"path" , "LABEL", "start_time", "end_time", "split", "video_id", "fold"\n'
+    '"b.mp4" , "cat", "1.5", "2", "val", "v1", "x"\n',
+}
+
+
+@pytest.mark.parametrize("text", SPACED.values(), ids=SPACED)
+def test_spaces_around_names_and_values_of_a_csv_are_no_part_of_them(clips, tmp_path, text):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    (row,) = made_of(clips, path, split="val").to_pylist()
+    assert row.pop("fold").strip() == "x"
+    assert row == {
+        "video_id": "v1",
+        "path": "b.mp4",
+        "label": "cat",
+        "start_time": 1.5,
+        "end_time": 2.0,
+        "split": "val",
+    }
+    assert made_of(clips, path, columns={"label": " fold"})["label"].to_pylist() == ["x"]
+
+
+def test_spaces_are_trimmed_in_text_of_any_kind(clips, tmp_path):
+    table = pa.table({"path": [" b.mp4", "c.mp4"], " label": [" cat ", "  "]})
+    for name, change in OTHERS.items():
+        if name in ("large strings", "dictionaries"):
+            pq.write_table(change(table), tmp_path / "table.parquet")
+            made = made_of(clips, tmp_path / "table.parquet")
+            assert made["label"].to_pylist() == ["cat", None], name
+            assert made["path"].to_pylist() == ["b.mp4", "c.mp4"], name
+
+
+def test_a_files_name_may_have_spaces_around_it(clips, tmp_path):
+    for name in ("b.mp4 ", " both.mp4", "both.mp4", "gap .mp4"):
+        (clips / name).touch()
+    path = tmp_path / "table.csv"
+    path.write_text("label,path\ncat,b.mp4 \ncat, both.mp4\ncat, gap .mp4\ncat, gone.mp4\n")
+    table = made_of(clips, path)
+    assert table["path"].to_pylist() == ["b.mp4 ", " both.mp4", "gap .mp4", "gone.mp4"]
+    # Also where the path begins otherwise than the root, as long as the space is there.
+    path.write_text(f"label, path\ncat, {clips}/c.mp4\n")
+    assert made_of(clips, path)["path"].to_pylist() == ["c.mp4"]
+
+
+def test_what_is_quoted_and_empty_is_absent(clips, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('"path","label","start_time","split"\n"b.mp4","","",""\n"c.mp4","x","1","a"\n')
+    first = made_of(clips, path).to_pylist()[0]
+    assert [first[name] for name in ("label", "start_time", "split")] == [None] * 3
+
+
+def test_names_that_differ_by_spaces_alone_stay_apart(clips, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("path,label, label\nb.mp4,cat,dog\n")
+    assert made_of(clips, path).to_pylist()[0]["label"] == "cat"
+
+
 def test_columns_of_other_names_are_named(clips, tmp_path):
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({"v": ["b.mp4"], "label": [3], "kind": ["dog"], "t": [1]}), path)

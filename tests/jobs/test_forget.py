@@ -23,9 +23,10 @@ from pipeline.store.lease import Lease
 from pipeline.store.opening import open_store
 from pipeline.store.pending import read_status
 from pipeline.store.removed import Removals
-from pipeline.store.run_folder import lease_url, store_url
+from pipeline.store.run_folder import CACHES_NAME, lease_url, store_url
 from pipeline.store.verify import repair_store, verify_store
 from tests.support.runs import (
+    given_once,
     prepared,
     run_attribute,
     stored_columns,
@@ -73,6 +74,8 @@ def listed(inputs, tmp_path):
 def run(capsys):
     def of(out, listed, *flags):
         argv = [str(out), f"--videos={listed}", *flags]
+        # What was said before isn't the command's.
+        capsys.readouterr()
         return run_job(ForgetConfig, forget, verb="forget", argv=argv), *capsys.readouterr()
 
     return of
@@ -125,7 +128,7 @@ def test_nothing_is_left_of_the_videos_and_all_of_the_others(inputs, out, listed
 
 def parts_of(cache):
     """Frames and entries of each part of a cache."""
-    groups = [zarr.open_group(part, mode="r") for part in cache.iterdir()]
+    groups = [zarr.open_group(part, mode="r") for part in cache.glob("*.zarr")]
     return [(group["frames"][:], group["entries"][:]) for group in groups]
 
 
@@ -136,12 +139,85 @@ def test_frames_leave_the_runs_cache(inputs, tmp_path, listed, run):
     (part,) = cache.iterdir()
     before = {name: zarr.open_group(part)[name][:] for name in ("frames", "entries")}
     assert all(values[GONE[0]].any() for values in before.values())
-    assert run(out, listed)[0] == 0
+    exit_code, stdout, _ = run(out, listed)
+    assert exit_code == 0
+    assert f"forget: file://{cache} gave up the frames of 1 rows\n" in stdout
     for name, values in before.items():
         after = zarr.open_group(part)[name][:]
         assert not after[list(GONE)].any()
         kept = np.delete(np.arange(N_CLIPS), GONE)
         np.testing.assert_array_equal(after[kept], values[kept])
+
+
+def test_frames_leave_every_cache_that_was_used_wherever_the_commands_are_started(
+    inputs, tmp_path, listed, run, monkeypatch
+):
+    """One is given relatively, and the other when the run is resumed; both lose the same clip."""
+    out, table = tmp_path / "cached", pq.read_table(inputs.manifest)
+    flags = inputs.flags(out, "--serial", "--max-failed-fraction=0.5")
+    monkeypatch.chdir(tmp_path)
+    assert run_attribute([*flags, "--frames-cache=first"]) == 0
+    # What has failed is pending again, and more rows are.
+    longer = str(tmp_path / "longer.parquet")
+    rows = [*table.to_pylist(), table.to_pylist()[GONE[0]] | {"video_id": "another"}]
+    write_manifest(type(table).from_pylist(rows, schema=table.schema), longer)
+    second = [f"--frames-cache={tmp_path / 'second'}", f"--manifest={longer}", "--append"]
+    assert run_attribute(given_once([*flags, *second])) == 0
+    digest = open_store(store_url(str(out))).array("clip_digest")[GONE[0]].tobytes()
+    caches = [tmp_path / "first", tmp_path / "second"]
+    assert all(digest in entries.tobytes() for cache in caches for _, entries in parts_of(cache))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    exit_code, stdout, stderr = run(out, listed)
+    assert (exit_code, stderr) == (0, "")
+    for cache in caches:
+        assert f"forget: file://{cache} gave up the frames of 1 rows\n" in stdout
+        (entries,) = (entries for _, entries in parts_of(cache))
+        assert digest not in entries.tobytes()
+    gone = (inputs.video_ids[row] for row in GONE)
+    assert occurrences(tmp_path, *(f'"{name}"' for name in gone)) == []
+
+
+@pytest.mark.parametrize("release", ["this", "earlier"])
+def test_a_cache_that_is_not_there_is_told_and_its_place_can_be_given(
+    inputs, tmp_path, listed, run, monkeypatch, release
+):
+    out, moved = tmp_path / "cached", tmp_path / "moved"
+    monkeypatch.chdir(tmp_path)
+    argv = inputs.flags(out, "--serial", "--frames-cache=frames", "--max-failed-fraction=0.5")
+    assert run_attribute(argv) == 0
+    (tmp_path / "frames").rename(moved)
+    if release == "earlier":
+        (out / CACHES_NAME).unlink()
+    ((_, before),) = parts_of(moved)
+    exit_code, stdout, stderr = run(out, listed)
+    assert exit_code == 1
+    assert "2 rows of " in stdout
+    where = f"file://{tmp_path}/frames" if release == "this" else "frames"
+    assert stderr.startswith(f"forget: warning: {where} isn't there")
+    exit_code, stdout, stderr = run(out, listed, f"--frames-cache={moved}")
+    assert (exit_code, stderr) == (0, "")
+    assert f"forget: file://{moved} gave up the frames of 1 rows\n" in stdout
+    ((_, after),) = parts_of(moved)
+    assert before[GONE[0]].any()
+    assert not after[GONE[0]].any()
+    exit_code, _, stderr = run(out, listed, f"--frames-cache={tmp_path / 'nowhere'}")
+    assert exit_code == 1
+    assert f"file://{tmp_path}/nowhere isn't there" in stderr
+
+
+def test_frames_that_can_not_be_found_without_the_manifest_are_not_taken_for_erased(
+    inputs, tmp_path, listed, run
+):
+    out, cache = tmp_path / "cached", tmp_path / "frames"
+    argv = inputs.flags(out, "--serial", f"--frames-cache={cache}", "--max-failed-fraction=0.5")
+    assert run_attribute(argv) == 0
+    group = open_store(store_url(str(out)), mode="r+").group
+    group.attrs["config"] = group.attrs["config"] | {"manifest": str(tmp_path / "gone.parquet")}
+    exit_code, stdout, stderr = run(out, listed)
+    assert exit_code == 1
+    assert "gave up the frames of 1 rows" in stdout
+    assert f"file://{cache} may still have frames of videos that failed" in stderr
 
 
 @pytest.mark.parametrize("order", ["longer", "reversed"])

@@ -177,9 +177,34 @@ def test_a_clip_of_kinetics_whose_file_comes_later_is_not_new(capsys, tmp_path):
     missing = "2 missing (def_000002_000012.mp4, abc_000005_000015.mp4)"
     told = f"3 rows, 1 files found, {missing}, 1 files not used"
     said = f"manifest: 3 clips, 1 of them new, 1 labels in {out}\nmanifest: {told}\n"
-    assert result == (0, said, "")
+    moved = (
+        "manifest: 1 files of known clips have other paths than their rows, which stay as they are "
+        "(val/def_000002_000012.mp4 for def_000002_000012.mp4): link each to the row's path, and "
+        "jobs.attribute --retry-failed missing takes it in\n"
+    )
+    assert result == (0, said + moved, "")
     assert values(out)[:2] == rows
     assert values(out)[2]["path"] == "abc_000005_000015.mp4"
+
+
+def test_a_file_that_has_moved_is_told_until_it_is_where_its_row_has_it(capsys, tmp_path):
+    clips, annotations, out = (tmp_path / name for name in ("clips", "a.csv", "clips.parquet"))
+    annotations.write_text("id,actions\nabc,c001 0 1\ndef,c002 0 1\n")
+    add_clip(clips, "abc.mp4")
+    add_clip(clips, "def.mp4")
+    flags = ("--layout=charades", f"--clips={clips}", f"--annotations={annotations}")
+    list_clips(capsys, *flags, f"--out={out}")
+    before = out.read_bytes()
+    (clips / "new").mkdir()
+    (clips / "abc.mp4").rename(clips / "new" / "abc.mkv")
+    _, stdout, _ = list_clips(capsys, *flags, f"--append-to={out}", f"--out={out}")
+    assert "manifest: 2 clips, 0 of them new, " in stdout
+    assert "1 files of known clips have other paths" in stdout
+    assert "(new/abc.mkv for abc.mp4)" in stdout
+    (clips / "abc.mp4").symlink_to(clips / "new" / "abc.mkv")
+    _, stdout, _ = list_clips(capsys, *flags, f"--append-to={out}", f"--out={out}")
+    assert "other paths" not in stdout
+    assert out.read_bytes() == before
 
 
 def test_a_manifest_that_nothing_is_new_for_is_left_alone(capsys, tmp_path, clips):

@@ -4,14 +4,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.manifest import write_manifest
-from pipeline.errors import RunMismatchError
+from pipeline.errors import RunMismatchError, StoreError
 from pipeline.run.config import OneCall
+from pipeline.run.frames import with_frames
 from pipeline.run.plan import plan_run
-from pipeline.run.prepare import prepare
+from pipeline.run.prepare import absolute_url, caches_of, prepare
 from pipeline.run.serial import execute_serially
 from pipeline.status import Status
 from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, read_status
+from pipeline.store.run_folder import CACHES_NAME
 from pipeline.store.verify import verify_store
 from tests.support.runs import tree, write_inputs
 
@@ -48,6 +50,64 @@ def test_a_new_runs_store_says_what_the_plan_does_and_every_row_is_pending(input
     assert store.record == plan.record
     assert pending_rows(store).n_rows == N_ROWS
     assert retried == {}
+
+
+def using(inputs, folder, cache, **call):
+    """Prepare a run that uses a cache: the caches that are known to have frames of it."""
+    config = inputs.config(folder / "run", frames_cache=cache)
+    (plan,) = with_frames([plan_run(config, OneCall(**call))], str(folder / "run"))
+    prepare(plan)
+    return caches_of(config.out, open_store(plan.store_url).record)
+
+
+def test_each_cache_that_a_run_uses_is_noted_beside_its_store(inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert using(inputs, tmp_path, None) == ()
+    assert not (tmp_path / "run" / CACHES_NAME).exists()
+    first, second = f"file://{tmp_path}/first", f"file://{tmp_path}/second"
+    # One that is given later, and relative to where the job is started.
+    assert using(inputs, tmp_path, "first") == (first,)
+    assert using(inputs, tmp_path, f"{tmp_path}/second") == (first, second)
+    assert using(inputs, tmp_path, None) == (first, second)
+    assert using(inputs, tmp_path, None, overwrite=True) == (first, second)
+
+
+def test_a_cache_that_only_the_record_names_is_noted_before_the_record_changes(
+    inputs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = inputs.config(tmp_path / "run", frames_cache="cache")
+    store_url = prepared(config)[0].store_url
+    note = tmp_path / "run" / CACHES_NAME
+    # It had no room, or there was nothing to compute.
+    assert caches_of(config.out, open_store(store_url).record) == ()
+    # As an earlier release leaves it.
+    note.unlink()
+    assert caches_of(config.out, open_store(store_url).record) == ("cache",)
+    (tmp_path / "cache").mkdir()
+    found = f"file://{tmp_path}/cache"
+    assert caches_of(config.out, open_store(store_url).record) == (found,)
+    assert using(inputs, tmp_path, None, overwrite=True) == (found,)
+    assert using(inputs, tmp_path, "other") == (found, f"file://{tmp_path}/other")
+
+
+def test_a_note_of_caches_that_can_not_be_read_is_told(inputs, tmp_path):
+    using(inputs, tmp_path, str(tmp_path / "cache"))
+    (tmp_path / "run" / CACHES_NAME).write_text("{}")
+    with pytest.raises(StoreError, match=r"frames_caches\.json says which caches"):
+        using(inputs, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://bucket/a/../b", "s3://bucket/a/../b"),
+        ("file:///a/b/", "file:///a/b"),
+        ("/a/./b", "file:///a/b"),
+    ],
+)
+def test_a_url_is_absolute_already_and_a_path_becomes_one(url, expected):
+    assert absolute_url(url) == expected
 
 
 def test_going_on_changes_nothing(run, tmp_path):
