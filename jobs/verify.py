@@ -21,7 +21,8 @@ _N_NAMED = 20
 class VerifyConfig(RunWriter):
     """Read every object of a run's store, and name what is damaged or lost.
 
-    The exit code is 0 if nothing is, or all of it was repaired, and 1 if something is damaged.
+    The exit code is 0 if nothing is, or all of it was repaired, and 1 if something is damaged, or
+    still is after repairs.
     """
 
     repair: bool = False
@@ -44,15 +45,26 @@ def verify(config: VerifyConfig) -> int:
 
 
 def _verify(config: VerifyConfig, store: "Store", lease: "Lease | None") -> int:
-    from pipeline.run.progress_bar import progress_bar
-    from pipeline.store.verify import verify_store
-
     if not store.layout.checksums:
         print(
             f"verify: {store.url} was written without checksums: a value that was changed on the "
             "disk is seen only if it can't be decoded",
             file=sys.stderr,
         )
+    damages = _read(store)
+    if damages:
+        if lease is None:
+            return _advise(config)
+        if _repair(config, store, damages, lease):
+            return 1
+    return _compare(config, store) if config.sample else 0
+
+
+def _read(store: "Store") -> "list[Damage]":
+    """Read the store and say what is damaged."""
+    from pipeline.run.progress_bar import progress_bar
+    from pipeline.store.verify import verify_store
+
     with progress_bar(total=store.layout.n_shards, unit="shard", desc="verify") as bar:
         damages = verify_store(store, on_shard=lambda shard: _advance(bar))
     for damage in damages[:_N_NAMED]:
@@ -61,12 +73,7 @@ def _verify(config: VerifyConfig, store: "Store", lease: "Lease | None") -> int:
         print(f"verify: and {len(damages) - _N_NAMED} more")
     objects = len(store.layout.arrays()) * store.layout.n_shards
     print(f"verify: {len(damages)} damaged of up to {objects} objects in {store.url}")
-    if damages:
-        if lease is None:
-            return _advise(config)
-        lease.check()
-        _repair(store, damages)
-    return _compare(config, store) if config.sample else 0
+    return damages
 
 
 def _advance(bar: "tqdm[Any]") -> None:
@@ -82,16 +89,24 @@ def _advise(config: VerifyConfig) -> int:
     return 1
 
 
-def _repair(store: "Store", damages: "list[Damage]") -> None:
-    from pipeline.store.append import finish_append
-    from pipeline.store.verify import repair_store
+def _repair(
+    config: VerifyConfig, store: "Store", damages: "list[Damage]", lease: "Lease"
+) -> "list[Damage]":
+    """Repair the store: what is damaged still."""
+    from pipeline.store.verify import repair_all
 
-    finish_append(store)
-    rows = repair_store(store, damages)
+    repair = repair_all(store, damages, verify=_read, check=lease.check)
     print(
-        f"verify: {len(rows)} rows are pending; the jobs.attribute command that made the run "
-        "computes them again"
+        f"verify: {len(repair.rows)} rows are pending; the jobs.attribute command that made the "
+        "run computes them again"
     )
+    if repair.left:
+        print(
+            f"verify: error: {config.run} is damaged still, after each repair: "
+            f"{len(repair.left)} objects, the first is {repair.left[0].url}",
+            file=sys.stderr,
+        )
+    return repair.left
 
 
 def _compare(config: VerifyConfig, store: "Store") -> int:

@@ -9,17 +9,21 @@ counts as done and isn't looked at again.
 
 An answer can mean either: where a disk isn't mounted any more every clip is absent, and where a
 permission was withdrawn every clip is refused. So a clip is absent or refused only while another
-one, which was read before, is still there.
+one, which was read before, is still there. What a disk says of a bad sector or a damaged inode it
+also says when all of it is gone: a clip is at fault once that was said for as long as it was tried,
+and another file can be read of the disk.
 """
 
 import errno
 import hashlib
 import os
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import fsspec
@@ -30,6 +34,11 @@ from pipeline.errors import CredentialsError, StorageError
 from pipeline.status import DecodeError, Status
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
+
+_OF_ONE_FILE = {errno.EIO, errno.EBADMSG, errno.EOVERFLOW, getattr(errno, "EUCLEAN", errno.EIO)}
+"""What a disk says of a file that it has damaged, and also when all of it is gone."""
+_N_NEIGHBOURS = 8
+"""Files of a clip's folder that are tried where no other clip is known."""
 
 
 def digest_of(data: bytes) -> bytes:
@@ -87,6 +96,11 @@ def file_key(root: str, path: str) -> bytes | None:
         marks = with_retries(location, lambda: _marks(filesystem, location))
     except CredentialsError as error:
         raise StorageError(str(error)) from error
+    except StorageError as error:
+        if _errno_of_file(filesystem, error) is None:
+            raise
+        # So it will, where it can.
+        return None
     except (OSError, ValueError):
         # Reading it will tell what is the matter.
         return None
@@ -100,8 +114,8 @@ def _marks(filesystem: fsspec.AbstractFileSystem, location: str) -> tuple[object
     """Size of an object, and what changes whenever it is written; None if that isn't told."""
     if isinstance(filesystem, LocalFileSystem):
         # fsspec would tell the times of a link, and not of its file.
-        stat = Path(location).stat()
-        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        told = Path(location).stat()
+        return told.st_size, told.st_mtime_ns, told.st_ctime_ns
     filesystem.invalidate_cache(location)
     info = filesystem.info(location)
     marks = [info.get("ETag") or info.get("etag")]
@@ -118,7 +132,12 @@ LastRead = dict[str, str]
 
 
 def fetch_clip(
-    root: str, path: str, witness: str | None = None, *, last_read: LastRead | None = None
+    root: str,
+    path: str,
+    witness: str | None = None,
+    *,
+    last_read: LastRead | None = None,
+    max_bytes: int | None = None,
 ) -> bytes:
     """Read all of a clip.
 
@@ -133,12 +152,17 @@ def fetch_clip(
     last_read
         The caller's record of what it has read: its last clip is another witness. A clip that is
         read takes that place.
+    max_bytes
+        Most bytes that a clip may have, by default any number. A larger one isn't read; of one
+        whose size isn't told no more than this is.
 
     Raises
     ------
     DecodeError
         ``MISSING``, when there is no such object; ``UNREADABLE``, when it is a directory, may not
-        be read, or has a name that no file can have. The message is the same at every try.
+        be read, has a name that no file can have, or is damaged on a disk of which another file can
+        be read; ``CRASHED``, when it has more than ``max_bytes``. The message is the same at every
+        try.
     StorageError
         When the storage failed for as long as it was tried, doesn't know the credentials, or
         doesn't give clips any more that it gave before.
@@ -147,9 +171,18 @@ def fetch_clip(
         raise DecodeError(Status.UNREADABLE, f"no file has a NUL in its name: {path!r}")
     filesystem, location = locate(root, path)
     try:
-        data = with_retries(location, lambda: _read_whole(filesystem, location))
+        data = with_retries(location, lambda: _read_whole(filesystem, location, max_bytes))
     except CredentialsError as error:
         raise StorageError(str(error)) from error
+    except _TooLargeError as error:
+        raise DecodeError(Status.CRASHED, str(error)) from error
+    except StorageError as error:
+        number = _errno_of_file(filesystem, error)
+        known = ((last_read or {}).get(root), witness)
+        if number is None or not _is_disk_there(root, location, known):
+            raise
+        message = f"can't read {location}: {os.strerror(number)}"
+        raise DecodeError(Status.UNREADABLE, message) from error
     except (OSError, ValueError) as error:
         if not isinstance(error, OSError) and not _is_of_url(error):
             raise
@@ -278,7 +311,56 @@ def holds_something(root: str) -> bool:
         return False
 
 
-def _read_whole(filesystem: fsspec.AbstractFileSystem, location: str) -> bytes:
+def _errno_of_file(filesystem: fsspec.AbstractFileSystem, error: StorageError) -> int | None:
+    """Errno by which a disk may mean one file, which it said to the end; None for all else."""
+    behind = error.__cause__
+    if not isinstance(filesystem, LocalFileSystem) or not isinstance(behind, OSError):
+        return None
+    return behind.errno if behind.errno in _OF_ONE_FILE else None
+
+
+def _is_disk_there(root: str, location: str, known: Iterable[str | None]) -> bool:
+    """Whether another clip, or another file of a clip's folder, can be read of the disk."""
+    clips = (locate(root, path)[1] for path in known if path)
+    others = (*clips, *_neighbours(location))
+    return any(map(_is_read_of_disk, (other for other in others if other != location)))
+
+
+def _neighbours(location: str) -> Iterator[str]:
+    with suppress(OSError), os.scandir(os.path.dirname(location)) as entries:  # noqa: PTH120
+        for _, entry in zip(range(_N_NEIGHBOURS + 1), entries, strict=False):
+            yield entry.path
+
+
+def _is_read_of_disk(location: str) -> bool:
+    """Whether bytes of a file come, and from the disk: memory holds what was read last."""
+    try:
+        # A pipe would be waited for.
+        if not stat.S_ISREG(os.stat(location).st_mode):  # noqa: PTH116  a text as it is
+            return False
+        descriptor = os.open(location, os.O_RDONLY)
+        try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            return bool(os.read(descriptor, 4096))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+
+
+class _TooLargeError(OSError):
+    """A clip has more bytes than it may."""
+
+    def __init__(self, n_bytes: int | None, max_bytes: int) -> None:
+        told = "more" if n_bytes is None else f"{n_bytes} bytes, more"
+        super().__init__(f"the file has {told} than decode_memory, {max_bytes} bytes")
+        self.errno = errno.EFBIG
+
+
+def _read_whole(
+    filesystem: fsspec.AbstractFileSystem, location: str, max_bytes: int | None
+) -> bytes:
     """Read an object and hold what came against the size that it has.
 
     Drivers miss the end of a body that a middlebox cut and declared again; and a clip cut short may
@@ -286,16 +368,47 @@ def _read_whole(filesystem: fsspec.AbstractFileSystem, location: str) -> bytes:
     from filling what is missing of a large object with zeros. Over plain HTTP the answer to reading
     tells its size, and the client holds the body against it: asking before would double the
     requests, and the answer to HEAD doesn't say why there is none.
+
+    Raises
+    ------
+    _TooLargeError
+        When it has more than ``max_bytes``; others as the driver does.
     """
     if _is_http(filesystem):
-        return bytes(filesystem.cat_file(location))
+        if max_bytes is None:
+            return bytes(filesystem.cat_file(location))
+        from fsspec.asyn import sync
+
+        return bytes(sync(filesystem.loop, _read_answer, filesystem, location, max_bytes))
     size = _size(filesystem, location)
     if size == 0:
         return b""
-    data: bytes = filesystem.cat_file(location, start=0, end=size)
+    if max_bytes is not None and size is not None and size > max_bytes:
+        raise _TooLargeError(size, max_bytes)
+    end = max_bytes + 1 if size is None and max_bytes is not None else size
+    data: bytes = filesystem.cat_file(location, start=0, end=end)
     if size is not None and len(data) != size:
         raise OSError(errno.EIO, f"{len(data)} of {size} bytes came")
+    if max_bytes is not None and len(data) > max_bytes:
+        raise _TooLargeError(None, max_bytes)
     return data
+
+
+async def _read_answer(filesystem: Any, url: str, max_bytes: int) -> bytes:
+    """Read what a server sends, as fsspec does, and no more than may be."""
+    session = await filesystem.set_session()
+    async with session.get(filesystem.encode_url(url), **filesystem.kwargs) as answer:
+        filesystem._raise_not_found_for_status(answer, url)
+        if (answer.content_length or 0) > max_bytes:
+            raise _TooLargeError(answer.content_length, max_bytes)
+        parts: list[bytes] = []
+        n_bytes = 0
+        async for part in answer.content.iter_any():
+            n_bytes += len(part)
+            if n_bytes > max_bytes:
+                raise _TooLargeError(None, max_bytes)
+            parts.append(part)
+    return b"".join(parts)
 
 
 def _size(filesystem: fsspec.AbstractFileSystem, location: str) -> int | None:

@@ -62,7 +62,8 @@ class ClipLoader:
     decode_timeout_s: float = 60.0
     """Time that decoding one file may take."""
     decode_memory_bytes: int = 4_000_000_000
-    """Memory that decoding one clip may take."""
+    """Memory that decoding one clip may take. A larger file isn't read, since the child, which
+    holds all of it, couldn't take it: the clip is ``CRASHED``."""
     witness: str | None = None
     """Path of a clip that was there before the run; see `pipeline.clips.fetch`."""
     decoder: DecoderName = "pyav"
@@ -112,7 +113,8 @@ class ClipLoader:
         self, rows: Columns, files: Sequence[slice], own: Taking, others: Sequence[Taking]
     ) -> None:
         """Fill in what is wanted of some files, each in one pass."""
-        for same, fetched in _fetched_ahead(self.root, rows["path"], files, self.witness):
+        fetch = partial(_fetch, self.root, witness=self.witness, max_bytes=self.decode_memory_bytes)
+        for same, fetched in _fetched_ahead(fetch, rows["path"], files):
             mine, *theirs = (
                 [(taking, clip) for clip in _where(taking.wanted, same)]
                 for taking in (own, *others)
@@ -196,20 +198,19 @@ def _where(mask: NDArray[np.bool_], part: slice) -> list[int]:
     return found
 
 
-def _fetch(root: str, path: str, witness: str | None) -> tuple[bytes, bytes]:
-    data = fetch_clip(root, path, witness, last_read=_LAST_READ)
+def _fetch(root: str, path: str, *, witness: str | None, max_bytes: int) -> tuple[bytes, bytes]:
+    data = fetch_clip(root, path, witness, last_read=_LAST_READ, max_bytes=max_bytes)
     return data, digest_of(data)
 
 
 def _fetched_ahead(
-    root: str, paths: NDArray[Any], files: Iterable[slice], witness: str | None
+    fetch: Callable[[str], tuple[bytes, bytes]], paths: NDArray[Any], files: Iterable[slice]
 ) -> Iterator[tuple[slice, Future[tuple[bytes, bytes]]]]:
     """Fetch files in order, each while the one before it is decoded: rows, bytes and digest."""
     with ThreadPoolExecutor(1) as pool:
         current: list[tuple[slice, Future[tuple[bytes, bytes]]]] = []
         for same in files:
-            path = str(paths[same.start])
-            ahead = [(same, pool.submit(_fetch, root, path, witness))]
+            ahead = [(same, pool.submit(fetch, str(paths[same.start])))]
             yield from current
             current = ahead
         yield from current

@@ -154,7 +154,8 @@ class RunOptions(FrozenConfig):
     change when a run is resumed, as it decides of no clip's frames."""
     decode_memory: ByteSize = Field(default=ByteSize(4_000_000_000), ge=500_000_000)
     """Memory that decoding one clip may take, for example 4GB, before it is given up, mostly as
-    `crashed`; may change as `decode_timeout` may."""
+    `crashed`; a file that is larger than this isn't read, and is `crashed` too. May change as
+    `decode_timeout` may."""
     frames_cache: str | None = None
     """Cache of frames at the model's size, a folder at any fsspec URL: a clip whose frames are in
     it is neither fetched nor decoded, by this run or a later one that takes the same frames.

@@ -21,7 +21,7 @@ from pipeline.run.config import AttributeConfig, OneCall
 from pipeline.run.frames import reading_frames
 from pipeline.run.plan import Plan
 from pipeline.status import Status
-from pipeline.storage.files import open_filesystem
+from pipeline.storage.files import delete_tree, open_filesystem
 from pipeline.store.create import create_store
 from pipeline.store.opening import Absent, Found, Unfinished, check_same_run, find_store, open_store
 from pipeline.store.pending import read_status
@@ -233,12 +233,11 @@ def _discard_sample(out: str) -> None:
     ------
     ConfigError
         If the storage refuses.
+    StorageError
+        If it stays away.
     """
     try:
         for name in (METRICS_NAME, FAITHFULNESS_MANIFEST, FAILURES_NAME, PACE_NAME):
-            filesystem, path = open_filesystem(in_run(out, name))
-            filesystem.invalidate_cache()
-            if filesystem.exists(path):
-                filesystem.rm(path, recursive=True)
+            delete_tree(in_run(out, name))
     except (OSError, ValueError) as error:
         raise ConfigError(f"overwrite: can't delete {out}: {reason_of(error)}") from error

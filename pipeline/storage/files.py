@@ -180,6 +180,40 @@ def written_in_parts(url: str) -> Iterator[BinaryIO]:
         with_retries(url, write)
 
 
+def delete_file(url: str) -> None:
+    """Delete an object, if it is there; raises as `with_retries` and `open_filesystem` do.
+
+    Its name is never a pattern.
+    """
+    filesystem, path = open_filesystem(url)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        with_retries(url, lambda: filesystem.rm_file(path))
+    filesystem.invalidate_cache(path)
+
+
+def delete_tree(url: str) -> None:
+    """Delete an object, or a folder with all that is below it; nothing, where nothing is there.
+
+    Its name is never a pattern: ``lr[1]`` is that folder, and not ``lr1``.
+
+    Raises
+    ------
+    OSError
+        If this machine's disk refuses, or another storage lastingly.
+    StorageError, CredentialsError, ImportError, ValueError
+        As `with_retries` and `open_filesystem` do.
+    """
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        if os.path.lexists(path):
+            filesystem.rm(path, recursive=True)
+        return
+    # It loads what runs coroutines, which a process that only decodes does without.
+    from pipeline.storage.deleting import delete_remote_tree
+
+    delete_remote_tree(filesystem, path)
+
+
 def flush_to_disk(urls: Iterable[str]) -> None:
     """Have local files, and their names in their folders, survive a power cut from now on.
 

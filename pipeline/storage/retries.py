@@ -17,10 +17,11 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from tenacity import (
+    AsyncRetrying,
     RetryCallState,
     Retrying,
     retry_if_exception,
@@ -43,6 +44,8 @@ _LASTING = (
     # Faults of a call, a URL or an installation.
     *(ImportError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError),
     *(StaaError, StorageError),
+    # Of this process: no storage is at fault.
+    MemoryError,
 )
 
 _LASTING_CODES = {
@@ -95,6 +98,20 @@ def with_retries(where: str, access: Callable[[], _T]) -> _T:
     """
     try:
         return Retrying(**_policy(where))(access)
+    except Exception as error:
+        _raise_explained(where, error)
+        raise
+
+
+async def with_retries_async(where: str, access: Callable[[], Awaitable[_T]]) -> _T:
+    """Access a storage by a coroutine; tries again and raises as `with_retries` does."""
+
+    # What isn't declared to be a coroutine function isn't awaited.
+    async def awaited() -> _T:
+        return await access()
+
+    try:
+        return await AsyncRetrying(**_policy(where))(awaited)
     except Exception as error:
         _raise_explained(where, error)
         raise

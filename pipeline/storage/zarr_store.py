@@ -3,13 +3,13 @@
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-from tenacity import AsyncRetrying
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, WrapperStore
 
+from pipeline.storage.deleting import delete_file_async, delete_tree_async
 from pipeline.storage.files import open_filesystem
-from pipeline.storage.retries import _T, _policy, _raise_explained
+from pipeline.storage.retries import _T, with_retries_async
 
 
 class RetryingStore(WrapperStore[FsspecStore]):
@@ -41,13 +41,18 @@ class RetryingStore(WrapperStore[FsspecStore]):
         """Write a value."""
         await self._retry(key, lambda: self._store.set(key, value))
 
+    # The inner store's would take a name for a pattern, see `pipeline.storage.deleting`.
     async def delete(self, key: str) -> None:
         """Remove a key."""
-        await self._retry(key, lambda: self._store.delete(key))
+        await delete_file_async(self._store.fs, self._path(key))
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove every key below a prefix."""
-        await self._retry(prefix, lambda: self._store.delete_dir(prefix))
+        await delete_tree_async(self._store.fs, self._path(prefix))
+
+    async def clear(self) -> None:
+        """Remove every key."""
+        await self.delete_dir("")
 
     async def is_empty(self, prefix: str) -> bool:
         """Whether no key is below a prefix."""
@@ -66,18 +71,12 @@ class RetryingStore(WrapperStore[FsspecStore]):
     _get_many = Store._get_many
     _set_many = Store._set_many
 
+    def _path(self, key: str) -> str:
+        """Path of a key in the filesystem."""
+        return f"{self._store.path.rstrip('/')}/{key}".rstrip("/")
+
     async def _retry(self, key: str, access: Callable[[], Awaitable[_T]]) -> _T:
-        where = f"{self._store.path}/{key}"
-
-        # What isn't declared to be a coroutine function isn't awaited.
-        async def awaited() -> _T:
-            return await access()
-
-        try:
-            return await AsyncRetrying(**_policy(where))(awaited)
-        except Exception as error:
-            _raise_explained(where, error)
-            raise
+        return await with_retries_async(f"{self._store.path}/{key}", access)
 
 
 class UnreadStore(WrapperStore[Store]):

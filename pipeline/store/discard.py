@@ -3,7 +3,7 @@
 import zarr
 
 from pipeline.errors import StoreError, reason_of
-from pipeline.storage.files import open_filesystem
+from pipeline.storage.files import delete_tree, open_filesystem
 from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.record import SCHEMA
 from pipeline.store.run_folder import DERIVED_NAMES, in_run, store_url
@@ -20,6 +20,8 @@ def discard_run(run_url: str) -> None:
     ------
     StoreError
         If something can't be deleted; names it.
+    StorageError
+        If the storage stays away.
     """
     store = store_url(run_url)
     try:
@@ -30,11 +32,11 @@ def discard_run(run_url: str) -> None:
         group.attrs.put({"schema": SCHEMA})
         filesystem, path = open_filesystem(store)
         filesystem.invalidate_cache()
+        names = map(_name, filesystem.ls(path, detail=False))
         # The group's own zarr.json says that this is a store; `create_store` replaces it.
-        arrays = [item for item in filesystem.ls(path, detail=False) if _name(item) != "zarr.json"]
-        derived = [open_filesystem(in_run(run_url, name))[1] for name in DERIVED_NAMES]
-        for item in (*arrays, *filter(filesystem.exists, derived)):
-            filesystem.rm(item, recursive=True)
+        arrays = [in_run(store, name) for name in names if name != "zarr.json"]
+        for url in (*arrays, *(in_run(run_url, name) for name in DERIVED_NAMES)):
+            delete_tree(url)
     except (OSError, ValueError) as error:
         raise StoreError(f"out: can't delete the run in {run_url}: {reason_of(error)}") from error
 

@@ -92,7 +92,7 @@ def _array(store: Store, name: str) -> Any:
 def _is_as_made(store: Store, array: Any, name: str) -> bool:
     """Whether an array has the sizes of its template; all are enlarged, and ``status`` last."""
     spec, layout = store.layout.arrays()[name], store.layout
-    rows = layout.n_rows if name == "status" else store.array("status").shape[0]
+    rows = layout.n_rows if name == "status" else _rows_of_status(store)
     return bool(
         (array.shape[0] == layout.n_rows or array.shape[0] == rows or name == "status")
         and array.shape[0] <= layout.n_rows
@@ -102,6 +102,14 @@ def _is_as_made(store: Store, array: Any, name: str) -> bool:
         and (array.dtype.kind == "T" if spec.dtype == "str" else array.dtype == spec.dtype)
         and isinstance(array.metadata.attributes, dict)
     )
+
+
+def _rows_of_status(store: Store) -> int:
+    """Rows that ``status`` is enlarged to; all, where it can't be opened: another's fault."""
+    try:
+        return int(store.array("status").shape[0])
+    except StoreError:
+        return store.layout.n_rows
 
 
 def _blank_array(store: Store, name: str) -> Any:

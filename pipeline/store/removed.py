@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from pipeline.dataset.manifest import ROWS_PER_GROUP, Manifest
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
-from pipeline.storage.files import flush_to_disk, open_filesystem, read_bytes, write_bytes
+from pipeline.storage.files import (
+    delete_tree,
+    flush_to_disk,
+    open_filesystem,
+    read_bytes,
+    write_bytes,
+)
 from pipeline.storage.retries import with_retries
 from pipeline.store.failures import write_failures_table
 from pipeline.store.lease import Lease
@@ -253,7 +259,7 @@ def delete_derived(run_url: str, rows: NDArray[np.int64]) -> list[str]:
             filesystem, path = open_filesystem(url)
             filesystem.invalidate_cache()
             if name not in _WITHOUT_CLIPS and with_retries(url, partial(filesystem.exists, path)):
-                filesystem.rm(path, recursive=True)
+                delete_tree(url)
                 deleted.append(name)
         url = failures_url(run_url)
         with suppress(FileNotFoundError):

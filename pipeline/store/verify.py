@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
-from pipeline.storage.files import open_filesystem
+from pipeline.storage.files import delete_file, open_filesystem
 from pipeline.storage.retries import with_retries
+from pipeline.store.append import finish_append
 from pipeline.store.create import create_array, unconsolidate
 from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store, open_store
 
@@ -28,6 +29,8 @@ whole."""
 
 _N_READERS = 8
 """Shards that are read at once: the time is that of the storage's answers."""
+_N_REPAIRS = 4
+"""How often a store is repaired: metadata, then what they describe, and the rest in reserve."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def verify_store(
 
     Returns
     -------
-    What is damaged or lost, array by array and shard by shard
+    What is damaged or lost, array by array and shard by shard. Objects of an array whose metadata
+    are damaged aren't looked at, and none at all where those of ``status`` are: see `repair_all`.
 
     Raises
     ------
@@ -124,13 +128,13 @@ def repair_store(store: Store, damages: list[Damage]) -> NDArray[np.int64]:
     ------
     StoreError
         If the storage refuses.
+    StorageError
+        If it stays away.
     """
     layout = store.layout
     try:
         for damage in damages:
-            if _exists(damage.url):
-                filesystem, path = open_filesystem(damage.url)
-                filesystem.rm(path)
+            delete_file(damage.url)
             if damage.shard is None:
                 create_array(store.group, damage.array, layout.arrays()[damage.array], layout)
         # Arrays are opened once in a store, and some have new metadata.
@@ -152,6 +156,59 @@ def repair_store(store: Store, damages: list[Damage]) -> NDArray[np.int64]:
             for rows in rows_of
         ]
     )
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What became of a damaged store."""
+
+    rows: NDArray[np.int64]
+    """Rows that are pending now, in order."""
+    left: list[Damage]
+    """What is damaged still."""
+
+
+def repair_all(
+    store: Store,
+    damages: list[Damage],
+    *,
+    verify: Callable[[Store], list[Damage]] = verify_store,
+    check: Callable[[], None] = lambda: None,
+) -> Repair:
+    """Repair a store and look at it again, until no damage is found.
+
+    Metadata are repaired first: only then can be seen whether the objects that they describe are
+    whole.
+
+    Parameters
+    ----------
+    damages
+        What `verify_store` has found.
+    verify
+        How it is looked at again.
+    check
+        Called before each repair; raises where nothing may be written any more.
+
+    Raises
+    ------
+    StoreError
+        If the storage refuses.
+    StorageError
+        If it stays away.
+    """
+    rows = np.empty(0, np.int64)
+    for _ in range(_N_REPAIRS):
+        if not damages:
+            break
+        check()
+        repair_store(store, [damage for damage in damages if damage.shard is None])
+        store = open_store(store.url, mode="r+")
+        finish_append(store)
+        of_rows = [damage for damage in damages if damage.shard is not None]
+        rows = np.union1d(rows, repair_store(store, of_rows))
+        store = open_store(store.url, mode="r+")
+        damages = verify(store)
+    return Repair(rows, damages)
 
 
 def _repaired(store: Store, rows: range) -> NDArray[np.uint8]:

@@ -3,10 +3,12 @@
 import errno
 import os
 import traceback
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.clips.fetch import check_same_file, digest_of, fetch_clip, file_key
 from pipeline.clips.reachable import find_witness
@@ -153,6 +155,118 @@ def test_local_failures_are_as_those_of_any_storage(tmp_path, monkeypatch):
     fail_with(OSError(errno.ESTALE, "Stale file handle"))
     with pytest.raises(StorageError, match="Stale file handle"):
         fetch_clip(str(tmp_path), "clip.mp4")
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_a_clip_that_is_too_large_is_not_read(where, request, tmp_path):
+    root, max_bytes = str(tmp_path), 4_000_000_000
+    if where == "disk":
+        with (tmp_path / "clip.mp4").open("wb") as file:
+            file.truncate(1 << 43)
+        told = "8796093022208 bytes"
+    else:
+        s3 = request.getfixturevalue("s3")
+        root, max_bytes, told = ROOT, len(CONTENT) - 1, f"{len(CONTENT)} bytes"
+        assert fetch_clip(root, "clip.mp4", max_bytes=len(CONTENT)) == CONTENT
+        s3.reset()
+    with pytest.raises(DecodeError) as caught:
+        fetch_clip(root, "clip.mp4", max_bytes=max_bytes)
+    assert caught.value.status is Status.CRASHED
+    assert caught.value.message == (
+        f"the file has {told}, more than decode_memory, {max_bytes} bytes"
+    )
+    if where == "s3":
+        assert {method for method, _ in s3.requests} == {"HEAD"}
+
+
+class Damaged(LocalFileSystem):
+    """This machine's disk, which has lost what some file holds."""
+
+    protocol = "damaged"
+    number = errno.EIO
+    is_of_inode = False
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("damaged://"))
+
+    def _check(self, path):
+        if path.endswith("/bad.mp4"):
+            raise OSError(self.number, os.strerror(self.number), path)
+
+    def info(self, path, **kwargs):
+        if self.is_of_inode:
+            self._check(str(path))
+        return super().info(path, **kwargs)
+
+    def cat_file(self, path, *args, **kwargs):
+        self._check(path)
+        return super().cat_file(path, *args, **kwargs)
+
+
+@pytest.fixture
+def damaged(tmp_path, monkeypatch):
+    """Root of a folder on such a disk, with nothing but a clip that is damaged in it."""
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0")
+    fsspec.register_implementation("damaged", Damaged, clobber=True)
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "bad.mp4").write_bytes(CONTENT)
+    return f"damaged://{folder}"
+
+
+@pytest.mark.parametrize("is_of_inode", [False, True])
+@pytest.mark.parametrize("name", ["EIO", "EUCLEAN", "EBADMSG", "EOVERFLOW"])
+def test_a_clip_that_is_damaged_on_the_disk_is_unreadable(damaged, monkeypatch, name, is_of_inode):
+    monkeypatch.setattr(Damaged, "number", getattr(errno, name))
+    monkeypatch.setattr(Damaged, "is_of_inode", is_of_inode)
+    folder = Path(damaged.removeprefix("damaged://"))
+    (folder / "sub").mkdir()
+    (folder / "sub" / "good.mp4").write_bytes(CONTENT)
+    known = [{"witness": "sub/good.mp4"}, {"last_read": {damaged: "sub/good.mp4"}}]
+    for others in known:
+        with pytest.raises(DecodeError) as caught:
+            fetch_clip(damaged, "bad.mp4", **others)
+        assert caught.value.status is Status.UNREADABLE
+        assert caught.value.message == f"can't read {folder}/bad.mp4: {os.strerror(Damaged.number)}"
+    with pytest.raises(StorageError):
+        fetch_clip(damaged, "bad.mp4")
+    # A neighbour does as well.
+    (folder / "good.mp4").write_bytes(CONTENT)
+    with pytest.raises(DecodeError):
+        fetch_clip(damaged, "bad.mp4")
+
+
+def test_a_disk_of_which_nothing_can_be_read_fails_no_clip(damaged):
+    folder = Path(damaged.removeprefix("damaged://"))
+    # What can be opened, and isn't read: the kernel says EIO here, too.
+    (folder / "gone.mp4").symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output"):
+        (folder / "gone.mp4").read_bytes()
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "folder.mp4").mkdir()
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    for witness in (None, "bad.mp4", "gone.mp4", "absent.mp4"):
+        with pytest.raises(StorageError, match="Input/output"):
+            fetch_clip(damaged, "bad.mp4", witness, last_read={damaged: "empty.mp4"})
+
+
+def test_an_error_that_is_no_files_fails_no_clip(damaged, monkeypatch):
+    monkeypatch.setattr(Damaged, "number", errno.ESTALE)
+    (Path(damaged.removeprefix("damaged://")) / "good.mp4").write_bytes(CONTENT)
+    with pytest.raises(StorageError, match="Stale"):
+        fetch_clip(damaged, "bad.mp4", "good.mp4")
+
+
+def test_a_clip_without_a_readable_inode_is_known_by_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0")
+
+    def damaged(self, **options):
+        raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN))
+
+    monkeypatch.setattr(Path, "stat", damaged)
+    assert file_key(str(tmp_path), "clip.mp4") is None
 
 
 def test_a_bucket_that_is_not_there_is_named_before_anything_starts(s3, tmp_path):

@@ -12,7 +12,7 @@ from pipeline.errors import ManifestError, StorageError
 from pipeline.status import DecodeError, Status
 from pipeline.storage.files import read_bytes
 from pipeline.storage.retries import PATIENCE_VARIABLE
-from tests.support.http_server import CUT, RESET, served
+from tests.support.http_server import CUT, RESET, UNTOLD, served
 
 CONTENT = bytes(range(256)) * 40
 NAMES = ("clip.mp4", "a b/ü ['1'] #?.mp4", "a?key=5.mp4", "x=1&y+2.mp4", "empty.mp4")
@@ -31,25 +31,42 @@ def root_of(server):
     return f"{server.url}/clips"
 
 
+@pytest.mark.parametrize("max_bytes", [None, len(CONTENT)])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_clip_comes_whole_by_one_request(server, name):
-    assert fetch_clip(root_of(server), name) == server.content[f"clips/{name}"]
+def test_a_clip_comes_whole_by_one_request(server, name, max_bytes):
+    fetched = fetch_clip(root_of(server), name, max_bytes=max_bytes)
+    assert fetched == server.content[f"clips/{name}"]
     assert server.requests == {("GET", f"clips/{name}"): 1}
 
 
+@pytest.mark.parametrize("answer", [None, UNTOLD])
+def test_a_clip_that_is_too_large_is_not_read_on(server, answer):
+    server.answer = lambda path, nth: answer
+    size = len(CONTENT)
+    assert fetch_clip(root_of(server), "clip.mp4", max_bytes=size) == CONTENT
+    told = f"{size} bytes, more" if answer is None else "more"
+    with pytest.raises(DecodeError) as caught:
+        fetch_clip(root_of(server), "clip.mp4", max_bytes=size - 1)
+    assert caught.value.status is Status.CRASHED
+    assert caught.value.message == f"the file has {told} than decode_memory, {size - 1} bytes"
+    assert server.requests.total() == 2
+
+
+@pytest.mark.parametrize("max_bytes", [None, len(CONTENT)])
 @pytest.mark.parametrize("answer", PASSING)
-def test_a_fault_that_passes_leaves_no_trace(server, answer):
+def test_a_fault_that_passes_leaves_no_trace(server, answer, max_bytes):
     server.answer = lambda path, nth: answer if nth < 2 else None
-    assert fetch_clip(root_of(server), "clip.mp4") == CONTENT
+    assert fetch_clip(root_of(server), "clip.mp4", max_bytes=max_bytes) == CONTENT
     assert server.requests.total() == 3
 
 
+@pytest.mark.parametrize("max_bytes", [None, len(CONTENT)])
 @pytest.mark.parametrize("answer", PASSING)
-def test_a_fault_that_stays_fails_no_clip(server, answer, monkeypatch):
+def test_a_fault_that_stays_fails_no_clip(server, answer, max_bytes, monkeypatch):
     monkeypatch.setenv(PATIENCE_VARIABLE, "0.3")
     server.answer = lambda path, nth: answer
     with pytest.raises(StorageError, match=r"clip\.mp4: "):
-        fetch_clip(root_of(server), "clip.mp4")
+        fetch_clip(root_of(server), "clip.mp4", max_bytes=max_bytes)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/clips", "http://nowhere.invalid/clips"])

@@ -130,6 +130,18 @@ def test_a_clip_that_fails_stays_a_row_with_zeros_and_a_reason(clips, path, stat
     assert columns["message"][[0, 2]].tolist() == ["", ""]
 
 
+def test_a_file_that_its_decoder_could_not_hold_is_a_failed_row(clips, tmp_path):
+    (tmp_path / "a.mp4").write_bytes((clips / "a.mp4").read_bytes())
+    with (tmp_path / "huge.mp4").open("wb") as file:
+        file.truncate(1 << 43)
+    loader = loader_of(tmp_path)
+    columns = loader(rows_of("a.mp4", "huge.mp4", "a.mp4"))
+    assert columns["status"].tolist() == [Status.OK, Status.CRASHED, Status.OK]
+    assert columns["message"][1] == (
+        "the file has 8796093022208 bytes, more than decode_memory, 4000000000 bytes"
+    )
+
+
 def test_a_clip_does_not_depend_on_what_becomes_of_its_neighbours(clips):
     good = loader_of(clips)(rows_of("b.mp4", "a.mp4", "b.mp4"))
     mixed = loader_of(clips)(rows_of("cut.mp4", "a.mp4", "absent.mp4"))

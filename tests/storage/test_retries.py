@@ -26,6 +26,7 @@ from pipeline.storage.retries import (
         (OSError(errno.EBUSY, "slow down"), True),
         (OSError("of a driver, without a number"), True),
         (RuntimeError("of a driver that isn't known here"), True),
+        (MemoryError(), False),
         (KeyboardInterrupt(), False),
     ],
 )

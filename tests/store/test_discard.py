@@ -1,15 +1,18 @@
 """Deleting a run: the store and what was derived from it go, and nothing else in the folder."""
 
 import shutil
+from uuid import uuid4
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StoreError
+from pipeline.storage.files import open_filesystem, write_bytes
 from pipeline.store.create import create_store
 from pipeline.store.discard import discard_run
 from pipeline.store.opening import (
     Found,
+    Unfinished,
     find_store,
     open_store,
 )
@@ -51,6 +54,30 @@ def test_a_run_that_has_derived_nothing_yet_goes_too(run):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     discard_run(str(run))
     assert not isinstance(find_store(store_url(str(run))), Found)
+
+
+@pytest.mark.parametrize(("name", "sibling"), [("lr[1]", "lr1"), ("lr*", "lr-b"), ("l?", "lr")])
+def test_a_run_that_its_name_would_match_as_a_pattern_stays(name, sibling):
+    base = f"memory://{uuid4().hex}"
+    for run in (name, sibling):
+        opened = create_store(store_url(f"{base}/{run}"), RECORD)
+        for shard in range(3):
+            write(opened, shard)
+        for derived in DERIVED_NAMES:
+            write_bytes(f"{base}/{run}/{derived}/[1]", b"part")
+    filesystem, path = open_filesystem(f"{base}/{sibling}")
+    before = filesystem.find(path)
+    discard_run(f"{base}/{name}")
+    _, own = open_filesystem(f"{base}/{name}")
+    assert filesystem.find(own) == [f"{own}/attributions.zarr/zarr.json"]
+    assert isinstance(find_store(store_url(f"{base}/{name}")), Unfinished)
+    # What is left of the store is cleared by its name, too.
+    write_bytes(f"{base}/{name}/attributions.zarr/left", b"over")
+    made = create_store(store_url(f"{base}/{name}"), RECORD)
+    assert pending_rows(made).n_rows == LAYOUT.n_rows
+    assert not filesystem.exists(f"{own}/attributions.zarr/left")
+    assert filesystem.find(path) == before
+    assert pending_rows(open_store(store_url(f"{base}/{sibling}"))).n_rows == 0
 
 
 def test_where_no_run_is_nothing_is_touched(tmp_path):

@@ -11,11 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 Answer = int | str
-"""A status, or `RESET`, or `CUT`."""
+"""A status, or `RESET`, `CUT` or `UNTOLD`."""
 RESET = "reset"
 """The connection is reset without an answer."""
 CUT = "cut"
 """Half of the body, then the connection ends."""
+UNTOLD = "untold"
+"""The right answer, without its length: it ends with the connection."""
 
 
 @dataclass
@@ -54,7 +56,10 @@ def served(content: dict[str, bytes]) -> Iterator[Served]:
             status = answer if isinstance(answer, int) else 404 if body is None else 200
             sent = body if body is not None and status == 200 else b"no"
             self.send_response(status)
-            self.send_header("Content-Length", str(len(sent)))
+            if answer == UNTOLD:
+                self.send_header("Connection", "close")
+            else:
+                self.send_header("Content-Length", str(len(sent)))
             if path in state.etags:
                 self.send_header("ETag", state.etags[path])
             self.end_headers()
