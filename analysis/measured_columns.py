@@ -30,6 +30,9 @@ MEASURED = {
     },
 }
 """The page shows these columns of a run that `jobs.evaluate` has measured."""
+OF_MASKS = ("mask_share_attribution", "mask_covered")
+"""Share of the attribution on the marked region, and that region's share of the clip; the audit
+holds classes against each other by both."""
 
 
 def metric_columns(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
@@ -64,7 +67,7 @@ def _of_ground_truth(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str
     except DAMAGE as error:
         notes.append(_damaged(url, error))
         return {}
-    if "mask_share_attribution" in columns and "mask_covered" in columns:
+    if set(OF_MASKS) <= set(columns):
         with np.errstate(invalid="ignore", divide="ignore"):
             covered = np.where(columns["mask_covered"] > 0, columns["mask_covered"], np.nan)
             columns["lift"] = (columns["mask_share_attribution"] / covered).astype(np.float32)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from analysis.clip_scores import PEAKS, SCORES, agreement
 from analysis.manifest_columns import ManifestColumns
-from analysis.measured_columns import MEASURED, metric_columns
+from analysis.measured_columns import MEASURED, OF_MASKS, metric_columns
 from analysis.reduction import (
     RESULTS,
     SUMMED,
@@ -150,10 +150,14 @@ def _upload(path: Path, url: str) -> None:
 
 
 def with_current_metrics(table: pd.DataFrame, run_url: str, ds: xr.Dataset) -> pd.DataFrame:
-    """Replace a table's columns of `MEASURED` by what `jobs.evaluate` has measured since."""
+    """Replace what `jobs.evaluate` had measured as a table was made by what it has measured since.
+
+    These are the columns of `MEASURED` and those of the marked region.
+    """
     measured = metric_columns(run_url, ds, [])
-    current = table.drop(columns=[*MEASURED], errors="ignore")
-    return current.assign(**{name: measured[name] for name in MEASURED if name in measured})
+    names = (*MEASURED, *OF_MASKS)
+    current = table.drop(columns=list(names), errors="ignore")
+    return current.assign(**{name: measured[name] for name in names if name in measured})
 
 
 def scores(

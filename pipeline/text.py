@@ -25,9 +25,11 @@ _SUFFIXES = (
 )
 _USER = re.compile(
     r"(?<![\w+.:-])([\w+.:-]*://)"
+    # Of a camera to the last @: digits and a slash may begin its password, too.
+    r"(?:(?:(?<=(?i:rtsp|rtmp)://)|(?<=(?i:rtsps|rtmps)://))(?:(?!://)[^\s'\"])*@|"
     # With a password to the last @ of the URL: one with a slash in it is against the rules, and is
     # still a password. What is behind the first colon is none where it may be a port.
-    r"(?:(?!\[)[^/@:\s'\"]*:(?!\d{0,5}(?:[/?#\s'\"]|$))(?:(?!://)[^\s'\"])*@"
+    r"(?!\[)[^/@:\s'\"]*:(?!\d{0,5}(?:[/?#\s'\"]|$))(?:(?!://)[^\s'\"])*@"
     # Else to the last @ before a slash: a path may have more of them.
     r"|[^/\s'\"]*@)"
 )

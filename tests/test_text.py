@@ -97,6 +97,8 @@ def test_a_path_without_a_protocol_has_no_query():
         ("rtsp://admin:p@a/s@s@10.0.0.5:554/live", "rtsp://***@10.0.0.5:554/live"),
         ("rtsp://admin:12345@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
         ("rtsp://p@ss@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
+        ("rtsp://admin:1234/abc@cam.local/1", "rtsp://***@cam.local/1"),
+        ("rtsp://ad@min:12/3@cam/1 and rtsp://cam:554/1", "rtsp://***@cam/1 and rtsp://cam:554/1"),
         (
             "neither rtsp://a:p@s@one/1 nor 'rtsp://b:q/s@two/2' nor http://three:80/c@d answers",
             "neither rtsp://***@one/1 nor 'rtsp://***@two/2' nor http://three:80/c@d answers",

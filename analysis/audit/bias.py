@@ -23,6 +23,7 @@ from analysis.audit.significance import (
     rank_tests,
 )
 from analysis.clip_scores import border_width
+from analysis.measured_columns import OF_MASKS
 
 _LEAST_SHARPNESS = 1.6
 """How many times its neighbours' mean excess a patch with a logo has."""
@@ -389,10 +390,10 @@ def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     share of the attention and its area as a share of the clip: 1 if all attention is on it, 0 if as
     much as its area gives, whatever that is. A large object can't get many times its area.
     """
-    if not {"mask_share_attribution", "mask_covered"} <= set(evidence.table):
+    if not set(OF_MASKS) <= set(evidence.table):
         return []
     evidence = evidence.grouped()
-    share, area = evidence.score("mask_share_attribution"), evidence.score("mask_covered")
+    share, area = (evidence.score(name) for name in OF_MASKS)
     measured = np.isfinite(share) & (area > 0) & (area < 1)
     if measured.sum() < settings.min_clips:
         return []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.audit.finding import Example
 from analysis.clip_scores import SCORES
-from analysis.measured_columns import MEASURED
+from analysis.measured_columns import MEASURED, OF_MASKS
 from analysis.reduction import row_hash
 from analysis.runs import open_run, record_of
 from analysis.score_table import score_run, scores, with_current_metrics
@@ -29,8 +29,7 @@ VECTOR_NAMES = ("pooled",)
 _AVERAGED = (
     *SCORES,
     *("probability", "label_probability", "margin"),
-    *("class_agreement", "dataset_agreement", *MEASURED),
-    *("mask_share_attribution", "mask_covered"),
+    *("class_agreement", "dataset_agreement", *MEASURED, *OF_MASKS),
 )
 
 

@@ -282,12 +282,41 @@ def _rows_of(
 
 def _digests_at(part: _Part, rows: NDArray[np.int64]) -> set[bytes]:
     """``clip_digest`` of what some rows of a part hold."""
-    rows = rows[rows < part.shape[0]]
-    if not len(rows):
-        return set()
+    found: set[bytes] = set()
+    for start in sorted({row // _ROWS_LOOKED_AT * _ROWS_LOOKED_AT for row in rows.tolist()}):
+        digests = _digests_from(part, start)
+        here = rows[(rows >= start) & (rows < start + len(digests))] - start
+        found |= {digest.tobytes() for digest in digests[here] if digest.any()}
+    return found
+
+
+def _digests_from(part: _Part, start: int) -> NDArray[np.uint8]:
+    """``clip_digest`` of the entries from a row on, uint8 (`_ROWS_LOOKED_AT` at most, bytes).
+
+    Of a damaged object it can't be told whose frames its rows have, so that all of them are erased.
+    """
     entries: Any = part.group[ENTRIES]
-    digests = _clip_digests(part, entries.get_orthogonal_selection((rows,)))
-    return {digest.tobytes() for digest in digests if digest.any()}
+    stop = min(start + _ROWS_LOOKED_AT, part.shape[0])
+    try:
+        return _clip_digests(part, entries[start:stop])
+    except OSError:
+        raise
+    except (ValueError, RuntimeError):
+        pass
+    pieces = []
+    for first in range(start, stop, entries.chunks[0]):
+        last = min(first + entries.chunks[0], stop)
+        try:
+            raw = entries[first:last]
+        except OSError:
+            raise
+        except (ValueError, RuntimeError):
+            for name in (ENTRIES, FRAMES):
+                array: Any = part.group[name]
+                _erase_in_objects(array, np.arange(first, last))
+            raw = entries[first:last]
+        pieces.append(_clip_digests(part, raw))
+    return np.concatenate(pieces)
 
 
 def _clip_digests(part: _Part, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -299,25 +328,29 @@ def _clip_digests(part: _Part, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _erase(part: _Part, forgotten: Forgotten) -> set[tuple[str, int]]:
     """Erase what is to be forgotten of a part: name and number of each row that held something."""
-    entries: Any = part.group[ENTRIES]
     n_rows = part.shape[0]
     found = [forgotten.rows_of(part.name)]
     for start in range(0, n_rows if forgotten.clips else 0, _ROWS_LOOKED_AT):
-        digests = _clip_digests(part, entries[start : start + _ROWS_LOOKED_AT])
+        digests = _digests_from(part, start)
         rows = np.arange(start, start + len(digests))
         found.append(rows[forgotten.which(part.name, rows, digests)])
     rows = np.unique(np.concatenate(found))
     rows = rows[rows < n_rows]
-    held = np.zeros(len(rows), np.bool_)
     # Entries first: without its entry a row isn't used.
-    for name in (ENTRIES, FRAMES):
-        array: Any = part.group[name]
-        numbers = rows // array.chunks[0]
-        for number in np.unique(numbers).tolist():
-            start = number * array.chunks[0]
-            of_object = numbers == number
-            held[of_object] |= _erase_in_object(array, start, rows[of_object] - start)
+    held = _erase_in_objects(part.group[ENTRIES], rows)
+    held |= _erase_in_objects(part.group[FRAMES], rows)
     return {(part.name, row) for row in rows[held].tolist()}
+
+
+def _erase_in_objects(array: Any, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Erase rows of an array, an object at a time: whether each held something."""
+    held = np.zeros(len(rows), np.bool_)
+    numbers = rows // array.chunks[0]
+    for number in np.unique(numbers).tolist():
+        start = number * array.chunks[0]
+        of_object = numbers == number
+        held[of_object] = _erase_in_object(array, start, rows[of_object] - start)
+    return held
 
 
 def _erase_in_object(array: Any, start: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.store.opening import Store
+
 Float64Array = NDArray[np.float64]
 
 LEAST_VIDEOS = 5
@@ -16,6 +18,18 @@ LEAST_VIDEOS = 5
 N_BOOTSTRAP = 1000
 _DRAWN_AT_ONCE = 4_000_000
 """Videos that are drawn at once, which bounds the memory."""
+
+
+def videos_of_rows(store: Store) -> NDArray[np.int64]:
+    """Give the video of each row of a run, (rows,), a number each.
+
+    Views of a video have one, and so have segments of a video, by its id. Ids of other clips may be
+    stems of their files, which several files can share.
+    """
+    if store.record.identity.segments:
+        ids = np.asarray(store.array("video_id")[:]).astype(object)
+        return np.asarray(np.unique(ids, return_inverse=True)[1], np.int64)
+    return store.record.views.video(np.arange(store.layout.n_rows))
 
 
 def standard_error(

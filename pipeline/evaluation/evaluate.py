@@ -19,6 +19,7 @@ from pipeline.attribution.focus import (
 )
 from pipeline.attribution.measures import normalised_entropy, share_kept
 from pipeline.errors import StoreError
+from pipeline.evaluation import by_video
 from pipeline.evaluation.localisation import Lift, lift, relevance_mass
 from pipeline.evaluation.scores import (
     COMPLEXITY,
@@ -199,7 +200,7 @@ def evaluate_run(
 
     rows_of = dict.fromkeys(TRANSPORT, evaluated & sampled)
     # Views and segments of a video are much alike: errors and intervals are over videos.
-    videos = np.asarray(store.array("video_id")[:]).astype(object)
+    videos = by_video.videos_of_rows(store)
     of_clip = videos[evaluated]
     names = store.record.class_names
     on_mask, kept, entropy = (

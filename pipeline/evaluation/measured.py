@@ -67,7 +67,7 @@ def read_faithfulness(run_url: str, out: str, *, seed: int = 0) -> Faithfulness:
     ok = status == Status.OK
     values = {name: np.asarray(store.array(name)[:], np.float64)[ok] for name in _ARRAYS}
     rows = np.asarray(store.array("run_row")[:])[ok]
-    videos = np.asarray(run.array("video_id")[:]).astype(object)[rows]
+    videos = by_video.videos_of_rows(run)[rows]
     figures = {
         name: _measured(of_fill, videos, seed) for name, of_fill in _of_clips(values).items()
     }

@@ -1,6 +1,7 @@
 """Makes the store what a plan needs, once everything was checked."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 
@@ -11,11 +12,13 @@ from pipeline.storage.files import read_bytes, write_bytes
 from pipeline.store.append import append_rows, check_appended, finish_append
 from pipeline.store.create import create_store
 from pipeline.store.discard import discard_run
-from pipeline.store.opening import Found, check_same_run, check_writable, find_store
+from pipeline.store.opening import Found, Unreadable, check_same_run, check_writable, find_store
 from pipeline.store.pending import reset_rows
 from pipeline.store.record import RunRecord
 from pipeline.store.removed import keep_out
 from pipeline.store.run_folder import CACHES_NAME, in_run
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def prepare(plan: Plan) -> dict[Status, int]:
@@ -35,6 +38,12 @@ def prepare(plan: Plan) -> dict[Status, int]:
         target = find_store(plan.store_url, mode="r+")
         if isinstance(target, Found):
             _note_caches(plan, _recorded_caches(target.store.record))
+        elif isinstance(target, Unreadable) and _noted_caches(plan.config.out) is None:
+            _LOGGER.warning(
+                "%s: the record of the run that is deleted can't be read; if it had a cache of "
+                "frames, jobs.forget has to be told of it by --frames-cache",
+                plan.config.out,
+            )
         discard_run(plan.config.out)
     target = find_store(plan.store_url, mode="r+")
     if isinstance(target, Found):

@@ -44,10 +44,12 @@ class RetryingStore(WrapperStore[FsspecStore]):
     # The inner store's would take a name for a pattern, see `pipeline.storage.deleting`.
     async def delete(self, key: str) -> None:
         """Remove a key."""
+        self._check_writable()
         await delete_file_async(self._store.fs, self._path(key))
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove every key below a prefix."""
+        self._check_writable()
         await delete_tree_async(self._store.fs, self._path(prefix))
 
     async def clear(self) -> None:

@@ -10,7 +10,7 @@ from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.opening import Absent, find_store, open_store
 from pipeline.store.pending import read_status
-from pipeline.store.record import ModelFacts, RunRecord
+from pipeline.store.record import ModelFacts, RunIdentity, RunRecord
 from pipeline.store.run_folder import store_url
 from pipeline.stream.alarm import Alarm
 from pipeline.stream.drift import DriftDetector, DriftSettings
@@ -169,9 +169,12 @@ def check_comparable(url: str, there: RunRecord, here: RunRecord) -> None:
             f"drift_against: {url} is of the model {_name(there.model)}, the streams are explained "
             f"by {_name(here.model)}: expected the same weights and config"
         )
+    compared = _without_what_is_stored_beside(there.identity)
     differing = [
         f"{key} is {of_run!r} there and {of_streams!r} here"
-        for key, of_run, of_streams in there.identity.differences(here.identity)
+        for key, of_run, of_streams in compared.differences(
+            _without_what_is_stored_beside(here.identity)
+        )
         if key.partition(".")[0] in _DECIDING
     ]
     if differing:
@@ -179,6 +182,16 @@ def check_comparable(url: str, there: RunRecord, here: RunRecord) -> None:
             f"drift_against: {url} was explained otherwise than the streams are: "
             f"{'; '.join(differing)}"
         )
+
+
+def _without_what_is_stored_beside(identity: RunIdentity) -> RunIdentity:
+    """Leave out the options of a method that store more, and change no attribution."""
+    method = identity.method
+    fixed: dict[str, Any] = {"heads": "mean", "store_layers": False, "frame_importance": None}
+    if method.name != "evidence" and isinstance(method.layers, tuple):
+        # The attribution is that of the last layer that is read.
+        fixed["layers"] = method.layers[-1:]
+    return identity.model_copy(update={"method": method.model_copy(update=fixed)})
 
 
 def _name(model: ModelFacts) -> str:

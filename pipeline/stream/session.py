@@ -7,6 +7,7 @@ up with rows `unused`.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,7 +30,7 @@ from pipeline.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
-from pipeline.errors import ManifestError, StoreError
+from pipeline.errors import ManifestError, StoreError, reason_of
 from pipeline.run.gather import concatenated
 from pipeline.status import Status
 from pipeline.storage.files import read_bytes, write_bytes
@@ -44,6 +45,8 @@ from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
 from pipeline.stream.sessions import ENDED_NAME, ended_note, has_ended
 from pipeline.stream.source import Source
+
+_LOGGER = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.parquet"
 """The manifest of a session, in its folder."""
@@ -228,10 +231,17 @@ def finish_cut_off(urls: Sequence[str]) -> list[str]:
             there = find_store(store_url(url))
             if not isinstance(there, Found):
                 continue
-            if not _is_complete(there.store):
+            was_complete = _is_complete(there.store)
+            if not was_complete:
                 finish(url)
                 finished.append(url)
-            write_bytes(in_run(url, ENDED_NAME), ended_note(_cut_off_at(url)))
+            try:
+                write_bytes(in_run(url, ENDED_NAME), ended_note(_cut_off_at(url)))
+            except OSError as error:
+                # It may lie in an archive that nobody writes to.
+                if not was_complete:
+                    raise
+                _LOGGER.warning("%s: can't note when it ended: %s", url, reason_of(error))
     return finished
 
 

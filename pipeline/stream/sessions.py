@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from pipeline.storage.files import open_filesystem, read_bytes
+from pipeline.storage.files import delete_tree, open_filesystem, read_bytes
 from pipeline.storage.retries import with_retries
 from pipeline.store.run_folder import in_run
 
@@ -92,8 +92,7 @@ def retain(
         is_old = age_s is not None and (now - session.ended).total_seconds() > age_s
         if not is_old and (n_bytes is None or total <= n_bytes):
             continue
-        filesystem, path = open_filesystem(session.url)
-        with_retries(session.url, partial(filesystem.rm, path, recursive=True))
+        delete_tree(session.url)
         total -= session.n_bytes
         deleted.append(session.url)
     return deleted

@@ -4,14 +4,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 
 from analysis import open_run
-from analysis.measured_columns import MEASURED, UNITS, metric_columns
+from analysis.measured_columns import MEASURED, OF_MASKS, UNITS, metric_columns
 from analysis.page.classes import class_table
 from analysis.page.run_tables import RunTables
-from analysis.score_table import score_run
+from analysis.score_table import score_run, with_current_metrics
 from jobs.cli import run_job
 from jobs.evaluate import EvaluateConfig, evaluate
 from pipeline.evaluation import perturbation
@@ -39,6 +40,23 @@ def test_metrics_of_another_run_are_left_out_and_said(scored, tmp_path):
     group.attrs["identity"] = {"other": 1}
     assert metric_columns(str(tmp_path / "run"), ds, notes) == {}
     assert "is of another run" in notes[0]
+
+
+def test_what_was_measured_after_the_scores_stands_in_the_place_of_what_was_before(
+    scored, tmp_path
+):
+    """The audit holds classes against each other by the region's share and area."""
+    ds = open_run(scored[0])
+    run = str(tmp_path / "run")
+    table = pd.DataFrame({"entropy": np.zeros(23), "mask_covered": np.full(23, 0.1)})
+    assert set(with_current_metrics(table, run, ds)) == {"entropy"}
+    group = zarr.open_group(tmp_path / "run" / "metrics.zarr", mode="w")
+    group.attrs["identity"] = ds.attrs["identity"]
+    group["mask_covered"] = np.full(23, 0.5, np.float32)
+    group["mask_share_attribution"] = np.full(23, 0.75, np.float32)
+    current = with_current_metrics(table, run, ds)
+    assert set(current) == {"entropy", "lift", *OF_MASKS}
+    assert (current["mask_covered"] == 0.5).all()
 
 
 @pytest.fixture(scope="module")

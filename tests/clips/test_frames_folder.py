@@ -283,6 +283,19 @@ def test_frames_are_erased_where_plain_files_and_damaged_objects_lie(folder):
     assert np.flatnonzero(frames.any(axis=(1, 2, 3, 4))).tolist() == [4, 5, 6, 7]
 
 
+def test_an_object_of_damaged_entries_is_erased_and_stops_nothing(folder):
+    """Whose frames its rows have can't be told any more."""
+    manifest, url = manifest_of(folder, 12), str(folder / "cache")
+    part = parts_of(folder, manifest)[IDENTITY]
+    filled(part, range(12))
+    (damaged,) = (path for path in (Path(part.url) / "entries/c/1").rglob("*") if path.is_file())
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    forget_videos(url, manifest, place(1), set())
+    frames = zarr.open_group(part.url, mode="r")["frames"][:]
+    assert np.flatnonzero(frames.any(axis=(1, 2, 3, 4))).tolist() == [0, 2, 3, 8, 9, 10, 11]
+    assert forget_videos(url, manifest, place(1), set()) == 0
+
+
 def test_a_damaged_note_stops_what_could_bring_frames_back(folder, caplog):
     manifest, url = manifest_of(folder, 4), str(folder / "cache")
     part = parts_of(folder, manifest)[IDENTITY]

@@ -3,9 +3,32 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.by_video import LEAST_VIDEOS, interval, standard_error
+from pipeline.clips.sampling import Sampling
+from pipeline.clips.views import ViewsConfig
+from pipeline.evaluation.by_video import LEAST_VIDEOS, interval, standard_error, videos_of_rows
+from pipeline.store.opening import open_store
+from pipeline.store.run_folder import store_url
+from tests.analysis.stores import random_columns, small_layout, write_run
 
 N_VIDEOS, N_TRIALS = 12, 400
+
+
+@pytest.fixture
+def same_stems(tmp_path):
+    """Run of 12 clips in two views, of files of three names in four folders."""
+    layout = small_layout(24)
+    ids = np.array([f"{row // 2 % 3:04d}" for row in range(24)], object)
+    columns = random_columns(layout, video_id=ids)
+    views = {"views": ViewsConfig(clips=2), "sampling": Sampling("strided", 4, 2)}
+    return lambda name, **identity: open_store(
+        store_url(write_run(tmp_path / name, layout, columns, **views, **identity))
+    )
+
+
+def test_files_of_one_stem_are_videos_of_their_own_and_segments_of_one_id_are_not(same_stems):
+    assert videos_of_rows(same_stems("files")).tolist() == [row // 2 for row in range(24)]
+    of_segments = videos_of_rows(same_stems("segments", segments=True))
+    assert of_segments.tolist() == [row // 2 % 3 for row in range(24)]
 
 
 def clips_of(rng, n_views, n_videos=N_VIDEOS):

@@ -13,6 +13,7 @@ from pipeline.store.discard import discard_run
 from pipeline.store.opening import Unfinished, find_store, open_store
 from pipeline.store.pending import pending_rows
 from pipeline.store.run_folder import (
+    CACHES_NAME,
     DERIVED_NAMES,
     LEASE_NAME,
     REMOVED_NAME,
@@ -42,7 +43,7 @@ def names(out):
 def test_the_derived_names_are_those_of_the_jobs_that_make_them():
     named = {value for name, value in vars(run_folder).items() if name.endswith("_NAME")}
     assert named == set(RUN_NAMES)
-    assert set(DERIVED_NAMES) == named - {STORE_NAME, LEASE_NAME, REMOVED_NAME}
+    assert set(DERIVED_NAMES) == named - {STORE_NAME, LEASE_NAME, REMOVED_NAME, CACHES_NAME}
 
 
 def test_the_store_is_empty_and_of_the_new_run_and_nothing_derived_is_left(finished_run, out):

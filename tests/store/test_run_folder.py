@@ -40,4 +40,5 @@ def test_every_name_of_the_module_goes_with_the_run():
         "attributions.zarr",
         "lease.json",
         "removed.json",
+        "frames_caches.json",
     }

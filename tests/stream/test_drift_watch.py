@@ -144,8 +144,8 @@ def test_a_run_that_can_not_be_compared_is_refused(run, tmp_path):
         ({"sampling": Sampling("strided", 4, 2)}, "sampling.kind is 'uniform' there and 'strided'"),
         ({"views": ViewsConfig(crops=3)}, "views.crops is 1 there and 3 here"),
         (
-            {"method": Method(layers="all").resolved(12)},
-            r"method.layers is \[11\] there and \[0, 1",
+            {"method": Method(layers=(3,)).resolved(12)},
+            r"method.layers is \[11\] there and \[3\]",
         ),
         ({"attribution_version": 1}, "attribution_version is 2 there and 1 here"),
     ],
@@ -154,6 +154,19 @@ def test_a_run_of_other_maps_is_refused_and_told_what_differs(run, identity, rea
     with pytest.raises(StoreError, match=f"^drift_against: {run} .*{reason}") as refused:
         reference_of(run, record_of(run, **identity))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method(layers="all"),
+        Method(layers=(2, 11)),
+        Method(heads="keep"),
+        Method(frame_importance="insertion"),
+    ],
+)
+def test_what_a_method_stores_beside_its_attribution_is_no_matter(run, method):
+    reference_of(run, record_of(run, method=method.resolved(12)))
 
 
 def test_other_clips_decoders_and_batches_are_no_matter(run):

@@ -1,5 +1,7 @@
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
+import fsspec
 import pytest
 
 from pipeline.stream.sessions import ended_note, names_of, new_session, retain, urls_of
@@ -48,6 +50,18 @@ def test_what_is_too_old_goes_by_when_it_ended(tmp_path):
     deleted = retain(str(tmp_path), "x", age_s=24.5 * 3600, n_bytes=None, now=NOON)
     assert deleted == [old, unended]
     assert urls_of(str(tmp_path)) == [young]
+
+
+def test_the_name_of_a_session_is_no_pattern():
+    """Of two cameras' sessions of one second, in folders of an object store."""
+    files = fsspec.filesystem("memory")
+    names = [f"/{uuid4().hex}/{camera}" for camera in ("cam[1]", "cam1")]
+    for name in names:
+        files.pipe_file(f"{name}/2026-05-03T06-00-00Z/data", b"x")
+    url = f"memory:/{names[0]}"
+    assert len(retain(url, "x", age_s=3600.0, n_bytes=None, now=NOON)) == 1
+    assert not files.find(names[0])
+    assert len(files.find(names[1])) == 1
 
 
 def test_the_oldest_go_until_the_rest_is_small_enough(tmp_path):
