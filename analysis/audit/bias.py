@@ -25,6 +25,8 @@ from analysis.audit.significance import (
 from analysis.clip_scores import border_width
 from analysis.measured_columns import OF_MASKS
 
+_LEAST_EVEN_SHARES = 2.0
+"""How many times an even share a patch with a logo gets, as an end of a clip with a cue does."""
 _LEAST_SHARPNESS = 1.6
 """How many times its neighbours' mean excess a patch with a logo has."""
 
@@ -71,9 +73,9 @@ def _n_raised(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> int:
 
 
 def _half_more(inside: NDArray[np.float64], outside: NDArray[np.float64], n_times: int) -> bool:
-    # Twice an even share, or the middle between that and all of it if there are few time steps: in
-    # a class that changes most towards its ends, they weigh somewhat more without any shortcut.
-    least = min(2 / n_times, (1 + 1 / n_times) / 2)
+    # 2.5 even shares, or the middle between one and all of it if there are few time steps: in a
+    # class that changes most towards its ends, they weigh up to 2.4 of them without any shortcut.
+    least = min(2.5 / n_times, (1 + 1 / n_times) / 2)
     return bool(inside.mean() >= max(1.5 * outside.mean(), least))
 
 
@@ -201,14 +203,14 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
 
     Each patch of the outer ring, which is one patch wider than a map's border, is tested in each
     class against the same patch in other classes. A class's p is the smallest of its patches, times
-    their number. Of the patches that are significant, stand out from their neighbours, get so many
-    times what they get in other classes, and do so in half of the clips, the one that tells the
-    class best is the finding.
+    their number. Of the patches that are significant, get twice an even share, stand out from
+    their neighbours, get so many times what they get in other classes, and do so in half of the
+    clips, the one that tells the class best is the finding.
     """
     evidence = evidence.grouped()
     groups, n_classes = evidence.groups, len(evidence.class_names)
     size = np.bincount(groups, minlength=n_classes)
-    cells = ring(evidence.grid, extra=1)
+    cells, n_patches = ring(evidence.grid, extra=1), evidence.maps.shape[1]
     auc, p = (
         np.stack(tables)
         for tables in zip(
@@ -223,8 +225,10 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     for index in np.flatnonzero(q <= settings.q):
         member = groups == index
         excess = evidence.maps[member].mean(axis=0) - evidence.maps[~member].mean(axis=0)
-        sharp = _stand_out(excess.reshape(evidence.grid[1:]))
-        sure = np.flatnonzero((p[:, index] * len(cells) <= settings.q) & sharp.flat[cells])
+        drawn = _stand_out(excess.reshape(evidence.grid[1:])).flat[cells]
+        # What gets little draws nothing, even if it gets less elsewhere.
+        drawn &= evidence.maps[member][:, cells].mean(axis=0) * n_patches >= _LEAST_EVEN_SHARES
+        sure = np.flatnonzero((p[:, index] * len(cells) <= settings.q) & drawn)
         for best in sure[np.argsort(-auc[sure, index], kind="stable")].tolist():
             cell = int(cells[best])
             inside = evidence.maps[member, cell].astype(np.float64)
