@@ -73,9 +73,9 @@ def _n_raised(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> int:
 
 
 def _half_more(inside: NDArray[np.float64], outside: NDArray[np.float64], n_times: int) -> bool:
-    # 2.5 even shares, or the middle between one and all of it if there are few time steps: in a
-    # class that changes most towards its ends, they weigh up to 2.4 of them without any shortcut.
-    least = min(2.5 / n_times, (1 + 1 / n_times) / 2)
+    # Twice an even share, or the middle between that and all of it if there are few time steps: in
+    # a class that changes most towards its ends, they weigh somewhat more without any shortcut.
+    least = min(2 / n_times, (1 + 1 / n_times) / 2)
     return bool(inside.mean() >= max(1.5 * outside.mean(), least))
 
 
