@@ -19,7 +19,7 @@ Float64Array = NDArray[np.float64]
 
 _QUARTILES_APART = float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
 """Distance of a normal distribution's quartiles, in standard deviations."""
-_LOWER_QUARTER = 0.25
+_LOWER_SHARE = 0.2
 _UPPER_SHARE = 0.9
 """Share of clips below the quantile that also measures the spread above the median: a few percent
 of odd clips move it little."""
@@ -170,7 +170,7 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
 
     Candidates are those of confident learning (Northcutt et al. 2019): the predicted class isn't
     the label, nor another label of what the clip shows, and is at least as probable as on average
-    over clips with that label, and as in three quarters of those that the model gets right: where
+    over clips with that label, and as in four fifths of those that the model gets right: where
     it is wrong by itself, it is less sure. A candidate counts if its attention fits the predicted
     class better than its label's class, both by more than clips drawn at random would and by more
     than the other clips of its label do. The larger p of the two counts.
@@ -187,7 +187,7 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
     probability = evidence.score("probability")
     enough = np.minimum(size[label], size[prediction]) >= settings.min_clips
     right = pd.Series(probability).where(label == prediction).groupby(prediction)
-    when_right = right.quantile(_LOWER_QUARTER).reindex(range(len(size))).fillna(1.0).to_numpy()
+    when_right = right.quantile(_LOWER_SHARE).reindex(range(len(size))).fillna(1.0).to_numpy()
     sure = probability >= np.maximum(np.maximum(usual, when_right)[prediction], 0.5)
     rows = np.flatnonzero(evidence.wrong & enough & sure)
     p = np.ones(len(rows))
