@@ -383,7 +383,7 @@ def test_the_share_of_each_class_is_printed_the_lowest_first(capsys, dataset, tm
         assert each.share == pytest.approx(expected, rel=1e-5)
 
 
-def test_views_of_few_videos_make_no_error_smaller_and_one_video_has_none(
+def test_segments_of_few_videos_make_no_error_smaller_and_one_video_has_none(
     capsys, dataset, tmp_path
 ):
     url, clips = dataset
@@ -391,7 +391,7 @@ def test_views_of_few_videos_make_no_error_smaller_and_one_video_has_none(
     columns = columns_of(one, {})
     for name in ("spatial", "temporal", "frame_index"):
         columns[name][:] = columns[name][:1]
-    run = write_run(tmp_path / "run", LAYOUT, columns)
+    run = write_run(tmp_path / "run", LAYOUT, columns, segments=True)
     evaluation = evaluate_run(run, open_ground_truth(url))
     assert evaluation.n_clips == N_CLIPS
     assert np.isnan(evaluation.methods["attribution"].standard_error)
