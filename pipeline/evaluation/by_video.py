@@ -4,12 +4,15 @@ Clips of one video are much alike, so they count as one piece of evidence. Each 
 two sums over clips: a mean has ones below, and a lift what the mask covers.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.store.opening import Store
+# What localises alone needs no store.
+if TYPE_CHECKING:
+    from pipeline.store.opening import Store
+
 
 Float64Array = NDArray[np.float64]
 
@@ -20,7 +23,7 @@ _DRAWN_AT_ONCE = 4_000_000
 """Videos that are drawn at once, which bounds the memory."""
 
 
-def videos_of_rows(store: Store) -> NDArray[np.int64]:
+def videos_of_rows(store: "Store") -> NDArray[np.int64]:
     """Give the video of each row of a run, (rows,), a number each.
 
     Views of a video have one, and so have segments of a video, by its id. Ids of other clips may be
