@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.audit import bias, outliers
+from analysis.audit import bias, logos, outliers
 from analysis.audit.evidence import Evidence, read_evidence
 from analysis.audit.finding import WITHOUT_PROOF, Finding, Kind, Proof, as_table, ranked
 from analysis.audit.settings import AuditSettings
@@ -25,7 +25,7 @@ from pipeline.store.run_folder import findings_json_url, findings_url
 Detector = Callable[[Evidence, AuditSettings], list[Finding]]
 
 DETECTORS: dict[str, Detector] = {
-    "logo": bias.logos,
+    "logo": logos.logos,
     "class biases": bias.class_biases,
     "centred dataset": bias.centred_dataset,
     "attention sinks": bias.attention_sinks,

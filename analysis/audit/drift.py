@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.audit.bias import where_in_words
 from analysis.audit.evidence import Evidence, seed_of
 from analysis.audit.finding import Finding, Place
+from analysis.audit.logos import where_in_words
 from analysis.audit.settings import AuditSettings
 from analysis.audit.sign_flips import SignFlips, sign_flip_test, smallest_p
 from analysis.audit.significance import adjusted, bootstrap_interval, mean_of
@@ -25,7 +25,7 @@ COMPARED = (
 )
 """Scores whose change is tested; the map is tested as well, patch by patch, and the answers."""
 _OF_ANSWERS = ("label_probability",)
-"""Those of them that don't depend on the attribution."""
+"""Scores among these that don't depend on the attribution."""
 _ENDS = {"first_frame_mass": 0, "last_frame_mass": -1}
 """Time step that a score is of."""
 
@@ -51,7 +51,7 @@ LOST: tuple[Reason, ...] = ("absent from the second run", "too few shared videos
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two runs, and what could be tested at all."""
+    """The differences between two runs, and which classes could be tested at all."""
 
     findings: list[Finding]
     n_videos: int
@@ -69,7 +69,7 @@ class Comparison:
     few: tuple[str, ...]
     """Classes that were tested on fewer than `least_alone` videos."""
     notes: tuple[str, ...] = field(default=())
-    """What was left out, or taken in another way than within one run; a sentence each."""
+    """Sentences about scores that were left out, or taken in another way than within one run."""
 
     @property
     def lost(self) -> tuple[str, ...]:

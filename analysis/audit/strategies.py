@@ -9,9 +9,9 @@ from sklearn.cluster import HDBSCAN, SpectralClustering
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from analysis.audit.bias import where_in_words
 from analysis.audit.evidence import Evidence, seed_of
 from analysis.audit.finding import Finding
+from analysis.audit.logos import where_in_words
 from analysis.audit.outliers import hellinger
 from analysis.audit.settings import AuditSettings
 from analysis.audit.significance import adjusted

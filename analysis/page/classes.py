@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.audit.bias import where_in_words
+from analysis.audit.logos import where_in_words
 from analysis.clip_scores import SCORES
 from analysis.measured_columns import MEASURED
 from analysis.page.pictures import (
