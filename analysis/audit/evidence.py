@@ -105,7 +105,7 @@ class Evidence:
     def grouped(self) -> "Evidence":
         """Leave out the rows that count for no class: clips without a label beside labelled ones.
 
-        They may show any class, so nothing can be held against them.
+        Such clips may show any class, so they say nothing about what other classes get.
         """
         return self._part(self.groups >= 0)
 

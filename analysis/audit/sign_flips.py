@@ -27,7 +27,7 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class SignFlips:
-    """What a test of many columns has given."""
+    """Result of a test of many columns."""
 
     p: float
     """Two-sided, of the column that changed most, corrected for the number of columns."""
@@ -74,7 +74,7 @@ def sign_flip_test(
         drawn, and fewer where it is soon clear that p isn't small (Besag and Clifford 1991,
         sequential Monte Carlo p-values), which p takes into account.
     seed
-        Of the flips that are drawn.
+        Seed of the flips that are drawn.
 
     Raises
     ------

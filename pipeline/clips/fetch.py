@@ -327,6 +327,7 @@ def _is_disk_there(root: str, location: str, known: Iterable[str | None]) -> boo
 
 
 def _neighbours(location: str) -> Iterator[str]:
+    # A location stays the text that it is: pathlib would take parts of some names for others.
     with suppress(OSError), os.scandir(os.path.dirname(location)) as entries:  # noqa: PTH120
         for _, entry in zip(range(_N_NEIGHBOURS + 1), entries, strict=False):
             yield entry.path
@@ -336,7 +337,7 @@ def _is_read_of_disk(location: str) -> bool:
     """Whether bytes of a file come, and from the disk: memory holds what was read last."""
     try:
         # A pipe would be waited for.
-        if not stat.S_ISREG(os.stat(location).st_mode):  # noqa: PTH116  a text as it is
+        if not stat.S_ISREG(os.stat(location).st_mode):  # noqa: PTH116  a text, as above
             return False
         descriptor = os.open(location, os.O_RDONLY)
         try:

@@ -297,26 +297,26 @@ def _digests_from(part: _Part, start: int) -> NDArray[np.uint8]:
     """
     entries: Any = part.group[ENTRIES]
     stop = min(start + _ROWS_LOOKED_AT, part.shape[0])
+    raw = _read(entries, start, stop)
+    if raw is not None:
+        return _clip_digests(part, raw)
+    for first in range(start, stop, entries.chunks[0]):
+        last = min(first + entries.chunks[0], stop)
+        if _read(entries, first, last) is None:
+            for name in (ENTRIES, FRAMES):
+                _erase_in_objects(part.group[name], np.arange(first, last))
+    return _clip_digests(part, entries[start:stop])
+
+
+def _read(array: Any, start: int, stop: int) -> NDArray[np.uint8] | None:
+    """Rows of an array; None where an object of them is damaged."""
     try:
-        return _clip_digests(part, entries[start:stop])
+        values: NDArray[np.uint8] = array[start:stop]
     except OSError:
         raise
     except (ValueError, RuntimeError):
-        pass
-    pieces = []
-    for first in range(start, stop, entries.chunks[0]):
-        last = min(first + entries.chunks[0], stop)
-        try:
-            raw = entries[first:last]
-        except OSError:
-            raise
-        except (ValueError, RuntimeError):
-            for name in (ENTRIES, FRAMES):
-                array: Any = part.group[name]
-                _erase_in_objects(array, np.arange(first, last))
-            raw = entries[first:last]
-        pieces.append(_clip_digests(part, raw))
-    return np.concatenate(pieces)
+        return None
+    return values
 
 
 def _clip_digests(part: _Part, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -356,15 +356,12 @@ def _erase_in_objects(array: Any, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _erase_in_object(array: Any, start: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Erase rows of the object that begins at a row of an array: whether each held something."""
     stop = min(start + array.chunks[0], array.shape[0])
-    try:
-        values = array[start:stop]
-    except OSError:
-        raise
-    except (ValueError, RuntimeError):
-        # It is damaged, and what is in it can't be told apart.
+    values = _read(array, start, stop)
+    if values is None:
+        # What is in it can't be told apart.
         array[start:stop] = 0
         return np.zeros(len(rows), np.bool_)
-    held: NDArray[np.bool_] = values[rows].reshape(len(rows), -1).any(axis=1)
+    held: NDArray[np.bool_] = np.any(values[rows].reshape(len(rows), -1), axis=1)
     if held.any():
         values[rows] = 0
         array[start:stop] = values

@@ -95,6 +95,7 @@ def _recorded_caches(record: RunRecord) -> tuple[str, ...]:
     if not url:
         return ()
     absolute = absolute_url(str(url))
+    # The path stays a text, as in `absolute_url`.
     is_elsewhere = absolute.startswith("file://") and not os.path.exists(absolute[len("file://") :])  # noqa: PTH110
     return (str(url) if is_elsewhere else absolute,)
 

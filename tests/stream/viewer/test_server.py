@@ -136,7 +136,7 @@ def test_what_a_viewer_does_not_take_in_time_is_not_kept_for_it():
         # What comes next waits for it.
         while running.n_viewers:
             running.viewer.status(status("camera"))
-            # A little is taken all the time: for the kernel, the viewer is there.
+            # A little is taken all the time, with pauses: for the kernel, the viewer is there.
             with suppress(ConnectionResetError):
                 n_taken += len(slow.recv(1 << 14))
             time.sleep(0.05)
