@@ -15,6 +15,7 @@ ELSEWHERE = {
         )
         for name in ("adapter", "pooler", "registry", "videomae", "videoprism", "vivit", "vjepa2")
     },
+    "pipeline/models/processor.py": ("models/test_checkpoint.py", "a part of reading a checkpoint"),
     "pipeline/models/device.py": ("run/test_resources.py", "a line; what follows from it is there"),
     "pipeline/attribution/evidence.py": ("models/test_evidence.py", "evidence needs whole models"),
     "pipeline/clips/columns.py": ("clips/test_loader.py", "the name of a type"),

@@ -10,24 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig
-from transformers.models.auto.video_processing_auto import get_video_processor_config
-from transformers.models.llava_onevision.video_processing_llava_onevision import (
-    LlavaOnevisionVideoProcessor,
-)
-from transformers.models.timesformer.video_processing_timesformer import TimesformerVideoProcessor
-from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
-from transformers.models.vivit.video_processing_vivit import VivitVideoProcessor
-from transformers.models.vjepa2.video_processing_vjepa2 import VJEPA2VideoProcessor
-from transformers.utils import (
-    CONFIG_NAME,
-    IMAGE_PROCESSOR_NAME,
-    PROCESSOR_NAME,
-    VIDEO_PROCESSOR_NAME,
-    logging,
-)
+from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import CONFIG_NAME, logging
 from transformers.utils.hub import cached_file, extract_commit_hash
-from transformers.video_processing_utils import BaseVideoProcessor
 
 from pipeline.attribution.method import FOR_TARGETS, Method
 from pipeline.clips.preprocess import Preprocessing
@@ -37,7 +22,6 @@ from pipeline.errors import ConfigError, ModelError, StaaError
 from pipeline.models.adapter import Adapter
 from pipeline.models.checkpoint_files import (
     check_classes,
-    check_processor,
     check_sizes,
     check_tokens,
     read_json,
@@ -45,7 +29,7 @@ from pipeline.models.checkpoint_files import (
 )
 from pipeline.models.geometry import Geometry
 from pipeline.models.registry import FAMILIES, _family
-from pipeline.models.weight_files import digest_of_files, find_file, weight_files
+from pipeline.models.weight_files import digest_of_files, weight_files
 
 _OF_TRAINING = (
     *("dropout", "drop_path", "initializer"),
@@ -53,21 +37,6 @@ _OF_TRAINING = (
     *("decoder_", "norm_pix_loss", "pred_"),
 )
 """Config keys whose names contain one of these mean nothing to a trained classifier."""
-
-_PROCESSOR_FILES = (IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, PROCESSOR_NAME)
-
-_VIDEO_PROCESSORS: dict[str, type[BaseVideoProcessor]] = {
-    processor.__name__: processor
-    for processor in (
-        LlavaOnevisionVideoProcessor,  # VideoPrism's
-        TimesformerVideoProcessor,
-        VideoMAEVideoProcessor,
-        VivitVideoProcessor,
-        VJEPA2VideoProcessor,
-    )
-}
-"""By the ``video_processor_type`` of a checkpoint's processor file. They are imported from their
-own modules because, without torchvision, transformers itself hands out stand-ins that raise."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +133,9 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         If there is no such checkpoint, it isn't a video classifier of a known family, or it has no
         safetensors weights.
     """
+    # Whoever only loads a model does without transformers' processors.
+    from pipeline.models.processor import processor_parameters
+
     content: dict[str, Any] = {}
     with _quiet(), _refused(name, content):
         # A branch may move on between two files: every file is read at the first one's commit.
@@ -175,7 +147,7 @@ def read_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         content |= read_json(Path(path), name)
         check_classes(content, name)
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        processor = _processor_parameters(name, revision)
+        processor = processor_parameters(name, revision)
         adapter = _family(name, config)
         check_sizes(config, name)
         geometry = adapter.geometry(config)
@@ -288,46 +260,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if shows_bar:
             logging.enable_progress_bar()
-
-
-def _processor_parameters(name: str, revision: str | None) -> dict[str, Any]:
-    """Parameters of a checkpoint's image processor, or if it has none, of its video processor.
-
-    The class decides what the file leaves out, and V-JEPA 2's class ignores some of what its file
-    says. transformers' video processors need torchvision to run, but not to be constructed.
-    """
-    files = {file: find_file(name, file, revision) for file in _PROCESSOR_FILES}
-    if not any(files.values()):
-        raise ModelError(
-            f"model: {name!r} can't be loaded: it has no {_PROCESSOR_FILES[0]}; add the one of the "
-            "checkpoint that it was trained from, which says how frames are resized"
-        )
-    for file, path in files.items():
-        if path is not None:
-            check_processor(read_json(path, name), file, name)
-    try:
-        processor = AutoImageProcessor.from_pretrained(
-            name, revision=revision, trust_remote_code=False
-        )
-    except Exception:
-        from_file: dict[str, Any] = get_video_processor_config(name, revision=revision)
-        if "video_processor_type" not in from_file:
-            raise
-        parameters: dict[str, Any] = _video_processor(from_file).to_dict()
-        return parameters
-    image_parameters: dict[str, Any] = processor.to_dict()
-    return image_parameters
-
-
-def _video_processor(from_file: Mapping[str, Any]) -> BaseVideoProcessor:
-    kind = from_file["video_processor_type"]
-    if kind not in _VIDEO_PROCESSORS:
-        known = ", ".join(sorted(_VIDEO_PROCESSORS))
-        raise ValueError(f"its video processor is a {kind}, which is not supported; known: {known}")
-    try:
-        return _VIDEO_PROCESSORS[kind](**from_file)
-    except (TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"its {kind} can't take its parameters: {error}") from error
 
 
 def _deciding(config: PretrainedConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -428,6 +429,29 @@ except ModelError as error:
     message = done.stdout.strip()
     assert message.startswith("model: 'facebook/timesformer-base-finetuned-k400' can't be loaded")
     assert "\n" not in message
+
+
+def test_who_loads_a_model_loads_no_other_family_and_no_processor(folder):
+    """Each takes part of a second, in every process that holds a model."""
+    script = """
+import pickle
+import sys
+from pipeline.models.checkpoint import load_adapter
+load_adapter(pickle.loads(sys.stdin.buffer.read()), device="cpu")
+print(*sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        input=pickle.dumps(read_checkpoint(str(folder))),
+        capture_output=True,
+        check=True,
+    )
+    loaded = set(done.stdout.decode().split())
+    assert "transformers.models.timesformer.modeling_timesformer" in loaded
+    assert not loaded & {f"pipeline.models.{name}" for name in ("vivit", "vjepa2", "processor")}
+    others = ("vivit", "vjepa2", "videomae", "videoprism")
+    assert not loaded & {f"transformers.models.{name}.modeling_{name}" for name in others}
 
 
 HUB_ID = "somebody/timesformer"
