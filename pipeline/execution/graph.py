@@ -52,6 +52,8 @@ def run_graph(
     # A task gives one block, however large: batches would not be what they are if it were cut.
     context.target_max_block_size = None
     context.enable_progress_bars = False
+    # Nobody looks at what it would note once a second in every process that works.
+    context.memory_usage_poll_interval_s = None
     bound_in_flight(
         context,
         task_bytes=n_clips * clip_bytes,
