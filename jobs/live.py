@@ -197,7 +197,14 @@ def _start(config: LiveConfig, sources: Sequence[Source], model: _Model, held: E
 
 def _events_path(out: str | None) -> Path | None:
     """Where events are kept: beside the sessions, on a disk of this machine."""
-    return None if out is None or "://" in out else Path(out) / "events.jsonl"
+    from fsspec.implementations.local import LocalFileSystem
+
+    from pipeline.storage.files import open_filesystem
+
+    if out is None:
+        return None
+    filesystem, path = open_filesystem(out)
+    return Path(path) / "events.jsonl" if isinstance(filesystem, LocalFileSystem) else None
 
 
 def _no_manifest() -> Manifest:

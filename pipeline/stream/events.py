@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,10 +45,19 @@ class Events:
             return
         with self._lock:
             try:
-                if self._path.stat().st_size > self._max_bytes:
-                    self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-                with self._path.open("a") as file:
-                    file.write(text + "\n")
+                self._append(self._path, f"{text}\n".encode())
             except OSError as error:
                 # A full disk must not end what is explained.
                 _LOGGER.warning("events can't be written: %s", error.strerror)
+
+    def _append(self, path: Path, line: bytes) -> None:
+        # It isn't there once somebody has moved it away, as rotation of logs does.
+        with suppress(FileNotFoundError):
+            if path.stat().st_size > self._max_bytes:
+                path.replace(path.with_name(f"{path.name}.1"))
+        with path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                # A disk that was full, or a machine that was switched off, leaves a part of a line.
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)

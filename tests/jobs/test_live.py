@@ -170,6 +170,12 @@ def test_a_folder_gets_a_session_each_time_and_events(inputs, tmp_path):
     assert facts["window_s"] == 0.7
 
 
+def test_a_url_of_a_folder_here_is_that_folder(inputs, tmp_path):
+    assert live(config(inputs, f"file://{tmp_path}/out")) == 0
+    assert len(urls_of(str(tmp_path / "out"))) == 1
+    assert '"committed"' in (tmp_path / "out/events.jsonl").read_text()
+
+
 def test_a_session_is_held_against_one_of_the_same_job_and_of_no_other(inputs, tmp_path):
     # Windows enough to be held against.
     usual = {"hop": 0.03, "rows_per_shard": 32}

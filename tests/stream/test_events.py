@@ -34,6 +34,25 @@ def test_lines_of_several_threads_stay_whole_and_the_file_stays_bounded(tmp_path
         assert all(json.loads(line)["event"] == "state" for line in file.read_text().splitlines())
 
 
+def test_a_file_that_is_moved_away_is_begun_again(tmp_path):
+    path = tmp_path / "events.jsonl"
+    events = Events(path)
+    events.tell("cam", "lost", {})
+    path.rename(tmp_path / "events.jsonl.old")
+    events.tell("cam", "back", {})
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["back"]
+
+
+def test_behind_a_part_of_a_line_the_next_one_is_whole(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "back"}\n{"event": "lo')
+    Events(path).tell("cam", "lost", {})
+    first, part, last = path.read_text().splitlines()
+    assert json.loads(first)["event"] == "back"
+    assert part == '{"event": "lo'
+    assert json.loads(last)["event"] == "lost"
+
+
 def test_a_disk_that_refuses_ends_nothing(tmp_path):
     path = tmp_path / "events.jsonl"
     events = Events(path)
