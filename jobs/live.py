@@ -62,7 +62,10 @@ class _Live:
 
 
 def live(config: LiveConfig) -> int:
-    """Explain until every source has ended, 0 then, or until ctrl-C."""
+    """Explain until every source has ended, or until ctrl-C.
+
+    0 then, or 1 if a file couldn't be read to its end.
+    """
     as_json = config.log_format == "json"
     set_up_logging(config.log_format, logging.INFO if as_json else logging.WARNING)
     sources = _sources(config)
@@ -76,7 +79,7 @@ def live(config: LiveConfig) -> int:
             running.engine.run()
         finally:
             _tell_end(running)
-    return 0
+        return 1 if running.engine.broken_off else 0
 
 
 def _sources(config: LiveConfig) -> list[Source]:

@@ -159,6 +159,11 @@ class Engine:
         with self._changed:
             self._changed.notify_all()
 
+    @property
+    def broken_off(self) -> list[str]:
+        """Names of the streams whose file couldn't be read to its end."""
+        return [name for name, stream in self._streams.items() if stream.feed.broke_off]
+
     def _offer(self, window: Window) -> None:
         """Take a window that is due, in the thread of its source."""
         stream = self._streams[window.stream]

@@ -104,6 +104,8 @@ class Feed:
     def __post_init__(self) -> None:
         self.health = Health(self.patience)
         self.n_frames = self._n_dropped = 0
+        self.broke_off = False
+        """Whether it is a file that couldn't be read to its end, and isn't tried again."""
         self._open: OpenSource | None = None
         self.stop = threading.Event()
         self._cutter = WindowCutter(self.source.name, self.plan)
@@ -167,6 +169,7 @@ class Feed:
                     return
                 self._lose("the source sends no more")
             if self.source.kind == "file":
+                self.broke_off = True
                 self.health.ended(f"broken off: {self.health.state(time.monotonic())[1]}")
                 return
             self.stop.wait(self.backoff.wait_s(self._n_failed))
@@ -200,7 +203,13 @@ class Feed:
                 if plays and self.paced:
                     self._pace.wait(time_s, self.stop)
                 self._take(clock, tick, next_tick, time_s, frame.image, fitted)
-            return "the source has come to its end" if plays else ""
+            return self._end_of_source() if plays else ""
+
+    def _end_of_source(self) -> str:
+        told = "the source has come to its end"
+        if self._cutter.n_due:
+            return told
+        return f"{told} before a window of {self.plan.window_s:g} s was full"
 
     def _fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Give the frame at the model's size; None if it can't have it."""

@@ -128,7 +128,10 @@ class WindowCutter:
     def __init__(self, stream: str, plan: WindowPlan) -> None:
         self.stream, self.plan = stream, plan
         self.next_number = 0
+        self.n_due = 0
+        """Windows so far whose frames had all come."""
         self.n_too_short = 0
+        """Those of them with fewer frames than the model sees."""
 
     def resume_at(self, time_s: float) -> None:
         """Go on with the first window that begins at a time of the stream's clock or later."""
@@ -143,6 +146,7 @@ class WindowCutter:
             bounds = (start - offset_s, end - offset_s) if offset_s else (start, end)
             if not ring.holds_until(bounds[1]):
                 break
+            self.n_due += 1
             try:
                 cut = ring.cut(*bounds, self.plan.sampling)
                 times = cut.frame_time_s + offset_s if offset_s else cut.frame_time_s

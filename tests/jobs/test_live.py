@@ -176,6 +176,19 @@ def test_a_url_of_a_folder_here_is_that_folder(inputs, tmp_path):
     assert '"committed"' in (tmp_path / "out/events.jsonl").read_text()
 
 
+def test_a_file_that_can_not_be_read_to_its_end_is_told_by_the_exit_code(inputs, tmp_path, capsys):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(inputs["a"].read_bytes()[:-5000])
+    sources = (f"a={inputs['a']}", f"cut={cut}")
+    assert live(config(inputs, tmp_path / "out", sources=sources)) == 1
+    told = capsys.readouterr().out
+    assert "live: a: 24 windows explained, 0 skipped" in told
+    assert "ended, broken off: " in told
+    # What there was of the others is kept.
+    (session,) = urls_of(str(tmp_path / "out"))
+    assert (open_run(session)["status"].values == Status.OK).sum() == 24
+
+
 def test_a_session_is_held_against_one_of_the_same_job_and_of_no_other(inputs, tmp_path):
     # Windows enough to be held against.
     usual = {"hop": 0.03, "rows_per_shard": 32}

@@ -227,6 +227,17 @@ def test_a_damaged_file_ends_with_a_name(recordings, tmp_path):
     assert reason
 
 
+def test_a_file_that_is_shorter_than_a_window_says_so(tmp_path):
+    path = write_mp4(tmp_path / "short.mp4", numbered_frames(10), 30.0)
+    for window_s, reason in (
+        (0.5, "the source has come to its end before a window of 0.5 s was full"),
+        (0.3, "the source has come to its end"),
+    ):
+        kept, feed = read_through(parse_source(str(path)), plan_of(window_s=window_s, hop_s=9.0))
+        assert feed.health.state(0.0) == (SourceState.ENDED, reason)
+        assert len(kept.windows) == (window_s == 0.3)
+
+
 def test_over_http_a_file_is_played_and_ends(recordings, tmp_path):
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
