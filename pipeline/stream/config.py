@@ -63,8 +63,9 @@ class LiveConfig(FrozenConfig):
     """Which frames of a window the model sees."""
     window: Seconds | None = Field(default=None, gt=0)
     """Length of a window, for example 3s; by default that of the model's stride."""
-    hop: Seconds = Field(default=1.0, gt=0)
-    """From the start of a window to that of the next; windows overlap where it is shorter."""
+    hop: Seconds = Field(default=1.0, ge=0.01)
+    """From the start of a window to that of the next; windows overlap where it is shorter. At least
+    10ms: windows that begin between the same two frames are the same."""
     fast: bool = False
     """Go through files as fast as the model does, with every window, in place of playing them."""
     method: Method = Method()

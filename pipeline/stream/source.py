@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -136,6 +136,13 @@ def _named_part(text: str) -> str:
     return parts.path.strip("/") or parts.netloc.rpartition("@")[2]
 
 
+def _is_file_with_an_equals_sign(text: str, behind: str) -> bool:
+    """Whether a text names a file as it is, and what is behind its equals sign names none."""
+    with suppress(OSError):
+        return "://" not in behind and Path(text).is_file() and not Path(behind).exists()
+    return False
+
+
 def parse_source(text: str) -> Source:
     """Make a source of ``name=url``, or of a URL, whose last part then is the name.
 
@@ -145,7 +152,7 @@ def parse_source(text: str) -> Source:
         If it isn't a source that may be opened, or is a file that isn't there.
     """
     name, equals, url = text.partition("=")
-    if not equals or not _NAME.fullmatch(name):
+    if not equals or not _NAME.fullmatch(name) or _is_file_with_an_equals_sign(text, url):
         stem = Path(_named_part(text).rstrip("/")).stem
         name, url = re.sub(r"[^\w.-]+", "-", stem).strip(".-") or "stream", text
     source = Source(name, url)
@@ -159,10 +166,16 @@ def parse_source(text: str) -> Source:
                 f"{where} has the scheme {scheme!r:.40}, expected one of {', '.join(_SCHEMES)}, a "
                 "file, or a device below /dev"
             )
-    elif source.kind == "device":
-        if not Path(url).is_char_device():
+        return source
+    try:
+        is_device, is_file = Path(url).is_char_device(), Path(url).is_file()
+    except OSError as error:
+        # As of a name that is too long, or a folder that may not be read.
+        raise ConfigError(f"{where} can't be read: {error.strerror}") from error
+    if source.kind == "device":
+        if not is_device:
             raise ConfigError(f"{where} isn't there, or is no device of a camera")
-    elif not Path(url).is_file():
+    elif not is_file:
         raise ConfigError(f"{where} isn't there, or is no file")
     else:
         _demuxer(source)

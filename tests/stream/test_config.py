@@ -25,6 +25,8 @@ def test_a_url_with_a_comma_is_quoted():
     [
         (["--model=m"], "SOURCES"),
         (["a", "--model=m", "--hop=0s"], "hop"),
+        # Of each frame of 30 a second, 33,000 windows would be cut.
+        (["a", "--model=m", "--hop=0.001ms"], "hop.*0.01"),
         (["a", "--model=m", "--rows-per-shard=6", "--batch-size=4"], "rows_per_shard=6 is not"),
         (["a", "--model=m", "--record-clips"], "record_clips: goes with out"),
         (["a", "--model=m", "--keep.age=1h"], "keep: goes with out"),

@@ -1,6 +1,7 @@
 """What may be opened, and what is told of a URL."""
 
 import ipaddress
+import shutil
 import ssl
 import threading
 import time
@@ -47,6 +48,7 @@ def test_frames_come_in_order_with_times_and_are_those_of_pyav(clip):
         ("cam=/nowhere/clip.mp4", "isn't there"),
         ("cam=/dev/null", "no device|first bytes|known kind"),
         ("cam=", "names nothing"),
+        (f"cam={300 * 'a'}.mp4", "can't be read: File name too long"),
     ],
 )
 def test_what_may_not_be_opened_is_refused_by_name(text, reason):
@@ -75,6 +77,18 @@ def test_names_come_from_what_is_given_or_from_the_file(clip):
         assert "secret" not in parse_source(url).name
     assert parse_source("http://u:pw@cam/live.mjpg?user=a&pwd=secret").name == "live"
     assert "secret" not in parse_source("http://cam/live.mjpg?user=a&pwd=secret").shown
+
+
+def test_a_files_name_may_have_an_equals_sign(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, "take=1.mp4")
+    for text, name in (("take=1.mp4", "take-1"), ("door=take=1.mp4", "door")):
+        source = parse_source(text)
+        assert (source.name, source.url) == (name, "take=1.mp4")
+    # Where both can be meant, it is a name and a file.
+    shutil.copy(clip, "1.mp4")
+    source = parse_source("take=1.mp4")
+    assert (source.name, source.url) == ("take", "1.mp4")
 
 
 def test_credentials_are_read_from_the_environment_and_never_shown(monkeypatch):
