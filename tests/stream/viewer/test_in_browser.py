@@ -174,6 +174,31 @@ def test_names_and_alarms_from_data_are_text(chromium):
             assert page.locator(".tile img, .tile script, #alarms img").count() == 0
 
 
+def test_each_alarm_is_said_once_however_many_there_are(chromium):
+    from playwright.sync_api import expect
+
+    def alarm(number):
+        return {**ALARM, "said": f"alarm {number}", "from_window": number}
+
+    running = serve(streams=["yard"])
+    port = address(running)[1]
+    for number in range(60):
+        running.alarm(alarm(number))
+    with opened(chromium, running.url, may_say=("ERR_CONNECTION",)) as page:
+        said = page.locator("#alarmed")
+        expect(said).to_have_text("Alarm: alarm 59")
+        running.alarm(alarm(60))
+        expect(said).to_have_text("Alarm: alarm 60")
+        page.evaluate("document.getElementById('alarmed').textContent = ''")
+        running.stop()
+        expect(page.locator("#connection")).to_contain_text("Not connected")
+        with served("yard", port=port) as again:
+            again.alarm(alarm(60))
+            expect(page.locator("#connection")).to_have_text("Connected", timeout=20000)
+            expect(page.locator("#alarm-list")).to_contain_text("alarm 60")
+            expect(said).to_have_text("")
+
+
 def test_the_page_comes_back_by_itself_when_the_server_restarts(chromium):
     from playwright.sync_api import expect
 

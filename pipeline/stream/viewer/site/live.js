@@ -253,7 +253,7 @@ class Tile {
   }
 }
 
-const page = { tiles: [], palette: new Uint8Array(768), opacity: 0.85, isPaused: false, alarms: 0 };
+const page = { tiles: [], palette: new Uint8Array(768), opacity: 0.85, isPaused: false, alarmed: null };
 const byId = (id) => document.getElementById(id);
 
 /** Say something to who listens instead of looking. */
@@ -299,8 +299,10 @@ function showAlarms(alarms) {
     ].filter(Boolean);
     return h("li", {}, name_(alarm.said || alarm.kind || "alarm"), h("small", {}, about.map(([what, value], i) => [i ? " · " : "", `${what} `, name_(value)])));
   }));
-  if (alarms.length > page.alarms) byId("alarmed").textContent = `Alarm: ${alarms.at(-1).said || alarms.at(-1).kind || ""}`;
-  page.alarms = alarms.length;
+  // Not by their number, which stays once the server lets go of the oldest, nor again after a break.
+  const newest = alarms.length ? JSON.stringify(alarms.at(-1)) : page.alarmed;
+  if (newest !== page.alarmed) byId("alarmed").textContent = `Alarm: ${alarms.at(-1).said || alarms.at(-1).kind || ""}`;
+  page.alarmed = newest;
 }
 
 async function take(data) {
