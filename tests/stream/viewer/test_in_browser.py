@@ -83,6 +83,33 @@ def test_the_page_is_accessible_and_without_errors(chromium, options):
             assert [text.partition(":")[0] for text in badges] == [str(state) for state in states]
 
 
+@pytest.mark.parametrize("width", [320, 380, 900])
+def test_names_and_controls_are_seen_whole_on_a_screen_of_any_width(chromium, width):
+    states = list(SourceState)
+    streams = [f"door {state}" for state in states]
+    with served(*streams) as running:
+        fed(running, *streams)
+        for stream, state in zip(streams, states, strict=True):
+            running.viewer.status(status(stream, state, "why it is so"))
+        with opened(chromium, running.url, viewport={"width": width, "height": 800}) as page:
+            page.get_by_text("ended", exact=True).wait_for()
+            cut_off = page.evaluate(
+                """() => [...document.querySelectorAll(".tile > header *, .controls *")].filter(
+                  (element) => {
+                    const holder = element.closest(".tile > header, .controls");
+                    const style = getComputedStyle(holder), outer = holder.getBoundingClientRect();
+                    const { left, right, width } = element.getBoundingClientRect();
+                    return width && (left < outer.left + parseFloat(style.paddingLeft) - 1
+                      || right > outer.right - parseFloat(style.paddingRight) + 1);
+                  }).map((element) => element.outerHTML)"""
+            )
+            assert cut_off == []
+            shown = page.locator(".tile h2").evaluate_all(
+                "all => all.map((e) => e.scrollWidth <= e.clientWidth)"
+            )
+            assert shown == [True] * len(streams)
+
+
 def test_tiles_say_the_class_the_place_the_time_and_what_was_skipped(chromium):
     from playwright.sync_api import expect
 

@@ -6,10 +6,8 @@ const LEAST_WEIGHT = 1e-3, FASTEST = 2, SLOWEST = 0.5;
 const MAX_WINDOWS = 12, MAX_PICTURES = 120;
 const MAX_PENDING = 40;
 const FIRST_RETRY_MS = 500, LAST_RETRY_MS = 15000;
-const STATES = {
-  live: "live", late: "late: frames come too slowly", stalled: "stalled: no new frame",
-  lost: "lost: trying again", ended: "ended",
-};
+// Why it is so, the line below says.
+const STATES = { live: "live", late: "late", stalled: "stalled", lost: "lost: trying again", ended: "ended" };
 
 /** Make an element. Texts become text nodes, so no name can be markup. */
 function h(tag, attributes, ...children) {
