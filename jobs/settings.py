@@ -116,6 +116,13 @@ def with_suggestion(message: str, arguments: Sequence[str], config_class: type[B
         if f'field "{key}"' in message and not is_json:
             first = next(iter(group.model_fields))
             return f"{flag(key)} is a group of options; expected {flag(f'{key}.{first}')}, for one"
+    for key, field in config_class.model_fields.items():
+        is_list = get_origin(field.annotation) in (list, tuple)
+        if is_list and (f'field "{key}"' in message or f"for {key}:" in message):
+            return (
+                f"{key}: can't be parted: expected ./[name] for a name that begins with [ or {{, "
+                "and none with a double quote within"
+            )
     known = ["--config", *(flag(key) for key in _keys(config_class))]
     for argument in arguments:
         name = argument.partition("=")[0]

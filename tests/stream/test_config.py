@@ -20,6 +20,13 @@ def test_a_url_with_a_comma_is_quoted():
     assert parsed("a.mp4,b.mp4", "--model=m").sources == ("a.mp4", "b.mp4")
 
 
+def test_a_name_that_a_command_line_would_part_is_told_how_to_give():
+    for name in ("[hall] cam.mp4", '{"hall"}.mp4', 'ha"ll.mp4'):
+        with pytest.raises(ConfigError, match=r"^sources: can't be parted: expected \./\[name\]"):
+            parsed(name, "--model=m")
+    assert parsed("./[hall] cam.mp4", "--model=m").sources == ("./[hall] cam.mp4",)
+
+
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
