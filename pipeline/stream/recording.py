@@ -215,7 +215,11 @@ class Recording:
             step()
         except (StaaError, StorageError, OSError) as error:
             self._is_lost = isinstance(error, LeaseLostError)
-            fault = one_line(without_credentials(str(error) or reason_of(error)))
+            said = str(error)
+            if not isinstance(error, StaaError | StorageError):
+                # What the system says names no folder, or one that it was written to beside it.
+                said = f"can't write to {self.out}: {reason_of(error)}"
+            fault = one_line(without_credentials(said))
             if fault != self._fault:
                 self.event("", "storage", {"reason": fault})
                 _LOGGER.warning("windows can't be kept: %s", fault)

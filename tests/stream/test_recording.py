@@ -1,6 +1,8 @@
 """Windows are kept by a thread that nobody waits for."""
 
+import errno
 import io
+import os
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -110,6 +112,20 @@ def test_a_storage_that_is_away_costs_no_more_than_what_fits(tmp_path):
     until(lambda: keeps.n_written == bound)
     keeps.close()
     assert statuses(keeps.sessions[0]) == [Status.OK] * bound
+
+
+def test_of_a_full_disk_it_is_told_which_folder_it_holds(tmp_path):
+    def begin():
+        if keeps.sessions:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return begun_in(tmp_path)
+
+    keeps = recording(tmp_path, replace(TERMS, session_s=0.0), begin=begin)
+    keeps.start()
+    (row,) = rows_of([window(0)])
+    keeps.record(*row)
+    with pytest.raises(StorageError, match=f"^can't write to {tmp_path}: No space left on device$"):
+        keeps.close()
 
 
 def test_what_a_storage_says_is_told_without_credentials(tmp_path):
