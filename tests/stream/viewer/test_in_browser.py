@@ -94,9 +94,9 @@ def test_names_and_controls_are_seen_whole_on_a_screen_of_any_width(chromium, wi
         with opened(chromium, running.url, viewport={"width": width, "height": 800}) as page:
             page.get_by_text("ended", exact=True).wait_for()
             cut_off = page.evaluate(
-                """() => [...document.querySelectorAll(".tile > header *, .controls *")].filter(
+                """() => [...document.querySelectorAll("header *")].filter(
                   (element) => {
-                    const holder = element.closest(".tile > header, .controls");
+                    const holder = element.closest("header");
                     const style = getComputedStyle(holder), outer = holder.getBoundingClientRect();
                     const { left, right, width } = element.getBoundingClientRect();
                     return width && (left < outer.left + parseFloat(style.paddingLeft) - 1
