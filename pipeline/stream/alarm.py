@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.stream.reference import AGREEMENT, DISTANCE
+from pipeline.stream.reference import AGREEMENT, DISTANCE, TURNS
 
 CLASS_FREQUENCY = "class frequency"
 
@@ -62,6 +62,11 @@ class Alarm:
             return (
                 f"In {self.label} attention lies elsewhere {since} than in the run's clips: all "
                 f"scores together are {self.effect:.1f} standard deviations from theirs"
+            )
+        if self.score in TURNS:
+            return (
+                f"In {self.label} attention lies {since} as if the picture were {self.score}: by "
+                f"{self.effect:.1f} standard deviations more than in the run's clips"
             )
         where = {
             "top_left_mass": "the upper left corner's share of the map",

@@ -27,22 +27,23 @@ from numpy.typing import NDArray
 from pipeline.stream.alarm import CLASS_FREQUENCY, Alarm
 from pipeline.stream.bets import SIZES, Bets, Whitener
 from pipeline.stream.correlation import autocorrelation_times, in_order, limits
-from pipeline.stream.reference import AGREEMENT, DISTANCE, Reference
+from pipeline.stream.reference import AGREEMENT, DISTANCE, TURNS, Reference
 
 Float64Array = NDArray[np.float64]
 
 _CLASS_SIZES = np.array([0.3, 0.7])
 """Shares of windows that a class is bet to have gained."""
-_WEIGHTS = {"whole": 0.45, "single": 0.45, "classes": 0.1}
-"""Of bets on the map as a whole, on single scores, and on classes."""
+_WEIGHTS = {"whole": 0.35, "turned": 0.2, "single": 0.4, "classes": 0.05}
+"""Of bets on the map as a whole, on its turns, on single scores, and on classes."""
 _HISTORY = 600
 _SETTLED = 50
 """Windows that are too new for the correlation's estimate, as they may have drifted."""
 _LEAST_FOR_ESTIMATE = 100
 _ESTIMATE_EVERY = 25
 _N_EXAMPLES = 3
-_WHOLE = (DISTANCE, AGREEMENT)
-"""Scores of the map as a whole: the first is bet to be more, the second less."""
+_UP, _DOWN = 0, 1
+_WHOLE = {DISTANCE: _UP, AGREEMENT: _DOWN, **dict.fromkeys(TURNS, _UP)}
+"""Scores of the map as a whole, and whether they are bet to be more or less."""
 _CLEAR = 1.5
 """Standard deviations from which a single score is named for the whole map."""
 _MOVED = 1.0
@@ -72,7 +73,7 @@ class DriftSettings:
     """
 
     horizon_windows: int = 3600
-    false_alarm_probability: float = 0.1
+    false_alarm_probability: float = 0.02
     correlation_windows: float | tuple[float, ...] = 10.0
     correlation_is_known: bool = False
 
@@ -156,7 +157,8 @@ class DriftDetector:
             By name; those that the reference doesn't have are passed over, and those that are
             missing or NaN say nothing.
         where
-            (patches,), the map of the window, which is held against the usual one of its class.
+            (height, width), the map of the window, which is held against the usual one of its
+            class.
 
         Raises
         ------
@@ -171,7 +173,7 @@ class DriftDetector:
         reference = self._reference
         group = reference.group_of(label)
         if where is not None:
-            scores = {**scores, AGREEMENT: reference.agreement(group, where)}
+            scores = {**scores, **reference.map_scores(group, where)}
         given = np.array([scores.get(n, np.nan) for n in reference.scores[:-1]], np.float64)
         z, distance = reference.normal_scores(group, given)
         self._history.append(_Seen(window, label, z, np.append(given, distance)))
@@ -242,15 +244,22 @@ class DriftDetector:
             # One drift moves many scores: they are told at once, and don't raise one alarm each.
             rests = np.abs(mean_z) >= _CALM
             rests[which] = True
-            self._scores.rest(rests | np.isin(reference.scores, _WHOLE))
+            self._scores.rest(rests | np.isin(reference.scores, list(_WHOLE)))
             which = _named(reference.scores, which, mean_z)
+            if reference.scores[which] in TURNS:
+                which = _nearest_turn(reference.scores, seen)
             score = reference.scores[which]
             before = reference.typical(reference.group_of(label), which)
             value = float(np.nanmean([one.values[which] for one in seen]))
             effect = float(mean_z[which])
             unusual = [float(np.nan_to_num(abs(one.z[which]))) for one in seen]
             usual = [float(np.nan_to_num(abs(one.z[which]), nan=np.inf)) for one in earlier]
-        also = tuple(n for n, m in zip(reference.scores, moved, strict=True) if m and n != score)
+        # A map that has turned agrees more with other turns, too, and one that moved with some.
+        also = tuple(
+            name
+            for name, has_moved in zip(reference.scores, moved, strict=True)
+            if has_moved and name != score and name not in TURNS
+        )
         alarm = Alarm(
             stream=self._stream,
             label=label,
@@ -275,15 +284,14 @@ class DriftDetector:
 def _score_weights(scores: tuple[str, ...]) -> Float64Array:
     """Share of each bet: (scores, up and down, sizes).
 
-    Half of what is bet on scores is on the map as a whole: that all scores together lie further
-    away, and that the map agrees less with the usual one.
+    More than half of what is bet on scores is on the map as a whole: that all scores together lie
+    further away, that the map agrees less with the usual one, and more with the usual one turned.
     """
     weights = np.zeros((len(scores), 2, len(SIZES)))
-    whole = [
-        (i, side) for i, n in enumerate(scores) for side, name in enumerate(_WHOLE) if n == name
-    ]
-    for place in whole:
-        weights[place] = _WEIGHTS["whole"] / len(whole) / len(SIZES)
+    for kind, names in (("whole", (DISTANCE, AGREEMENT)), ("turned", tuple(TURNS))):
+        known = [(i, _WHOLE[name]) for i, name in enumerate(scores) if name in names]
+        for place in known:
+            weights[place] = _WEIGHTS[kind] / len(known) / len(SIZES)
     single = np.array([name not in _WHOLE for name in scores])
     weights[single] = _WEIGHTS["single"] / max(1, int(single.sum())) / 2 / len(SIZES)
     return weights
@@ -293,9 +301,26 @@ def _named(scores: tuple[str, ...], which: int, mean_z: Float64Array) -> int:
     """Score to be named for the one that raised the alarm: of a whole map, the part that moved."""
     if scores[which] not in _WHOLE:
         return which
-    single = np.array([name not in _WHOLE for name in scores])
-    most = int(np.where(single, np.abs(mean_z), -1).argmax())
-    return most if abs(mean_z[most]) >= _CLEAR else which
+    # That a map agrees less with a turned one says nothing.
+    shift = np.where(np.isin(scores, list(TURNS)), mean_z, np.abs(mean_z))
+    shift[np.isin(scores, (DISTANCE, AGREEMENT))] = -np.inf
+    most = int(shift.argmax())
+    return most if shift[most] >= _CLEAR else which
+
+
+def _nearest_turn(scores: tuple[str, ...], seen: list[_Seen]) -> int:
+    """Turn of the usual maps with which windows agree best; they may agree with more than one.
+
+    Each class counts alike: a scene that lasts says over and over what another turn might say, too.
+    """
+    turns = [scores.index(name) for name in TURNS]
+    of_class: dict[str, list[Float64Array]] = {}
+    for one in seen:
+        if np.isfinite(one.values[turns]).all():
+            of_class.setdefault(one.label, []).append(one.values[turns])
+    # The windows that raised the alarm have values.
+    means = [np.mean(values, axis=0) for values in of_class.values()]
+    return turns[int(np.mean(means, axis=0).argmax())]
 
 
 def _means(seen: list[_Seen]) -> Float64Array:

@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from scipy.special import ndtr, ndtri
 
 from pipeline.errors import StoreError
@@ -25,6 +26,9 @@ _SHRINKAGE = 0.05
 DISTANCE = "all scores together"
 AGREEMENT = "agreement"
 """Bhattacharyya coefficient of a map and the mean map of the run's clips of the same class."""
+TURNS = {"turned to the left": 1, "upside down": 2, "turned to the right": 3}
+"""How a camera may come to lie, and by how many quarters its picture turns to the left then. Scores
+of these names say how much better a map agrees with the usual one turned so than as it is."""
 _N_FOLDS = 5
 """Parts of the clips: the agreement of each is with the mean map of the others."""
 
@@ -52,7 +56,8 @@ class Reference:
     Attributes
     ----------
     scores
-        Names of the scores; the last is `DISTANCE`.
+        Names of the scores; the last is `DISTANCE`, and before it are those of maps, if these are
+        known: `AGREEMENT` and the `TURNS`.
     class_names
         Classes, in the order of the groups.
     n_clips
@@ -61,9 +66,11 @@ class Reference:
         (classes + 1, scores, 65) float64, quantiles of each group at evenly spaced normal scores
         between those of the first and the last of its clips. NaN for a group without values.
     precision
-        (scores - 1, scores - 1) float64, inverse of the correlations between normal scores.
+        (scores, scores) float64, inverse of the correlations between normal scores, without those
+        of the turns and the distance.
     usual
-        (classes + 1, patches) float64, mean map of each group; no patches if maps aren't known.
+        (classes + 1, height, width) float64, mean map of each group; no patches if maps aren't
+        known.
     correlation_s
         (scores,) float64, autocorrelation times of a recorded stream, s, by their upper limits;
         None for clips that have nothing to do with each other.
@@ -87,7 +94,8 @@ class Reference:
                 f"knots are {self.knots.shape} and n_clips {self.n_clips.shape}, expected {shape} "
                 f"and {shape[:1]}"
             )
-        if self.precision.shape != (len(self.scores) - 1,) * 2 or self.scores[-1] != DISTANCE:
+        n_joint = len(_joint(self.scores[:-1]))
+        if self.precision.shape != (n_joint,) * 2 or self.scores[-1] != DISTANCE:
             raise ValueError(f"precision is {self.precision.shape}, or the last score isn't known")
 
     @classmethod
@@ -112,7 +120,8 @@ class Reference:
         class_names
             Names of the classes.
         maps
-            (clips, patches), each summing to 1: how far they agree is another score.
+            (clips, height, width), each summing to 1: how far they agree with the usual one, as it
+            is and turned, are further scores.
         places
             Where the clips lie in a recorded stream; by default they have nothing to do with each
             other.
@@ -150,22 +159,28 @@ class Reference:
             if n >= MIN_CLIPS and independent >= _MIN_INDEPENDENT
         ]
         parts = [*known, groups[-1]]
-        usual = np.zeros((len(groups), 0))
+        usual = np.zeros((len(groups), 0, 0))
         in_all = columns
         if maps is not None:
             share = np.asarray(maps, np.float64)
             usual = np.array([_mean_map(share[group]) for group in groups])
-            agreement = _agreement_with_others(share, groups[-1])
-            in_all = np.column_stack([columns, agreement])
+            alike = _alike_to_others(share, groups[-1])
+            in_all = np.column_stack([columns, alike])
             for group in known:
-                agreement = np.where(group, _agreement_with_others(share, group), agreement)
-            columns = np.column_stack([columns, agreement])
-            names = (*names, AGREEMENT)
+                alike = np.where(group[:, None], _alike_to_others(share, group), alike)
+            columns = np.column_stack([columns, alike])
+            names = (*names, AGREEMENT, *TURNS)
         marginal = np.array([_knots_of(columns, group) for group in groups])
         marginal[-1] = _knots_of(in_all, groups[-1])
         z = _by_group(columns, columns, parts, groups[-1])
-        precision = _precision(z)
-        distance = np.array([_knots(f) for f in _distances(columns, in_all, parts, groups)])
+        n_joint = len(_joint(names))
+        precision = _precision(z[:, :n_joint])
+        distance = np.array(
+            [
+                _knots(f)
+                for f in _distances(columns[:, :n_joint], in_all[:, :n_joint], parts, groups)
+            ]
+        )
         lasts: Float64Array | None = None
         if places is not None:
             rows = in_order(np.column_stack([z, _distance(z, precision)]), places.index)
@@ -190,15 +205,21 @@ class Reference:
         has_own = self.n_clips[index] >= MIN_CLIPS and self.n_independent[index] >= _MIN_INDEPENDENT
         return index if has_own else len(self.class_names)
 
-    def agreement(self, group: int, where: Float64Array) -> float:
-        """Say how far a map (patches,) agrees with the usual one of a group: 0 to 1.
+    def map_scores(self, group: int, where: Float64Array) -> dict[str, float]:
+        """Say how far a map (height, width) agrees with the usual one of a group, as it is: 0 to 1.
 
-        NaN if the clips' maps have other patches, as those of a model with another grid, or none.
+        And how much better it agrees with the usual one as a camera sees it that was turned: -1 to
+        1. NaN if the clips' maps have another grid, or none.
         """
-        usual = self.usual[group]
-        if usual.shape != where.shape:
-            return float("nan")
-        return float(_agreement(where, usual))
+        alike = np.full(1 + len(TURNS), np.nan)
+        if self.usual.shape[1:] == where.shape:
+            alike = _alike(where, self._as_seen[group])
+        return dict(zip((AGREEMENT, *TURNS), alike.tolist(), strict=True))
+
+    @cached_property
+    def _as_seen(self) -> list[Float64Array]:
+        """The usual map of each group as it is and turned."""
+        return [_turned(usual) for usual in self.usual]
 
     def normal_scores(self, group: int, values: Float64Array) -> tuple[Float64Array, float]:
         """Turn scores into normal scores: Phi^-1 of the share of clips that lie below.
@@ -291,7 +312,11 @@ class _Scale:
 
 
 def _distance(z: Float64Array, precision: Float64Array) -> Float64Array:
-    """Mahalanobis distance of normal scores (clips, scores) from 0: (clips,), NaN where one is."""
+    """Mahalanobis distance of normal scores (clips, scores) from 0: (clips,), NaN where one is.
+
+    Scores behind those that the precision is of don't count.
+    """
+    z = z[:, : len(precision)]
     distance: Float64Array = np.sqrt(np.einsum("ns,st,nt->n", z, precision, z))
     return distance
 
@@ -359,26 +384,48 @@ def _distances(
     return [*(far[group] for group in groups[:-1]), far_in_all]
 
 
+def _joint(names: Sequence[str]) -> Sequence[str]:
+    """Scores that make up the distance: the turns ask about it again, in one direction each."""
+    return [name for name in names if name not in TURNS]
+
+
 def _mean_map(maps: Float64Array) -> Float64Array:
-    """Mean of maps (clips, patches); uniform if there is none."""
-    whole = maps[np.isfinite(maps).all(axis=1)]
+    """Mean of maps (clips, height, width); uniform if there is none."""
+    whole = maps[np.isfinite(maps).all(axis=(1, 2))]
     if not len(whole):
-        return np.full(maps.shape[1], 1 / max(1, maps.shape[1]))
+        return np.full(maps.shape[1:], 1 / max(1, maps[:1].size))
     mean: Float64Array = whole.mean(axis=0)
     return mean
 
 
-def _agreement(maps: Float64Array, usual: Float64Array) -> Float64Array:
-    """Bhattacharyya coefficient of maps (..., patches) and one of (patches,)."""
-    return np.asarray(np.sqrt(np.maximum(maps, 0) * usual).sum(axis=-1))
+def _turned(usual: Float64Array) -> Float64Array:
+    """Give a map (height, width) as it is and as of each of the `TURNS`: (turns + 1, h, w)."""
+    height, width = usual.shape
+    seen = [usual]
+    for quarters in TURNS.values():
+        turned = np.rot90(usual, quarters)
+        if turned.shape != usual.shape:
+            resized = Image.fromarray(turned.astype(np.float32)).resize((width, height))
+            turned = np.maximum(np.asarray(resized, np.float64), 0)
+        seen.append(turned / turned.sum())
+    return np.array(seen)
 
 
-def _agreement_with_others(maps: Float64Array, group: NDArray[np.bool_]) -> Float64Array:
-    """Agreement of each clip of a group with the others' mean map: (clips,), NaN outside of it."""
-    found = np.full(len(maps), np.nan)
+def _alike(maps: Float64Array, seen: Float64Array) -> Float64Array:
+    """Bhattacharyya coefficients of maps (..., h, w) with what `_turned` gives: (..., turns + 1).
+
+    Those of the turns less the first one.
+    """
+    root = np.sqrt(np.maximum(maps, 0))
+    alike = np.einsum("...yx,kyx->...k", root, np.sqrt(seen))
+    return np.concatenate([alike[..., :1], alike[..., 1:] - alike[..., :1]], axis=-1)
+
+
+def _alike_to_others(maps: Float64Array, group: NDArray[np.bool_]) -> Float64Array:
+    """How each clip of a group is like the others' mean map: (clips, turns + 1), NaN outside."""
+    found = np.full((len(maps), 1 + len(TURNS)), np.nan)
     members = np.flatnonzero(group)
     for fold in _folds(len(members)):
         others = np.delete(members, fold)
-        usual = _mean_map(maps[others])
-        found[members[fold]] = _agreement(maps[members[fold]], usual)
+        found[members[fold]] = _alike(maps[members[fold]], _turned(_mean_map(maps[others])))
     return found

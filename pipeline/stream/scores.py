@@ -29,12 +29,12 @@ def window_scores(
 
     Returns
     -------
-    Values in [0, 1] by the names in `SCORES`, and A summed over time: (patches,), summing to 1;
-    NaN for a map that isn't finite
+    Values in [0, 1] by the names in `SCORES`, and A summed over time: (y, x), summing to 1; NaN for
+    a map that isn't finite
     """
     n_times, height, width = spatial.shape
     if not (np.isfinite(spatial).all() and np.isfinite(temporal).all()):
-        return dict.fromkeys(SCORES, float("nan")), np.full(height * width, np.nan)
+        return dict.fromkeys(SCORES, float("nan")), np.full((height, width), np.nan)
     joint = joint_attribution(spatial, temporal)
     where = joint.sum(axis=0, dtype=np.float64)
     where /= where.sum()
@@ -47,7 +47,7 @@ def window_scores(
         "center_time": float(when @ (np.arange(n_times) + 0.5)) / n_times,
         **{name: float(where[region].sum()) for name, region in regions.items()},
     }
-    return scores, where.ravel()
+    return scores, where
 
 
 @lru_cache(maxsize=8)

@@ -25,14 +25,14 @@ USUAL_SEED = 9000
 USUAL_S = 600.0
 
 
-def frames(length_s, seed, drift=None, *, sky=False):
-    """A stream; behind `DRIFT_AT_S` it has the drift.
+def frames(length_s, seed, drift=None, *, sky=False, drift_at_s=DRIFT_AT_S):
+    """A stream, which has the drift from a time on.
 
     Scenes are drawn without an up or a down: their actors are as often above as beside each other.
     With a sky they have one, as what a camera sees outdoors.
     """
     cue = drift if drift in ("logo", "background") else "none"
-    from_s = length_s if drift is None else DRIFT_AT_S
+    from_s = length_s if drift is None else drift_at_s
     ground = replace(CANVAS, height=CANVAS.height - SKY_ROWS) if sky else CANVAS
     shades = np.linspace(210, 160, CANVAS.height - ground.height)[:, None, None]
     above = np.repeat(shades * (0.8, 0.9, 1.0), CANVAS.width, axis=1).astype(np.uint8)
@@ -56,10 +56,10 @@ def turn(image, how):
     return turned
 
 
-def explain(folder, name, length_s, seed, drift=None, *, sky=False, against=None):
+def explain(folder, name, length_s, seed, drift=None, *, against=None, **how):
     """Write a stream, go through it, and give the windows of its alarms: (to, from) each."""
     path = folder / f"{name}.mp4"
-    write_frames(path, frames(length_s, seed, drift, sky=sky), CANVAS)
+    write_frames(path, frames(length_s, seed, drift, **how), CANVAS)
     out = folder / name
     config = {
         "sources": (f"camera={path}",),

@@ -25,7 +25,7 @@ def scenes(random, n, mean_windows):
 
 
 def simulate(random, n, *, mean_windows=4.0, drift=None, drift_at=0):
-    """Labels (n,), scores (n,) by name and maps (n, patches) of a stream.
+    """Labels (n,), scores (n,) by name and maps (n, y, x) of a stream.
 
     From window ``drift_at`` on it has a drift.
     """
@@ -48,7 +48,8 @@ def simulate(random, n, *, mean_windows=4.0, drift=None, drift_at=0):
     if drift is not None:
         spatial[drift_at:] = drifted(spatial[drift_at:], drift)
     scored = map_scores(spatial.astype(np.float32), temporal)
-    return label, {name: scored.scores[name] for name in SCORES}, scored.spatial_map
+    maps = scored.spatial_map.reshape(n, SIDE, SIDE)
+    return label, {name: scored.scores[name] for name in SCORES}, maps
 
 
 def shared(random, n, columns):

@@ -49,6 +49,11 @@ def alarm(score, **changes):
             "together are 2.5 standard deviations from theirs",
         ),
         (
+            "upside down",
+            "In spin attention lies since window 61 as if the picture were upside down: by 2.5 "
+            "standard deviations more than in the run's clips",
+        ),
+        (
             CLASS_FREQUENCY,
             "spin is predicted for 40% of windows since window 61, and for 5% of the run's clips",
         ),

@@ -42,20 +42,20 @@ def test_hours_without_drift_raise_alarms_as_rarely_as_stated(seeds, mean_window
         watcher = detector(recorded(random, mean_windows))
         alarms.append(len(watch(watcher, *simulate(random, HOUR, mean_windows=mean_windows))))
     print(alarms)
-    # Stated is a probability of 0.1 in each hour: 7 of 20 has one of 0.0024 then, and two in one
-    # of 20 hours one of 0.1, so that all together are counted.
-    assert sum(alarms) < 7, alarms
+    # Stated is a probability of 0.02 in each hour, for autoregressions; of these scenes one of 20
+    # hours has an alarm, and six of 20 would have a probability of 0.0006 then.
+    assert sum(alarms) < 6, alarms
 
 
 @pytest.mark.parametrize(
     ("drift", "length", "n_late"),
-    # One of 20 may be later: the day's seeds are others each day. Where a camera on its side looks,
-    # its classes go different ways, and only the whole map shows it.
+    # One of 20 may be later: the day's seeds are others each day. A camera on its side moves two of
+    # six classes hardly, as they lie where it turns about: one of twelve streams is later.
     [
         ("logo", HALF_HOUR, 1),
         pytest.param("background", HALF_HOUR, 1, marks=pytest.mark.slow),
         pytest.param("camera turned aside", HALF_HOUR, 1, marks=pytest.mark.slow),
-        pytest.param("camera on its side", HOUR, 8, marks=pytest.mark.slow),
+        pytest.param("camera on its side", HOUR, 5, marks=pytest.mark.slow),
     ],
 )
 def test_simulated_drift_is_found_within_50_windows(seeds, drift, length, n_late):
@@ -88,7 +88,20 @@ def test_the_alarm_names_what_changed():
     assert event["from_window"] >= 1000
     assert event["said"].startswith(f"In {alarm.label}")
     assert "window" in event["said"]
-    assert event["false_alarm_probability"] == 0.1
+    assert event["false_alarm_probability"] == 0.02
+
+
+def test_a_camera_on_its_side_is_named_as_such_and_told_once():
+    random = np.random.default_rng(2)
+    watcher = detector(recorded(random, 3, HALF_HOUR))
+    stream = simulate(random, 300, drift="camera on its side", drift_at=DRIFT_AT)
+    alarm, *more = watch(watcher, *stream)
+    # Classes go different ways, and each of them to where it is usual in a picture that has turned.
+    assert alarm.score == "turned to the left"
+    assert alarm.effect > 1
+    assert "as if the picture were turned to the left" in alarm.said
+    assert len(more) <= 1
+    assert not {"upside down", "turned to the right"} & {*alarm.also}
 
 
 def test_what_has_raised_an_alarm_rests_until_it_is_back():

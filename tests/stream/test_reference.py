@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import kstest, norm
 
 from pipeline.errors import StoreError
-from pipeline.stream.reference import AGREEMENT, DISTANCE, MIN_CLIPS, Places, Reference
+from pipeline.stream.reference import AGREEMENT, DISTANCE, MIN_CLIPS, TURNS, Places, Reference
 
 
 def correlated(random, n):
@@ -97,19 +97,44 @@ def test_maps_are_held_against_the_usual_ones_of_their_class_by_others():
     label = random.integers(0, 2, 400)
     # Of one class the maps lie on the left patches, of the other on the right.
     weights = np.where(label[:, None] == np.arange(2), 9.0, 1.0).repeat(3, axis=1)
-    maps = random.gamma(5 * weights)
-    maps /= maps.sum(axis=1, keepdims=True)
+    maps = random.gamma(5 * weights).reshape(400, 1, 6)
+    maps /= maps.sum(axis=(1, 2), keepdims=True)
     scores = {"a": random.normal(size=400)}
     reference = Reference.of(scores, label, ("left", "right"), maps=maps)
-    assert reference.scores == ("a", AGREEMENT, DISTANCE)
+    assert reference.scores == ("a", AGREEMENT, *TURNS, DISTANCE)
     left, right = (maps[label == index] for index in (0, 1))
     np.testing.assert_allclose(reference.usual[:2], [left.mean(axis=0), right.mean(axis=0)])
     expected = np.sqrt(right[0] * left.mean(axis=0)).sum()
-    assert reference.agreement(0, right[0]) == pytest.approx(expected)
-    usual, unusual = (reference.agreement(0, each) for each in (left[0], right[0]))
-    z = z_of(reference, 0, np.array([[0.0, usual], [0.0, unusual]]))[:, 1]
-    assert abs(z[0]) < 3
-    assert z[1] == -4.5
+    unusual = reference.map_scores(0, right[0])
+    assert unusual[AGREEMENT] == pytest.approx(expected)
+    usual = reference.map_scores(0, left[0])
+    z = z_of(reference, 0, np.array([[0.0, *of_map.values()] for of_map in (usual, unusual)]))
+    assert (abs(z[0]) < 3).all()
+    assert z[1, 1] == -4.5
+    # What lay on the left lies on the right where the camera stands on its head.
+    assert z[1, 1 + 1 + list(TURNS).index("upside down")] == 4.5
+    # Of maps of another grid nothing is known.
+    assert np.isnan(list(reference.map_scores(0, right[0].T).values())).all()
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (4, 6)])
+def test_a_map_that_has_turned_agrees_best_with_the_usual_one_turned_so(grid):
+    random = np.random.default_rng(4)
+    height, width = grid
+    # Most lies above, and some on the left.
+    weights = np.linspace(9, 1, height)[:, None] + np.linspace(3, 0, width)
+    maps = random.gamma(weights, size=(200, height, width))
+    maps /= maps.sum(axis=(1, 2), keepdims=True)
+    reference = Reference.of({"a": random.random(200)}, np.zeros(200, int), ("x",), maps=maps)
+    usual = {name: reference.map_scores(0, weights / weights.sum())[name] for name in TURNS}
+    assert max(usual.values()) < -0.02
+    above_to = {"turned to the left": (slice(None), 0), "turned to the right": (slice(None), -1)}
+    for name, edge in {**above_to, "upside down": (-1, slice(None))}.items():
+        turned = np.full(grid, 1.0)
+        turned[edge] = 6
+        found = reference.map_scores(0, turned / turned.sum())
+        assert max(TURNS, key=found.get) == name
+        assert found[name] > 0.02
 
 
 def test_clips_are_as_far_from_the_others_as_new_ones_are():
