@@ -9,9 +9,12 @@ import glob
 import gzip
 import io
 import json
+import re
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -25,7 +28,17 @@ from pipeline.storage.files import open_filesystem, read_bytes
 
 PERSON, HAND, OBJECT, ACTION_TIME = "person", "hand", "object", "action time"
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, ImportError)
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError),
+    # Of a file that ends at once; of data that were cut off or damaged, in pictures as in arrays.
+    *(EOFError, SyntaxError, struct.error, zlib.error, MemoryError, OverflowError),
+    *(RecursionError, csv.Error, Image.DecompressionBombError),
+)
+"""What libraries raise for files that aren't what they should be."""
+
+_FARTHEST_SHARE = 0.5
+"""How far a box may reach beyond its frame, in shares of it: boxes of detectors do, a little, and
+boxes in pixels do by far more."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +101,21 @@ class Annotations(ABC):
         try:
             content = read_bytes(self.url)
             return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-        except (OSError, ValueError, ImportError, EOFError) as error:
+        except _UNREADABLE as error:
             raise ConfigError(f"annotations: can't read {self.url}: {reason_of(error)}") from error
+
+    def _in_folders(self, pattern: str) -> dict[str, list[str]]:
+        """Files by the name of the folder that each is in, which is that of a video."""
+        files: dict[str, list[str]] = defaultdict(list)
+        for path in _found(self.url, pattern):
+            files[path.split("/")[-2]].append(path)
+        for name, paths in files.items():
+            if len({path.rsplit("/", 1)[0] for path in paths}) > 1:
+                raise ConfigError(
+                    f"annotations: {self.url} has several folders {name!r}: expected one for each "
+                    "video"
+                )
+        return dict(files)
 
     def _bad(self, where: str, error: Exception) -> ConfigError:
         return ConfigError(f"annotations: {self.url}: {where}: {reason_of(error)}")
@@ -99,7 +125,8 @@ class AvaKinetics(Annotations):
     """Boxes of persons at single times: ``video_id, time_s, x1, y1, x2, y2, action, person``.
 
     Times are seconds of the source video, boxes shares of the frame. A time without a box has
-    nobody in it. A frame's truth is known if it lies within ``tolerance_s`` of such a time.
+    nobody in it. A frame's truth is known if it lies within ``tolerance_s`` of such a time. A first
+    line that names the columns is passed over.
     """
 
     kinds = (PERSON,)
@@ -107,18 +134,22 @@ class AvaKinetics(Annotations):
     @cached_property
     def _boxes(self) -> dict[str, dict[float, set[tuple[float, ...]]]]:
         boxes: dict[str, dict[float, set[tuple[float, ...]]]] = defaultdict(dict)
-        text = io.StringIO(self._read().decode("utf-8-sig"))
-        for number, row in enumerate(csv.reader(text), 1):
-            if not row:
-                continue
-            try:
+        number, row = 0, list[str]()
+        try:
+            text = io.StringIO(self._read().decode("utf-8-sig"), newline=None)
+            for number, row in enumerate(csv.reader(text, skipinitialspace=True), 1):
+                if not row or (number == 1 and row[0].strip().lower() in ("video_id", "video")):
+                    continue
+                of_time = boxes[row[0].strip()].setdefault(_finite(row[1]), set())
                 # Each action of a person is a row of its own, with the same box.
-                of_time = boxes[row[0]].setdefault(float(row[1]), set())
-                if any(row[2:6]):
-                    x1, y1, x2, y2 = (float(value) for value in row[2:6])
-                    of_time.add((x1, y1, x2, y2))
-            except _UNREADABLE as error:
-                raise self._bad(f"line {number} is {','.join(row)[:60]!r}", error) from error
+                if any(value.strip() for value in row[2:6]):
+                    of_time.add(_box_of_shares(row[2:6]))
+        except csv.Error as error:
+            raise self._bad(f"behind line {number}", error) from error
+        except UnicodeDecodeError as error:
+            raise self._bad("expected text in UTF-8", error) from error
+        except _UNREADABLE as error:
+            raise self._bad(f"line {number} is {','.join(row)[:60]!r}", error) from error
         return dict(boxes)
 
     def mark(self, clip: SeenClip) -> Mapping[str, Marked]:
@@ -146,23 +177,25 @@ class ActivityNet(Annotations):
     """Segments in time, of ActivityNet's JSON: ``database.ID.annotations.segment``.
 
     Seconds of the whole video. The whole frame counts while an action goes on; all times are known.
+    A video of the subset ``testing`` without annotations isn't known: they are held back.
     """
 
     kinds = (ACTION_TIME,)
 
     @cached_property
     def _segments(self) -> dict[str, list[tuple[float, float]]]:
+        where = "expected database.ID.annotations.segment"
         try:
             database = json.loads(self._read())["database"]
-            return {
-                str(video_id): [
-                    (float(each["segment"][0]), float(each["segment"][1]))
-                    for each in entry["annotations"]
-                ]
-                for video_id, entry in database.items()
-            }
+            segments = {}
+            for video_id, entry in database.items():
+                where = f"expected database.ID.annotations.segment of video {video_id[:40]!r}"
+                annotated = entry.get("annotations") or []
+                if annotated or str(entry.get("subset", "")).lower() not in ("test", "testing"):
+                    segments[video_id] = [_segment(each["segment"]) for each in annotated]
         except _UNREADABLE as error:
-            raise self._bad("expected database.ID.annotations.segment", error) from error
+            raise self._bad(where, error) from error
+        return segments
 
     def mark(self, clip: SeenClip) -> Mapping[str, Marked]:
         """Mark the frames in which an action goes on."""
@@ -194,7 +227,7 @@ class SomethingElse(Annotations):
         try:
             found = json.loads(self._read())
             return {str(video_id): frames for video_id, frames in found.items()}
-        except (*_UNREADABLE, AttributeError) as error:
+        except _UNREADABLE as error:
             raise self._bad("expected a JSON object of videos", error) from error
 
     def mark(self, clip: SeenClip) -> Mapping[str, Marked]:
@@ -230,7 +263,7 @@ class Jhmdb(Annotations):
 
     @cached_property
     def _files(self) -> dict[str, str]:
-        return {path.split("/")[-2]: path for path in _found(self.url, "**/puppet_mask.mat")}
+        return {name: path for name, (path,) in self._in_folders("**/puppet_mask.mat").items()}
 
     def mark(self, clip: SeenClip) -> Mapping[str, Marked]:
         """Mark the person in each frame that has a mask."""
@@ -244,6 +277,7 @@ class Jhmdb(Annotations):
         try:
             content = loadmat(io.BytesIO(filesystem.cat_file(path)), variable_names=["part_mask"])
             stack = np.atleast_3d(content["part_mask"]).transpose(2, 0, 1) > 0
+            _check_masks(stack)
         # The last: files of version 7.3 are HDF5.
         except (*_UNREADABLE, MatReadError, NotImplementedError) as error:
             raise self._bad(path, error) from error
@@ -253,7 +287,8 @@ class Jhmdb(Annotations):
 class Masks(Annotations):
     """A mask for each frame: ``VIDEO/*.png`` in order, 0 where nothing is, or ``VIDEO.npy``.
 
-    An ``.npy`` holds (frames, height, width) of bool or whole numbers.
+    Numbers in the pictures' names count as numbers, so that ``10.png`` is behind ``9.png``. An
+    ``.npy`` holds (frames, height, width) of bool or whole numbers.
     """
 
     kinds = (OBJECT,)
@@ -265,10 +300,8 @@ class Masks(Annotations):
 
     @cached_property
     def _pictures(self) -> dict[str, list[str]]:
-        pictures: dict[str, list[str]] = defaultdict(list)
-        for path in _found(self.url, "**/*.png"):
-            pictures[path.split("/")[-2]].append(path)
-        return dict(pictures)
+        found = self._in_folders("**/*.png")
+        return {name: sorted(paths, key=_natural) for name, paths in found.items()}
 
     @cached_property
     def _arrays(self) -> dict[str, str]:
@@ -281,14 +314,13 @@ class Masks(Annotations):
         try:
             if clip.video_id in self._arrays:
                 content = io.BytesIO(filesystem.cat_file(self._arrays[clip.video_id]))
-                stack = np.load(content, allow_pickle=False) != 0
+                stack = np.asarray(np.load(content, allow_pickle=False) != 0)
             elif clip.video_id in self._pictures:
                 wanted = self._pictures[clip.video_id]
                 stack = np.stack([_picture(filesystem.cat_file(path)) for path in wanted])
             else:
                 return {}
-            if stack.ndim != 3:
-                raise ValueError(f"expected (frames, height, width), got {stack.shape}")
+            _check_masks(stack)
         except _UNREADABLE as error:
             raise self._bad(f"masks of {clip.video_id!r}", error) from error
         return {self.all_kinds[0]: _of_frames(clip, stack, f"{self.url}: {clip.video_id}")}
@@ -301,6 +333,44 @@ LAYOUTS: dict[str, type[Annotations]] = {
     "jhmdb": Jhmdb,
     "masks": Masks,
 }
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not np.isfinite(number):
+        raise ValueError(f"{text.strip()} is not a time")
+    return number
+
+
+def _box_of_shares(texts: Sequence[str]) -> tuple[float, ...]:
+    """Read x1, y1, x2, y2 as shares of the frame."""
+    x1, y1, x2, y2 = box = tuple(float(text) for text in texts)
+    least, most = -_FARTHEST_SHARE, 1 + _FARTHEST_SHARE
+    # NaN is in no order.
+    if not (least <= x1 <= x2 <= most and least <= y1 <= y2 <= most):
+        raise ValueError("expected a box of shares of the frame, 0 to 1, with x1 <= x2, y1 <= y2")
+    return box
+
+
+def _segment(given: Sequence[Any]) -> tuple[float, float]:
+    """Read the two times of a segment, in whichever order they stand."""
+    begin, end = sorted(float(time) for time in given)
+    if not np.isfinite([begin, end]).all():
+        raise ValueError(f"segment is {begin:g} to {end:g}, expected two times")
+    return begin, end
+
+
+def _natural(path: str) -> tuple[Any, ...]:
+    """Sort key of a path in which numbers count as numbers."""
+    name = path.rsplit("/", 1)[-1]
+    return tuple(
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    )
+
+
+def _check_masks(stack: NDArray[np.bool_]) -> None:
+    if stack.ndim != 3 or not stack.size:
+        raise ValueError(f"expected (frames, height, width), got {stack.shape}")
 
 
 def _fill(mask: NDArray[np.bool_], box: tuple[float, ...]) -> None:
@@ -332,9 +402,11 @@ def _of_frames(clip: SeenClip, stack: NDArray[np.bool_], where: str) -> Marked:
 
 
 def _picture(content: bytes) -> NDArray[np.bool_]:
-    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    picture = Image.open(io.BytesIO(content))
+    pixels = np.asarray(picture)
     # The colours of a picture with an alpha channel say where something is.
-    colours = pixels[..., :3] if pixels.ndim == 3 else pixels[..., None]
+    n_colours = len(picture.getbands()) - ("A" in picture.getbands())
+    colours = pixels[..., :n_colours] if pixels.ndim == 3 else pixels[..., None]
     return np.asarray(colours.any(axis=-1))
 
 

@@ -46,6 +46,30 @@ def test_ava_kinetics_marks_persons_at_their_times(tmp_path):
         layout.mark(seen(start=np.nan))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        AVA.replace("\n", "\r\n").encode(),
+        AVA.replace("\n", "\r").encode(),
+        b"\xef\xbb\xbf" + AVA.encode(),
+        ("video_id,time,x1,y1,x2,y2,action,person\n" + AVA).encode(),
+        AVA.replace("abc,", '"abc", ').encode(),
+        AVA.replace(",,,,,,", ", , , , , , ").encode(),
+        gzip.compress((AVA + "\n" + AVA).encode()),
+        # Boxes of detectors reach a little beyond the frame.
+        AVA.replace("0.600,0.000,1.000", "0.600,-0.010,1.020").encode(),
+    ],
+    ids=["CRLF", "CR", "BOM", "header", "quoted", "spaces", "twice and gzip", "beyond"],
+)
+def test_ava_kinetics_as_people_have_it(tmp_path, content):
+    plain, other = tmp_path / "plain.csv", tmp_path / "other.csv"
+    plain.write_text(AVA)
+    other.write_bytes(content)
+    expected, found = (LAYOUTS["ava-kinetics"](str(path)).mark(seen()) for path in (plain, other))
+    assert found["person"].known.tolist() == expected["person"].known.tolist()
+    np.testing.assert_array_equal(found["person"].masks, expected["person"].masks)
+
+
 def test_activitynet_marks_the_times_of_actions(tmp_path):
     entry = {"duration": 20.0, "subset": "validation", "url": "https://example.org"}
     segments = [{"segment": [10.5, 12.0], "label": "x"}, {"segment": [12.9, 14], "label": "y"}]
@@ -59,6 +83,24 @@ def test_activitynet_marks_the_times_of_actions(tmp_path):
         assert marked.masks.any(axis=(1, 2)).tolist() == [False, True, True, True]
     from_zero = layout.mark(seen(times=(0.0, 11.0), start=np.nan))["action time"]
     assert from_zero.masks.any(axis=(1, 2)).tolist() == [False, True]
+
+
+def test_activitynet_knows_nothing_of_videos_whose_annotations_are_held_back(tmp_path):
+    database = {
+        "abc": {"subset": "testing", "annotations": []},
+        "def": {"subset": "testing"},
+        "ghi": {"subset": "validation", "annotations": []},
+        "jkl": {"subset": "testing", "annotations": [{"segment": ["12", "10.5"], "label": "x"}]},
+    }
+    (tmp_path / "net.json").write_text(json.dumps({"database": database}))
+    layout = LAYOUTS["activitynet"](str(tmp_path / "net.json"))
+    assert layout.mark(seen("abc")) == layout.mark(seen("def")) == {}
+    nothing = layout.mark(seen("ghi"))["action time"]
+    assert nothing.known.all()
+    assert not nothing.masks.any()
+    # Times in quotes, the end first.
+    both = layout.mark(seen("jkl"))["action time"]
+    assert both.masks.any(axis=(1, 2)).tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -119,12 +161,61 @@ def test_masks_of_each_frame_are_of_the_kind_that_is_told(tmp_path, form):
     assert layout.mark(seen("other")) == {}
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_pictures_of_every_mode_are_masks_and_lie_in_the_order_of_their_numbers(tmp_path, mode):
+    (tmp_path / "abc").mkdir()
+    for frame in range(21):
+        mask = np.zeros((40, 60), np.uint8)
+        if frame == 10:
+            mask[20:30, 30:60] = 255
+        picture = Image.fromarray(mask)
+        if mode == "P":
+            # A palette's numbers are objects, as in DAVIS.
+            picture = Image.fromarray(mask // 255, mode="L").convert("P")
+        elif mode == "I;16":
+            picture = Image.fromarray(mask.astype(np.uint16))
+        else:
+            picture = picture.convert(mode)
+        picture.save(tmp_path / "abc" / f"{frame}.png")
+    marked = LAYOUTS["masks"](str(tmp_path)).mark(seen())["object"]
+    assert area(marked.masks[1]) == (20, 30, 30, 60)
+    assert not marked.masks[[0, 2, 3]].any()
+
+
+def test_masks_of_a_video_in_two_folders_are_refused(tmp_path):
+    for size in ("480p", "1080p"):
+        (tmp_path / size / "abc").mkdir(parents=True)
+        Image.new("L", (60, 40)).save(tmp_path / size / "abc" / "0.png")
+    with pytest.raises(ConfigError, match="several folders 'abc': expected one for each video"):
+        LAYOUTS["masks"](str(tmp_path)).mark(seen())
+    assert LAYOUTS["masks"](str(tmp_path / "480p")).mark(seen())["object"].known[0]
+
+
 @pytest.mark.parametrize(
     ("layout", "content", "reason"),
     [
         ("ava-kinetics", "abc,soon,0,0,1,1,2,3\n", "line 1 is 'abc,soon,0,0,1,1,2,3'"),
         ("ava-kinetics", "abc\n", "line 1 is 'abc'"),
         ("ava-kinetics", "abc,1,0.5,,,,,\n", "line 1"),
+        (
+            "ava-kinetics",
+            "abc,1,.5,.1,.2,.9,3,0\n",
+            "line 1 is 'abc,1,.5,.1,.2,.9,3,0': expected a box",
+        ),
+        ("ava-kinetics", "abc,1,10,10,200,120,3,0\n", "expected a box of shares of the frame"),
+        ("ava-kinetics", "abc,1,0,0,nan,1,3,0\n", "expected a box of shares of the frame"),
+        ("ava-kinetics", "abc,1,,,,,,\nabc,nan,0,0,1,1,3,0\n", "line 2"),
+        ("ava-kinetics", 'abc,1,"' + "0" * 200_000, "behind line 0: field larger"),
+        ("activitynet", "[]", "expected database.ID.annotations.segment"),
+        ("activitynet", '{"database": []}', "expected database.ID.annotations.segment"),
+        ("activitynet", '{"database": {"abc": []}}', "of video 'abc'"),
+        (
+            "activitynet",
+            '{"database": {"abc": {"annotations": [{"segment": [1, NaN]}]}}}',
+            "of video 'abc': segment is 1 to nan, expected two times",
+        ),
+        ("something-else", '{"abc": 3}', "video 'abc'"),
+        ("something-else", '{"abc": [[]]}', "video 'abc'"),
         ("activitynet", "{", "expected database.ID.annotations.segment"),
         ("activitynet", '{"results": {}}', "expected database.ID.annotations.segment"),
         ("activitynet", '{"database": {"abc": {"annotations": [{}]}}}', "expected database"),
@@ -139,6 +230,56 @@ def test_a_file_of_another_form_is_one_line(tmp_path, layout, content, reason):
         LAYOUTS[layout](str(tmp_path / "file")).mark(seen())
     assert reason in str(raised.value)
     assert str(tmp_path / "file") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("layout", ["ava-kinetics", "activitynet", "something-else"])
+@pytest.mark.parametrize("damage", ["not UTF-8", "cut off", "a bit turned"])
+def test_a_damaged_file_is_one_line(tmp_path, layout, damage):
+    whole = gzip.compress(AVA.encode() * 50)
+    content = {
+        "not UTF-8": b"abc,1,0,0,1,1,3,\xff\xfe\n",
+        "cut off": whole[:-20],
+        "a bit turned": whole[:40] + bytes([whole[40] ^ 8]) + whole[41:],
+    }[damage]
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ConfigError) as raised:
+        LAYOUTS[layout](str(tmp_path / "file")).mark(seen())
+    assert str(tmp_path / "file") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut off", "no frame", "turned"])
+@pytest.mark.parametrize("form", ["npy", "png", "mat"])
+def test_damaged_masks_are_one_line(tmp_path, form, damage):
+    stack = np.random.default_rng(0).integers(0, 2, (40, 60, 25)).astype(np.uint8)
+    if damage == "no frame":
+        stack = stack[:, :, :0]
+    (tmp_path / "abc").mkdir()
+    path = tmp_path / "abc" / ("puppet_mask.mat" if form == "mat" else "0.png")
+    if form == "npy":
+        path = tmp_path / "abc.npy"
+        np.save(path, stack.transpose(2, 0, 1))
+    elif form == "mat":
+        savemat(path, {"part_mask": stack}, do_compression=True)
+    elif damage == "no frame":
+        path.write_bytes(b"GIF89a")
+    else:
+        Image.fromarray(stack[:, :, 0]).save(path)
+    content = bytearray(path.read_bytes())
+    if damage == "empty":
+        content.clear()
+    elif damage == "cut off":
+        del content[len(content) // 2 :]
+    elif damage == "turned":
+        if form == "npy":
+            content[0] ^= 1
+        else:
+            middle = len(content) // 2
+            content[middle : middle + 8] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="abc") as raised:
+        LAYOUTS["jhmdb" if form == "mat" else "masks"](str(tmp_path)).mark(seen())
     assert "\n" not in str(raised.value)
 
 
