@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pipeline.store.state import RunSummary
 
 
+_INTERVAL_WIDTH = len("(-0.123 to -0.045)")
+
+
 class EvaluateConfig(RunWriter):
     """Measure a run's attributions against ground truth, by perturbing its clips, or both.
 
@@ -45,7 +48,8 @@ class EvaluateConfig(RunWriter):
     """Also print each class's share on the mask, the lowest first: with masks of persons, the human
     share; and each class's gap."""
     emd_clips: int = Field(default=1000, ge=0)
-    """Clips, evenly over the run, of which the earth mover's distance in space is computed."""
+    """Clips, evenly over those that have a truth, of which the earth mover's distance in space is
+    computed."""
     faithfulness: bool = False
     """Ask the model about perturbed clips."""
     clips: int = Field(default=200, ge=0)
@@ -128,7 +132,11 @@ def _localise(config: EvaluateConfig, ground_truth: str) -> None:
                 f"{_interval(*each.interval, 2):<14} {each.n_clips:>9}"
             )
     print()
-    print(f"evaluate: {evaluation.n_clips} clips; values per clip in {metrics_url(config.run)}")
+    of_kind = f" with {config.kind or truth.kinds[0]}" if len(truth.kinds) > 1 else ""
+    print(
+        f"evaluate: {evaluation.n_clips} clips{of_kind}; values per clip in "
+        f"{metrics_url(config.run)}"
+    )
 
 
 def _perturb(config: EvaluateConfig) -> int:
@@ -148,13 +156,14 @@ def _perturb(config: EvaluateConfig) -> int:
         raise StorageError(f"{summary.n_pending} clips are pending: {summary.broken_by}")
     told = read_faithfulness(config.run, out)
     fills = "".join(f"{fill:>9}" for fill in FILLS)
-    print(f"{'less random orders':<22} {'mean':>7}  (95 % interval) {fills}")
+    heads = f"{'mean':>7}  {'(95 % interval)':<{_INTERVAL_WIDTH}}{fills}"
+    print(f"{'less random orders':<22} {heads}")
     for name, each in told.figures.items():
         mark = "  no quality" if name in NO_QUALITY else ""
         print(f"{name:<22} {_told(each)}{mark}")
     if config.by_class:
         print()
-        print(f"{'gap patches of class':<22} {'mean':>7}  (95 % interval) {fills}  clips")
+        print(f"{'gap patches of class':<22} {heads}  clips")
         for name, each in sorted(told.classes.items(), key=lambda item: item[1].mean):
             print(f"{name:<22} {_told(each)} {each.n_clips:>6}")
     print()
@@ -241,7 +250,7 @@ def execute(config: EvaluateConfig, plan: "SamplePlan", lease: "Lease | None") -
 
 def _told(each: "Measured") -> str:
     fills = "".join(f"{value:>9.3f}" for value in each.of_fills.values())
-    return f"{each.mean:>7.3f}  {_interval(each.low, each.high, 3):<16}{'':<1}{fills}"
+    return f"{each.mean:>7.3f}  {_interval(each.low, each.high, 3):<{_INTERVAL_WIDTH}}{fills}"
 
 
 def _interval(low: float, high: float, places: int) -> str:
@@ -250,6 +259,8 @@ def _interval(low: float, high: float, places: int) -> str:
 
 
 def _mean(score: "Score") -> str:
+    if not score.n_clips:
+        return "n/a"
     return f"{score.mean:.3f} ({_error(score.standard_error, 3)})"
 
 

@@ -1,7 +1,7 @@
 """Make ground truth for a run from annotation files: ``python -m jobs.ground_truth --help``."""
 
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
@@ -10,6 +10,9 @@ from jobs.cli import run_job
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
 from pipeline.store.run_folder import store_url
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.ground_truth import Found
 
 
 class GroundTruthConfig(FrozenConfig):
@@ -55,11 +58,7 @@ def ground_truth(config: GroundTruthConfig) -> int:
     for reason in found.unread[:3]:
         print(f"ground_truth: can't read {reason}", file=sys.stderr)
     if not found.n_annotated:
-        example = str(store.array("video_id")[0])
-        raise ConfigError(
-            f"annotations: {config.annotations} has none of the run's {found.n_clips} clips, for "
-            f"example {example!r}"
-        )
+        raise _nothing_found(config, found)
     n_times = store.layout.n_times
     known = ", ".join(
         f"{kind} known in {count} of {found.n_annotated * n_times} time steps"
@@ -71,6 +70,21 @@ def ground_truth(config: GroundTruthConfig) -> int:
         f"{known}; {config.out}"
     )
     return 0
+
+
+def _nothing_found(config: GroundTruthConfig, found: "Found") -> ConfigError:
+    """Say why no clip has a truth: nothing was written then."""
+    if not found.n_clips:
+        return ConfigError(f"run: {config.run} has no clip that is ok, so none can have a truth")
+    if len(found.unread) == found.n_clips:
+        return ConfigError(
+            f"none of the run's {found.n_clips} clips can be read again, which their frames' times "
+            "and sizes are taken from"
+        )
+    return ConfigError(
+        f"annotations: {config.annotations} has none of the run's {found.n_clips} clips, for "
+        f"example {found.example!r}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Evaluates the attributions of a run and stores a value per clip beside it, row for row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,14 +111,16 @@ def evaluate_run(
     or is pending: ``mask_covered`` and ``mask_share_<method>`` (clip); ``variant_mask_share``,
     ``variant_kept`` and ``variant_entropy`` (clip, variant); and the metrics of
     `pipeline.evaluation.scores` (clip, method), NaN also where they are undefined. ``variant`` and
-    ``method`` hold names, and the attribute ``steps`` of the first the variants' parameters.
+    ``method`` hold names, and the attribute ``steps`` of the first the variants' parameters. The
+    group's attributes tell the ground truth's URL and kind.
 
     Parameters
     ----------
     kind
         Which of the truth's kinds counts; by default the first.
     n_transported
-        Clips, evenly over the run, of which the earth mover's distance in space is computed.
+        Clips, evenly over those that have a truth, of which the earth mover's distance in space is
+        computed.
     before_writing
         Is called before anything is written, and raises where that isn't to be.
 
@@ -126,10 +128,11 @@ def evaluate_run(
     ------
     StoreError
         If there is no run at the URL, no clip is ok, one has no attribution or no ground truth, the
-        ground truth is of other clips, or the metrics can't be written.
+        ground truth is of other clips or other frames, or the metrics can't be written.
     """
     store = open_store(store_url(run_url))
     layout, views = store.layout, store.record.views
+    truth.check_made_for(store.record.identity)
     grid = (layout.n_times, layout.height, layout.width)
     constant = {"uniform": uniform_attribution(*grid), "center_gaussian": center_gaussian(*grid)}
     columns = {
@@ -144,7 +147,8 @@ def evaluate_run(
         name: np.full((layout.n_rows, len(METHODS)), np.nan)
         for name in (*LOCALISATION, *TRANSPORT, *COMPLEXITY)
     }
-    sampled = _evenly(np.asarray(store.array("status")[:]) == Status.OK, n_transported)
+    is_ok = np.asarray(store.array("status")[:]) == Status.OK
+    sampled = _evenly(is_ok & truth.known_rows(layout.n_rows, kind), n_transported)
     for shard in range(layout.n_shards):
         rows = layout.shard_rows(shard)
         part = slice(rows.start, rows.stop)
@@ -187,14 +191,22 @@ def evaluate_run(
             columns["variant_entropy"][clips, variant] = normalised_entropy(sharpened)
     evaluated = np.isfinite(columns["mask_covered"])
     if not evaluated.any():
-        reason = "no clip is ok" if not sampled.any() else "no clip that is ok has ground truth"
+        reason = "no clip is ok" if not is_ok.any() else "no clip that is ok has ground truth"
         raise StoreError(f"{run_url}: {reason}, so there is nothing to evaluate")
     covered = columns["mask_covered"][evaluated]
     if not covered.any():
         raise StoreError(f"{run_url}: the model saw no action, so there is nothing to evaluate")
     before_writing()
     try:
-        _write_metrics(metrics_url(run_url), columns, store.record.identity.model_dump(mode="json"))
+        _write_metrics(
+            metrics_url(run_url),
+            columns,
+            {
+                "ground_truth": truth.url,
+                "kind": kind or truth.kinds[0],
+                "identity": store.record.identity.model_dump(mode="json"),
+            },
+        )
     except OSError as error:
         raise StoreError(f"can't write metrics to {metrics_url(run_url)}: {error}") from error
 
@@ -249,7 +261,9 @@ def _evenly(ok: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     return chosen
 
 
-def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: Any) -> None:
+def _write_metrics(
+    url: str, columns: dict[str, NDArray[np.float64]], attributes: Mapping[str, Any]
+) -> None:
     group = zarr.create_group(zarr_location(url), overwrite=True)
     for name, values in columns.items():
         array: Any = group.create_array(
@@ -273,7 +287,7 @@ def _write_metrics(url: str, columns: dict[str, NDArray[np.float64]], identity: 
         "method", shape=(len(METHODS),), dtype="str", dimension_names=("method",)
     )
     method[:] = np.array(METHODS, object)
-    group.update_attributes({"schema": _SCHEMA, "identity": identity})
+    group.update_attributes({"schema": _SCHEMA, **attributes})
 
 
 def _second_dimension(name: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,12 @@ from pipeline.dataset.manifest import Manifest
 from pipeline.errors import StoreError
 from pipeline.evaluation.annotations import Annotations, Marked, SeenClip
 from pipeline.status import DecodeError, Status
-from pipeline.store.ground_truth import Truth, share_of_patches, write_ground_truth
+from pipeline.store.ground_truth import (
+    Truth,
+    check_replaceable,
+    share_of_patches,
+    write_ground_truth,
+)
 from pipeline.store.opening import Store
 
 
@@ -27,6 +33,8 @@ class Found:
     n_clips: int = 0
     """Clips that are ok in the run."""
     n_annotated: int = 0
+    example: str = ""
+    """The first clip that was read and has no annotation."""
     n_known: dict[str, int] = field(default_factory=dict)
     """Time steps whose truth is known, by kind."""
     unread: list[str] = field(default_factory=list)
@@ -44,15 +52,18 @@ def build_ground_truth(
 
     A clip's file is decoded again, in the frames that the model saw: annotations count in seconds
     and in pixels of the file. A clip without annotation isn't known; neither is one that can't be
-    read any more, which is counted with its reason.
+    read any more, which is counted with its reason. If no clip has annotations, nothing is written,
+    and what was written before stays.
 
     Raises
     ------
     ConfigError
         If annotations can't be read.
     StoreError
-        If the manifest is of other clips, or the truth can't be written.
+        If the manifest is of other clips, or the truth can't be written, as something else is at
+        the URL.
     """
+    check_replaceable(url)
     layout, record = store.layout, store.record
     decoder = record.identity.decoder
     grid = (layout.n_times, layout.height, layout.width)
@@ -97,6 +108,8 @@ def build_ground_truth(
                     continue
                 marked = annotations.mark(clip)
                 found.n_annotated += bool(marked)
+                if not marked:
+                    found.example = found.example or clip.video_id
                 for kind, value in marked.items():
                     truth = on_grid(value, view.preprocessing, grid)
                     marks[kind].append((row, truth))
@@ -113,12 +126,16 @@ def build_ground_truth(
                         ),
                     )
 
+    truths = blocks()
+    first = next(truths, None)
+    if first is None:
+        return found
     write_ground_truth(
         url,
         annotations.all_kinds,
         video_ids,
         grid,
-        blocks(),
+        chain([first], truths),
         {
             "run": store.url,
             "annotations": annotations.url,

@@ -10,23 +10,31 @@ Two kinds of store are opened alike:
   from which patches are computed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.views import Views
 from pipeline.errors import StoreError
 from pipeline.storage.zarr_store import zarr_location
+from pipeline.store.opening import STORAGE_ERRORS, Absent, find_store
+from pipeline.store.record import RunIdentity
 
 SCHEMA = {"name": "staa-ground-truth", "version": 1}
 ACTOR, RIVAL = "actor", "rival"
 """Kinds of a synthetic dataset; the second has one in clips of two actors."""
 _ROWS_PER_CHUNK = 256
+_UNFINISHED = "unfinished"
+"""Attribute of a group that is still written, or whose writing was cut off."""
+_SEEN_BY = ("sampling", "preprocessing", "views", "segments")
+"""What of a run decides which parts of a file its rows are."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,33 @@ class GridTruth:
     known: Any
     """Zarr array (kind, clip, time)."""
     video_ids: NDArray[Any]
+    made_for: RunIdentity | None = None
+    """The run for which it was made; None if it isn't told."""
+
+    def check_made_for(self, identity: RunIdentity) -> None:
+        """Refuse a run that has seen other frames, or other parts of them, in the same rows.
+
+        Raises
+        ------
+        StoreError
+            Names the first difference.
+        """
+        if self.made_for is None:
+            return
+        for key, there, here in _of_places(self.made_for).differences(_of_places(identity)):
+            if key.split(".")[0] in _SEEN_BY or (key == "manifest" and identity.segments):
+                raise StoreError(
+                    f"the ground truth at {self.url} was made for another run: {key} is {there!r} "
+                    f"there and {here!r} here; jobs.ground_truth makes one for this run"
+                )
+
+    def known_rows(self, n_rows: int, kind: str | None = None) -> NDArray[np.bool_]:
+        """Tell which of a run's rows have a truth in some time step: (rows,)."""
+        of_times = np.asarray(self.known[_index_of_kind(self.url, self.kinds, kind)], np.bool_)
+        known: NDArray[np.bool_] = np.asarray(of_times.any(axis=1))
+        result = np.zeros(n_rows, np.bool_)
+        result[: len(known)] = known[:n_rows]
+        return result
 
     def of_rows(
         self,
@@ -105,6 +140,13 @@ class MaskTruth:
     fps: NDArray[np.float64]
     n_frames: NDArray[np.int32]
     url: str = ""
+
+    def check_made_for(self, identity: RunIdentity) -> None:
+        """Nothing is refused: it is computed for each run from what that has seen."""
+
+    def known_rows(self, n_rows: int, kind: str | None = None) -> NDArray[np.bool_]:
+        """Every row has a truth in all time steps: (rows,)."""
+        return np.ones(n_rows, np.bool_)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -213,17 +255,23 @@ def open_ground_truth(url: str) -> GroundTruth:
     Raises
     ------
     StoreError
-        If there is none at the URL.
+        If there is none at the URL, or one whose writing was cut off.
     """
     try:
         group: Any = zarr.open_group(zarr_location(url), mode="r")
         if "covered" in group:
+            attributes = group.attrs.asdict()
+            if _UNFINISHED in attributes or "schema" not in attributes:
+                raise StoreError(
+                    f"the ground truth at {url} isn't finished: jobs.ground_truth makes it again"
+                )
             return GridTruth(
                 url=url,
                 kinds=tuple(str(kind) for kind in group["kind"][:]),
                 covered=group["covered"],
                 known=group["known"],
                 video_ids=group["video_id"][:],
+                made_for=_identity_of(attributes.get("identity")),
             )
         masks = {ACTOR: group["mask"]}
         if "rival_mask" in group:
@@ -265,10 +313,14 @@ def write_ground_truth(
     Raises
     ------
     StoreError
-        If it can't be written.
+        If it can't be written, or something else is at the URL.
     """
-    try:
-        group: Any = zarr.create_group(zarr_location(url), overwrite=True)
+    check_replaceable(url)
+    about = {**attributes, "schema": SCHEMA}
+    with _writing(url):
+        group: Any = zarr.create_group(
+            zarr_location(url), overwrite=True, attributes={**about, _UNFINISHED: True}
+        )
         n_rows = len(video_ids)
         chunk = min(_ROWS_PER_CHUNK, max(n_rows, 1))
         dims = ("kind", "clip", "time", "y", "x")
@@ -293,13 +345,56 @@ def write_ground_truth(
                 dimension_names=("kind" if name == "kind" else "clip",),
             )
             array[:] = np.array(values, object)
-        for rows, kind, truth in blocks:
-            index = kinds.index(kind)
+    for rows, kind, truth in blocks:
+        index = kinds.index(kind)
+        with _writing(url):
             group["covered"].oindex[index, rows] = truth.covered.astype(np.float16)
             group["known"].oindex[index, rows] = truth.known
-        group.update_attributes({**attributes, "schema": SCHEMA})
-    except (OSError, ValueError, ImportError) as error:
+    with _writing(url):
+        group.attrs.put(about)
+
+
+def check_replaceable(url: str) -> None:
+    """Refuse to write ground truth over anything but ground truth, which would be deleted.
+
+    Raises
+    ------
+    StoreError
+        Names the URL.
+    """
+    if isinstance(find_store(url), Absent):
+        return
+    try:
+        schema = zarr.open_group(zarr_location(url), mode="r").attrs.get("schema")
+    # Zarr may raise anything for what is no group.
+    except Exception:
+        schema = None
+    if not isinstance(schema, dict) or schema.get("name") != SCHEMA["name"]:
+        raise StoreError(
+            f"can't write ground truth to {url}: something else is there; choose another place, or "
+            "delete it"
+        )
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[None]:
+    try:
+        yield
+    except STORAGE_ERRORS as error:
         raise StoreError(f"can't write ground truth to {url}: {error}") from error
+
+
+def _of_places(identity: RunIdentity) -> RunIdentity:
+    """Leave out how the values of pixels are scaled, which moves none of them."""
+    return identity.model_copy(update={"preprocessing": identity.preprocessing.geometry})
+
+
+def _identity_of(recorded: Any) -> RunIdentity | None:
+    """Identity that was recorded; None if there is none that this release can read."""
+    try:
+        return RunIdentity.model_validate(recorded)
+    except ValidationError:
+        return None
 
 
 def _index_of_kind(url: str, kinds: tuple[str, ...], kind: str | None) -> int:

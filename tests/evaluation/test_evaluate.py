@@ -24,7 +24,7 @@ from pipeline.evaluation.scores import (
     transported,
 )
 from pipeline.status import Status
-from pipeline.store.ground_truth import Truth, open_ground_truth
+from pipeline.store.ground_truth import Truth, open_ground_truth, write_ground_truth
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
 from tests.analysis.stores import (
@@ -350,6 +350,25 @@ def test_order_and_transport_are_the_metrics_of_each_clip_and_a_sample(dataset, 
         assert evaluation.scores[name]["uniform"].n_clips <= 3
     uniform = evaluation.scores["auroc"]["uniform"]
     assert uniform.mean == pytest.approx(0.5)
+
+
+def test_transport_is_taken_of_clips_that_have_a_truth(dataset, tmp_path):
+    _, clips = dataset
+    columns = columns_of(clips, failed={})
+    run = write_run(tmp_path / "run", LAYOUT, columns)
+    rows = np.array([3, 7])
+    truth = Truth(np.full((2, *GRID), 0.5, np.float32), np.ones((2, 2), bool))
+    url = str(tmp_path / "truth.zarr")
+    blocks = [(rows, "person", truth)]
+    write_ground_truth(url, ("person",), columns["video_id"], GRID, blocks, {})
+    evaluation = evaluate_run(run, open_ground_truth(url), n_transported=2)
+    assert evaluation.scores["emd_space"]["attribution"].n_clips == 2
+    assert np.flatnonzero(np.isfinite(metrics_of(run)["emd_space"][:, 0])).tolist() == [3, 7]
+    # Without any, it is still told apart from a run without an ok clip.
+    write_ground_truth(url, ("person",), columns["video_id"], GRID, (), {})
+    for n_transported in (0, 2):
+        with pytest.raises(StoreError, match="no clip that is ok has ground truth"):
+            evaluate_run(run, open_ground_truth(url), n_transported=n_transported)
 
 
 def test_a_kind_that_is_not_there_is_one_line(capsys, dataset, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
 from jobs.cli import run_job
 from jobs.evaluate import EvaluateConfig, evaluate
@@ -116,7 +117,10 @@ def test_each_kind_of_a_file_is_stored_and_evaluated(run, capsys):
     argv = [str(run / "run"), "--ground-truth", str(run / "truth.zarr"), "--kind", "object"]
     assert run_job(EvaluateConfig, evaluate, verb="evaluate", argv=argv) == 0
     out = capsys.readouterr().out
-    assert "evaluate: 2 clips" in out
+    assert "evaluate: 2 clips with object; values per clip in" in out
+    attributes = zarr.open_group(str(run / "run" / "metrics.zarr"), mode="r").attrs
+    assert attributes["ground_truth"] == str(run / "truth.zarr")
+    assert attributes["kind"] == "object"
     # The last frames of the second clip have no annotation, and don't count as empty.
     assert "25.0%" in out
 
@@ -137,6 +141,65 @@ def test_a_manifest_of_other_clips_and_annotations_of_none_are_refused(run, caps
     assert "is 'b', that of the run is 'a': it is of other clips" in capsys.readouterr().err
     assert call(run, "activitynet", path, "--kind", "person") == 2
     assert "which says it itself" in capsys.readouterr().err
+
+
+def test_annotations_that_say_nothing_leave_the_truth_that_is_there(run, capsys):
+    path = run / "segments.json"
+    entry = {"annotations": [{"segment": [0, 200], "label": "x"}]}
+    path.write_text(json.dumps({"database": {"a": entry, "b": entry}}))
+    assert call(run, "activitynet", path) == 0
+    other = run / "other.json"
+    other.write_text(json.dumps({"database": {"zzz": entry}}))
+    assert call(run, "activitynet", other) == 2
+    other.write_text("no JSON")
+    assert call(run, "activitynet", other) == 2
+    assert "other.json: expected database" in capsys.readouterr().err
+    assert truth_of(run).covered.all()
+    # Clips that can't be read any more are no fault of the annotations.
+    for name in "ab":
+        (run / "clips" / f"{name}.mp4").unlink()
+    assert call(run, "activitynet", path) == 2
+    assert "none of the run's 2 clips can be read again" in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten_by_its_ground_truth(run, capsys):
+    path = run / "segments.json"
+    path.write_text(json.dumps({"database": {"a": {"annotations": [{"segment": [0, 200]}]}}}))
+    for place in ("run", "run/attributions.zarr", "clips"):
+        argv = [str(run / "run"), "--layout", "activitynet", "--annotations", str(path)]
+        argv += ["--out", str(run / place)]
+        assert run_job(GroundTruthConfig, ground_truth, verb="ground_truth", argv=argv) == 2
+        assert "something else is there; choose another place" in capsys.readouterr().err
+    assert call(run, "activitynet", path) == 0
+
+
+def test_a_bad_box_is_told_by_its_line(run, capsys):
+    boxes = run / "boxes.csv"
+    boxes.write_text("a,100.2,0,0,0.5,0.5,1,0\na,100.2,0.6,0,0.5,0.5,1,0\n")
+    assert call(run, "ava-kinetics", boxes) == 2
+    err = capsys.readouterr().err
+    assert f"ground_truth: error: annotations: {boxes}: line 2 is 'a,100.2,0.6" in err
+
+
+def test_truth_of_other_frames_is_not_evaluated(run, capsys):
+    path = run / "segments.json"
+    path.write_text(json.dumps({"database": {"a": {"annotations": [{"segment": [0, 200]}]}}}))
+    assert call(run, "activitynet", path) == 0
+    record = record_of(
+        LAYOUT,
+        identity=identity_of(
+            LAYOUT, preprocessing=PREPROCESSING, sampling=Sampling("strided", 4, stride=1)
+        ),
+        class_names=("x", "y", "z"),
+    )
+    columns = random_columns(LAYOUT, video_id=np.array(["a", "b", "c"], object))
+    store = create_store(store_url(str(run / "other")), record)
+    for shard in range(LAYOUT.n_shards):
+        rows = np.asarray(LAYOUT.shard_rows(shard))
+        write_shard(store, {name: column[rows] for name, column in columns.items()}, rows)
+    argv = [str(run / "other"), "--ground-truth", str(run / "truth.zarr")]
+    assert run_job(EvaluateConfig, evaluate, verb="evaluate", argv=argv) == 2
+    assert "was made for another run: sampling.kind is 'uniform' there" in capsys.readouterr().err
 
 
 def test_a_clip_that_has_changed_is_told_and_is_not_known(run, capsys):

@@ -1,14 +1,18 @@
 """Ground truth through a model's eyes: the frames that it sees, cut into its patches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.attribution.method import Method
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
-from pipeline.errors import StoreError
+from pipeline.clips.views import ViewsConfig
+from pipeline.errors import ConfigError, StoreError
 from pipeline.store.ground_truth import (
     GridTruth,
     MaskTruth,
@@ -20,6 +24,7 @@ from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.rendering import actor_mask, rival_mask
 from tests.analysis.stores import random_columns, small_layout, write_run
+from tests.support.records import identity_of
 
 ALWAYS = (-1.0, 1e6)
 
@@ -223,6 +228,69 @@ def test_the_truth_of_another_run_is_refused(tmp_path):
         read(truth, [9])
     with pytest.raises(StoreError, match="has no 'object', expected one of person, hand"):
         read(truth, [1], "object")
+
+
+def test_truth_of_other_frames_is_refused_and_that_of_another_method_is_not(tmp_path):
+    layout = small_layout(6)
+    url = f"{tmp_path}/truth.zarr"
+    made_for = identity_of(layout)
+    ids = np.array([f"clip{row}" for row in range(6)], object)
+    write_ground_truth(url, KINDS, ids, GRID, (), {"identity": made_for.model_dump(mode="json")})
+    truth = open_ground_truth(url)
+    truth.check_made_for(made_for)
+    truth.check_made_for(
+        made_for.model_copy(
+            update={
+                "method": Method(name="evidence").resolved(12),
+                "manifest": "longer",
+                "preprocessing": replace(made_for.preprocessing, image_mean=(0.5, 0.5, 0.5)),
+            }
+        )
+    )
+    for key, other, told in (
+        ("sampling", Sampling("uniform", 4, position=0.25), "sampling.position is 0.5 there"),
+        ("preprocessing", Preprocessing(shortest_edge=200), "preprocessing.shortest_edge is"),
+        ("views", ViewsConfig(crops=3), "views.crops is 1 there and 3 here"),
+        ("segments", True, "segments is False there and True here"),
+    ):
+        with pytest.raises(StoreError, match=told):
+            truth.check_made_for(made_for.model_copy(update={key: other}))
+
+
+def test_truth_whose_writing_was_cut_off_is_named_and_written_again(tmp_path):
+    url = f"{tmp_path}/truth.zarr"
+
+    def cut_off():
+        yield np.array([0]), "person", Truth(np.ones((1, *GRID), np.float32), np.ones((1, 2), bool))
+        raise ConfigError("the annotations end here")
+
+    ids = np.array(["clip0"], object)
+    with pytest.raises(ConfigError, match="the annotations end here"):
+        write_ground_truth(url, KINDS, ids, GRID, cut_off(), {})
+    with pytest.raises(StoreError, match=r"truth\.zarr isn't finished: jobs\.ground_truth makes"):
+        open_ground_truth(url)
+    written(url)
+    assert read(open_ground_truth(url), [1]).known.shape == (1, 2)
+
+
+def test_nothing_but_ground_truth_is_written_over(tmp_path):
+    layout = small_layout(2)
+    run = write_run(tmp_path / "run", layout, random_columns(layout))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "list.txt").write_text("clips")
+    (tmp_path / "file").write_text("notes")
+    zarr.create_array(tmp_path / "array.zarr", shape=(2,), dtype="int8")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for place in (run, f"{run}/attributions.zarr", *(f"{tmp_path}/{n}" for n in ("notes", "file"))):
+        for url in (place, f"file://{place}"):
+            with pytest.raises(StoreError, match=r"can't (write ground truth to|read)"):
+                written(url)
+    with pytest.raises(StoreError, match="something else is there"):
+        written(str(tmp_path / "array.zarr"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (tmp_path / "empty").mkdir()
+    written(str(tmp_path / "empty"))
+    written(str(tmp_path / "empty"))
 
 
 def test_the_second_actor_is_a_kind_of_its_own(tmp_path):
