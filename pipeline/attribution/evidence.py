@@ -189,6 +189,15 @@ def _through_mlp(mlp: Mlp, m: Tensor, gradient: Tensor, *, frozen: bool) -> Tens
         return by_m
 
 
+def best_classes(logits: Tensor, n: int) -> Tensor:
+    """Classes of the highest logits, best first: (clips, classes) to (clips, n) int64.
+
+    Of equal logits, which are common in half precision, the class of the lower number is first;
+    torch's ``topk`` and ``argmax`` may each take another.
+    """
+    return logits.sort(dim=-1, descending=True, stable=True).indices[..., :n]
+
+
 def class_directions(logits: Tensor, classes: Tensor) -> Tensor:
     """Directions of a class: against the mean of all, and against its rivals.
 
@@ -217,6 +226,6 @@ def class_directions(logits: Tensor, classes: Tensor) -> Tensor:
 
 def top_directions(logits: Tensor) -> Tensor:
     """Directions of the two best classes, each against the mean of all: (2, clips, classes)."""
-    best = logits.topk(2, dim=-1).indices
+    best = best_classes(logits, 2)
     of_classes = F.one_hot(best.T, logits.shape[-1]).float()
     return of_classes - 1 / logits.shape[-1]

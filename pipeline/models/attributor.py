@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.attribution.evidence import best_classes
 from pipeline.attribution.method import Method, Precision
 from pipeline.attribution.staa import spatial_temporal
 from pipeline.clips.columns import Columns
@@ -34,6 +35,14 @@ _MODEL_ARRAYS = frozenset(
 )
 """The store's arrays that the model fills, if the layout has them."""
 
+
+_FINITE = frozenset(
+    (
+        *("temporal", "layer_temporal", "head_temporal", "runner_up_temporal"),
+        *("signed", "frame_importance"),
+    )
+)
+"""Those that are numbers in each clip that the model has explained."""
 
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "could not create a primitive"),
@@ -63,7 +72,8 @@ class Attributor:
         ``cpu`` or ``cuda``.
     precision
         Below float32, the forward pass runs under autocast. The weights of its matrix products are
-        kept in that precision for methods of attention alone; others read them in float32.
+        kept in that precision for methods of attention alone; others, and whatever tells which
+        times matter, read them in float32.
     compile_model
         Run the model through torch.compile. Attention is captured within the compiled graph.
     n_threads
@@ -99,8 +109,8 @@ class Attributor:
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, precision)
         self._adapter = load_adapter(checkpoint, device=device)
-        reads_weights = method.name not in _OF_ATTENTION_ALONE or method.change_weighted
-        if self._dtype != torch.float32 and not reads_weights:
+        of_attention_alone = method.name in _OF_ATTENTION_ALONE and method.frame_importance is None
+        if self._dtype != torch.float32 and of_attention_alone:
             narrow_weights(self._adapter.model, self._dtype)
         if compile_model:
             self._adapter.model.compile()
@@ -148,11 +158,11 @@ class Attributor:
             elif stop - start > 1:
                 self._clips_at_once = (stop - start) // 2
                 _LOGGER.warning(
-                    "%s; trying %d", _out_of_memory_with(stop - start), self._clips_at_once
+                    "%s; trying %d", out_of_memory_with(stop - start), self._clips_at_once
                 )
                 continue
             else:
-                _fail(columns, np.arange(start, stop), _out_of_memory_with(1))
+                _fail(columns, np.arange(start, stop), out_of_memory_with(1))
             start = stop
         return columns
 
@@ -166,7 +176,7 @@ class Attributor:
                 with self._timed("forward"):
                     return self._columns(on_device, label)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Return outside the handler: the error's traceback keeps the tensors that fill the memory.
         return None
@@ -180,14 +190,16 @@ class Attributor:
                 self._adapter, pixel_values, self._method, self._classes(label, frames.device)
             )
         probabilities = explanation.logits.float().softmax(dim=-1)
-        top = probabilities.topk(self._templates["top_classes"].shape[0], dim=-1)
+        # By their logits, as the class that is explained: different ones may have one probability.
+        top_classes = best_classes(explanation.logits, self._templates["top_classes"].shape[0])
+        top_probabilities = probabilities.gather(1, top_classes)
         columns = {
             **self._attribution("", explanation.attribution),
-            "prediction": top.indices[:, 0],
-            "probability": top.values[:, 0],
+            "prediction": top_classes[:, 0],
+            "probability": top_probabilities[:, 0],
             "label_probability": _probability_of(probabilities, label),
-            "top_classes": top.indices,
-            "top_probabilities": top.values,
+            "top_classes": top_classes,
+            "top_probabilities": top_probabilities,
         }
         if "layer_spatial" in self._templates:
             columns |= self._attribution("layer_", explanation.joint)
@@ -253,20 +265,25 @@ def normalise(frames: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) 
     )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a forward pass failed for want of the device's or the host's memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         reason in str(error) for reason in _OUT_OF_MEMORY
     )
 
 
-def _out_of_memory_with(n_clips: int) -> str:
+def out_of_memory_with(n_clips: int) -> str:
+    """Say with how many clips it did."""
     return f"out of memory with {n_clips} clip{'s' if n_clips > 1 else ''} in a forward pass"
 
 
 def _fill(columns: Columns, clips: NDArray[np.intp], explained: Columns) -> None:
     """Fill in the model's results for clips that were decoded; NaN is a failure of the model."""
     ok = columns["status"][clips] == Status.OK
-    finite = np.isfinite(explained["probability"]) & np.isfinite(explained["temporal"]).all(axis=1)
+    finite = np.isfinite(explained["probability"])
+    # Where each S sums to 1 by itself, what isn't a number shows in T.
+    for name in explained.keys() & _FINITE:
+        finite &= np.isfinite(explained[name]).reshape(len(clips), -1).all(axis=1)
     for name, values in explained.items():
         columns[name][clips[ok & finite]] = values[ok & finite]
     _fail(columns, clips[~finite], "the model gave NaN or infinity")

@@ -19,6 +19,7 @@ from pipeline.attribution.attention import (
 from pipeline.attribution.change import change
 from pipeline.attribution.contribution import Contributions
 from pipeline.attribution.evidence import (
+    best_classes,
     class_directions,
     read_gradients,
     read_parts,
@@ -109,7 +110,7 @@ def explain(
 
 def _target(logits: Tensor, classes: Tensor | None) -> Tensor:
     """Class to explain in each clip, (clips,) int64: the given one, or the prediction."""
-    predicted = logits.argmax(-1)
+    predicted = best_classes(logits, 1)[:, 0]
     return predicted if classes is None else torch.where(classes >= 0, classes, predicted)
 
 
@@ -285,7 +286,7 @@ def _parts_of_final_tokens(
 def _directions(logits: Tensor, method: Method, classes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Class that is explained, (clips,), and two directions for each clip, (2, clips, classes)."""
     if method.target == "top2":
-        return logits.argmax(-1), top_directions(logits)
+        return best_classes(logits, 1)[:, 0], top_directions(logits)
     target = _target(logits, classes)
     return target, class_directions(logits, target)
 

@@ -15,7 +15,12 @@ from transformers import PretrainedConfig, TimesformerForVideoClassification
 from pipeline.attribution.attention import SdpaAttention, all_rows, first_row, heads_averaged
 from pipeline.attribution.column import Affine, Column, ColumnLayer, Mlp, Norm
 from pipeline.attribution.rollout import Mixing, all_on_first, divided_rollout, rollout
-from pipeline.attribution.staa import cls_attention, divided_attention, frame_attention
+from pipeline.attribution.staa import (
+    as_distribution,
+    cls_attention,
+    divided_attention,
+    frame_attention,
+)
 from pipeline.clips.sampling import Sampling
 from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter, Block, Readout
@@ -162,7 +167,8 @@ class Timesformer(Adapter):
             cls = torch.ones(n_clips, device=device)
             patches = torch.zeros(n_clips, n_times, n_tokens - 1, device=device)
             _, patches = divided_rollout(cls, patches, list(zip(temporal, spatial, strict=True)))
-            return patches / patches.sum(dim=(1, 2), keepdim=True)
+            # Of all 0, where CLS keeps to itself, nothing can be said.
+            return as_distribution(patches)
         shares = cls_attention(rollout(all_on_first(spatial[0]), spatial))
         if self._kind == "joint_space_time":
             return self._in_time_order(shares)

@@ -280,6 +280,47 @@ def test_a_part_that_half_precision_can_not_hold_is_bounded(tmp_path):
     assert np.abs(columns["signed"]).max() == np.finfo(np.float16).max
 
 
+@pytest.mark.parametrize("name", ["frame_importance", "signed", "temporal", "runner_up_temporal"])
+def test_a_clip_with_nan_in_any_array_failed(model, name):
+    method = Method(name="evidence", target="top2", frame_importance="insertion")
+    layout = replace(LAYOUT, optional=method.optional_arrays)
+
+    def explain_one_as_nan(*given):
+        explanation = explain(*given)
+        key = {"temporal": "total", "runner_up_temporal": "runner_up"}.get(name, name)
+        broken = getattr(explanation, key).clone()
+        broken[2] = torch.nan
+        return replace(explanation, **{key: broken})
+
+    columns = attributor_of(model, method=method, layout=layout, explain_with=explain_one_as_nan)(
+        batch_of()
+    )
+    assert columns["status"].tolist() == [*(Status.OK,) * 2, Status.MODEL_ERROR, Status.OK]
+    assert columns["message"][2] == "the model gave NaN or infinity"
+    assert_empty(columns, 2)
+    for array in ("frame_importance", "signed", "runner_up_temporal"):
+        assert np.isnan(columns[array][2]).all()
+        assert np.isfinite(columns[array][[0, 1, 3]]).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("target", ["predicted", "top2"])
+def test_of_equal_logits_the_first_class_is_predicted_and_explained(tmp_path, precision, target):
+    names = {index: f"class {index}" for index in range(40)}
+    folder = save_timesformer(tmp_path, id2label=names)
+    for ending in ("classifier.weight", "classifier.bias"):
+        change_weights(folder, ending, torch.zeros_like)
+    method = Method(name="evidence", target=target)
+    layout = replace(LAYOUT, optional=method.optional_arrays)
+    given = {"method": method, "layout": layout, "precision": precision}
+    columns = attributor_of(folder, **given)(batch_of())
+    assert columns["top_classes"].tolist() == [[0, 1, 2]] * N_CLIPS
+    assert columns["prediction"].tolist() == columns["target"].tolist() == [0] * N_CLIPS
+    change_weights(folder, "classifier.bias", lambda bias: torch.arange(40.0))
+    columns = attributor_of(folder, **given)(batch_of())
+    assert columns["target"].tolist() == columns["prediction"].tolist() == [39] * N_CLIPS
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_below_float32_the_model_runs_under_autocast(model, precision):
     half = attributor_of(model, precision=precision)
@@ -304,6 +345,21 @@ def test_weights_that_are_kept_narrow_change_no_bit(model, precision, method):
     got, expected = narrow(batch_of()), wide(batch_of())
     for name in MODEL_COLUMNS:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("importance", ["gradient", "insertion"])
+def test_which_times_matter_does_not_depend_on_the_method_beside(model, importance):
+    found = []
+    for name in ("staa", "rollout", "contribution", "evidence"):
+        method = Method(name=name, frame_importance=importance)
+        layout = replace(LAYOUT, optional=method.optional_arrays)
+        columns = attributor_of(model, method=method, layout=layout, precision="bfloat16")(
+            batch_of()
+        )
+        assert (columns["status"] == Status.OK).all()
+        found.append(columns["frame_importance"])
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
 
 
 def test_methods_that_read_weights_themselves_have_them_in_float32(model):

@@ -54,6 +54,17 @@ def test_gradient_relevance_is_the_product_of_whole_matrices(name, tmp_path):
     assert (relevance - others).abs().max() > 1e-3 * relevance.max()
 
 
+@EACH
+def test_a_class_that_depends_on_nothing_has_a_uniform_map(name, tmp_path):
+    two = pair(name, tmp_path)
+    torch.nn.init.zeros_(two.adapter.model.classifier.weight)
+    got = gradient_relevance(two.adapter, two.clips(2), torch.tensor([1, 3]))
+    assert torch.isfinite(got).all()
+    torch.testing.assert_close(got.sum((1, 2)), torch.ones(2))
+    if name != "videomae without mean pooling":
+        torch.testing.assert_close(got, torch.full_like(got, 1 / got[0].numel()))
+
+
 def whole_gradient(two, clips, classes, block):
     """Softmax of one block and its derivative, with every other softmax as it is."""
     paths = {module: path for path, module in two.adapter.model.named_modules()}

@@ -58,6 +58,22 @@ def test_what_is_added_makes_the_stream_behind(name, tmp_path):
         torch.testing.assert_close(before + added, mixing.behind, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ROLLOUTS)
+@pytest.mark.parametrize("method", ["contribution", "rollout-contribution"])
+def test_where_no_token_adds_to_the_stream_all_are_alike(name, method, tmp_path):
+    adapter = adapter_of(name, tmp_path)
+    for block in adapter.blocks().values():
+        projections = block.project or (block.attention.v_proj,)
+        for parameter in (p for linear in projections for p in linear.parameters()):
+            torch.nn.init.zeros_(parameter)
+    joint = explanation_of(adapter, clips_for(adapter, 2), name=method).joint
+    # Mean pooling and a first token that is a patch have their own skips to fall back on.
+    assert torch.isfinite(joint).all()
+    torch.testing.assert_close(joint.sum((2, 3)), torch.ones(joint.shape[:2]))
+    if not name.startswith("videomae"):
+        torch.testing.assert_close(joint, torch.full_like(joint, 1 / joint[0, 0].numel()))
+
+
 def as_softmax(name, mixings, names, n_patches):
     """Matrices X by kind, for which test_rollout's (X + I) / 2 is the matrix of weights."""
     softmax = Softmax()
