@@ -85,6 +85,9 @@ def changed_clip(pixel_values: Tensor, intervention: Intervention, grid: Geometr
             return pixel_values[:, [n_frames // 2]].expand_as(pixel_values)
         case "shuffle":
             order = np.random.default_rng(intervention.seed).permutation(n_frames)
+            if (order == np.arange(n_frames)).all():
+                # Of few frames, one draw in some is the order that they have.
+                order = np.roll(order, 1)
             return pixel_values[:, torch.from_numpy(order)]
         case "replace" | "surround":
             if intervention.fill is None:

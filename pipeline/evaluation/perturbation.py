@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.models.attributor import is_out_of_memory
 from pipeline.models.geometry import Geometry
 
 Unit = Literal["patches", "frames", "tubes"]
@@ -162,7 +163,8 @@ class Probe:
     pixel_values
         (clips, frames, 3, height, width), normalised, on the model's device.
     batch_size
-        Versions in a forward pass.
+        Versions in a forward pass. Where so many don't fit into the device's memory, they are
+        halved until they do, down to one; the probe asks by that many from then on.
     """
 
     def __init__(self, model: Classifier, pixel_values: Tensor, *, batch_size: int = 16) -> None:
@@ -171,7 +173,7 @@ class Probe:
         self.n_forward = 0
         self._model = model
         self._pixel_values = pixel_values
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._filled: dict[Fill, Tensor] = {}
         self._known: dict[tuple[int, str, bytes], NDArray[np.float64]] = {}
 
@@ -228,18 +230,26 @@ class Probe:
             self._filled[fill] = fill_frames(self._pixel_values, fill)
         filled, device = self._filled[fill], self._pixel_values.device
         wanted = list(missing.items())
-        for start in range(0, len(wanted), self._batch_size):
-            part = wanted[start : start + self._batch_size]
+        start = 0
+        while start < len(wanted):
+            part = wanted[start : start + self.batch_size]
             clips = [clip for _, (_, clip) in part]
             masks = np.stack([removed[version, clip] for _, (version, clip) in part])
-            with torch.inference_mode():
-                versions = replace_patches(
-                    self._pixel_values[clips],
-                    filled[clips],
-                    torch.from_numpy(masks).to(device),
-                    self.grid,
-                )
-                logits = self._model.predict(versions).double().cpu().numpy()
+            try:
+                with torch.inference_mode():
+                    versions = replace_patches(
+                        self._pixel_values[clips],
+                        filled[clips],
+                        torch.from_numpy(masks).to(device),
+                        self.grid,
+                    )
+                    logits = self._model.predict(versions).double().cpu().numpy()
+            except (MemoryError, RuntimeError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+                self.batch_size = len(part) // 2
+                continue
+            start += len(part)
             self.n_forward += len(part)
             self._known |= {key: row for (key, _), row in zip(part, logits, strict=True)}
 

@@ -26,7 +26,7 @@ from pipeline.evaluation.faithfulness import (
     random_gap,
 )
 from pipeline.evaluation.perturbation import FILLS, UNITS, Probe
-from pipeline.models.attributor import normalise
+from pipeline.models.attributor import is_out_of_memory, normalise, out_of_memory_with
 from pipeline.models.checkpoint import Checkpoint, load_adapter
 from pipeline.models.geometry import Geometry
 from pipeline.status import Status
@@ -35,6 +35,7 @@ from pipeline.store.run_folder import store_url
 from pipeline.store.schema import Measure
 
 _BY_FILL, _UNITS, _SHARES = ("fill",), ("fill", "unit"), ("fill", "share")
+_NOT_FINITE = "the model gave NaN or infinity"
 _OF_RANDOM = "the same of random orders, which is to be taken off"
 
 MEASURES = (
@@ -88,7 +89,7 @@ class MeasureFaithfulness:
     run_rows
         (rows,): its row of each row that comes.
     batch_size
-        Versions of a clip in a forward pass.
+        Versions of a clip in a forward pass, at most; fewer, where the device lacks memory.
     n_random
         Random orders that each figure is held against.
     timed
@@ -124,7 +125,8 @@ class MeasureFaithfulness:
         """Measure the clips of a batch that were decoded; NaN for the others.
 
         A clip whose file isn't the one any more that the run has read fails as ``missing``, and one
-        that the model gives no finite answer to as ``model_error``.
+        that the model gives no finite answer to, or that doesn't fit into memory alone, as
+        ``model_error``.
         """
         n_clips = len(batch["row"])
         columns: Columns = {name: batch[name] for name in ("row", "video_id")}
@@ -144,9 +146,9 @@ class MeasureFaithfulness:
                 columns["message"][clip] = "the file isn't the one that the run has read"
                 continue
             values = self._measured(batch["frames"][clip], attribution, target)
-            if values is None:
+            if isinstance(values, str):
                 columns["status"][clip] = Status.MODEL_ERROR
-                columns["message"][clip] = "the model gave NaN or infinity"
+                columns["message"][clip] = values
                 continue
             for name, value in values.items():
                 columns[name][clip] = value
@@ -167,18 +169,26 @@ class MeasureFaithfulness:
 
     def _measured(
         self, frames: NDArray[np.uint8], attribution: NDArray[np.floating], target: int
-    ) -> dict[str, NDArray[np.float64] | int] | None:
-        """Values of one clip, by `MEASURES`; None if the model gives no finite answer."""
-        with self._timed("transfer"):
-            on_device = torch.tensor(frames[None], device=self._device)
-        with self._timed("forward"):
-            pixels = normalise(on_device, self._preprocessing, torch.float32)
-            probe = Probe(self._model, pixels, batch_size=self._batch_size)
-            if not np.isfinite(probe.clean_logits()).all():
-                return None
-            values = faithfulness_of_clip(probe, attribution, target, n_random=self._n_random)
-        finite = all(np.isfinite(value).all() for value in values.values())
-        return {**values, "target": target, "n_forward": probe.n_forward} if finite else None
+    ) -> dict[str, NDArray[np.float64] | int] | str:
+        """Values of one clip, by `MEASURES`; or why it has none."""
+        try:
+            with self._timed("transfer"):
+                on_device = torch.tensor(frames[None], device=self._device)
+            with self._timed("forward"):
+                pixels = normalise(on_device, self._preprocessing, torch.float32)
+                probe = Probe(self._model, pixels, batch_size=self._batch_size)
+                if not np.isfinite(probe.clean_logits()).all():
+                    return _NOT_FINITE
+                values = faithfulness_of_clip(probe, attribution, target, n_random=self._n_random)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return out_of_memory_with(1)
+        # The next clip is as large.
+        self._batch_size = probe.batch_size
+        if not all(np.isfinite(value).all() for value in values.values()):
+            return _NOT_FINITE
+        return {**values, "target": target, "n_forward": probe.n_forward}
 
 
 def faithfulness_of_clip(

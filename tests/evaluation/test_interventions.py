@@ -123,6 +123,17 @@ def test_frames_are_frozen_shuffled_and_kept(known):
         changed_clip(clip, Intervention(0, 0, "replace"), model.grid)
 
 
+def test_shuffled_frames_are_in_another_order_however_few():
+    for n_frames in (2, 3):
+        clip = torch.arange(n_frames, dtype=torch.float32)[None, :, None, None, None]
+        for seed in range(20):
+            shuffled = changed_clip(clip, Intervention(0, 0, "shuffle", seed=seed), None)
+            assert not torch.equal(shuffled, clip)
+            assert sorted(shuffled.flatten().tolist()) == list(range(n_frames))
+    single = torch.ones(1, 1, 1, 1, 1)
+    assert torch.equal(changed_clip(single, Intervention(0, 0, "shuffle"), None), single)
+
+
 @pytest.fixture(scope="module")
 def intervener(known):
     """Of the model set by hand, over clips of which the third can't be read any more."""

@@ -44,6 +44,37 @@ def test_the_median_and_the_mean_are_numpys():
     )
 
 
+class InLittleMemory(Linear):
+    """A linear model that has room for a few clips at a time."""
+
+    def __init__(self, room):
+        super().__init__(GRID, 3)
+        self.room, self.tried = room, []
+
+    def predict(self, pixel_values):
+        self.tried.append(len(pixel_values))
+        if len(pixel_values) > self.room:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return super().predict(pixel_values)
+
+
+def test_versions_that_do_not_fit_are_asked_about_by_fewer():
+    rng = np.random.default_rng(0)
+    removed = rng.random((9, 2, 2, 12)) < 0.5
+    model, ample = InLittleMemory(3), Linear(GRID, 3)
+    probe = Probe(model, pixels(), batch_size=16)
+    expected = Probe(ample, pixels(), batch_size=16).logits(removed, "mean")
+    np.testing.assert_allclose(probe.logits(removed, "mean"), expected, atol=1e-5)
+    assert model.tried[:5] == [16, 8, 4, 2, 2]
+    assert max(model.tried[5:]) == probe.batch_size == 2
+    assert probe.n_forward == model.n_seen == 18
+    # What doesn't fit alone is told by the error itself, and so are other errors.
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        Probe(InLittleMemory(0), pixels()).logits(removed, "mean")
+    with pytest.raises(RuntimeError, match="must match"):
+        Probe(ample, pixels()[..., :-1]).logits(removed, "mean")
+
+
 def test_the_blur_is_scipys_gaussian():
     clips = pixels(1)
     sigma = BLUR_SHARE * 24

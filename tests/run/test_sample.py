@@ -1,12 +1,14 @@
 """A sample of a run goes through the model again: durable, every clip accounted for."""
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import zarr
 
 from jobs import evaluate as job
@@ -159,6 +161,36 @@ def test_it_goes_on_where_it_was_and_ends_in_the_same_bits(run):
         np.testing.assert_array_equal(got[name], values, err_msg=name)
     measure()
     assert calls == []
+
+
+def test_a_clip_that_does_not_fit_into_memory_alone_is_a_row_with_a_name(run):
+    n_passes = 0
+
+    @contextmanager
+    def short(part):
+        nonlocal n_passes
+        n_passes += part == "forward"
+        if part == "forward" and n_passes == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    class Short(MeasureFaithfulness):
+        def __init__(self, *args, **given):
+            super().__init__(*args, **{**given, "timed": short})
+
+    plan = planned(config_of(run))
+    prepare_sample(plan)
+    execute_serially(
+        plan,
+        stages_of=lambda *given: replace(stages_of(1)(*given), attribute=Short),
+    )
+    values = measured(run)
+    status = values["status"].tolist()
+    assert status.count(Status.MODEL_ERROR) == 1
+    assert status.count(Status.OK) == len(status) - 1
+    (failure,) = pq.read_table(run / "faithfulness/failures.parquet").to_pylist()
+    assert failure["message"] == "out of memory with 1 clip in a forward pass"
+    assert np.isnan(values["gap"][status.index(Status.MODEL_ERROR)]).all()
 
 
 def test_what_fails_is_a_row_with_a_name(run, inputs, capsys, tmp_path):
