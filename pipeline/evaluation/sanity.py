@@ -23,8 +23,10 @@ Float64Array = NDArray[np.float64]
 Explain = Callable[[Tensor], NDArray[np.floating]]
 """From pixel values to maps (clips, T, P)."""
 
-_BLOCK = re.compile(r"^.*?\blayers?\.\d+")
-"""Prefix of a transformer block's parameters."""
+_BLOCK = re.compile(r"^.*?(?:\b|_)layers?\.\d+")
+"""Prefix of a transformer block's parameters, as ``encoder.layer.3`` or ``spatial_layers.3``."""
+_READ_LAST = ("pooler", "pooler.cross_attention_layer")
+"""Stages of V-JEPA 2's pooler that are registered first: its query, and what that reads by."""
 
 
 def pearson(one: NDArray[np.floating], other: NDArray[np.floating]) -> Float64Array:
@@ -53,13 +55,20 @@ def stages(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
 
     A stage is a transformer block, or what is registered between blocks below one name.
     """
+    named = [(name, name.rpartition(".")[0].split("."), p) for name, p in model.named_parameters()]
+    roots = {module[0] for name, module, _ in named if _BLOCK.match(name)}
     grouped: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, module, parameter in named:
         block = _BLOCK.match(name)
-        module = name.rpartition(".")[0]
-        key = block[0] if block else ".".join(module.split(".")[:2])
+        # What has no blocks is one stage, as a pooling head.
+        key = block[0] if block else ".".join(module[: 2 if module[0] in roots else 1])
         grouped.setdefault(key, []).append(parameter)
-    return list(grouped.items())[::-1]
+    # Registered from the input to the output, but for a pooler that reads behind its own blocks.
+    names = list(grouped)[::-1]
+    first = next((place for place, name in enumerate(names) if name.startswith("pooler")), 0)
+    late = [name for name in names if name in _READ_LAST]
+    names = [*names[:first], *late, *(name for name in names[first:] if name not in late)]
+    return [(name, grouped[name]) for name in names]
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from pipeline.evaluation.sanity import (
     spearman,
     stages,
 )
+from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.synthetic.hand_set_model import contributions
 from tests.evaluation.models import hand_set, random_timesformer
+from tests.support.families import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,6 +48,24 @@ def test_stages_go_from_the_classifier_to_the_embeddings_and_hold_every_paramete
     assert blocks == ["timesformer.encoder.layer.1", "timesformer.encoder.layer.0"]
     held = [parameter for _, group in stages(model) for parameter in group]
     assert len(held) == len({id(parameter) for parameter in held}) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_block_of_every_family_is_a_stage(name, tmp_path):
+    adapter = load_adapter(read_checkpoint(str(FAMILIES[name].save(tmp_path))), device="cpu")
+    found = stages(adapter.model)
+    names = [stage for stage, _ in found]
+    assert "classifier" in names[0]
+    paths = {module: path for path, module in adapter.model.named_modules()}
+    of_block = []
+    for block in adapter.blocks().values():
+        parameters = {id(parameter) for parameter in block.attention.parameters()}
+        held = [n for n, group in found if parameters & {id(each) for each in group}]
+        assert len(held) == 1, paths[block.attention]
+        of_block.append(held[0])
+    # From the output to the input, each by itself.
+    assert len(set(of_block)) == len(of_block)
+    assert [stage for stage in names if stage in of_block] == of_block[::-1]
 
 
 def test_a_model_is_noise_while_it_is_randomised_and_as_before_afterwards():

@@ -1,16 +1,19 @@
-"""The Grad-CAM family on tokens: activations and gradients of what enters the last block.
+"""The Grad-CAM family on tokens: activations and gradients of what the last attention takes in.
 
-CLS reads the patches in the last block for the last time, so what leaves them there has no
-gradient; what enters it has. Captum's LayerGradCam averages gradients over the trailing dimensions
-of a picture's layout (channels before places), which tokens don't have; hence written here.
+The readout reads the patches there for the last time: CLS in the last block, a pooler's query in
+its own, a mean in all tokens' last exchange. These tokens have been through the LayerNorm before
+it, as in pytorch-grad-cam, which takes ``blocks[-1].norm1``: before that LayerNorm HiResCAM is 0
+whatever the model says, since nothing behind it changes when a token is scaled.
+
+Captum's LayerGradCam averages gradients over the trailing dimensions of a picture's layout
+(channels before places), which tokens don't have; hence written here.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
 from pipeline.models.adapter import Adapter
 
 
@@ -19,9 +22,9 @@ def grad_cam(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
 
     A channel's weight is the mean of its gradient over all patches of the clip.
     """
-    activation, gradient = _last_block(model, pixel_values, target)
-    weights = gradient.mean(dim=(1, 2), keepdim=True)
-    return (activation * weights).sum(dim=-1).clamp_min(0)
+    activation, gradient = _last_tokens(model, pixel_values, target)
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    return (activation * weights).sum(dim=1).clamp_min(0)
 
 
 def grad_cam_plus_plus(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
@@ -29,79 +32,46 @@ def grad_cam_plus_plus(model: Adapter, pixel_values: Tensor, target: Tensor) -> 
 
     alpha = g^2 / (2 g^2 + sum_places A g^3), 0 where the denominator is.
     """
-    activation, gradient = _last_block(model, pixel_values, target)
+    activation, gradient = _last_tokens(model, pixel_values, target)
     square = gradient**2
-    denominator = 2 * square + (activation * gradient**3).sum(dim=(1, 2), keepdim=True)
+    denominator = 2 * square + (activation * gradient**3).sum(dim=(2, 3), keepdim=True)
     alpha = torch.where(denominator != 0, square / denominator, 0.0)
-    weights = (alpha * gradient.clamp_min(0)).sum(dim=(1, 2), keepdim=True)
-    return (activation * weights).sum(dim=-1).clamp_min(0)
+    weights = (alpha * gradient.clamp_min(0)).sum(dim=(2, 3), keepdim=True)
+    return (activation * weights).sum(dim=1).clamp_min(0)
 
 
 def hi_res_cam(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """HiResCAM (Draelos & Carin 2020, arXiv 2011.08891): relu of activation times gradient."""
-    activation, gradient = _last_block(model, pixel_values, target)
-    return (activation * gradient).sum(dim=-1).clamp_min(0)
+    activation, gradient = _last_tokens(model, pixel_values, target)
+    return (activation * gradient).sum(dim=1).clamp_min(0)
 
 
 def layer_cam(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """LayerCAM (Jiang et al. 2021): each place's positive gradients weight its activations."""
-    activation, gradient = _last_block(model, pixel_values, target)
-    return (activation * gradient.clamp_min(0)).sum(dim=-1).clamp_min(0)
+    activation, gradient = _last_tokens(model, pixel_values, target)
+    return (activation * gradient.clamp_min(0)).sum(dim=1).clamp_min(0)
 
 
-def _timesformer(model: Adapter) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    grid = model.grid
+def _last_tokens(model: Adapter, pixel_values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Activations and gradients of what the last attention takes in: (clips, channels, T, P)."""
+    attention = list(model.blocks().values())[-1].attention
+    tokens: list[Tensor] = []
 
-    def in_time_order(tokens: Tensor) -> Tensor:
-        # A patch's tokens lie together, behind CLS.
-        patches = tokens[:, 1:].reshape(len(tokens), grid.height * grid.width, grid.n_times, -1)
-        return patches.transpose(1, 2)
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+        # A pooler's cross-attention takes its query first, and then the tokens.
+        tokens.append(args[1] if len(args) > 1 and isinstance(args[1], Tensor) else args[0])
 
-    return model.model.timesformer.encoder.layer[-1], in_time_order
-
-
-def _vivit(model: Adapter) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    return model.model.vivit.layers[-1], lambda tokens: _unfolded(model, tokens[:, 1:])
-
-
-def _videomae(model: Adapter) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    layers = model.model.videomae.encoder.layer
-    return layers[-1], lambda tokens: _unfolded(model, tokens)
-
-
-_LAST_BLOCK = {"timesformer": _timesformer, "vivit": _vivit, "videomae": _videomae}
-
-
-def _unfolded(model: Adapter, tokens: Tensor) -> Tensor:
-    grid = model.grid
-    return tokens.reshape(len(tokens), grid.n_times, grid.height * grid.width, -1)
-
-
-def _last_block(model: Adapter, pixel_values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations and gradients of what enters the last block: (clips, T, P, channels) each.
-
-    Raises
-    ------
-    ModelError
-        If the family's tokens aren't known here.
-    """
-    family = model.model.config.model_type
-    if family not in _LAST_BLOCK:
-        raise ModelError(
-            f"Grad-CAM: {family} is not known, expected one of {', '.join(_LAST_BLOCK)}"
-        )
-    block, unfold = _LAST_BLOCK[family](model)
-    entering: list[Tensor] = []
-
-    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        entering.append(args[0])
-
-    handle = block.register_forward_pre_hook(keep)
+    handle = attention.register_forward_pre_hook(keep)
     try:
         with torch.enable_grad():
-            logits = model.predict(pixel_values.float().requires_grad_())
+            # Detached, so that the caller's clips don't ask for a gradient from then on.
+            logits = model.predict(pixel_values.detach().float().requires_grad_())
             chosen = logits.gather(1, target.to(logits.device)[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, entering[0])
+            (gradient,) = torch.autograd.grad(chosen, tokens[0])
     finally:
         handle.remove()
-    return unfold(entering[0].detach()), unfold(gradient)
+    # The grid's arrangement is that of values by head: here a channel is one.
+    return (
+        model.tokens_on_grid(tokens[0].detach().transpose(1, 2)),
+        model.tokens_on_grid(gradient.transpose(1, 2)),
+    )

@@ -40,7 +40,7 @@ def fovex(
     grid = model.grid
     generator = torch.Generator().manual_seed(seed)
     maps = []
-    axes = [torch.linspace(-1, 1, n) for n in (grid.n_frames, *grid.input_size)]
+    axes = [_places(n) for n in (grid.n_frames, *grid.input_size)]
     pixels_at = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     axes = [_centres(n) for n in (grid.n_times, grid.height, grid.width)]
     patches_at = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
@@ -94,6 +94,11 @@ def _fixations(
 
 def _gaussian(places: Tensor, centre: Tensor) -> Tensor:
     return torch.exp(-((places - centre) ** 2).sum(dim=-1) / SPREAD)
+
+
+def _places(n: int) -> Tensor:
+    """Place of each frame or pixel on an axis from -1 to 1; a single one is in the middle."""
+    return torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1)
 
 
 def _centres(n: int) -> Tensor:
