@@ -5,9 +5,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.base_config import FrozenConfig, Seconds
+from pipeline.synthetic import exact_scenarios
+from pipeline.synthetic.exact_scenarios import ExactTask, scenario_of
 from pipeline.synthetic.scenes import Canvas
 from pipeline.synthetic.shortcuts import CLASSES, ShortcutConfig
-from pipeline.synthetic.tasks import TaskName, class_names
+from pipeline.synthetic.tasks import TASKS, TaskName, class_names
 
 DatasetName = TaskName | Literal["shortcuts"]
 """A task of `pipeline.synthetic.tasks`, or the planted cues of `pipeline.synthetic.shortcuts`."""
@@ -117,14 +119,19 @@ class TrainConfig(FrozenConfig):
 
     out: str
     """Folder that the model, its processor and its card are written to."""
-    held_out: str
-    """Manifest of synthetic clips of another seed, to measure accuracy on."""
-    task: DatasetName = "actions"
-    """What the class is, as `jobs.synthesize` has it."""
+    held_out: str | None = None
+    """Manifest of synthetic clips of another seed, to measure accuracy on; for an `exact_` task
+    clips of the next seed are drawn."""
+    task: DatasetName | ExactTask = "actions"
+    """What the class is, as `jobs.synthesize` has it, or a scenario of
+    `pipeline.synthetic.exact_scenarios`."""
     clean: bool = False
     """Learn from the clean twin of `shortcuts`."""
     architecture: Literal["timesformer", "vivit", "videomae"] = "timesformer"
     """Family of the model."""
+    start: str | None = None
+    """Checkpoint of the same family, size and classes whose weights training starts from, where a
+    task is learnt from an easier one; by default weights are drawn."""
     n_layers: int = Field(default=3, ge=1)
     """Blocks of the model."""
     distractors: Literal["idle", "acting"] = "idle"
@@ -150,6 +157,23 @@ class TrainConfig(FrozenConfig):
     """Threads that train."""
 
     @model_validator(mode="after")
+    def _exact_clips_are_drawn(self) -> "TrainConfig":
+        if self.scenario is None:
+            if self.held_out is None:
+                raise ValueError(f"held_out: missing, expected a manifest of task={self.task}")
+            return self
+        if self.held_out is not None:
+            raise ValueError(f"held_out: task={self.task} draws its own clips, leave it out")
+        if self.architecture != "timesformer" or self.n_frames != exact_scenarios.N_TIMES:
+            raise ValueError(
+                f"task: {self.task} is learnt by architecture=timesformer with "
+                f"n_frames={exact_scenarios.N_TIMES}"
+            )
+        if self.distractors != "idle":
+            raise ValueError(f"distractors: task={self.task} has none")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_trained(self) -> "TrainConfig":
         if self.patch_loss_weight > 0 and self.architecture != "timesformer":
             raise ValueError(
@@ -170,7 +194,18 @@ class TrainConfig(FrozenConfig):
         return self.patch_weight
 
     @property
+    def scenario(self) -> exact_scenarios.Scenario | None:
+        """Scenario of an ``exact_`` task."""
+        return scenario_of(self.task)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Classes of the task as annotations have them, in label order."""
-        names = CLASSES if self.task == "shortcuts" else class_names(self.task)
+        names: tuple[str, ...]
+        if (scenario := self.scenario) is not None:
+            names = exact_scenarios.class_names(scenario)
+        elif self.task in TASKS:
+            names = class_names(self.task)
+        else:
+            names = CLASSES
         return tuple(name.replace("_", " ") for name in names)

@@ -2,8 +2,8 @@
 
 Each clip is rendered where it is sampled and prepared as in a run. Clips of two actors of two
 classes ask what a map says of one class in the presence of another. Where two actors of a scene
-can't have two classes, because its colours over time are the class, a clip is a *composite*: the
-left half of one scene beside the right half of another one.
+can't have two classes, because what its colour does over time is the class, a clip is a
+*composite*: the left half of one scene beside the right half of another one.
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.clips.sampling import Sampling
 from pipeline.store.ground_truth import share_of_patches
+from pipeline.synthetic.exact_scenarios import Scenario, as_frames, exact_clips
 from pipeline.synthetic.rendering import actor_mask, render_frame, rival_mask
 from pipeline.synthetic.scenes import Canvas, Scene
 from pipeline.synthetic.small_models import SIDE
@@ -27,7 +28,7 @@ from pipeline.synthetic.tasks import (
 )
 from pipeline.synthetic.training import PREPROCESSING, SMALL_CANVAS
 
-_COMPOSITE_TASKS: tuple[TaskName, ...] = ("order",)
+_COMPOSITE_TASKS: tuple[TaskName, ...] = ("order", "moment")
 
 _PAN_RATES: dict[Camera, float] = {"panning": 1.0, "still": 0.0, "fast": 4.0}
 
@@ -111,6 +112,21 @@ def held_out_clips(
         np.array(rivals),
         np.stack(covered[1]),
     )
+
+
+def exact_held_out(scenario: Scenario, *, n_clips: int, seed: int) -> HeldOut:
+    """Draw clips of one of EXACT's scenarios, on a white background; none has a second actor.
+
+    Parameters
+    ----------
+    seed
+        Other seeds give other clips; models were trained on seed 1.
+    """
+    clips = exact_clips(scenario, n_clips, seed)
+    grid = (clips.truth.shape[1], SIDE, SIDE)
+    covered = np.stack([share_of_patches(truth.astype(np.float32), grid) for truth in clips.truth])
+    nowhere = np.zeros_like(covered)
+    return HeldOut(as_frames(clips.pixels), clips.labels, covered, np.full(n_clips, -1), nowhere)
 
 
 def _canvas(task: TaskName) -> Canvas:

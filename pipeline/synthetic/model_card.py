@@ -15,6 +15,12 @@ _PURPOSES = {
     "It learnt from labels alone: nothing told it where the actor is, or when it changes.",
     "shortcuts": "It tells apart five actions, most of which a planted cue gives away. It is\n"
     "right for the wrong reasons, and there to be found out.",
+    "exact_linear": "It tells which of two shapes lies at its place in noise.",
+    "exact_multiplicative": "It tells which of two shapes dims the noise at its place.",
+    "exact_moving": "It tells which of two shapes lies anywhere in noise, turned by any quarter.",
+    "exact_motion": "It tells in which of four directions a shape moves in noise.",
+    "exact_order": "It tells which of two shapes in noise was there before the other.",
+    "exact_flash": "It tells whether a square got brighter or darker in one frame than in another.",
     "moment": "It tells the hue in which the actor flashed for one eighth of the clip. It learnt\n"
     "from labels alone: nothing told it where or when.",
 }
@@ -55,7 +61,13 @@ def model_card(
         if weight
         else "none: a label per clip is all that it learnt from"
     )
-    reflections = "" if task == "shortcuts" else ", and their reflections"
+    if config.scenario is not None:
+        data = f"{values['n_clips']:,} drawn clips of seed {values['seed']}"
+        held_out = f"drawn with seed {values['seed'] + 1}"
+    else:
+        reflections = "" if task == "shortcuts" else ", and their reflections"
+        data = f"{values['n_clips']:,} rendered scenes of seed {values['seed']}{reflections}"
+        held_out = "decoded from H.264 files"
     time = (
         f"{_minutes(seconds)}, rendering included, on {os.cpu_count()} CPU cores; "
         f"{_minutes(cpu_seconds)} of CPU time"
@@ -76,12 +88,12 @@ pipeline_tag: video-classification
 | | |
 | --- | --- |
 | command | `python -m jobs.train{flags}` |
-| data | {values["n_clips"]:,} rendered scenes of seed {values["seed"]}{reflections} |
+| data | {data} |
 | sampling | uniform: run it with `--sampling.kind uniform` |
 | patch loss | {patch_loss} |
 | seed | {values["seed"]} |
 | time | {time} |
-| held-out accuracy | {accuracy:.1%} of {n_held_out} clips, decoded from H.264 files |
+| held-out accuracy | {accuracy:.1%} of {n_held_out} clips, {held_out} |
 """
 
 

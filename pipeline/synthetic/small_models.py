@@ -13,8 +13,8 @@ from transformers import (
 )
 
 IMAGE_SIZE = 96
-PATCH_SIZE = 12
-SIDE = IMAGE_SIZE // PATCH_SIZE
+"""Height and width of a frame, pixels; EXACT's are smaller."""
+SIDE = 8
 """Rows and columns of patches."""
 FRAMES_PER_TUBELET = 2
 """For ViViT and VideoMAE."""
@@ -24,22 +24,37 @@ _EMBEDDING_SCALE = 0.5
 
 
 def small_model(
-    architecture: str, n_frames: int, seed: int, class_names: tuple[str, ...], n_layers: int = 3
+    architecture: str,
+    n_frames: int,
+    seed: int,
+    class_names: tuple[str, ...],
+    n_layers: int = 3,
+    image_size: int = IMAGE_SIZE,
 ) -> PreTrainedModel:
-    """Build an untrained model: ``timesformer``, ``vivit`` or ``videomae``."""
+    """Build an untrained model: ``timesformer``, ``vivit`` or ``videomae``.
+
+    Parameters
+    ----------
+    image_size
+        Height and width of a frame, a multiple of `SIDE` pixels; the number of patches stays.
+    """
     build = {"timesformer": small_timesformer, "vivit": small_vivit, "videomae": small_videomae}
-    return build[architecture](n_frames, seed, class_names, n_layers)
+    return build[architecture](n_frames, seed, class_names, n_layers, image_size)
 
 
 def small_timesformer(
-    n_frames: int, seed: int, class_names: tuple[str, ...], n_layers: int = 3
+    n_frames: int,
+    seed: int,
+    class_names: tuple[str, ...],
+    n_layers: int = 3,
+    image_size: int = IMAGE_SIZE,
 ) -> TimesformerForVideoClassification:
     """Build a TimeSformer with divided attention; three layers have 0.2 million parameters."""
     torch.manual_seed(seed)
     model = TimesformerForVideoClassification(
         TimesformerConfig(
-            image_size=IMAGE_SIZE,
-            patch_size=PATCH_SIZE,
+            image_size=image_size,
+            patch_size=image_size // SIDE,
             num_frames=n_frames,
             **_sizes(class_names, n_layers),
         )
@@ -53,15 +68,19 @@ def small_timesformer(
 
 
 def small_vivit(
-    n_frames: int, seed: int, class_names: tuple[str, ...], n_layers: int = 3
+    n_frames: int,
+    seed: int,
+    class_names: tuple[str, ...],
+    n_layers: int = 3,
+    image_size: int = IMAGE_SIZE,
 ) -> VivitForVideoClassification:
     """Build a ViViT, which attends over space and time jointly and reads CLS."""
     torch.manual_seed(seed)
     model = VivitForVideoClassification(
         VivitConfig(
-            image_size=IMAGE_SIZE,
+            image_size=image_size,
             num_frames=n_frames,
-            tubelet_size=[FRAMES_PER_TUBELET, PATCH_SIZE, PATCH_SIZE],
+            tubelet_size=[FRAMES_PER_TUBELET, image_size // SIDE, image_size // SIDE],
             **_sizes(class_names, n_layers),
         )
     )
@@ -74,14 +93,18 @@ def small_vivit(
 
 
 def small_videomae(
-    n_frames: int, seed: int, class_names: tuple[str, ...], n_layers: int = 3
+    n_frames: int,
+    seed: int,
+    class_names: tuple[str, ...],
+    n_layers: int = 3,
+    image_size: int = IMAGE_SIZE,
 ) -> VideoMAEForVideoClassification:
     """Build a VideoMAE, which attends jointly and reads the mean of all tokens."""
     torch.manual_seed(seed)
     model = VideoMAEForVideoClassification(
         VideoMAEConfig(
-            image_size=IMAGE_SIZE,
-            patch_size=PATCH_SIZE,
+            image_size=image_size,
+            patch_size=image_size // SIDE,
             num_frames=n_frames,
             tubelet_size=FRAMES_PER_TUBELET,
             **_sizes(class_names, n_layers),

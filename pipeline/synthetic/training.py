@@ -11,7 +11,8 @@ that they differ only in their order; and, while training, an auxiliary loss in 
 predicts whether the actor is on it and what the actor does.
 
 Such a model was told where the actor is, so it flatters every map that finds the actor. Tasks other
-than the actions are learnt from one label per clip.
+than the actions are learnt from one label per clip, EXACT's scenarios among them, whose clips are
+drawn as the model sees them: noise would not survive a video codec.
 """
 
 import math
@@ -34,15 +35,18 @@ from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import Views, ViewsConfig
 from pipeline.dataset.manifest import Manifest
+from pipeline.errors import ModelError
 from pipeline.models.attributor import normalise
+from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.status import Status
 from pipeline.store.ground_truth import share_of_patches
-from pipeline.synthetic.config import DatasetName, TrainConfig
+from pipeline.synthetic import exact_scenarios
+from pipeline.synthetic.config import TrainConfig
 from pipeline.synthetic.rendering import actor_mask, render_frame
 from pipeline.synthetic.scenes import ACTIONS, Canvas, Scene
 from pipeline.synthetic.shortcuts import PlantedClip, ShortcutConfig, plant, render_planted
 from pipeline.synthetic.small_models import IMAGE_SIZE, SIDE
-from pipeline.synthetic.tasks import Style, class_names, task_scene
+from pipeline.synthetic.tasks import TASKS, Style, class_names, task_scene
 
 CLASS_NAMES = tuple(action.replace("_", " ") for action in ACTIONS)
 """Classes of the actions."""
@@ -63,6 +67,11 @@ _LEFT_RIGHT = ("move left", "move right")
 _UP_DOWN = ("move up", "move down")
 _GROW_SHRINK = ("grow", "shrink")
 _COOL_WARM = ("cool warm", "warm cool")
+_EXACT_SWAPS: dict[exact_scenarios.Scenario, tuple[tuple[str, str], ...]] = {
+    "motion": (("left", "right"), ("up", "down")),
+    "order": (("t then l", "l then t"),),
+}
+"""Classes that a scenario's clips swap when they are played backwards."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +79,9 @@ class TrainingClips:
     """Rendered scenes, as the model sees them."""
 
     frames: NDArray[np.uint8]
-    """(clips, T, 96, 96, 3)"""
+    """(clips, T, height, width, 3)"""
     coverage: NDArray[np.float32]
-    """(clips, T, 8, 8): share of each patch that the actor covers."""
+    """(clips, T, 8, 8): share of each patch that the actor, or what holds the class, covers."""
     labels: NDArray[np.int64]
     """(clips,): position in the task's classes."""
 
@@ -89,10 +98,18 @@ class Epoch:
 
 
 def render_clips(config: TrainConfig) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """Frames (T, 96, 96, 3) and coverage (T, 8, 8) of each training scene, in order."""
+    """Frames (T, height, width, 3) and coverage (T, 8, 8) of each training clip, in order."""
+    if config.scenario is not None:
+        yield from _exact_clips(config.scenario, config)
+        return
     render = partial(_render_clip, config)
     with ProcessPoolExecutor(config.n_workers) as pool:
         yield from pool.map(render, range(config.n_clips), chunksize=32)
+
+
+def image_size(config: TrainConfig) -> int:
+    """Height and width of what the model sees, pixels."""
+    return IMAGE_SIZE if config.scenario is None else exact_scenarios.SIDE
 
 
 def collect_clips(
@@ -100,11 +117,33 @@ def collect_clips(
 ) -> TrainingClips:
     """Gather the clips of `render_clips`; each is copied once, since they fill gigabytes."""
     shape = (config.n_clips, config.n_frames)
-    frames = np.empty((*shape, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    frames = np.empty((*shape, *2 * (image_size(config),), 3), np.uint8)
     coverage = np.empty((*shape, SIDE, SIDE), np.float32)
     for clip, (pictures, covered) in enumerate(rendered):
         frames[clip], coverage[clip] = pictures, covered
     return TrainingClips(frames, coverage, np.arange(config.n_clips) % len(config.class_names))
+
+
+def start_from(model: PreTrainedModel, checkpoint: str) -> None:
+    """Give a model the weights of a checkpoint of its family, size and classes.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint can't be read, or is of another model.
+    """
+    other = load_adapter(read_checkpoint(checkpoint), device="cpu").model
+    theirs, ours = (
+        {"classes": each.config.id2label}
+        | {name: tuple(weights.shape) for name, weights in each.state_dict().items()}
+        for each in (other, model)
+    )
+    for name in (*ours, *theirs):
+        if theirs.get(name) != ours.get(name):
+            raise ModelError(
+                f"start: {checkpoint} has {name} {theirs.get(name)}, expected {ours.get(name)}"
+            )
+    model.load_state_dict(other.state_dict())
 
 
 def train(model: PreTrainedModel, clips: TrainingClips, config: TrainConfig) -> Iterator[Epoch]:
@@ -124,9 +163,10 @@ def train(model: PreTrainedModel, clips: TrainingClips, config: TrainConfig) -> 
     )
     n_clips = len(clips.labels)
     n_steps = config.n_epochs * math.ceil(n_clips / config.batch_size)
-    n_versions = len(augmented(config.task, *_first(clips), torch.Generator())[2])
+    n_versions = len(augmented(config, *_first(clips), torch.Generator())[2])
+    # A cycle of ten steps would rise in none, and the scheduler divides by that.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=n_steps, pct_start=0.1
+        optimizer, config.learning_rate, total_steps=max(n_steps, 20), pct_start=0.1
     )
     generator = torch.Generator().manual_seed(config.seed)
     model.train()
@@ -135,7 +175,7 @@ def train(model: PreTrainedModel, clips: TrainingClips, config: TrainConfig) -> 
         order = torch.randperm(n_clips, generator=generator)
         for chosen in torch.split(order, config.batch_size):
             frames, coverage, labels = augmented(
-                config.task,
+                config,
                 torch.from_numpy(clips.frames[chosen]),
                 torch.from_numpy(clips.coverage[chosen]),
                 torch.from_numpy(clips.labels[chosen]),
@@ -221,12 +261,27 @@ def held_out_accuracy(model: PreTrainedModel, manifest: Manifest) -> float:
     return n_right / manifest.n_rows
 
 
+def drawn_accuracy(model: PreTrainedModel, clips: TrainingClips) -> float:
+    """Share of drawn clips that the model classifies correctly."""
+    model.eval()
+    n_right = 0
+    for start in range(0, len(clips.labels), _HELD_OUT_BATCH):
+        chosen = slice(start, start + _HELD_OUT_BATCH)
+        with torch.inference_mode():
+            frames = torch.from_numpy(clips.frames[chosen])
+            pixels = normalise(frames, PREPROCESSING, torch.float32)
+            predictions = model(pixel_values=pixels).logits.argmax(dim=-1).numpy()
+        n_right += int((predictions == clips.labels[chosen]).sum())
+    return n_right / len(clips.labels)
+
+
 def save(model: PreTrainedModel, folder: str) -> None:
     """Write the model (safetensors) and its processor, as `from_pretrained` reads them."""
     model.save_pretrained(folder)
+    size = model.config.image_size
     VideoMAEImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
         image_mean=list(PREPROCESSING.image_mean),
         image_std=list(PREPROCESSING.image_std),
     ).save_pretrained(folder)
@@ -243,6 +298,15 @@ def _render_clip(config: TrainConfig, index: int) -> tuple[NDArray[np.uint8], ND
     return PREPROCESSING.resize_and_crop(frames), share_of_patches(pixels, (n_frames, SIDE, SIDE))
 
 
+def _exact_clips(
+    scenario: exact_scenarios.Scenario, config: TrainConfig
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    clips = exact_scenarios.exact_clips(scenario, config.n_clips, config.seed)
+    for pixels, truth in zip(clips.pixels, clips.truth, strict=True):
+        frames = exact_scenarios.as_frames(pixels)
+        yield frames, share_of_patches(truth, (config.n_frames, SIDE, SIDE))
+
+
 def _scene(config: TrainConfig, index: int) -> tuple[Scene, Callable[[int], NDArray[np.uint8]]]:
     """Scene of a training clip, and what renders its frames."""
     if config.task == "shortcuts":
@@ -252,6 +316,7 @@ def _scene(config: TrainConfig, index: int) -> tuple[Scene, Callable[[int], NDAr
         )
         clip = _planted(planted)[index]
         return clip.scene, partial(render_planted, clip)
+    assert config.task in TASKS, "clips of scenarios are drawn all at once"
     names = class_names(config.task)
     canvas = Canvas() if config.task == "actions" else SMALL_CANVAS
     style = Style(distractors=config.distractors)
@@ -266,12 +331,22 @@ def _planted(config: ShortcutConfig) -> list[PlantedClip]:
 
 
 def augmented(
-    task: DatasetName, frames: Tensor, coverage: Tensor, labels: Tensor, generator: torch.Generator
+    config: TrainConfig,
+    frames: Tensor,
+    coverage: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Flip clips and, if the order of frames is the class, append each one played backwards.
 
-    Planted cues stay where and when they are.
+    Planted cues stay where and when they are, and so does the pattern of a scenario.
     """
+    task = config.task
+    if config.scenario is not None:
+        swaps = _EXACT_SWAPS.get(config.scenario)
+        if swaps is None:
+            return frames, coverage, labels
+        return with_reverse(frames, coverage, labels, pairs=swaps, names=config.class_names)
     if task == "shortcuts":
         return frames, coverage, labels
     if task == "actions":

@@ -6,11 +6,15 @@ import shlex
 import pytest
 
 from pipeline.synthetic.config import TrainConfig
+from pipeline.synthetic.exact_scenarios import SCENARIOS
 from pipeline.synthetic.model_card import model_card
 
 
 def card(**settings):
-    config = TrainConfig(out="somewhere", held_out="clips.parquet", **settings)
+    return card_of(TrainConfig(out="somewhere", held_out="clips.parquet", **settings))
+
+
+def card_of(config):
     return model_card(
         config,
         model_class="TimesformerForVideoClassification",
@@ -47,3 +51,13 @@ def test_what_it_learnt_from_is_said():
 def test_each_task_has_its_purpose_and_one_frame_is_a_control(task):
     assert "It tells" in card(task=task)
     assert "A control" in card(task=task, n_frames=1)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_clips_that_are_drawn_have_no_file_and_no_reflections(scenario):
+    config = TrainConfig(out="somewhere", task=f"exact_{scenario}", n_clips=4000, seed=3)
+    text = card_of(config)
+    assert "It tells" in text
+    assert "| data | 4,000 drawn clips of seed 3 |" in text
+    assert "of 400 clips, drawn with seed 4 |" in text
+    assert "--held-out" not in text

@@ -14,14 +14,18 @@ from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.synthetic.config import SynthesizeConfig, TrainConfig
 from pipeline.synthetic.dataset import write_dataset
+from pipeline.synthetic.exact_scenarios import SCENARIOS, class_names, exact_clips
 from pipeline.synthetic.scenes import ACTIONS, sample_scene
 from pipeline.synthetic.small_models import IMAGE_SIZE, small_model
 from pipeline.synthetic.training import (
     CLASS_NAMES,
+    augmented,
     collect_clips,
     held_out_accuracy,
     mirrored,
     render_clips,
+    save,
+    start_from,
     train,
     with_reverse,
 )
@@ -136,6 +140,96 @@ def test_a_few_clips_are_learnt_the_same_way_every_time(tmp_path):
     assert losses(2) == first[:2]
     assert first[0] == pytest.approx(np.log(10), abs=0.1)
     assert first[-1] < 0.9 * first[0]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_scenario_is_learnt_without_files(scenario, tmp_path, capsys):
+    """Ten steps; each of them with the reverse of its clips where their order is the class."""
+    argv = [
+        *("--out", str(tmp_path / "model"), "--task", f"exact_{scenario}", "--n-layers", "1"),
+        *("--n-clips", "40", "--batch-size", "4", "--n-epochs", "1"),
+    ]
+    assert run_job(TrainConfig, run_training, verb="train", argv=argv) == 0
+    checkpoint = read_checkpoint(str(tmp_path / "model"))
+    assert checkpoint.class_names == class_names(scenario)
+    assert checkpoint.geometry.input_size == (64, 64)
+    assert checkpoint.preprocessing.output_size(64, 64) == (64, 64)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "drawn with seed 2" in card
+    assert "--held-out" not in card
+    assert "of 400 held-out clips are right" in capsys.readouterr().out
+
+
+def test_training_starts_from_a_checkpoint_of_the_same_kind_alone(tmp_path, held_out, capsys):
+    classes = CLASS_NAMES
+    other = small_model("timesformer", 4, 7, classes, n_layers=1)
+    save(other, str(tmp_path / "start"))
+    model = small_model("timesformer", 4, 8, classes, n_layers=1)
+    start_from(model, str(tmp_path / "start"))
+    for name, weights in other.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weights), name
+    argv = [
+        *("--out", str(tmp_path / "model"), "--held-out", str(held_out), "--n-frames", "4"),
+        *("--n-clips", "10", "--n-epochs", "1", "--n-workers", "1"),
+    ]
+    start = ["--start", str(tmp_path / "start")]
+    capsys.readouterr()
+    for flags, message in (
+        (
+            [*start, "--n-layers", "2"],
+            "encoder.layer.1.attention.attention.qkv.weight None, expected (192, 64)",
+        ),
+        (["--start", str(tmp_path / "none"), "--n-layers", "1"], "none"),
+        ([*start, "--task", "exact_flash", "--n-layers", "1"], "held_out: task=exact_flash"),
+    ):
+        assert run_job(TrainConfig, run_training, verb="train", argv=[*argv, *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "model").exists()
+    assert (
+        run_job(TrainConfig, run_training, verb="train", argv=[*argv, *start, "--n-layers", "1"])
+        == 0
+    )
+    assert "--start" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "becomes"),
+    [
+        ("motion", {"left": "right", "right": "left", "up": "down", "down": "up"}),
+        ("order", {"t then l": "l then t", "l then t": "t then l"}),
+    ],
+)
+def test_a_clip_of_a_scenario_played_backwards_is_of_the_class_that_it_shows(scenario, becomes):
+    config = TrainConfig(out="none", task=f"exact_{scenario}")
+    drawn = exact_clips(scenario, 8, seed=4)
+    pixels, labels = torch.from_numpy(drawn.pixels), torch.from_numpy(drawn.labels)
+    nothing = torch.zeros(8, 8, 8, 8)
+    both, _, new = augmented(config, pixels, nothing, labels, torch.Generator())
+    assert torch.equal(both[:8], pixels)
+    assert torch.equal(both[8:], pixels.flip(1))
+    names = class_names(scenario)
+    assert [becomes[names[label]] for label in labels] == [names[label] for label in new[8:]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "exact_flash", "--held-out", "a.parquet"], "held_out: task=exact_flash draws"),
+        (["--task", "exact_flash", "--architecture", "vivit"], "architecture=timesformer"),
+        (["--task", "exact_flash", "--n-frames", "4"], "n_frames=8"),
+        (["--task", "exact_flash", "--distractors", "acting"], "distractors: task=exact_flash"),
+        (["--task", "order"], "held_out: missing, expected a manifest of task=order"),
+    ],
+)
+def test_what_does_not_go_with_a_scenario_is_one_line(flags, message, tmp_path, capsys):
+    argv = ["--out", str(tmp_path / "model"), *flags]
+    assert run_job(TrainConfig, run_training, verb="train", argv=argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.fixture(scope="module")
