@@ -147,7 +147,8 @@ class Session:
         fillers = [_filler(first + place) for place in range(len(rows), size)]
         listed = [*(row.manifest for row in rows), *fillers]
         table = pa.Table.from_pylist(listed, schema=self._table.schema)
-        grown = pa.concat_tables([self._table, table])
+        # Each chunk of each column costs some hundred bytes, and a session has thousands of shards.
+        grown = pa.concat_tables([self._table, table]).combine_chunks()
         write_manifest(grown, self.manifest_url)
         record = self.record_of(read_manifest(self.manifest_url))
         store = self._enlarged(record)
