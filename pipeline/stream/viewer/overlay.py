@@ -3,6 +3,7 @@
 The page does the same in the browser (site/live.js); here it is for what is burnt into MJPEG.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _SCALE = (0.02, 0.99)
 """Quantiles of S at the ends of the scale."""
 _LEAST_WEIGHT = 1e-3
 """At a window's very ends, so that what is covered by one window alone is shown there, too."""
+_LONGEST_S = 10.0
+"""That a playhead stays behind the newest window's end."""
 _FASTEST, _SLOWEST = 2.0, 0.5
 """Rates of play at which a playhead that is behind or ahead gets to where it should be."""
 
@@ -116,12 +119,14 @@ class Playhead:
 
     A window's map exists only once the window is over and the model has run. Pictures are therefore
     shown one hop behind the end of the newest window: its last stretch plays while the next one is
-    computed.
+    computed. Of a hop that is longer, the last 10 s play with the map, and what follows without
+    one.
     """
 
     def __init__(self) -> None:
         self._end_s: float | None = None
         self._hop_s = 1.0
+        self._waits = True
         self._arrived_s = 0.0
         self._position_s: float | None = None
         self._asked_s = 0.0
@@ -129,7 +134,8 @@ class Playhead:
     def window_arrived(self, end_s: float, now_s: float) -> None:
         """Take a window's end on the stream's clock, and the time now on one's own."""
         if self._end_s is not None and end_s > self._end_s:
-            self._hop_s = min(10.0, max(0.05, end_s - self._end_s))
+            gap_s = end_s - self._end_s
+            self._hop_s, self._waits = min(_LONGEST_S, max(0.05, gap_s)), gap_s <= _LONGEST_S
         elif self._end_s is not None and end_s < self._end_s:
             self._position_s = None
         self._end_s, self._arrived_s = end_s, now_s
@@ -138,7 +144,8 @@ class Playhead:
         """Moment to be shown, in s of the stream's clock; None before the first window."""
         if self._end_s is None:
             return None
-        target = min(self._end_s, self._end_s - self._hop_s + now_s - self._arrived_s)
+        limit = self._end_s if self._waits else math.inf
+        target = min(limit, self._end_s - self._hop_s + now_s - self._arrived_s)
         elapsed_s = max(0.0, now_s - self._asked_s)
         position_s = target if self._position_s is None else self._position_s + elapsed_s
         behind = target - position_s
@@ -146,7 +153,7 @@ class Playhead:
             self._position_s = target
         else:
             change = min(_FASTEST - 1, max(_SLOWEST - 1, behind))
-            self._position_s = min(self._end_s, position_s + change * elapsed_s)
+            self._position_s = min(limit, position_s + change * elapsed_s)
         self._asked_s = now_s
         return self._position_s
 

@@ -274,7 +274,8 @@ def test_the_browser_blends_and_plays_as_the_server_does(chromium):
     times = [float(t) for t in random.uniform(-0.2, 4.2, 40)]
     arrivals = np.cumsum(random.uniform(0.3, 1.5, 30))
     acts = sorted(
-        [("window", float(t), 2 + 0.8 * i) for i, t in enumerate(arrivals)]
+        # The last ones lie far apart.
+        [("window", float(t), 2 + 0.8 * i + 15 * max(0, i - 25)) for i, t in enumerate(arrivals)]
         + [("at", float(t), 0.0) for t in random.uniform(0, 30, 200)],
         key=lambda act: act[1],
     )

@@ -102,6 +102,17 @@ def test_the_playhead_stands_when_no_window_comes_and_jumps_when_the_clock_does(
     assert 489 <= playhead.at(62.0) <= 500
 
 
+def test_between_windows_far_apart_the_stream_plays_on():
+    playhead = Playhead()
+    positions = []
+    for second in range(121):
+        if second % 60 == 0:
+            playhead.window_arrived(float(second), float(second))
+        positions.append(playhead.at(float(second)))
+    # Ten seconds behind, which are those of the window whose map has just come.
+    assert positions[60:] == list(range(50, 111))
+
+
 def test_a_reel_keeps_a_bounded_number_and_drops_what_was_before_a_jump_back():
     reel = Reel(n_windows=3, n_pictures=4)
     for i in range(9):

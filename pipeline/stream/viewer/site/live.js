@@ -2,7 +2,7 @@
 // The blend and the playhead are those of pipeline/stream/viewer/overlay.py.
 "use strict";
 
-const LEAST_WEIGHT = 1e-3, FASTEST = 2, SLOWEST = 0.5;
+const LEAST_WEIGHT = 1e-3, FASTEST = 2, SLOWEST = 0.5, LONGEST_S = 10;
 const MAX_WINDOWS = 12, MAX_PICTURES = 120;
 const MAX_PENDING = 40;
 const FIRST_RETRY_MS = 500, LAST_RETRY_MS = 15000;
@@ -60,25 +60,28 @@ function blended(windows, time) {
   return sum && sum.map((v) => v / total);
 }
 
-/** Which moment of the stream is on display: one hop behind the newest window's end. */
+/** Which moment of the stream is on display: one hop behind the newest window's end, and of a long hop 10 s. */
 class Playhead {
-  end = null; hop = 1; arrived = 0; position = null; asked = 0;
+  end = null; hop = 1; waits = true; arrived = 0; position = null; asked = 0;
 
   windowArrived(end, time) {
-    if (this.end !== null && end > this.end) this.hop = clamp(end - this.end, 0.05, 10);
-    else if (this.end !== null && end < this.end) this.position = null;
+    if (this.end !== null && end > this.end) {
+      this.hop = clamp(end - this.end, 0.05, LONGEST_S);
+      this.waits = end - this.end <= LONGEST_S;
+    } else if (this.end !== null && end < this.end) this.position = null;
     this.end = end;
     this.arrived = time;
   }
 
   at(time) {
     if (this.end === null) return null;
-    const target = Math.min(this.end, this.end - this.hop + time - this.arrived);
+    const limit = this.waits ? this.end : Infinity;
+    const target = Math.min(limit, this.end - this.hop + time - this.arrived);
     const elapsed = Math.max(0, time - this.asked);
     const position = this.position === null ? target : this.position + elapsed;
     const behind = target - position;
     if (Math.abs(behind) > Math.max(3, 2 * this.hop)) this.position = target;
-    else this.position = Math.min(this.end, position + clamp(behind, SLOWEST - 1, FASTEST - 1) * elapsed);
+    else this.position = Math.min(limit, position + clamp(behind, SLOWEST - 1, FASTEST - 1) * elapsed);
     this.asked = time;
     return this.position;
   }
