@@ -72,6 +72,8 @@ def live(config: LiveConfig) -> int:
     _check_page(config)
     # Behind what the command line says: it loads torch.
     model = _model(config)
+    # All frames of a window are kept, whichever of them the model is to see.
+    model.plan.check_memory(len(sources), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with ExitStack() as held:
         running = _start(config, sources, model, held)
         _tell_start(config, sources, model, running)

@@ -12,6 +12,9 @@ from pipeline.errors import ConfigError
 from pipeline.status import DecodeError
 from pipeline.stream.ring import Cut, FrameRing
 
+_USUAL_FPS = 30
+"""Of a camera, by which memory is planned."""
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -50,6 +53,24 @@ class WindowPlan:
     def max_frames(self) -> int:
         """Most frames that are kept of a stream: those of a window at 120 frames/s."""
         return math.ceil((self.window_s + self.hop_s) * 120) + self.sampling.n_samples
+
+    def check_memory(self, n_streams: int, memory_bytes: int) -> None:
+        """Refuse windows whose frames, of so many streams, take more than half of a memory.
+
+        Raises
+        ------
+        ConfigError
+        """
+        height, width = self.input_size
+        n_bytes = n_streams * self.window_s * _USUAL_FPS * 3 * height * width
+        if n_bytes > memory_bytes / 2:
+            longest_s = self.window_s * memory_bytes / 2 / n_bytes
+            streams = f"{n_streams} stream{'s' if n_streams > 1 else ''}"
+            raise ConfigError(
+                f"window: {self.window_s:g} s of {streams} at "
+                f"{_USUAL_FPS} frames/s take {n_bytes / 1e9:.1f} GB of this machine's "
+                f"{memory_bytes / 1e9:.1f} GB: expected {longest_s:.0f} s or less"
+            )
 
     def fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and crop a frame, (H, W, 3) uint8, as `pipeline.clips.decode` does: (h, w, 3).

@@ -218,6 +218,7 @@ def test_a_session_is_held_against_one_of_the_same_job_and_of_no_other(inputs, t
         ({"window": None}, "window: the model takes its frames evenly"),
         ({"model": "/nowhere/model"}, "model: '/nowhere/model'"),
         ({"out": "/dev/null/x"}, "out: can't write"),
+        ({"window": 1e9}, "window: 1e.09 s of 1 stream at 30 frames/s take .* or less"),
     ],
 )
 def test_what_is_wrong_is_told_on_one_line_before_anything_is_started(

@@ -87,3 +87,12 @@ def test_the_length_of_a_window_is_the_model_s_own():
 def test_a_hop_is_a_time(value):
     with pytest.raises(ConfigError, match="hop"):
         plan(hop_s=value)
+
+
+def test_windows_that_do_not_fit_into_memory_are_refused():
+    # 30 frames a second of 192 bytes.
+    plan(window_s=10.0).check_memory(2, 2 * 10 * 30 * 192 * 2)
+    with pytest.raises(
+        ConfigError, match=r"10 s of 2 streams at 30 frames/s .* expected 5 s or le"
+    ):
+        plan(window_s=10.0).check_memory(2, 10 * 30 * 192 * 2)
