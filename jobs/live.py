@@ -85,9 +85,15 @@ def live(config: LiveConfig) -> int:
 
 
 def _sources(config: LiveConfig) -> list[Source]:
-    from pipeline.stream.source import parse_source
+    from pipeline.stream.source import SourceError, parse_source
 
     sources = [parse_source(text) for text in config.sources]
+    for source in (each for each in sources if each.kind == "network"):
+        try:
+            source.resolved()
+        except SourceError as error:
+            # It would be tried again for ever.
+            raise ConfigError(f"source: {error}") from error
     for name, count in Counter(source.name for source in sources).items():
         if count > 1:
             raise ConfigError(

@@ -215,6 +215,7 @@ def test_a_session_is_held_against_one_of_the_same_job_and_of_no_other(inputs, t
         ({"sources": ("x.mp4",)}, "source: x.mp4 isn't there"),
         ({"sources": ("a=rtsp://c", "a=rtsp://d")}, "sources: 2 of them are called 'a'"),
         ({"sources": ("rtsp://c/a",)}, "fast: a is no file"),
+        ({"sources": ("rtsp://${NO_USER}@c/a",)}, "source: rtsp://.*: the environment has no NO_U"),
         ({"window": None}, "window: the model takes its frames evenly"),
         ({"model": "/nowhere/model"}, "model: '/nowhere/model'"),
         ({"out": "/dev/null/x"}, "out: can't write"),
