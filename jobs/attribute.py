@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _LOADED_AHEAD = ("pipeline.run.prepare", "pipeline.models.processor", "pipeline.execution.passes")
-"""What planning and carrying out need, and takes seconds to load."""
+"""Modules that planning and execution need and that take seconds to load."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Place:
     room: Callable[[AttributeConfig], Room] | None = None
     """Says what would work on a run side by side; None where steps come in turn."""
     begin: Callable[[AttributeConfig], AbstractContextManager[None]] = lambda config: nullcontext()
-    """Has there, while open, what takes seconds to start; entered before a run is planned."""
+    """While open, keeps running what takes seconds to start; entered before a run is planned."""
 
 
 def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | None = None) -> int:
@@ -51,8 +51,9 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
     place, configs = (place_of or chosen_place)(job), job.runs()
     with ExitStack() as held, ExitStack() as begun:
-        # A run that is there may have nothing left to compute.
-        if not job.dry_run and any(map(_is_new, configs)):
+        # A run that is there may have nothing left to compute, and several runs each have a Ray of
+        # their own, so that what breaks off in one doesn't reach the next.
+        if not job.dry_run and len(configs) == 1 and _is_new(configs[0]):
             begun.enter_context(place.begin(configs[0]))
         # Behind the command line: a wrong flag is told before torch is loaded, and the job's
         # process parts from the one that has the last word.
@@ -86,7 +87,7 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
 
 
 def chosen_place(job: AttributeJob) -> Place:
-    """Ray, or this process; Ray isn't loaded where it isn't used, and Ray Data when it is."""
+    """Ray, or this process; Ray is loaded where it is used, Ray Data when a run is carried out."""
     if job.serial:
         from pipeline.run.serial import check_serial, execute_serially
 
@@ -112,7 +113,7 @@ def _begun_on_ray(config: AttributeConfig) -> Iterator[None]:
 
 
 def _is_new(config: AttributeConfig) -> bool:
-    """Whether a run isn't there yet, and its manifest is, where both can be said at once."""
+    """Whether, on a local disk, a run is still absent and its manifest present."""
     from fsspec.implementations.local import LocalFileSystem
 
     from pipeline.storage.files import open_filesystem
@@ -147,8 +148,10 @@ def _loading(modules: Sequence[str]) -> Iterator[None]:
 
     thread = threading.Thread(target=load, name="loading", daemon=True)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _say_what_it_takes(plans: Sequence[Plan], place: Place) -> int:

@@ -99,7 +99,9 @@ def begun(config: AttributeConfig) -> Iterator[None]:
         with suppress(ClusterError):
             held.enter_context(started(config))
         if _is_started:
-            load_ahead(cpus=_local_cpus(config), decode_memory_bytes=int(config.decode_memory))
+            # What is wrong with a Ray that has gone again is told when the run is carried out.
+            with suppress(RayError):
+                load_ahead(cpus=_local_cpus(config), decode_memory_bytes=int(config.decode_memory))
         yield
 
 

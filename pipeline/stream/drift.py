@@ -247,7 +247,12 @@ class DriftDetector:
             self._scores.rest(rests | np.isin(reference.scores, list(_WHOLE)))
             which = _named(reference.scores, which, mean_z)
             if reference.scores[which] in TURNS:
-                which = _nearest_turn(reference.scores, seen)
+                turned = [
+                    each
+                    for each, name in enumerate(reference.scores)
+                    if name in TURNS and (each == which or (moved[each] and mean_z[each] > 0))
+                ]
+                which = _nearest_turn(turned, seen)
             score = reference.scores[which]
             before = reference.typical(reference.group_of(label), which)
             value = float(np.nanmean([one.values[which] for one in seen]))
@@ -308,12 +313,11 @@ def _named(scores: tuple[str, ...], which: int, mean_z: Float64Array) -> int:
     return most if shift[most] >= _CLEAR else which
 
 
-def _nearest_turn(scores: tuple[str, ...], seen: list[_Seen]) -> int:
-    """Turn of the usual maps with which windows agree best; they may agree with more than one.
+def _nearest_turn(turns: list[int], seen: list[_Seen]) -> int:
+    """Turn of the usual maps with which windows agree best, of those that they agree with more.
 
     Each class counts alike: a scene that lasts says over and over what another turn might say, too.
     """
-    turns = [scores.index(name) for name in TURNS]
     of_class: dict[str, list[Float64Array]] = {}
     for one in seen:
         if np.isfinite(one.values[turns]).all():

@@ -1,5 +1,6 @@
 """How an offline run's clips score, by predicted class: what a stream is held against."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -393,7 +394,7 @@ def _mean_map(maps: Float64Array) -> Float64Array:
     """Mean of maps (clips, height, width); uniform if there is none."""
     whole = maps[np.isfinite(maps).all(axis=(1, 2))]
     if not len(whole):
-        return np.full(maps.shape[1:], 1 / max(1, maps[:1].size))
+        return np.full(maps.shape[1:], 1 / max(1, math.prod(maps.shape[1:])))
     mean: Float64Array = whole.mean(axis=0)
     return mean
 

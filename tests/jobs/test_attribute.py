@@ -272,6 +272,36 @@ def test_as_a_command_it_prints_one_line_and_leaves_no_process_of_ray(tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_loaded_ahead_is_there_and_a_ray_begins_with_a_new_run(
+    tmp_path, inputs, ray_folder
+):
+    """A module that was renamed would be loaded ahead by nobody, and nothing would be told."""
+    program = """
+import sys
+import ray
+from jobs.attribute import _LOADED_AHEAD, chosen_place
+from pipeline.run.config import AttributeJob
+
+manifest, model, out = sys.argv[1:]
+limits = {"local_object_store": "100MB", "local_cpus": 2}
+job = AttributeJob(manifest=manifest, model=model, out=out, **limits)
+with chosen_place(job).begin(job.runs()[0]):
+    print(ray.is_initialized(), set(_LOADED_AHEAD) <= set(sys.modules))
+print(ray.is_initialized())
+"""
+    arguments = [inputs.manifest, inputs.model, tmp_path / "run"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"RAY_TMPDIR": ray_folder},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr
+    until(lambda: not processes_of(ray_folder), seconds=HANG_S)
+
+
 def test_where_a_run_has_nothing_to_begin_with_no_ray_is_started(capsys, tmp_path, inputs):
     begun = []
 

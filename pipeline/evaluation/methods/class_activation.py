@@ -3,7 +3,7 @@
 The readout reads the patches there for the last time: CLS in the last block, a pooler's query in
 its own, a mean in all tokens' last exchange. These tokens have been through the LayerNorm before
 it, as in pytorch-grad-cam, which takes ``blocks[-1].norm1``: before that LayerNorm HiResCAM is 0
-whatever the model says, since nothing behind it changes when a token is scaled.
+wherever CLS is read, since nothing behind it changes when a patch's token is scaled.
 
 Captum's LayerGradCam averages gradients over the trailing dimensions of a picture's layout
 (channels before places), which tokens don't have; hence written here.

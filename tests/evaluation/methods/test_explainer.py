@@ -63,7 +63,7 @@ def test_every_method_gives_a_map_that_is_of_the_class_where_it_says_so(name, tm
         assert value.dtype == torch.float32
         assert torch.equal(value, explain(method, model, clips, one, **few)), method
         changes = not torch.equal(value, explain(method, model, clips, other, **few))
-        if method == "LIME" and not value.any():
+        if method == "LIME" and name == "vjepa2" and not value.any():
             # A lasso finds nothing where the logits hardly move.
             continue
         assert changes == known.is_class_specific, method
