@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from jobs.cli import run_job, writing
 from pipeline.base_config import FrozenConfig
 from pipeline.errors import ConfigError
 from pipeline.run.progress_bar import progress_bar
+from pipeline.synthetic.exact_scenarios import SCENARIOS, Scenario
 from pipeline.synthetic.tasks import Camera, TaskName
 
 if TYPE_CHECKING:
@@ -26,19 +28,24 @@ if TYPE_CHECKING:
     from pipeline.evaluation.benchmark.summary import Results
     from pipeline.evaluation.metric_checks import MetricCheck
     from pipeline.models.checkpoint import Checkpoint
+    from pipeline.synthetic.held_out import HeldOut
 
 TASKS: dict[str, TaskName] = {
     "static-cue": "static_cue",
     "static-cue-vivit": "static_cue",
     "static-cue-videomae": "static_cue",
     "order": "order",
+    "moment": "moment",
     "8-frames": "actions",
 }
-"""What the classes of each committed model are."""
+"""What the classes of each committed model of scenes are."""
+EXACT: dict[str, Scenario] = {f"exact-{scenario}": scenario for scenario in SCENARIOS}
+"""Scenario of each committed model of EXACT's clips, which have no camera and no second actor."""
+MODELS = (*TASKS, *EXACT)
 SHOWN_BY_EACH_FRAME = ("static_cue",)
 """Tasks whose class each frame shows: a splice from another clip shows that clip's class."""
-LABEL_ONLY = ("static-cue", "static-cue-vivit", "static-cue-videomae", "order")
-"""Models that weren't told where the actor is."""
+LABEL_ONLY = ("static-cue", "static-cue-vivit", "static-cue-videomae", "order", "moment")
+"""Models of scenes that weren't told where the actor is."""
 _COSTLY = (
     "FovEx",
     "Integrated Gradients",
@@ -87,6 +94,9 @@ class BenchmarkConfig(FrozenConfig):
     `decision` for those that choose the default."""
     camera: Camera = "panning"
     """How the background moves: as in training, not at all, or four times as fast."""
+    textures: str | None = None
+    """Folder of clips on this machine whose middle frames are backgrounds, in place of noise:
+    scenes of a style that no model was trained on."""
     n_workers: int | None = Field(default=None, ge=1)
     """Processes, each with a model and one thread; by default one per CPU."""
 
@@ -108,9 +118,9 @@ def benchmark(config: BenchmarkConfig) -> int:
     facts = {
         "models": ", ".join(config.models),
         "seeds of scenes": ", ".join(map(str, config.seeds)),
-        "camera": config.camera,
-        "clips": f"{config.clips} of one actor and {config.clips} of two for each model and seed; "
-        f"{config.costly_clips} for methods of many passes",
+        **_facts_of_scenes(config),
+        "clips": f"{config.clips} of one actor and as many of two, of EXACT's scenarios without "
+        f"actors, for each model and seed; {config.costly_clips} for methods of many passes",
         "figures": "mean over models of the mean over clips, [95 % interval over seeds and clips]",
     }
     tables = (results, metrics, checks, decision, facts)
@@ -123,6 +133,13 @@ def benchmark(config: BenchmarkConfig) -> int:
     n_cells = len(results.cells)
     print(f"benchmark: {n_cells} cells; {out / 'leaderboard.md'}, and values per clip beside it")
     return 0
+
+
+def _facts_of_scenes(config: BenchmarkConfig) -> dict[str, str]:
+    if all(model in EXACT for model in config.models):
+        return {}
+    backgrounds = "noise" if config.textures is None else "pictures of real clips"
+    return {"camera": config.camera, "backgrounds": backgrounds}
 
 
 def _methods(config: BenchmarkConfig) -> tuple[str, ...]:
@@ -143,11 +160,17 @@ def _methods(config: BenchmarkConfig) -> tuple[str, ...]:
 
 def _check(config: BenchmarkConfig) -> None:
     for name in config.models:
-        if name not in TASKS:
-            raise ConfigError(f"models: {name!r} is not one of {', '.join(TASKS)}")
+        if name not in MODELS:
+            raise ConfigError(f"models: {name!r} is not one of {', '.join(MODELS)}")
     for key, values in (("models", config.models), ("seeds", config.seeds)):
         if len(set(values)) < len(values) or not values:
             raise ConfigError(f"{key}: {values} are none, or one of them is there twice")
+    exact = next((name for name in config.models if name in EXACT), None)
+    for key in ("camera", "textures"):
+        if exact and getattr(config, key) != BenchmarkConfig.model_fields[key].default:
+            raise ConfigError(f"{key}: clips of models={exact} aren't scenes, leave it out")
+    if config.textures is not None:
+        _textures(config.textures)
     if config.costly_clips > config.clips:
         raise ConfigError(f"costly_clips: {config.costly_clips} is above clips={config.clips}")
 
@@ -208,7 +231,7 @@ def _is_missing(
     return not cell.reason and (cell.cost is None or bool(cell.lacks(metrics)))
 
 
-_SUBJECTS: dict[tuple[str, int, int, str], "Subject"] = {}
+_SUBJECTS: dict[tuple[str, int, int, str, str | None], "Subject"] = {}
 """The subject that this process made last, whose probes remember what they have asked."""
 
 
@@ -225,7 +248,7 @@ def _measure(
     from pipeline.evaluation.benchmark.cells import cell_url, measure, read_cell, write_cell
 
     torch.set_num_threads(1)
-    key = (model, seed, config.clips, config.camera)
+    key = (model, seed, config.clips, config.camera, config.textures)
     if key not in _SUBJECTS:
         _SUBJECTS.clear()
         _SUBJECTS[key] = subject_of(*key)
@@ -244,7 +267,17 @@ def _identity(config: BenchmarkConfig, model: str, method: str) -> dict[str, Any
         "weights": _checkpoint(model).weights_digest,
         "clips": config.costly_clips if method in _COSTLY else config.clips,
         "camera": config.camera,
+        **({} if config.textures is None else {"textures": _textures(config.textures)}),
     }
+
+
+@lru_cache(maxsize=1)
+def _textures(folder: str) -> list[str]:
+    """Files of the backgrounds: name and size."""
+    from pipeline.synthetic.textures import find_textures
+
+    files = [Path(path) for path in find_textures(folder)]
+    return [f"{path.name} {path.stat().st_size}" for path in files]
 
 
 _CHECKPOINTS: dict[str, "Checkpoint"] = {}
@@ -260,7 +293,13 @@ def _checkpoint(model: str) -> "Checkpoint":
     return _CHECKPOINTS[model]
 
 
-def subject_of(model: str, seed: int, n_clips: int, camera: Camera = "panning") -> "Subject":
+def subject_of(
+    model: str,
+    seed: int,
+    n_clips: int,
+    camera: Camera = "panning",
+    textures: str | None = None,
+) -> "Subject":
     """Load a committed model, and render its clips."""
     import numpy as np
     import torch
@@ -269,8 +308,9 @@ def subject_of(model: str, seed: int, n_clips: int, camera: Camera = "panning") 
     from pipeline.evaluation.perturbation import Probe
     from pipeline.models.attributor import normalise
     from pipeline.models.checkpoint import load_adapter
-    from pipeline.synthetic.held_out import held_out_clips
+    from pipeline.synthetic.held_out import exact_held_out, held_out_clips
     from pipeline.synthetic.splices import splice
+    from pipeline.synthetic.textures import find_textures
 
     checkpoint = _checkpoint(model)
     adapter = load_adapter(checkpoint, device="cpu")
@@ -280,22 +320,28 @@ def subject_of(model: str, seed: int, n_clips: int, camera: Camera = "panning") 
 
     black = tuple(seen(np.zeros((1, 1, 1, 1, 3), np.uint8)).flatten().tolist())
 
-    def scenes(n_actors: int) -> Scenes:
-        clips = held_out_clips(
+    def rendered(n_actors: int) -> "HeldOut":
+        return held_out_clips(
             TASKS[model],
             n_clips=n_clips,
             n_frames=adapter.grid.n_frames,
             n_times=adapter.grid.n_times,
             seed=seed,
             n_actors=n_actors,
+            textures=() if textures is None else find_textures(textures),
             camera=camera,
         )
+
+    def scenes(clips: "HeldOut") -> Scenes:
         pixels = seen(clips.frames)
         probe = Probe(adapter, pixels)
         truth = (clips.labels, clips.covered, clips.rivals, clips.rival_covered)
         return Scenes(pixels, *truth, probe, seed, black)
 
-    single = scenes(1)
+    if model in EXACT:
+        drawn = exact_held_out(EXACT[model], n_clips=n_clips, seed=seed)
+        return Subject(model, adapter, scenes(drawn), None, seed)
+    single = scenes(rendered(1))
     splices = None
     if TASKS[model] in SHOWN_BY_EACH_FRAME:
         n_times = adapter.grid.n_times
@@ -306,7 +352,7 @@ def subject_of(model: str, seed: int, n_clips: int, camera: Camera = "panning") 
             single.labels[spliced.donors],
             spliced.planted,
         )
-    return Subject(model, adapter, single, scenes(2), seed, spliced=splices)
+    return Subject(model, adapter, single, scenes(rendered(2)), seed, spliced=splices)
 
 
 def _checks(metrics: tuple[str, ...]) -> Mapping[str, "MetricCheck"]:

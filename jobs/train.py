@@ -25,6 +25,7 @@ def run_training(config: TrainConfig) -> int:
     from pipeline.synthetic.training import (
         collect_clips,
         drawn_accuracy,
+        drawn_clips,
         held_out_accuracy,
         image_size,
         render_clips,
@@ -55,9 +56,7 @@ def run_training(config: TrainConfig) -> int:
     seconds, cpu = time.monotonic() - started, os.times()
     save(model, config.out)
     if held_out is None:
-        update = {"seed": config.seed + 1, "n_clips": N_DRAWN}
-        others = config.model_copy(update=update)
-        accuracy = drawn_accuracy(model, collect_clips(render_clips(others), others))
+        accuracy = drawn_accuracy(model, drawn_clips(config, N_DRAWN, config.seed + 1))
     else:
         accuracy = held_out_accuracy(model, held_out)
     n_held_out = N_DRAWN if held_out is None else held_out.n_rows

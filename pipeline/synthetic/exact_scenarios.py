@@ -14,6 +14,9 @@ A clip is grey and consists of a pattern P, which alone holds the class, and a b
   whole clip that another frame shows too. That other frame has nothing of the class but must be
   subtracted to see it: it is a *suppressor* and not part of the truth.
 
+Random places of ``moving`` and ``order`` are on the grid of cells, which is that of the models'
+patches, so that a shape's cells, but for their smooth edges, fill whole patches.
+
 The background is ``white`` (normal, deviation 0.5) or ``correlated`` (smoothed by 10 pixels).
 """
 
@@ -98,6 +101,7 @@ def exact_clips(
     *,
     alpha: float | None = None,
     background: Background = "white",
+    spread: float | NDArray[np.float64] = 1.0,
 ) -> ExactClips:
     """Draw clips; the classes take turns.
 
@@ -105,6 +109,9 @@ def exact_clips(
     ----------
     alpha
         Weight of the pattern, 0 to 1; by default `ALPHAS`.
+    spread
+        How far from the middle a random place lies at most, of all clips or (clips,): 0 to 1, which
+        is anywhere. Training starts in the middle.
 
     Raises
     ------
@@ -122,8 +129,11 @@ def exact_clips(
     patterns = np.empty((n_clips, N_TIMES, SIDE, SIDE), np.float32)
     pixels = np.empty_like(patterns)
     truth = np.empty(patterns.shape, np.bool_)
-    for clip, label in enumerate(labels):
-        patterns[clip], truth[clip] = _DRAW[scenario](class_names(scenario)[label], rng)
+    names = class_names(scenario)
+    for clip, (label, of_clip) in enumerate(
+        zip(labels, np.broadcast_to(spread, n_clips), strict=True)
+    ):
+        patterns[clip], truth[clip] = _DRAW[scenario](names[label], rng, float(of_clip))
         pixels[clip] = _background(background, rng)
     if scenario == "multiplicative":
         np.subtract(1, np.multiply(patterns, alpha, out=patterns), out=patterns)
@@ -167,6 +177,16 @@ def _painted(shape: NDArray[np.float64], top: int, left: int) -> NDArray[np.floa
     return frame
 
 
+def _place(shape: NDArray[np.float64], rng: np.random.Generator, spread: float) -> tuple[int, int]:
+    """Draw a corner on the grid of cells, which is the models' grid of patches."""
+    last = [(SIDE - size) // _CELL for size in shape.shape]
+    top, left = (
+        _CELL * round(middle + spread * (int(rng.integers(2 * middle + 1)) - middle))
+        for middle in (number / 2 for number in last)
+    )
+    return top, left
+
+
 Drawn = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
@@ -179,19 +199,19 @@ def _smoothed(frames: NDArray[np.float64]) -> Drawn:
     return smooth, smooth > 0.01
 
 
-def _linear(label: str, rng: np.random.Generator) -> Drawn:
+def _linear(label: str, rng: np.random.Generator, spread: float) -> Drawn:
     # The two shapes lie apart, as in the paper, so the bright place gives the class, too.
     place = (8, 8) if label == "t" else (32, 40)
     return _smoothed(np.repeat(_painted(_shape(label), *place)[None], N_TIMES, axis=0))
 
 
-def _moving(label: str, rng: np.random.Generator) -> Drawn:
+def _moving(label: str, rng: np.random.Generator, spread: float) -> Drawn:
     shape = _shape(label, int(rng.integers(4)))
-    top, left = (int(rng.integers(SIDE - size + 1)) for size in shape.shape)
+    top, left = _place(shape, rng, spread)
     return _smoothed(np.repeat(_painted(shape, top, left)[None], N_TIMES, axis=0))
 
 
-def _motion(label: str, rng: np.random.Generator) -> Drawn:
+def _motion(label: str, rng: np.random.Generator, spread: float) -> Drawn:
     shape = _shape("t", int(rng.integers(4)))
     step = 4
     reach = step * (N_TIMES - 1)
@@ -213,9 +233,9 @@ def _motion(label: str, rng: np.random.Generator) -> Drawn:
     return smooth, np.broadcast_to(shown.any(axis=0), shown.shape)
 
 
-def _order(label: str, rng: np.random.Generator) -> Drawn:
+def _order(label: str, rng: np.random.Generator, spread: float) -> Drawn:
     first, second = label.split(" then ")
-    top, left = (int(rng.integers(SIDE - 3 * _CELL + 1)) for _ in range(2))
+    top, left = _place(_shape(first), rng, spread)
     change = int(rng.integers(3, 6))
     frames = np.stack(
         [_painted(_shape(first if t < change else second), top, left) for t in range(N_TIMES)]
@@ -223,7 +243,7 @@ def _order(label: str, rng: np.random.Generator) -> Drawn:
     return _smoothed(frames)
 
 
-def _flash(label: str, rng: np.random.Generator) -> Drawn:
+def _flash(label: str, rng: np.random.Generator, spread: float) -> Drawn:
     # So large that one frame alone gives the class only half of the time.
     disturbance = rng.normal(0, 2.0)
     frames = np.zeros((N_TIMES, SIDE, SIDE))

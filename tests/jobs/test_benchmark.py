@@ -60,6 +60,7 @@ def test_cells_are_kept_and_added_to_and_tables_are_of_all(tmp_path, capsys):
         ("--seeds=1,1", "seeds: (1, 1) are none, or one of them is there twice"),
         ("--costly-clips=3", "costly_clips: 3 is above clips=2"),
         ("--clips=1", "clips: "),
+        ("--textures=/nowhere", "textures: /nowhere has no clip that can be decoded"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(flag, message, tmp_path, capsys):
@@ -71,10 +72,32 @@ def test_wrong_input_is_one_line_and_nothing_is_written(flag, message, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--camera=fast", "--textures=/nowhere"])
+def test_what_scenes_alone_have_is_refused_for_exact_clips(flag, tmp_path, capsys):
+    assert run(tmp_path / "out", "--models=order,exact-flash", flag) == 2
+    message = "clips of models=exact-flash aren't scenes, leave it out"
+    assert message in capsys.readouterr().err
+
+
+def test_an_exact_model_has_no_second_actor_and_its_truth_is_the_scenario_s(tmp_path):
+    subject = job.subject_of("exact-flash", 3, 4)
+    assert subject.double is None
+    assert subject.single.covered[:, 5, 3:5, 3:5].all()
+    assert subject.single.covered.sum() == 4 * 4
+    flags = ("--models=exact-flash", "--methods=staa,evidence")
+    assert run(tmp_path, *flags, "--metrics=AP,two-actor share,class sensitivity") == 0
+    given = json.loads((tmp_path / "leaderboard.json").read_text())
+    figures = given["methods"]["evidence"]["figures"]
+    assert figures["AP"] is not None
+    assert figures["two-actor share"] is figures["class sensitivity"] is None
+    assert given["decision"] is None
+
+
 def test_the_models_and_their_tasks_are_those_that_are_committed():
-    for name, task in job.TASKS.items():
+    folders = Path(job._checkpoint("order").name).parent
+    assert set(job.MODELS) | {"1-frame", "shortcuts"} == {each.name for each in folders.iterdir()}
+    for name in job.MODELS:
         checkpoint = job._checkpoint(name)
-        assert task in ("static_cue", "order", "actions")
         assert checkpoint.geometry.n_frames == 8
     assert set(job.LABEL_ONLY) <= set(job.TASKS)
     card = "patch loss | none"

@@ -57,10 +57,16 @@ def _of_maps(
     is_quality: bool = True,
 ) -> Metric:
     def of(explained: Explained) -> Float64Array:
-        scenes = getattr(explained.subject, on)
+        scenes = explained.subject.single if on == "single" else explained.subject.double
+        if scenes is None:
+            return _undefined(explained)
         return of_maps(scenes, getattr(explained, on))
 
     return Metric(group, better, what, of, of_maps, on, is_quality)
+
+
+def _undefined(explained: Explained) -> Float64Array:
+    return np.full(explained.subject.single.n_clips, np.nan)
 
 
 def _order(score: Callable[..., Float64Array], scenes: Scenes, maps: Float64Array) -> Float64Array:
@@ -165,6 +171,8 @@ def _ties(scenes: Scenes) -> np.random.Generator:
 
 
 def _class_sensitivity(explained: Explained) -> Float64Array:
+    if explained.subject.double is None:
+        return _undefined(explained)
     return sanity.class_sensitivity(*np.split(explained.double, 2))
 
 
@@ -197,7 +205,7 @@ def _moment(explained: Explained) -> Float64Array:
 def _splice(explained: Explained) -> Float64Array:
     splices = explained.subject.spliced
     if splices is None:
-        return np.full(explained.subject.single.n_clips, np.nan)
+        return _undefined(explained)
     return planted_excess(_of_times(explained.spliced), splices.planted)
 
 

@@ -92,8 +92,8 @@ class Subject:
     """A `pipeline.models.adapter.Adapter`."""
     single: Scenes
     """Clips of one actor."""
-    double: Scenes
-    """Clips of two actors of two classes."""
+    double: Scenes | None
+    """Clips of two actors of two classes; None where no clip can have two."""
     seed: int
     whole: "Subject | None" = None
     """The subject of whose clips this one has the first."""
@@ -108,7 +108,7 @@ class Subject:
             self.name,
             self.adapter,
             self.single.first(n_clips),
-            self.double.first(n_clips),
+            self.double and self.double.first(n_clips),
             self.seed,
             self,
             self.spliced and self.spliced.first(n_clips),
@@ -189,6 +189,7 @@ class Explained:
     def double(self) -> Float64Array:
         """Maps of clips of two actors: (2 * clips, T, P), of each label, then of each rival."""
         scenes = self.subject.double
+        assert scenes is not None
         of_both = [self._maps(scenes.pixel_values, of) for of in (scenes.labels, scenes.rivals)]
         return np.concatenate(of_both)
 
