@@ -182,7 +182,7 @@ def _start(config: LiveConfig, sources: Sequence[Source], model: _Model, held: E
         held.callback(page.stop)
     viewers: list[Viewer] = [page.viewer] if page is not None else []
     if reference is not None:
-        viewers.append(_drift_watch(sources, model.plan, reference, events, page))
+        viewers.append(_drift_watch(config, sources, model.plan, reference, events, page))
     patience = config.patience
     engine = Engine(
         sources,
@@ -287,6 +287,7 @@ def _reference(config: LiveConfig, record: RunRecord) -> Reference | None:
 
 
 def _drift_watch(
+    config: LiveConfig,
     sources: Sequence[Source],
     plan: WindowPlan,
     reference: Reference,
@@ -302,7 +303,7 @@ def _drift_watch(
         if page is not None:
             page.alarm(event)
 
-    settings = drift_settings(reference, plan.window_s, plan.hop_s)
+    settings = drift_settings(reference, plan.window_s, plan.hop_s, config.drift_false_alarm)
     return DriftWatch(reference, [source.name for source in sources], tell, settings)
 
 

@@ -99,6 +99,9 @@ class LiveConfig(FrozenConfig):
     drift_against: str | None = None
     """Folder of a run of `jobs.attribute` over clips as they should be: an alarm is raised where
     the streams come to differ from it."""
+    drift_false_alarm: float = Field(default=0.02, gt=0, lt=1)
+    """Probability of a false alarm within an hour, of all streams together; with a higher one drift
+    is found sooner."""
     page: PageConfig = PageConfig()
     """Where streams are shown."""
     patience: PatienceConfig = PatienceConfig()
@@ -122,6 +125,9 @@ class LiveConfig(FrozenConfig):
             ):
                 if given:
                     raise ValueError(f"{name}: goes with out, the folder of sessions")
+        default = type(self).model_fields["drift_false_alarm"].default
+        if self.drift_against is None and self.drift_false_alarm != default:
+            raise ValueError("drift_false_alarm: goes with drift_against, what streams differ from")
         if self.out is not None and self.out.startswith("memory://"):
             raise ValueError(f"out: {self.out} is seen by one process alone")
         twice = [text for text, count in Counter(self.sources).items() if count > 1]

@@ -73,7 +73,9 @@ class DriftWatch:
         """Nor do states."""
 
 
-def drift_settings(reference: Reference, window_s: float, hop_s: float) -> DriftSettings:
+def drift_settings(
+    reference: Reference, window_s: float, hop_s: float, false_alarm_probability: float = 0.02
+) -> DriftSettings:
     """Give settings for an hour of windows, a hop apart and as long as told, s.
 
     A recorded stream says for how long its windows resemble each other. Of clips that isn't known:
@@ -85,6 +87,7 @@ def drift_settings(reference: Reference, window_s: float, hop_s: float) -> Drift
         lasts = reference.correlation_s / hop_s
     return DriftSettings(
         horizon_windows=max(1, round(3600 / hop_s)),
+        false_alarm_probability=false_alarm_probability,
         correlation_windows=tuple(np.atleast_1d(np.maximum(lasts, least)).tolist()),
         correlation_is_known=reference.correlation_s is not None,
     )

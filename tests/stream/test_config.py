@@ -37,6 +37,8 @@ def test_a_name_that_a_command_line_would_part_is_told_how_to_give():
         (["a", "--model=m", "--rows-per-shard=6", "--batch-size=4"], "rows_per_shard=6 is not"),
         (["a", "--model=m", "--record-clips"], "record_clips: goes with out"),
         (["a", "--model=m", "--keep.age=1h"], "keep: goes with out"),
+        (["a", "--model=m", "--drift-false-alarm=0.1"], "drift_false_alarm: goes with drift_ag"),
+        (["a", "--model=m", "--drift-against=b", "--drift-false-alarm=1"], "drift_false_alarm"),
         (["a", "--model=m", "--out=memory://x"], "out: memory://x"),
         (["a", "a", "--model=m"], "sources: one is given twice"),
         (["a", "--model=m", "--page.port=70000"], "port"),

@@ -123,6 +123,8 @@ def test_the_windows_of_a_session_say_how_long_they_resemble_each_other(tmp_path
         settings.correlation_windows, np.maximum(reference.correlation_s / 0.1, 10)
     )
     assert set(drift_settings(reference, 300.0, 0.1).correlation_windows) == {3000.0}
+    assert settings.threshold == 36_000 / 0.02
+    assert drift_settings(reference, 1.0, 0.1, 0.1).threshold == 36_000 / 0.1
 
 
 def test_a_run_that_can_not_be_compared_is_refused(run, tmp_path):
