@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from jobs.cli import flags_carried_out, run_job
-from pipeline.errors import StaaError, StorageError
+from pipeline.errors import StorageError
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeConfig, AttributeJob
 from pipeline.text import printable
@@ -27,10 +25,6 @@ if TYPE_CHECKING:
     from pipeline.store.state import RunSummary
 
 
-_LOADED_AHEAD = ("pipeline.run.prepare", "pipeline.models.processor", "pipeline.execution.passes")
-"""Modules that planning and execution need and that take seconds to load."""
-
-
 @dataclass(frozen=True)
 class Place:
     """Where the runs of a job are carried out."""
@@ -40,38 +34,30 @@ class Place:
     execute: Callable[[Plan, Lease], RunSummary]
     room: Callable[[AttributeConfig], Room] | None = None
     """Says what would work on a run side by side; None where steps come in turn."""
-    begin: Callable[[AttributeConfig], AbstractContextManager[None]] = lambda config: nullcontext()
-    """While open, keeps running what takes seconds to start; entered before a run is planned."""
 
 
 def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | None = None) -> int:
     """Run or resume; 0 if every row is accounted for and few enough failed, else 1."""
+    # Behind the command line: a wrong flag is told before torch is loaded, and the job's process
+    # parts from the one that has the last word.
+    from pipeline.run.frames import remove_temporary, with_frames
+    from pipeline.run.plan import plan_runs
+    from pipeline.run.prepare import prepare
+    from pipeline.run.reread import read_before
+    from pipeline.store.lease import leased
+
     # As text the lines of this job and its bar say the same; a program reads the records.
     as_json = job.log_format == "json"
     set_up_logging(job.log_format, logging.INFO if as_json else logging.WARNING)
     place, configs = (place_of or chosen_place)(job), job.runs()
-    with ExitStack() as held, ExitStack() as begun:
-        # A run that is there may have nothing left to compute, and several runs each have a Ray of
-        # their own, so that what breaks off in one doesn't reach the next.
-        if not job.dry_run and len(configs) == 1 and _is_new(configs[0]):
-            begun.enter_context(place.begin(configs[0]))
-        # Behind the command line: a wrong flag is told before torch is loaded, and the job's
-        # process parts from the one that has the last word.
-        from pipeline.run.frames import remove_temporary, with_frames
-        from pipeline.run.plan import plan_runs
-        from pipeline.run.prepare import prepare
-        from pipeline.run.reread import read_before
-        from pipeline.store.lease import leased
-
-        plans = plan_runs(configs, job.call(), machine=place.machine(configs[0]))
-        if job.dry_run:
-            return _say_what_it_takes(plans, place)
+    plans = plan_runs(configs, job.call(), machine=place.machine(configs[0]))
+    if job.dry_run:
+        return _say_what_it_takes(plans, place)
+    with ExitStack() as held:
         leases = [
             held.enter_context(leased(plan.config.out, verb="attribute", take_over=job.take_over))
             for plan in plans
         ]
-        # It ends before the leases do, and nobody writes any more then.
-        held.push(begun.pop_all())
         plans = with_frames(plans, job.out)
         before = [read_before(plan) for plan in plans]
         with flags_carried_out(job):
@@ -87,7 +73,7 @@ def attribute(job: AttributeJob, *, place_of: Callable[[AttributeJob], Place] | 
 
 
 def chosen_place(job: AttributeJob) -> Place:
-    """Ray, or this process; Ray is loaded where it is used, Ray Data when a run is carried out."""
+    """Ray, or this process; Ray isn't loaded where it isn't used."""
     if job.serial:
         from pipeline.run.serial import check_serial, execute_serially
 
@@ -96,62 +82,10 @@ def chosen_place(job: AttributeJob) -> Place:
         # Read when Ray is loaded: one that is started here then listens on loopback alone.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from pipeline.execution.cluster import check_target, machine_to_start, room_for
-
-    check_target(job.runs()[0])
-    return Place(machine_to_start, _execute_on_ray, room_for, _begun_on_ray)
-
-
-@contextmanager
-def _begun_on_ray(config: AttributeConfig) -> Iterator[None]:
-    """While open, the run's own Ray is there if it has one; libraries are loaded meanwhile."""
-    from pipeline.execution.cluster import begun
-
-    with ExitStack() as held:
-        with _loading(_LOADED_AHEAD):
-            held.enter_context(begun(config))
-        yield
-
-
-def _is_new(config: AttributeConfig) -> bool:
-    """Whether, on a local disk, a run is still absent and its manifest present."""
-    from fsspec.implementations.local import LocalFileSystem
-
-    from pipeline.storage.files import open_filesystem
-    from pipeline.store.run_folder import store_url
-
-    def is_there(url: str) -> bool | None:
-        filesystem, path = open_filesystem(url)
-        # Another storage is asked when the run is planned, and that may take long.
-        return filesystem.exists(path) if isinstance(filesystem, LocalFileSystem) else None
-
-    # Planning tells what is wrong with a URL.
-    with suppress(OSError, ValueError, ImportError, StaaError):
-        return is_there(store_url(config.out)) is False and is_there(config.manifest) is not False
-    return False
-
-
-def _execute_on_ray(plan: Plan, lease: Lease) -> RunSummary:
     from pipeline.execution.passes import execute
 
-    return execute(plan, lease)
-
-
-@contextmanager
-def _loading(modules: Sequence[str]) -> Iterator[None]:
-    """Load modules in a thread while open, and until they are there: what else is done waits."""
-
-    def load() -> None:
-        # Whoever needs a module that can't be loaded gets the error.
-        with suppress(Exception):
-            for module in modules:
-                import_module(module)
-
-    thread = threading.Thread(target=load, name="loading", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
+    check_target(job.runs()[0])
+    return Place(machine_to_start, execute, room_for)
 
 
 def _say_what_it_takes(plans: Sequence[Plan], place: Place) -> int:

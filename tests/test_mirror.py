@@ -16,13 +16,6 @@ ELSEWHERE = {
         for name in ("adapter", "pooler", "registry", "videomae", "videoprism", "vivit", "vjepa2")
     },
     "pipeline/models/processor.py": ("models/test_checkpoint.py", "a part of reading a checkpoint"),
-    **{
-        f"pipeline/execution/{name}.py": (
-            "execution/test_own_ray.py",
-            "parts of what a Ray of a run's own is",
-        )
-        for name in ("ahead", "own_execution")
-    },
     "pipeline/models/device.py": ("run/test_resources.py", "a line; what follows from it is there"),
     "pipeline/attribution/evidence.py": ("models/test_evidence.py", "evidence needs whole models"),
     "pipeline/clips/columns.py": ("clips/test_loader.py", "the name of a type"),

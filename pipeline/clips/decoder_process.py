@@ -180,17 +180,6 @@ class ExpendableDecoder:
                         f"decoding took longer than {timeout_s:g} s in each of {N_TIMEOUTS} tries",
                     ) from error
 
-    def get_ready(self) -> None:
-        """Start the child, if there is none, before there is a clip for it.
-
-        Raises
-        ------
-        RuntimeError
-            As `decode_into` does.
-        """
-        with self._lock:
-            self._ready_connection()
-
     def close(self) -> None:
         """End the child, if there is one; the next clip starts another."""
         with self._lock:

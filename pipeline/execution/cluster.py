@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,8 +17,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.execution.ahead import load_ahead
-from pipeline.execution.own_ray import OF_NODE, replaced
+from pipeline.execution.own_ray import for_one_run
+from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.resources import Machine, ModelPool, Room, check_models, model_pool
 
@@ -40,69 +40,12 @@ _LOGGER = logging.getLogger(__name__)
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 
-_is_started = False
-"""Whether this process has started the Ray that is there."""
-
-
 def machine_to_start(config: AttributeConfig) -> Machine | None:
-    """Say what a Ray of this run's own has, started or not; None where another is there or named.
+    """Say what the Ray that this run would start has; None where one is there or named.
 
-    What such a Ray could never do is refused before the run begins.
+    What such a Ray could never do is refused before it is started.
     """
-    if not _is_own():
-        return None
-    # It loads torch, which starting Ray does without.
-    from pipeline.models.device import n_gpus
-
-    return Machine(_local_cpus(config), n_gpus())
-
-
-@contextmanager
-def started(config: AttributeConfig) -> Iterator[None]:
-    """While open, the Ray that this run has for its own is there, if it is to have one.
-
-    Ray takes seconds to start. Whoever opens this before a run is planned has them go by while the
-    plan is made.
-
-    Raises
-    ------
-    ClusterError
-        If no Ray can be started here.
-    """
-    global _is_started
-    if _is_started or not _is_own():
-        yield
-        return
-    # Otherwise every run warns that tokens are on, and about actors that Ray Data has made.
-    logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
-    for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
-        os.environ.setdefault(name, value)
-    with replaced(OF_NODE):
-        try:
-            with _sigterm_kept():
-                _start(config)
-            _is_started = True
-            yield
-        finally:
-            _is_started = False
-            ray.shutdown()
-
-
-@contextmanager
-def begun(config: AttributeConfig) -> Iterator[None]:
-    """As `started`, and workers of the Ray that was started get ready for what decodes.
-
-    A Ray that doesn't start here, beside what else begins, is started when the run is carried out,
-    and what is wrong with the run is told before that.
-    """
-    with ExitStack() as held:
-        with suppress(ClusterError):
-            held.enter_context(started(config))
-        if _is_started:
-            # What is wrong with a Ray that has gone again is told when the run is carried out.
-            with suppress(RayError):
-                load_ahead(cpus=_local_cpus(config), decode_memory_bytes=int(config.decode_memory))
-        yield
+    return Machine(_local_cpus(config), n_gpus()) if _starts_ray() else None
 
 
 @contextmanager
@@ -118,31 +61,28 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
     ClusterError
         If no Ray can be started here.
     """
-    if _is_own():
-        from pipeline.execution.own_execution import OF_EXECUTION
-
-        with started(config), replaced(OF_EXECUTION):
-            yield _present_pool(config, may_grow=False)
-    elif ray.is_initialized():
+    if ray.is_initialized():
         yield _present_pool(config, may_grow=True)
-    else:
+        return
+    starts = _starts_ray()
+    # Ray puts one of its own in its place.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with for_one_run() if starts else nullcontext():
         try:
-            with _sigterm_kept():
+            if starts:
+                # Otherwise every run warns that tokens are on, and about actors that Ray Data
+                # has made.
+                logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
+                for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
+                    os.environ.setdefault(name, value)
+                _start(config)
+            else:
                 _connect()
-            yield _present_pool(config, may_grow=True)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)
+            yield _present_pool(config, may_grow=not starts)
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Keep the handler of SIGTERM, in whose place Ray puts one of its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
 
 
 def _start(config: AttributeConfig) -> None:
@@ -183,7 +123,7 @@ def check_target(config: AttributeConfig) -> None:
     ConfigError
         If ``out`` or ``frames_cache`` is a relative path.
     """
-    if _is_own():
+    if _starts_ray():
         return
     for key, url in (("out", config.out), ("frames_cache", config.frames_cache)):
         if url and _is_local(url) and not _local_path(url).is_absolute():
@@ -333,9 +273,8 @@ def _present_pool(config: AttributeConfig, *, may_grow: bool) -> ModelPool:
     )
 
 
-def _is_own() -> bool:
-    """Whether the run has a Ray for its own, started or not."""
-    return _is_started or not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
+def _starts_ray() -> bool:
+    return not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
 
 
 def _local_cpus(config: AttributeConfig) -> int:

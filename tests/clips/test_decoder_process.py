@@ -92,13 +92,6 @@ def test_one_child_decodes_clip_after_clip_also_after_ones_that_fail(decoder, mp
     assert pid_of(decoder, mp4) == first
 
 
-def test_a_child_that_was_got_ready_takes_the_next_clip(decoder, mp4):
-    decoder.get_ready()
-    child = decoder._child.pid
-    decoder.get_ready()
-    assert pid_of(decoder, mp4) == child
-
-
 @pytest.mark.parametrize("data", [b"STAND-IN hang", b"STAND-IN stop"])
 def test_what_hangs_is_killed_and_the_next_clip_is_decoded(decoder, mp4, data):
     child = pid_of(decoder, mp4)

@@ -8,7 +8,6 @@ import ray
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.execution.cluster import (
     _keep_token_private,
-    begun,
     check_target,
     connected,
     nodes_without,
@@ -103,7 +102,4 @@ def test_a_ray_that_cannot_be_started_is_told_on_one_line(monkeypatch):
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     said = r"Ray can't be started on this machine: The .* out during startup. --serial computes"
     with pytest.raises(ClusterError, match=said), connected(config_of()):
-        pass
-    # Before the run it is no error, as it is tried again.
-    with begun(config_of()), pytest.raises(ClusterError, match=said), connected(config_of()):
         pass
