@@ -89,10 +89,12 @@ def measure(family: str, arguments: argparse.Namespace) -> list[Row]:
     adapter = adapter_class(adapter_class.model_class(CONFIGS[family]()).eval())
     clip = decoded(arguments.clip, adapter)
     with torch.inference_mode():
-        target = adapter.predict(clip).argmax(dim=1)
+        predicted = adapter.predict(clip).argmax(dim=1)
         started = time.perf_counter()
         adapter.predict(clip)
     forward_s = time.perf_counter() - started
+    # A tensor of inference mode can't go through a backward pass.
+    target = predicted.clone()
     rows = []
 
     def run(name: str, work: Any, factor: float = 1.0, samples: int | None = None) -> Any:
