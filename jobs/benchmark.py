@@ -38,7 +38,7 @@ TASKS: dict[str, TaskName] = {
     "moment": "moment",
     "8-frames": "actions",
 }
-"""What the classes of each committed model of scenes are."""
+"""Task of each committed model of scenes."""
 EXACT: dict[str, Scenario] = {f"exact-{scenario}": scenario for scenario in SCENARIOS}
 """Scenario of each committed model of EXACT's clips, which have no camera and no second actor."""
 MODELS = (*TASKS, *EXACT)

@@ -20,12 +20,12 @@ N_DRAWN = 400
 
 def run_training(config: TrainConfig) -> int:
     """Render the scenes, train, measure on the held-out clips, and write model and card."""
+    from pipeline.synthetic.held_out import exact_held_out
     from pipeline.synthetic.model_card import model_card
     from pipeline.synthetic.small_models import SIDE, small_model
     from pipeline.synthetic.training import (
         collect_clips,
         drawn_accuracy,
-        drawn_clips,
         held_out_accuracy,
         image_size,
         render_clips,
@@ -56,7 +56,9 @@ def run_training(config: TrainConfig) -> int:
     seconds, cpu = time.monotonic() - started, os.times()
     save(model, config.out)
     if held_out is None:
-        accuracy = drawn_accuracy(model, drawn_clips(config, N_DRAWN, config.seed + 1))
+        assert config.scenario is not None
+        drawn = exact_held_out(config.scenario, n_clips=N_DRAWN, seed=config.seed + 1)
+        accuracy = drawn_accuracy(model, drawn.frames, drawn.labels)
     else:
         accuracy = held_out_accuracy(model, held_out)
     n_held_out = N_DRAWN if held_out is None else held_out.n_rows

@@ -192,7 +192,7 @@ def _through_mlp(mlp: Mlp, m: Tensor, gradient: Tensor, *, frozen: bool) -> Tens
 def best_classes(logits: Tensor, n: int) -> Tensor:
     """Classes of the highest logits, best first: (clips, classes) to (clips, n) int64.
 
-    Of equal logits, which are common in half precision, the class of the lower number is first;
+    Equal logits are common in half precision: there the lower class number comes first, where
     torch's ``topk`` and ``argmax`` may each take another.
     """
     return logits.sort(dim=-1, descending=True, stable=True).indices[..., :n]

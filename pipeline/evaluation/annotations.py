@@ -30,11 +30,11 @@ PERSON, HAND, OBJECT, ACTION_TIME = "person", "hand", "object", "action time"
 
 _UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError),
-    # Of a file that ends at once; of data that were cut off or damaged, in pictures as in arrays.
+    # Files that end at once raise the first; damaged pictures, arrays and tables raise the others.
     *(EOFError, SyntaxError, struct.error, zlib.error, MemoryError, OverflowError),
     *(RecursionError, csv.Error, Image.DecompressionBombError),
 )
-"""What libraries raise for files that aren't what they should be."""
+"""Errors that libraries raise for files that are damaged or of another format."""
 
 _FARTHEST_SHARE = 0.5
 """How far a box may reach beyond its frame, in shares of it: boxes of detectors do, a little, and

@@ -86,7 +86,7 @@ def changed_clip(pixel_values: Tensor, intervention: Intervention, grid: Geometr
         case "shuffle":
             order = np.random.default_rng(intervention.seed).permutation(n_frames)
             if (order == np.arange(n_frames)).all():
-                # Of few frames, one draw in some is the order that they have.
+                # With few frames, some draws leave the order as it is.
                 order = np.roll(order, 1)
             return pixel_values[:, torch.from_numpy(order)]
         case "replace" | "surround":

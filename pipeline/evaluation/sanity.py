@@ -60,7 +60,7 @@ def stages(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     grouped: dict[str, list[nn.Parameter]] = {}
     for name, module, parameter in named:
         block = _BLOCK.match(name)
-        # What has no blocks is one stage, as a pooling head.
+        # A module without blocks, such as a pooling head, is one stage.
         key = block[0] if block else ".".join(module[: 2 if module[0] in roots else 1])
         grouped.setdefault(key, []).append(parameter)
     # Registered from the input to the output, but for a pooler that reads behind its own blocks.

@@ -42,7 +42,7 @@ _FINITE = frozenset(
         *("signed", "frame_importance"),
     )
 )
-"""Those that are numbers in each clip that the model has explained."""
+"""Arrays that hold numbers for each clip that the model has explained."""
 
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "could not create a primitive"),

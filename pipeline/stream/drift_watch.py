@@ -74,7 +74,10 @@ class DriftWatch:
 
 
 def drift_settings(
-    reference: Reference, window_s: float, hop_s: float, false_alarm_probability: float = 0.02
+    reference: Reference,
+    window_s: float,
+    hop_s: float,
+    false_alarm_probability: float = DriftSettings.false_alarm_probability,
 ) -> DriftSettings:
     """Give settings for an hour of windows, a hop apart and as long as told, s.
 

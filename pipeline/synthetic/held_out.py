@@ -26,7 +26,7 @@ from pipeline.synthetic.tasks import (
     rival_label,
     task_scene,
 )
-from pipeline.synthetic.training import PREPROCESSING, SMALL_CANVAS
+from pipeline.synthetic.training import PREPROCESSING, SMALL_CANVAS, exact_coverage
 
 _COMPOSITE_TASKS: tuple[TaskName, ...] = ("order", "moment")
 
@@ -123,8 +123,7 @@ def exact_held_out(scenario: Scenario, *, n_clips: int, seed: int) -> HeldOut:
         Other seeds give other clips; models were trained on seed 1.
     """
     clips = exact_clips(scenario, n_clips, seed)
-    grid = (clips.truth.shape[1], SIDE, SIDE)
-    covered = np.stack([share_of_patches(truth.astype(np.float32), grid) for truth in clips.truth])
+    covered = np.stack([exact_coverage(truth) for truth in clips.truth])
     nowhere = np.zeros_like(covered)
     return HeldOut(as_frames(clips.pixels), clips.labels, covered, np.full(n_clips, -1), nowhere)
 

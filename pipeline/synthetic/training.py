@@ -72,6 +72,9 @@ _EXACT_SWAPS: dict[exact_scenarios.Scenario, tuple[tuple[str, str], ...]] = {
     "order": (("t then l", "l then t"),),
 }
 """Classes that a scenario's clips swap when they are played backwards."""
+_EASY_FIRST: tuple[exact_scenarios.Scenario, ...] = ("moving", "order")
+"""Scenarios whose shape may lie anywhere: after 250 steps of such clips accuracy was still 50 %. So
+the first pass begins with clips that have it in the middle."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,6 @@ class TrainingClips:
     """(clips, T, 8, 8): share of each patch that the actor, or what holds the class, covers."""
     labels: NDArray[np.int64]
     """(clips,): position in the task's classes."""
-    easy_first: bool = False
-    """Whether the first pass takes them in their order, from the easiest on."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ class Epoch:
 def render_clips(config: TrainConfig) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """Frames (T, height, width, 3) and coverage (T, 8, 8) of each training clip, in order."""
     if config.scenario is not None:
-        yield from _exact_clips(
-            config.scenario, config.n_clips, config.seed, easy_first=_is_easy_first(config)
-        )
+        yield from _exact_clips(config.scenario, config)
         return
     render = partial(_render_clip, config)
     with ProcessPoolExecutor(config.n_workers) as pool:
@@ -125,21 +124,7 @@ def collect_clips(
     coverage = np.empty((*shape, SIDE, SIDE), np.float32)
     for clip, (pictures, covered) in enumerate(rendered):
         frames[clip], coverage[clip] = pictures, covered
-    labels = np.arange(config.n_clips) % len(config.class_names)
-    return TrainingClips(frames, coverage, labels, _is_easy_first(config))
-
-
-def drawn_clips(config: TrainConfig, n_clips: int, seed: int) -> TrainingClips:
-    """Draw held-out clips of a scenario, none of them easier than another."""
-    assert config.scenario is not None
-    drawn = list(_exact_clips(config.scenario, n_clips, seed))
-    frames, coverage = (np.stack(each) for each in zip(*drawn, strict=True))
-    return TrainingClips(frames, coverage, np.arange(n_clips) % len(config.class_names))
-
-
-def _is_easy_first(config: TrainConfig) -> bool:
-    """Whether a shape may lie anywhere: after 250 steps of such clips accuracy was still 50 %."""
-    return config.scenario in ("moving", "order")
+    return TrainingClips(frames, coverage, np.arange(config.n_clips) % len(config.class_names))
 
 
 def start_from(model: PreTrainedModel, checkpoint: str) -> None:
@@ -191,7 +176,7 @@ def train(model: PreTrainedModel, clips: TrainingClips, config: TrainConfig) -> 
     for epoch in range(1, config.n_epochs + 1):
         loss_sum, n_right = 0.0, 0
         order = torch.randperm(n_clips, generator=generator)
-        if clips.easy_first and epoch == 1:
+        if config.scenario in _EASY_FIRST and epoch == 1:
             order = torch.arange(n_clips)
         for chosen in torch.split(order, config.batch_size):
             frames, coverage, labels = augmented(
@@ -273,26 +258,30 @@ def held_out_accuracy(model: PreTrainedModel, manifest: Manifest) -> float:
             for name in ("video_id", "path", "label", "start_time")
         }
         clips = loader(rows | {"row": np.arange(start, stop)})
-        with torch.inference_mode():
-            pixels = normalise(torch.from_numpy(clips["frames"]), PREPROCESSING, torch.float32)
-            predictions = model(pixel_values=pixels).logits.argmax(dim=-1).numpy()
+        predictions = _predictions(model, clips["frames"])
         decoded = clips["status"] == Status.OK
         n_right += int((decoded & (predictions == clips["label"])).sum())
     return n_right / manifest.n_rows
 
 
-def drawn_accuracy(model: PreTrainedModel, clips: TrainingClips) -> float:
-    """Share of drawn clips that the model classifies correctly."""
+def drawn_accuracy(
+    model: PreTrainedModel, frames: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> float:
+    """Share of clips (clips, T, height, width, 3) that the model classifies correctly."""
     model.eval()
     n_right = 0
-    for start in range(0, len(clips.labels), _HELD_OUT_BATCH):
+    for start in range(0, len(labels), _HELD_OUT_BATCH):
         chosen = slice(start, start + _HELD_OUT_BATCH)
-        with torch.inference_mode():
-            frames = torch.from_numpy(clips.frames[chosen])
-            pixels = normalise(frames, PREPROCESSING, torch.float32)
-            predictions = model(pixel_values=pixels).logits.argmax(dim=-1).numpy()
-        n_right += int((predictions == clips.labels[chosen]).sum())
-    return n_right / len(clips.labels)
+        n_right += int((_predictions(model, frames[chosen]) == labels[chosen]).sum())
+    return n_right / len(labels)
+
+
+def _predictions(model: PreTrainedModel, frames: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Class of each clip (clips, T, height, width, 3)."""
+    with torch.inference_mode():
+        pixels = normalise(torch.from_numpy(frames), PREPROCESSING, torch.float32)
+        predicted: NDArray[np.int64] = model(pixel_values=pixels).logits.argmax(dim=-1).numpy()
+    return predicted
 
 
 def save(model: PreTrainedModel, folder: str) -> None:
@@ -319,15 +308,20 @@ def _render_clip(config: TrainConfig, index: int) -> tuple[NDArray[np.uint8], ND
 
 
 def _exact_clips(
-    scenario: exact_scenarios.Scenario, n_clips: int, seed: int, *, easy_first: bool = False
+    scenario: exact_scenarios.Scenario, config: TrainConfig
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    n_clips = config.n_clips
     # In the middle at first, and anywhere for the last third.
-    spread = np.clip(np.arange(n_clips) / (n_clips * 2 / 3), 0, 1) if easy_first else 1.0
-    clips = exact_scenarios.exact_clips(scenario, n_clips, seed, spread=spread)
+    ramp = np.clip(np.arange(n_clips) / (n_clips * 2 / 3), 0, 1)
+    spread = ramp if scenario in _EASY_FIRST else 1.0
+    clips = exact_scenarios.exact_clips(scenario, n_clips, config.seed, spread=spread)
     for pixels, truth in zip(clips.pixels, clips.truth, strict=True):
-        frames = exact_scenarios.as_frames(pixels)
-        covered = share_of_patches(truth.astype(np.float32), (len(frames), SIDE, SIDE))
-        yield frames, covered
+        yield exact_scenarios.as_frames(pixels), exact_coverage(truth)
+
+
+def exact_coverage(truth: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Share of each patch that the truth (T, height, width) of a drawn clip fills: (T, 8, 8)."""
+    return share_of_patches(truth.astype(np.float32), (len(truth), SIDE, SIDE))
 
 
 def _scene(config: TrainConfig, index: int) -> tuple[Scene, Callable[[int], NDArray[np.uint8]]]:

@@ -1,27 +1,23 @@
 """The committed checkpoints: one learnt the actions, and one frame doesn't give them away."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import pipeline.synthetic
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import read_manifest, write_manifest
-from pipeline.models.attributor import normalise
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.synthetic.config import SynthesizeConfig, TrainConfig
 from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.exact_scenarios import SCENARIOS, as_frames, class_names, exact_clips
+from pipeline.synthetic.held_out import exact_held_out
 from pipeline.synthetic.training import (
     CLASS_NAMES,
-    PREPROCESSING,
     collect_clips,
     drawn_accuracy,
-    drawn_clips,
     held_out_accuracy,
     render_clips,
 )
@@ -109,10 +105,7 @@ def test_models_of_labels_alone_know_held_out_scenes_and_need_what_they_say(name
     clips = collect_clips(render_clips(config), config)
 
     def accuracy(frames):
-        pixels = normalise(torch.from_numpy(frames), PREPROCESSING, torch.float32)
-        with torch.inference_mode():
-            predictions = model(pixel_values=pixels).logits.argmax(dim=-1).numpy()
-        return (predictions == clips.labels).mean()
+        return drawn_accuracy(model, frames, clips.labels)
 
     assert accuracy_on_card(name) >= 0.95
     assert accuracy(clips.frames) >= 0.9
@@ -136,15 +129,14 @@ def test_models_of_labels_alone_know_held_out_scenes_and_need_what_they_say(name
 def test_models_of_exact_scenarios_know_other_clips_by_their_truth_alone(scenario, one_thread):
     """Where the truth is swapped for another clip's background, nothing is left of the class."""
     name = f"exact-{scenario}"
-    config = TrainConfig(out="none", task=f"exact_{scenario}")
     model = load_adapter(read_checkpoint(str(CHECKPOINTS / name)), device="cpu").model
-    clips = drawn_clips(config, 64, 11)
+    clips = exact_held_out(scenario, n_clips=64, seed=11)
     assert accuracy_on_card(name) >= 0.94
-    assert drawn_accuracy(model, clips) >= 0.85
+    assert drawn_accuracy(model, clips.frames, clips.labels) >= 0.85
     drawn = exact_clips(scenario, 64, 11)
     noise = exact_clips(scenario, 64, 12, alpha=1e-6).pixels
     noise *= drawn.pixels[~drawn.truth].std() / noise.std()
     # What is a square's width around the truth shows its edge, which was smoothed.
     bare = as_frames(np.clip(np.where(drawn.truth, noise, drawn.pixels), -1, 1))
     n_classes = len(class_names(scenario))
-    assert drawn_accuracy(model, replace(clips, frames=bare)) <= 1 / n_classes + 0.25
+    assert drawn_accuracy(model, bare, clips.labels) <= 1 / n_classes + 0.25

@@ -57,6 +57,17 @@ def fed(running, *streams):
         running.viewer.status(status(stream, rate=1.5, skipped=2))
 
 
+@contextmanager
+def in_every_state(name, **told):
+    """Serve a page that has a stream in each state a source can have."""
+    streams = {f"{name} {state}": state for state in SourceState}
+    with served(*streams) as running:
+        fed(running, *streams)
+        for stream, state in streams.items():
+            running.viewer.status(status(stream, state, "why it is so", **told))
+        yield running
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"color_scheme": "dark", "viewport": {"width": 380, "height": 800}}],
@@ -66,11 +77,7 @@ def test_the_page_is_accessible_and_without_errors(chromium, options):
     from axe_playwright_python.sync_playwright import Axe
 
     states = list(SourceState)
-    streams = [f"camera {state}" for state in states]
-    with served(*streams) as running:
-        fed(running, *streams)
-        for stream, state in zip(streams, states, strict=True):
-            running.viewer.status(status(stream, state, "why it is so", skipped=3))
+    with in_every_state("camera", skipped=3) as running:
         running.alarm(ALARM)
         with opened(chromium, running.url, **options) as page:
             page.locator(".waiting").last.wait_for(state="hidden")
@@ -85,29 +92,24 @@ def test_the_page_is_accessible_and_without_errors(chromium, options):
 
 @pytest.mark.parametrize("width", [320, 380, 900])
 def test_names_and_controls_are_seen_whole_on_a_screen_of_any_width(chromium, width):
-    states = list(SourceState)
-    streams = [f"door {state}" for state in states]
-    with served(*streams) as running:
-        fed(running, *streams)
-        for stream, state in zip(streams, states, strict=True):
-            running.viewer.status(status(stream, state, "why it is so"))
-        with opened(chromium, running.url, viewport={"width": width, "height": 800}) as page:
-            page.get_by_text("ended", exact=True).wait_for()
-            cut_off = page.evaluate(
-                """() => [...document.querySelectorAll("header *")].filter(
-                  (element) => {
-                    const holder = element.closest("header");
-                    const style = getComputedStyle(holder), outer = holder.getBoundingClientRect();
-                    const { left, right, width } = element.getBoundingClientRect();
-                    return width && (left < outer.left + parseFloat(style.paddingLeft) - 1
-                      || right > outer.right - parseFloat(style.paddingRight) + 1);
-                  }).map((element) => element.outerHTML)"""
-            )
-            assert cut_off == []
-            shown = page.locator(".tile h2").evaluate_all(
-                "all => all.map((e) => e.scrollWidth <= e.clientWidth)"
-            )
-            assert shown == [True] * len(streams)
+    screen = {"width": width, "height": 800}
+    with in_every_state("door") as running, opened(chromium, running.url, viewport=screen) as page:
+        page.get_by_text("ended", exact=True).wait_for()
+        cut_off = page.evaluate(
+            """() => [...document.querySelectorAll("header *")].filter(
+              (element) => {
+                const holder = element.closest("header");
+                const style = getComputedStyle(holder), outer = holder.getBoundingClientRect();
+                const { left, right, width } = element.getBoundingClientRect();
+                return width && (left < outer.left + parseFloat(style.paddingLeft) - 1
+                  || right > outer.right - parseFloat(style.paddingRight) + 1);
+              }).map((element) => element.outerHTML)"""
+        )
+        assert cut_off == []
+        shown = page.locator(".tile h2").evaluate_all(
+            "all => all.map((e) => e.scrollWidth <= e.clientWidth)"
+        )
+        assert shown == [True] * len(SourceState)
 
 
 def test_tiles_say_the_class_the_place_the_time_and_what_was_skipped(chromium):
