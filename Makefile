@@ -43,7 +43,7 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 		--out $(DEMO)/shortcuts.parquet
 	$(BIN)/python -m jobs.attribute --serial --manifest $(DEMO)/shortcuts.parquet \
 		--model pipeline/synthetic/checkpoints/shortcuts --sampling.kind uniform \
-		--method evidence --method.clamp sum --method.frame-importance gradient \
+		--method.frame-importance gradient \
 		--out $(DEMO)/shortcuts_run
 	$(BIN)/python -m jobs.audit $(DEMO)/shortcuts_run --verify --proof.serial --most 3 \
 		--report $(DEMO)/audit
@@ -55,7 +55,6 @@ demo: install  ## Write clips, attribute them, and draw the report: runs/demo
 	@echo "audit         open in a browser: file://$(CURDIR)/$(DEMO)/audit/index.html"
 
 LIVE_SCENES := --width 128 --height 96 --fps 10 --min-duration-s 3 --max-duration-s 3
-LIVE_METHOD := --method evidence --method.clamp sum
 LIVE_MODEL := --model pipeline/synthetic/checkpoints/shortcuts --sampling.kind uniform --window 3s
 
 live: install  ## Explain a stream as it plays, in a browser; after a minute a logo appears: runs/live
@@ -66,10 +65,10 @@ live: install  ## Explain a stream as it plays, in a browser; after a minute a l
 	$(BIN)/python -m jobs.synthesize --task shortcuts --stream 4min --planted-from 60s --seed 5 \
 		--out $(LIVE)/camera $(LIVE_SCENES)
 	@echo "== live: learn what is usual, from five minutes without a logo"
-	$(BIN)/python -m jobs.live $(LIVE)/usual/stream.mp4 $(LIVE_MODEL) $(LIVE_METHOD) --fast --no-page.show \
+	$(BIN)/python -m jobs.live $(LIVE)/usual/stream.mp4 $(LIVE_MODEL) --fast --no-page.show \
 		--out $(LIVE)/usual/sessions
 	@echo "== live: play the four minutes; ctrl-C ends it sooner"
-	$(BIN)/python -m jobs.live camera=$(LIVE)/camera/stream.mp4 $(LIVE_MODEL) $(LIVE_METHOD) \
+	$(BIN)/python -m jobs.live camera=$(LIVE)/camera/stream.mp4 $(LIVE_MODEL) \
 		--out $(LIVE)/sessions --drift-against $(LIVE)/usual/sessions
 
 # Two processes: one has all tests that start a Ray, the other the rest (tests/conftest.py).

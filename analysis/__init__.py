@@ -14,10 +14,11 @@ A run in a notebook::
 - `by_video`: a run of several views, as (video, view)
 - `focused_attribution`: A after `Threshold` and `Focus`, with their parameters recorded
 - `run_summary`: its rows by outcome
-- `class_statistics`: where and when the model looks, by class; `overall_statistics`: over all
+- `class_statistics`: where and when the weight lies, by class; `overall_statistics`: over all
 - `group_statistics`: the same, and quantiles of scores, by any columns together
 - `scores`: a table with some 30 numbers for each clip, beside the manifest's columns; `score_run`
   makes it; `describe_scores` says what each number is
+- `measured_by_class`: what the model has said about perturbed clips, by class
 - `findings`: what a person should look at in a run, ranked
 - `save_statistics`, `open_statistics`: keep them beside the run
 - `show_clip`: a clip that plays under its attribution, in a notebook
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from analysis.attributions import focused_attribution as focused_attribution
     from analysis.attributions import joint_attribution as joint_attribution
     from analysis.audit.audit import findings as findings
+    from analysis.measured_tables import measured_by_class as measured_by_class
     from analysis.moving_clip import show_clip as show_clip
     from analysis.page.report import write_report as write_report
     from analysis.runs import by_video as by_video
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "analysis.attributions": ("focused_attribution", "joint_attribution"),
     "analysis.audit.audit": ("findings",),
+    "analysis.measured_tables": ("measured_by_class",),
     "analysis.moving_clip": ("show_clip",),
     "analysis.page.report": ("write_report",),
     "analysis.runs": (

@@ -36,7 +36,7 @@ def joint_attribution(
     # S is stored in half precision, in which a product of two small shares would underflow.
     joint = ds[f"{prefix}spatial"].astype("float32") * ds[f"{prefix}temporal"].astype("float32")
     return joint.rename("joint").assign_attrs(
-        description="A = S * T: share of the readout's attention; sums to 1"
+        description="A = S * T: share of the clip's attribution; sums to 1"
     )
 
 

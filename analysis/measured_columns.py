@@ -9,15 +9,12 @@ from numpy.typing import NDArray
 
 from analysis.runs import attribute, record_of
 from pipeline.errors import StoreError, reason_of
-from pipeline.status import Status
 from pipeline.storage.zarr_store import zarr_location
+from pipeline.store.measured import UNITS, Sample, sample_of
+from pipeline.store.objects import lost_objects
 from pipeline.store.opening import DAMAGE, Absent, Found, Unfinished, find_store, open_store
-from pipeline.store.pending import read_status
 from pipeline.store.record import RunIdentity
-from pipeline.store.run_folder import faithfulness_url, metrics_url
-
-UNITS = ("patches", "frames", "tubes")
-"""What `pipeline.evaluation.perturbation` takes away and puts in, in its order."""
+from pipeline.store.run_folder import faithfulness_url, metrics_url, store_url
 
 MEASURED = {
     "lift": "share of the attribution on the marked region, divided by the region's share of the "
@@ -41,7 +38,8 @@ def metric_columns(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, 
     Returns
     -------
     (rows,) floats each; NaN for clips that weren't measured. Beside what ``metrics.zarr`` holds,
-    there are those of `MEASURED`. What is of another run, or damaged, is left out; a note says so.
+    there are those of `MEASURED`. A sample of another run, or a damaged one, is left out; a note
+    says so.
     """
     return {**_of_ground_truth(run_url, ds, notes), **_of_perturbed_clips(run_url, ds, notes)}
 
@@ -59,6 +57,9 @@ def _of_ground_truth(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str
         return {}
     n_rows = ds.sizes["clip"]
     try:
+        if lost := lost_objects(group):
+            notes.append(f"{url} has lost objects and is left out: {lost}")
+            return {}
         columns = {
             name: array[:]
             for name, array in sorted(group.arrays())
@@ -76,29 +77,37 @@ def _of_ground_truth(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str
 
 def _of_perturbed_clips(run_url: str, ds: xr.Dataset, notes: list[str]) -> dict[str, NDArray[Any]]:
     """Gaps of the clips of a sample that the model was asked about, less those of random orders."""
+    sample = sample_of_run(run_url, ds, notes)
+    if sample is None:
+        return {}
+    columns = {}
+    for unit in UNITS:
+        of_fills = sample.figures["faithfulness"].get(f"gap {unit}")
+        if of_fills is not None:
+            values = np.full(ds.sizes["clip"], np.nan, np.float32)
+            values[sample.rows] = of_fills.mean(axis=1)
+            columns[f"gap_{unit}"] = values
+    return columns
+
+
+def sample_of_run(run_url: str, ds: xr.Dataset, notes: list[str]) -> Sample | None:
+    """Give what the model has told about a sample of a run's clips; None if nobody has asked it.
+
+    A sample of another run, or a damaged one, is left out; a note says so.
+    """
     url = metrics_url(faithfulness_url(run_url))
     try:
         target = find_store(url)
         if isinstance(target, Absent | Unfinished):
-            return {}
+            return None
         store = target.store if isinstance(target, Found) else open_store(url)
-        status = read_status(store)
-        rows, gap, random_gap = (
-            np.asarray(store.array(name)[:]) for name in ("run_row", "gap", "random_gap")
-        )
+        if not _is_sample_of(store.record.identity, record_of(ds).identity):
+            notes.append(f"{url} is of another run and is left out")
+            return None
+        return sample_of(store, open_store(store_url(run_url)))
     except (StoreError, *DAMAGE) as error:
         notes.append(_damaged(url, error))
-        return {}
-    if not _is_sample_of(store.record.identity, record_of(ds).identity):
-        notes.append(f"{url} is of another run and is left out")
-        return {}
-    ok = (status == Status.OK) & (rows < ds.sizes["clip"])
-    columns = {}
-    for place, unit in enumerate(UNITS):
-        values = np.full(ds.sizes["clip"], np.nan, np.float32)
-        values[rows[ok]] = (gap - random_gap)[ok, :, place].mean(axis=1)
-        columns[f"gap_{unit}"] = values
-    return columns
+        return None
 
 
 def _damaged(url: str, error: Exception) -> str:

@@ -285,7 +285,7 @@ class _MapsWriter:
             dtype="float16",
             fill_value=float("nan"),
             dimension_names=("clip", "y", "x"),
-            attributes={"description": "sum of A over time: where the model attends; sums to 1"},
+            attributes={"description": "sum of A over time: where the weight lies; sums to 1"},
         )
         self._written = 0
 

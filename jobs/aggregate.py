@@ -61,7 +61,7 @@ def aggregate(config: AggregateConfig) -> int:
 def _aggregate(config: AggregateConfig, lease: "Lease") -> int:
     from analysis import open_run, run_summary, save_statistics
     from analysis.statistics import classes_with_lost_clips, default_grouping
-    from pipeline.store.verify import lost_attributions
+    from pipeline.store.verify import lost_attributions_error
 
     ds = open_run(config.run)
     with _damage_named(config.run):
@@ -84,7 +84,7 @@ def _aggregate(config: AggregateConfig, lease: "Lease") -> int:
     of = {grouping: _statistics(ds, scored, grouping) for grouping in groupings}
     statistics = of[by]
     if lost := classes_with_lost_clips(statistics):
-        raise lost_attributions(config.run, lost)
+        raise lost_attributions_error(config.run, lost)
     lease.check()
     with writing("run", config.run):
         for one in of.values():

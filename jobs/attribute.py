@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.cli import flags_carried_out, run_job
+from jobs.cli import flags_carried_out, listen_on_loopback, run_job
 from pipeline.errors import StorageError
 from pipeline.logs import set_up_logging
 from pipeline.run.config import AttributeConfig, AttributeJob
@@ -78,9 +77,7 @@ def chosen_place(job: AttributeJob) -> Place:
         from pipeline.run.serial import check_serial, execute_serially
 
         return Place(check_serial, execute_serially)
-    if not os.environ.get("RAY_ADDRESS"):
-        # Read when Ray is loaded: one that is started here then listens on loopback alone.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    listen_on_loopback()
     from pipeline.execution.cluster import check_target, machine_to_start, room_for
     from pipeline.execution.passes import execute
 

@@ -75,6 +75,11 @@ def _audit(config: AuditConfig, store: "Store", lease: "Lease") -> int:
         f"audit: {len(evidence.table)} videos of {len(set(evidence.groups.tolist()) - {-1})} "
         f"classes by {evidence.method}{_blind(evidence.class_specific)}"
     )
+    if not evidence.weighs_frames:
+        print(
+            "audit: first and last frames aren't looked at: over time, evidence says when it was "
+            "read, not which frames matter; a run with --method.frame-importance has that"
+        )
     audited = audit(
         evidence, config.audit, progress=lambda name: print(f"audit: {name}", file=sys.stderr)
     )
@@ -204,12 +209,12 @@ _NAMES = {
     "static": "A still would do",
     "first_last_frames": "First or last frames",
     "centre_only": "Centre only",
-    "unlike_class": "Attention unlike its class",
+    "unlike_class": "Map unlike its class",
     "strategies": "Strategies within a class",
-    "other_when_wrong": "Other attention when wrong",
+    "other_when_wrong": "Other map when wrong",
     "label_suspect": "Label suspect",
     "near_duplicate": "Near duplicates",
-    "off_object": "Doesn't look at the object",
+    "off_object": "Misses the object",
     "attention_sink": "Attention sink",
     "drift": "Drift",
 }

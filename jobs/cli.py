@@ -271,6 +271,12 @@ def flags_carried_out(config: BaseModel) -> Iterator[None]:
         raise _MidwayError(error, ", ".join(given)) from error
 
 
+def listen_on_loopback() -> None:
+    """Have a Ray that is started here listen on loopback alone; called before it is loaded."""
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
 def _leave_unawaited() -> None:
     """Keep asyncio from telling, behind our last line, of requests that nobody waits for now."""
     logging.getLogger("asyncio").disabled = True

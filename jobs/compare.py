@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CompareConfig(FrozenConfig):
-    """Say in which classes the second run attends or answers otherwise than the first.
+    """Say in which classes the second run's maps or answers are others than the first's.
 
     Runs are of two models, checkpoints or versions of a dataset, and joined on video ids. The exit
     code is 0, or 1 where `fail_on` says so.

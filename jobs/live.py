@@ -66,6 +66,8 @@ def live(config: LiveConfig) -> int:
 
     0 then, or 1 if a file couldn't be read to its end.
     """
+    from pipeline.stream.memory import memory_of_process
+
     as_json = config.log_format == "json"
     set_up_logging(config.log_format, logging.INFO if as_json else logging.WARNING)
     sources = _sources(config)
@@ -73,7 +75,7 @@ def live(config: LiveConfig) -> int:
     # Behind what the command line says: it loads torch.
     model = _model(config)
     # All frames of a window are kept, whichever of them the model is to see.
-    model.plan.check_memory(len(sources), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    model.plan.check_memory(len(sources), memory_of_process())
     with ExitStack() as held:
         running = _start(config, sources, model, held)
         _tell_start(config, sources, model, running)

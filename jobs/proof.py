@@ -31,7 +31,7 @@ class ProofConfig(FrozenConfig):
     """How findings are tried on the model."""
 
     clips: int = Field(default=20, ge=5)
-    """How many clips of a class a finding is tried on: those with most attention at its place."""
+    """How many clips of a class a finding is tried on: those with most weight at its place."""
     serial: bool = False
     """Try them in this process, without Ray."""
     device: Device = "auto"

@@ -1,3 +1,3 @@
-"""Clips to attributions: manifest, frames, model, STAA and the Zarr store that keeps them."""
+"""Clips to attributions: manifest, frames, model, method and the Zarr store that keeps them."""
 
 __version__ = "0.1.0"

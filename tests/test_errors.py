@@ -37,6 +37,13 @@ def test_what_may_pass_by_itself_is_not_the_inputs_fault():
         (OSError("of a driver"), "of a driver"),
         (ValueError("two\n   lines\tand more"), "two lines and more"),
         (KeyError(), "KeyError"),
+        # Bytes of any kind, quotes and spaces among them.
+        (
+            ValueError(
+                "Stored and computed checksum do not match. Stored: b\"'. x\". Computed: b'y'."
+            ),
+            "Stored and computed checksum do not match",
+        ),
         (RuntimeError(""), "RuntimeError"),
     ],
 )

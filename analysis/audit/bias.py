@@ -1,6 +1,6 @@
-"""Classes, or a whole dataset, in which the model looks at the wrong place or time.
+"""Classes, or a whole dataset, whose maps lie at the wrong place or time.
 
-Each class is compared with the other classes of the same run, not with uniform attention: what all
+Each class is compared with the other classes of the same run, not with a uniform map: what all
 classes share comes from the model and doesn't point to a shortcut in one of them.
 """
 
@@ -150,7 +150,7 @@ SCORE_TESTS = (
         "center_mass",
         0.8,
         _a_quarter_more,
-        "In {subject} the middle of the frame gets {inside:.0%} of the attention, in other "
+        "In {subject} the middle of the frame gets {inside:.0%} of the weight, in other "
         "classes {outside:.0%}.",
         "Check whether what matters is always filmed in the middle, and what happens to clips in "
         "which it isn't.",
@@ -285,10 +285,10 @@ def attention_sinks(evidence: Evidence, settings: AuditSettings) -> list[Finding
 
 
 def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find classes whose attention misses what `ground_truth.zarr` marks, if that was measured.
+    """Find classes whose maps miss what `ground_truth.zarr` marks, if that was measured.
 
     Classes are compared with the others by (share - area) / (1 - area), with the marked region's
-    share of the attention and its area as a share of the clip: 1 if all attention is on it, 0 if as
+    share of the weight and its area as a share of the clip: 1 if all weight is on it, 0 if as
     much as its area gives, whatever that is. A large object can't get many times its area.
     """
     if not set(OF_MASKS) <= set(evidence.table):
@@ -309,7 +309,7 @@ def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
     for index in np.flatnonzero((q <= settings.q) & (auc >= 0.75)):
         member = groups == index
         inside, outside = excess[member], excess[~member]
-        # Skip a class whose attention is good enough, even if that of others is better.
+        # Skip a class whose maps are good enough, even if that of others is better.
         if inside.mean() > 0.5 * outside.mean() and inside.mean() > 0:
             continue
         name = evidence.class_names[int(index)]
@@ -322,9 +322,9 @@ def off_object(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
                 scope="class",
                 subject=(name,),
                 seen=f"In {name!r} the marked object or person covers {area[member].mean():.0%} of "
-                f"the clip and gets {share[member].mean():.0%} of the attention; in other classes "
+                f"the clip and gets {share[member].mean():.0%} of the weight; in other classes "
                 f"it covers {area[~member].mean():.0%} and gets {share[~member].mean():.0%}.",
-                check="Look at what the model attends to instead in these clips.",
+                check="Look at what has the weight instead in these clips.",
                 effect=float(inside.mean() - outside.mean()),
                 effect_name="mean (share - area) / (1 - area) minus that of other classes",
                 low=low,

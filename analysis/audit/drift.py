@@ -91,7 +91,7 @@ class Comparison:
 
 
 def drift(first: Evidence, second: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find classes in which the second run attends or answers differently from the first.
+    """Find classes in which the second run's maps or answers differ from the first's.
 
     The findings of `compare_runs`. Where the attributions are of different methods, the answers
     alone are compared.
@@ -101,14 +101,14 @@ def drift(first: Evidence, second: Evidence, settings: AuditSettings) -> list[Fi
     StoreError
         When the runs have no video in common, or their classes differ.
     """
-    answers_only = _method_of(first) != _method_of(second)
+    answers_only = _methods_differ(first, second) is not None
     return compare_runs(first, second, settings, answers_only=answers_only).findings
 
 
 def compare_runs(
     first: Evidence, second: Evidence, settings: AuditSettings, *, answers_only: bool = False
 ) -> Comparison:
-    """Test each class for whether the second run attends or answers differently from the first.
+    """Test each class for whether the second run's maps or answers differ from the first's.
 
     Videos are paired by id, and by label where both runs have labels. Each class has two tests. The
     first is of all scores and, if the grids are equal, all patches of the mean map: flips of the
@@ -118,8 +118,8 @@ def compare_runs(
     binomial test); there a class is what the first run predicts. Classes with fewer shared videos
     than ``min_clips``, or than can give p below q, aren't tested.
 
-    Where one run alone has stored the importance of its time steps, first and last steps are
-    compared by T in both.
+    Where the importance of time steps isn't of one kind in both runs, or one of them has none,
+    first and last steps are compared by T, or not at all if T says when evidence was read.
 
     Parameters
     ----------
@@ -134,10 +134,10 @@ def compare_runs(
     """
     if list(first.class_names) != list(second.class_names):
         raise StoreError("the runs have different classes: they can't be compared by class")
-    if not answers_only and _method_of(first) != _method_of(second):
+    if not answers_only and (methods := _methods_differ(first, second)) is not None:
         raise StoreError(
-            f"the runs have attributions of different methods, {_method_of(first)} and "
-            f"{_method_of(second)}: expected the same; answers_only compares their answers"
+            f"the runs have attributions of different methods, {methods}: expected the same; "
+            "answers_only compares their answers"
         )
     rows, others = _paired(first, second)
     if not len(rows):
@@ -154,8 +154,8 @@ def compare_runs(
     q_values = _adjusted(tested, settings.q)
     found = [
         told
-        for one, (q_attention, q_answers) in zip(tested, q_values, strict=True)
-        if (told := one.finding(q_attention, q_answers, settings.q)) is not None
+        for one, (q_map, q_answers) in zip(tested, q_values, strict=True)
+        if (told := one.finding(q_map, q_answers, settings.q)) is not None
     ]
     least_alone = _least_videos(settings, max(len(chosen), 1))
     return Comparison(
@@ -168,6 +168,30 @@ def compare_runs(
         least_alone=least_alone,
         few=tuple(names[index] for index in chosen if n_shared[index] < least_alone),
         notes=pairs.notes,
+    )
+
+
+def _methods_differ(first: Evidence, second: Evidence) -> str | None:
+    """Say both methods, if they aren't the same; None if they are.
+
+    Which layers are read, and whether tokens are followed back, may differ with the model.
+    """
+    one, other = _method_of(first), _method_of(second)
+    if one != other:
+        return f"{one} and {other}"
+    if first.options is None or second.options is None:
+        return None
+    of_model = set() if first.weights == second.weights else {"layers", "step_back"}
+    options, others = (
+        each.of_attribution().model_dump(exclude=of_model)
+        for each in (first.options, second.options)
+    )
+    differing = [key for key in options if options[key] != others[key]]
+    if not differing:
+        return None
+    return " and ".join(
+        f"{one} with " + ", ".join(f"{key}={each[key]!r}" for key in differing)
+        for each in (options, others)
     )
 
 
@@ -245,13 +269,17 @@ class _Pairs:
         notes = ["only answers are compared"] if answers_only else []
         if not answers_only and not self.of_maps:
             notes.append("maps have different grids, so no patch is compared")
-        one_importance = (first.importance is None) != (second.importance is None)
+        of_t = first.importance_kind != second.importance_kind
+        t_says = first.times_weigh and second.times_weigh
         for name in _OF_ANSWERS if answers_only else COMPARED:
             if name in _ENDS and first.grid[0] != second.grid[0]:
                 notes.append(f"{name} is left out: the runs have different time steps")
                 continue
-            if name in _ENDS and one_importance:
-                notes.append(f"{name} is of T: one run alone has the importance of frames")
+            if name in _ENDS and of_t and not t_says:
+                notes.append(f"{name} is left out: the importance of frames isn't of one kind")
+                continue
+            if name in _ENDS and of_t:
+                notes.append(f"{name} is of T: the importance of frames isn't of one kind")
                 before, after = (
                     evidence.when[:, _ENDS[name]].astype(np.float64) for evidence in (first, second)
                 )
@@ -319,13 +347,13 @@ class _Class:
             seed = seed_of("drift", name)
             self.flips = sign_flip_test(changes, least, n_flips=n_flips, seed=seed)
 
-    def finding(self, q_attention: float, q_answers: float, most: float) -> Finding | None:
+    def finding(self, q_map: float, q_answers: float, most: float) -> Finding | None:
         """Give the change that is most worth telling; None if there is none."""
         candidates = []
-        if self.flips is not None and q_attention <= most:
-            candidates += self._scores_told(self.flips, q_attention, most)
+        if self.flips is not None and q_map <= most:
+            candidates += self._scores_told(self.flips, q_map, most)
             if self.pairs.of_maps:
-                candidates += self._patch_told(self.flips, q_attention, most)
+                candidates += self._patch_told(self.flips, q_map, most)
         if q_answers <= most:
             candidates += self._answers_told(q_answers)
         if not candidates:
@@ -387,7 +415,7 @@ class _Class:
         y, x = divmod(cell, grid[2])
         seen = (
             f"the patch in row {y + 1}, column {x + 1} ({where_in_words(y, x, grid)}) goes from "
-            f"{before:.1%} to {before + mean[cell]:.1%} of the attention"
+            f"{before:.1%} to {before + mean[cell]:.1%} of the weight"
         )
         place = Place(y=(y, y + 1), x=(x, x + 1))
         what = "mean change of the patch's share"
@@ -441,4 +469,4 @@ def _adjusted(tested: list[_Class], most: float) -> list[tuple[float, float]]:
         np.float64,
     ).reshape(len(tested), 2)
     q = np.nan_to_num(adjusted(p.ravel()), nan=1.0).reshape(len(tested), 2)
-    return [(float(attention), float(answers)) for attention, answers in q]
+    return [(float(of_map), float(of_answers)) for of_map, of_answers in q]

@@ -16,10 +16,11 @@ from analysis.measured_columns import MEASURED, OF_MASKS
 from analysis.reduction import row_hash
 from analysis.runs import open_run, record_of
 from analysis.score_table import score_run, scores, with_current_metrics
+from pipeline.attribution.method import Method
 from pipeline.errors import StoreError
 from pipeline.storage.zarr_store import zarr_location
 from pipeline.store.run_folder import maps_url
-from pipeline.store.verify import lost_attributions
+from pipeline.store.verify import lost_attributions_error
 
 Float32Array = NDArray[np.float32]
 
@@ -55,6 +56,10 @@ class Evidence:
     class_names: Sequence[str]
     method: str
     class_specific: bool
+    options: Method | None = None
+    """The method with all of its options; None for attributions of another tool."""
+    weights: str = ""
+    """Digest of the model's weights."""
     importance: Float32Array | None = None
     """(n, time) how much each time step matters to the answer, if the run has stored it
     (``method.frame_importance``); sums to 1."""
@@ -63,6 +68,23 @@ class Evidence:
     def frame_weight(self) -> Float32Array:
         """(n, time) what each time step weighs: its importance, or T where that isn't stored."""
         return self.when if self.importance is None else self.importance
+
+    @property
+    def importance_kind(self) -> str | None:
+        """How the importance of time steps was computed; None where there is none."""
+        if self.importance is None:
+            return None
+        return "another tool's" if self.options is None else self.options.frame_importance
+
+    @property
+    def times_weigh(self) -> bool:
+        """Whether T may be taken for what frames weigh; see `t_says_which_frames_matter`."""
+        return t_says_which_frames_matter(self.options)
+
+    @property
+    def weighs_frames(self) -> bool:
+        """Whether it is known what frames weigh, so that first and last ones can be looked at."""
+        return self.importance is not None or self.times_weigh
 
     @property
     def label(self) -> NDArray[np.int64]:
@@ -176,15 +198,18 @@ def read_evidence(run_url: str) -> Evidence:
     maps = spatial_map[:].reshape(len(table), -1).astype(np.float32)[ok]
     when = ds["temporal"].values.astype(np.float32)[ok]
     if not (np.isfinite(maps).all() and np.isfinite(when).all()):
-        raise lost_attributions(run_url)
+        raise lost_attributions_error(run_url)
     stored = next((name for name in VECTOR_NAMES if name in ds), None)
     vectors = None if stored is None else ds[stored].values.astype(np.float32)[ok]
     table, importance = table.iloc[ok].reset_index(), None
+    record = record_of(ds)
+    options = None if record.taken_in else record.identity.method
     if "frame_importance" in ds:
         # T says when something was read, which for evidence isn't when it was shown.
         importance = ds["frame_importance"].values.astype(np.float32)[ok]
         table["first_frame_mass"], table["last_frame_mass"] = importance[:, 0], importance[:, -1]
-    record = record_of(ds)
+    elif not t_says_which_frames_matter(options):
+        table["first_frame_mass"] = table["last_frame_mass"] = np.nan
     _, n_times, height, width = ds["spatial"].shape
     return per_video(
         Evidence(
@@ -196,9 +221,21 @@ def read_evidence(run_url: str) -> Evidence:
             class_names=list(record.class_names),
             method=record.method_name,
             class_specific=record.class_specific,
+            options=options,
+            weights=record.identity.model.weights,
             importance=importance,
         )
     )
+
+
+def t_says_which_frames_matter(method: Method | None) -> bool:
+    """Whether a method's T, or that of another tool (None), may be taken for what frames weigh.
+
+    Evidence over time says when evidence was read, which agrees with the frames' Shapley values
+    hardly at all. Attention's agrees with them somewhat, and LibraGrad's, which is of what each
+    frame shows, somewhat better (`pipeline/evaluation/README.md`).
+    """
+    return method is None or method.name != "evidence"
 
 
 def per_video(evidence: Evidence) -> Evidence:
@@ -233,6 +270,8 @@ def per_video(evidence: Evidence) -> Evidence:
         class_names=evidence.class_names,
         method=evidence.method,
         class_specific=evidence.class_specific,
+        options=evidence.options,
+        weights=evidence.weights,
         importance=None if evidence.importance is None else mean(evidence.importance),
     )
 

@@ -72,7 +72,7 @@ def plan_interventions(
     For findings about a region or time steps, these are replaced, and for comparison a random
     region of the same size, disjoint from it; where there is no room for one, as many patches
     around it. A region of more than half of the frame has nothing to be compared with, and its
-    finding is left out. The clips are those of the class with the most attention there. For static
+    finding is left out. The clips are those of the class with the most weight there. For static
     findings, all frames are frozen to one, or shuffled for comparison; a class that needs no
     movement loses nothing. The clips of those are drawn from the ones that the run's own prediction
     is right about: where the model is wrong, or a label is, there is nothing to keep. Findings that
@@ -260,7 +260,7 @@ def _bounds(place: Place, grid: tuple[int, int, int]) -> tuple[int, ...]:
 
 
 def _share(evidence: Evidence, rows: NDArray[np.integer], place: Place) -> NDArray[np.float64]:
-    """Attention that each clip gives to a place; clips are tried in this order."""
+    """Weight that each clip gives to a place; clips are tried in this order."""
     t0, t1, y0, y1, x0, x1 = _bounds(place, evidence.grid)
     _, height, width = evidence.grid
     maps = evidence.maps[rows].reshape(-1, height, width)[:, y0:y1, x0:x1]

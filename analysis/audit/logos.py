@@ -1,4 +1,4 @@
-"""Logos and borders: patches near the frame's edge that draw the attention of one class."""
+"""Logos and borders: patches near the frame's edge that draw the weight of one class."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ def logos(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
                 scope="class",
                 subject=(name,),
                 seen=f"In {name!r} the patch in row {y + 1}, column {x + 1} "
-                f"({where_in_words(y, x, evidence.grid)}) gets {ratio:.1f} times the attention "
+                f"({where_in_words(y, x, evidence.grid)}) gets {ratio:.1f} times the weight "
                 f"that it gets in other classes; in {recurs:.0%} of the clips it gets more than in "
                 "nine out of ten clips of most other classes.",
                 check="Look at that place in these clips for a logo, a caption or a border that "

@@ -113,7 +113,7 @@ def _beyond_all(lack: Float64Array, groups: NDArray[np.integer]) -> Float64Array
 
 
 def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find clips that attend differently from their class.
+    """Find clips whose maps are unlike those of their class.
 
     The map agrees less with the mean of the class's other clips than theirs do: of what
     ``class_agreement`` lacks to 1, as minus its logarithm, see `_beyond_all`. A class of scattered
@@ -144,7 +144,7 @@ def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
                 kind="unlike_class",
                 scope="clip",
                 subject=(example.video_id, name),
-                seen=f"In {example.video_id} the model attends to other places or times than in "
+                seen=f"In {example.video_id} the weight lies at other places or times than in "
                 f"the other {size[at] - 1} clips of {name!r}: {-z[at]:.1f} standard errors below "
                 "what chance gives.",
                 check="Look at the clip: it may be of a different kind from its class, or show "
@@ -166,12 +166,12 @@ def unlike_class(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
 
 
 def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find labels that both the prediction and the attention contradict.
+    """Find labels that both the prediction and the map contradict.
 
     Candidates are those of confident learning (Northcutt et al. 2019): the predicted class isn't
     the label, nor another label of what the clip shows, and is at least as probable as on average
     over clips with that label, and as in four fifths of those that the model gets right: where
-    it is wrong by itself, it is less sure. A candidate counts if its attention fits the predicted
+    it is wrong by itself, it is less sure. A candidate counts if its map fits the predicted
     class better than its label's class, both by more than clips drawn at random would and by more
     than the other clips of its label do. The larger p of the two counts.
     """
@@ -213,7 +213,7 @@ def label_suspects(evidence: Evidence, settings: AuditSettings) -> list[Finding]
                 scope="clip",
                 subject=(example.video_id, labelled, predicted),
                 seen=f"{example.video_id} is labelled {labelled!r}, but the model says "
-                f"{predicted!r} ({probability[row]:.0%}) and attends as it does in that class.",
+                f"{predicted!r} ({probability[row]:.0%}) and its map is as in that class.",
                 check=f"Look at the clip and decide whether its label should be {predicted!r}.",
                 effect=surplus,
                 effect_name="probability of the predicted class minus that of the label",

@@ -168,16 +168,17 @@ def _finding(
         rows = member[clusters == one]
         mean = evidence.maps[rows].mean(axis=0) - overall
         y, x = divmod(int(mean.argmax()), evidence.grid[2])
-        peak = int(evidence.when[rows].mean(axis=0).argmax()) + 1
-        places.append(
-            f"{sizes[one]} clips ({where_in_words(y, x, evidence.grid)}, most in step {peak})"
-        )
+        told = where_in_words(y, x, evidence.grid)
+        if evidence.weighs_frames:
+            told += f", most in step {int(evidence.frame_weight[rows].mean(axis=0).argmax()) + 1}"
+        places.append(f"{sizes[one]} clips ({told})")
         examples += list(evidence.examples(rows, most=2))
     return Finding(
         kind="strategies",
         scope="class",
         subject=(name,),
-        seen=f"The clips of {name!r} fall into {len(sizes)} ways of looking: {'; '.join(places)}.",
+        seen=f"The clips of {name!r} fall into {len(sizes)} kinds by their maps: "
+        f"{'; '.join(places)}.",
         check="Compare clips of each kind: they may be two sub-classes, two sources, or a "
         "shortcut that only some clips offer.",
         effect=apart,

@@ -1,4 +1,4 @@
-"""Other attention when wrong: within a class, misclassified clips against the rest."""
+"""Other maps when wrong: within a class, misclassified clips against the rest."""
 
 import numpy as np
 
@@ -9,23 +9,23 @@ from analysis.audit.significance import adjusted, bootstrap_interval, mean_diffe
 from analysis.clip_scores import SCORES
 
 COMPARED = {
-    "entropy": "spread over the clip",
-    "border_mass": "the frame's border",
-    "center_mass": "the middle of the frame",
-    "first_frame_mass": "the first time step",
-    "last_frame_mass": "the last time step",
-    "movement": "places that change over time",
-    "dataset_agreement": "what all clips have in common",
-    "class_agreement": "what the class's clips have in common",
+    "entropy": "spread of the weight over the clip",
+    "border_mass": "weight at the frame's border",
+    "center_mass": "weight in the middle of the frame",
+    "first_frame_mass": "weight in the first time step",
+    "last_frame_mass": "weight in the last time step",
+    "movement": "change of the map over time",
+    "dataset_agreement": "agreement with the mean map of all clips",
+    "class_agreement": "agreement with the mean map of the class",
 }
-"""Scores that are compared, and what a clip with a higher score attends to."""
+"""Scores that are compared, and what a clip with a higher score has more of."""
 
 _LEAST_KNOWN = 2.0
 """How many times as often a class is predicted of its clips as of others, if the model knows it."""
 
 
 def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Finding]:
-    """Find classes whose misclassified clips attend to something other than the rest do.
+    """Find classes whose misclassified clips have other maps than the rest.
 
     A class is tested in eight scores, in both directions; its p is the smallest, times their
     number. The model has to know the class: to predict it at least twice as often of its clips as
@@ -75,9 +75,9 @@ def other_when_wrong(evidence: Evidence, settings: AuditSettings) -> list[Findin
                 kind="other_when_wrong",
                 scope="class",
                 subject=(class_name,),
-                seen=f"In {class_name!r} the {int(wrong.sum())} misclassified clips attend "
-                f"{'more' if more else 'less'} to {COMPARED[name]} than those classified "
-                f"right ({name} {values[wrong].mean():.2f} against {values[~wrong].mean():.2f}).",
+                seen=f"In {class_name!r} the {int(wrong.sum())} misclassified clips have "
+                f"{'more' if more else 'less'} {COMPARED[name]} than those classified right "
+                f"({name} {values[wrong].mean():.2f} against {values[~wrong].mean():.2f}).",
                 check="Compare wrong and right clips of this class: what the model misses or is "
                 "drawn to may be what they need.",
                 effect=float(values[wrong].mean() - values[~wrong].mean()),

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from analysis.audit.finding import Finding
 
 REASONS = {
-    "typical": "its attention is most like that of the class's other clips",
-    "odd": "its attention is least like that of the class's other clips",
+    "typical": "its map is most like that of the class's other clips",
+    "odd": "its map is least like that of the class's other clips",
     "right": "the most confident right answers",
     "wrong": "the most confident wrong answers",
-    "suspect": "a finding names it: its label, a twin, or attention against its class",
+    "suspect": "a finding names it: its label, a twin, or a map against its class",
     "example": "an example of another finding",
 }
 """Why a clip is shown, and what that means."""

@@ -21,6 +21,7 @@ from analysis.page.pictures import (
     sprite_png,
 )
 from analysis.statistics import overall_statistics
+from pipeline.store.measured import FLAG, FLAGGED
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +33,10 @@ RESULTS = {
 }
 """Numbers of a class beside the means of `SCORES` and `MEASURED`."""
 
+FLAGGED_SCORES = [name for name in (*SCORES, *MEASURED) if name.replace("_", " ") in FLAGGED]
+"""Columns that the page marks, as they rank a corrupted truth above the truth."""
+FLAG_MEANS = f"; {FLAG} it ranks a corrupted truth above the truth: don't take it for quality"
+"""Stands behind what the page says of a score that is marked."""
 SHEET_COLUMNS = 32
 """Maps in a row of the picture that holds all classes' maps."""
 LEAST_VIDEOS = 5

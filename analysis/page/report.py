@@ -1,4 +1,4 @@
-"""A page about a run that opens from disk: what was found, and where its classes look."""
+"""A page about a run that opens from disk: what was found, and the maps of its classes."""
 
 import base64
 from collections import Counter
@@ -10,13 +10,16 @@ import xarray as xr
 
 from analysis.audit.audit import read_findings
 from analysis.audit.drift import drift
-from analysis.audit.evidence import read_evidence
+from analysis.audit.evidence import read_evidence, t_says_which_frames_matter
 from analysis.audit.finding import Finding, ranked
 from analysis.audit.settings import AuditSettings
+from analysis.measured_columns import sample_of_run
 from analysis.page.chart_specs import chart_specs
 from analysis.page.charts import chart_script
 from analysis.page.choice import REASONS, Chosen, choose_clips, in_order_of_interest
 from analysis.page.classes import (
+    FLAG_MEANS,
+    FLAGGED_SCORES,
     RESULTS,
     SHEET_COLUMNS,
     Maps,
@@ -32,6 +35,7 @@ from analysis.page.examples import ClipSource
 from analysis.page.folder import PageFolder, render_shell, site_file
 from analysis.page.pictures import palette
 from analysis.page.run_tables import RunTables
+from analysis.page.trust import trust_of
 from analysis.score_table import describe_scores
 from analysis.statistics import By, overall_statistics
 from pipeline.errors import ManifestError, StorageError, StoreError
@@ -200,6 +204,9 @@ def _overview(
     audited: bool,
 ) -> dict[str, Any]:
     overall = overall_statistics(run.statistics)
+    described = describe_scores().to_dict()
+    for name in FLAGGED_SCORES:
+        described[name] += FLAG_MEANS
     n_times = run.statistics.sizes["time"]
     of_class = Counter(
         finding.subject[0] for finding in found if finding.scope == "class" and finding.subject
@@ -209,11 +216,19 @@ def _overview(
         "run": run.url,
         "model": record.model.name,
         "method": record.method_name,
+        "classSpecific": record.class_specific,
+        "timesWeigh": t_says_which_frames_matter(
+            None if record.taken_in else record.identity.method
+        ),
         "by": run.by,
         "summary": dict(run.summary),
         "grid": [run.statistics.sizes[dim] for dim in ("time", "y", "x")],
         "classes": class_table(run.table, run.groups, run.statistics, of_class),
-        "describe": {**describe_scores().to_dict(), **RESULTS},
+        "describe": {**described, **RESULTS},
+        "flagged": FLAGGED_SCORES,
+        "trust": trust_of(
+            sample_of_run(run.url, run.ds, []), run.statistics["class"].values.astype(str).tolist()
+        ),
         "reasons": REASONS,
         "legend": maps.legend(),
         "sheetColumns": SHEET_COLUMNS,

@@ -94,7 +94,8 @@ class Norm:
         if not frozen:
             return F.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
         centred = x - x.mean(-1, keepdim=True)
-        deviation = (centred.square().mean(-1, keepdim=True) + self.eps).sqrt().detach()
+        # Detached before it is squared, so that no graph of what is held is kept.
+        deviation = (centred.detach().square().mean(-1, keepdim=True) + self.eps).sqrt()
         scaled = centred / deviation * weight
         return scaled if bias is None else scaled + bias
 
@@ -128,12 +129,16 @@ class Mlp:
 
     def __call__(self, m: Tensor, *, frozen: bool) -> Tensor:
         """Map (..., width) float32 to the same; if frozen, the activation's gate is held too."""
+        return m + self.down(self.active(m, frozen=frozen))
+
+    def active(self, m: Tensor, *, frozen: bool) -> Tensor:
+        """Map (..., width) float32 to what `down` takes, (..., hidden width)."""
         hidden = self.up(self.norm(m, frozen=frozen))
         active = self.activation(hidden)
-        if frozen:
-            gate = torch.where(hidden == 0, 0, active / hidden).detach()
-            active = hidden * gate
-        return m + self.down(active)
+        if not frozen:
+            return active
+        gate = torch.where(hidden == 0, 0, active / hidden).detach()
+        return hidden * gate
 
 
 @dataclass(frozen=True, eq=False)

@@ -158,17 +158,9 @@ def token_parts_stepped_back(
     if scores.value is None or block.project is None or block.mlp is None:
         raise ValueError("a step back takes the values, and a block with a projection and an MLP")
     n_heads, value = scores.query.shape[1], scores.value.float()
-    of_token = [
-        # The MLP takes tokens one by one: some at a time, as its hidden ones are many.
-        torch.cat(
-            [
-                _through_mlp(block.mlp, some, of_direction, frozen=frozen)
-                for some in torch.split(behind, tokens_at_once, dim=1)
-            ],
-            dim=1,
-        )
-        for of_direction in gradient / before.shape[1]
-    ]
+    # The MLP takes tokens one by one: some at a time, as its hidden ones are many.
+    some_at_a_time = torch.split(behind, tokens_at_once, dim=1)
+    of_token = _through_mlp(block.mlp, some_at_a_time, gradient / before.shape[1], frozen=frozen)
     of_head = [by_head(g @ block.project.weight.float(), n_heads).transpose(1, 2) for g in of_token]
     reached = scores.transposed_context(torch.cat(of_head, dim=-1)).chunk(len(gradient), dim=-1)
     skipped = [(before.float() * g).sum(-1)[:, None] for g in of_token]
@@ -180,13 +172,36 @@ def token_parts_stepped_back(
     )
 
 
-def _through_mlp(mlp: Mlp, m: Tensor, gradient: Tensor, *, frozen: bool) -> Tensor:
-    """Bring a derivative by each final token, (clips, width), to that by m, (clips, n, width)."""
-    with _differentiable(m):
-        m = m.float().clone().requires_grad_()
-        final = mlp(m, frozen=frozen)
-        (by_m,) = torch.autograd.grad(final, m, gradient[:, None].expand_as(final).clone())
-        return by_m
+def _through_mlp(
+    mlp: Mlp, parts: Sequence[Tensor], gradient: Tensor, *, frozen: bool
+) -> list[Tensor]:
+    """Bring derivatives by the final tokens to those by m, which comes in some tokens at a time.
+
+    A clip's final tokens all have the same derivative, (K, clips, width), so that what goes back
+    through the MLP's second layer is computed once, and not for each of them.
+
+    Returns
+    -------
+    For each of the K directions (clips, tokens, width) float32
+    """
+    by_active: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    found = []
+    with _differentiable(gradient):
+        for part in parts:
+            m = part.float().clone().requires_grad_()
+            active = mlp.active(m, frozen=frozen)
+            # Behind the other: its derivative is then the first of those that are summed.
+            skip = m.view_as(m)
+            if m.shape[1] not in by_active:
+                given = [g[:, None].expand_as(m).clone() for g in gradient]
+                by_active[m.shape[1]] = [(g, g @ mlp.down.weight.float()) for g in given]
+            found.append(
+                [
+                    torch.autograd.grad((skip, active), m, of_direction, retain_graph=True)[0]
+                    for of_direction in by_active[m.shape[1]]
+                ]
+            )
+        return [torch.cat(of_direction, dim=1) for of_direction in zip(*found, strict=True)]
 
 
 def best_classes(logits: Tensor, n: int) -> Tensor:

@@ -65,25 +65,66 @@ class GradientWeighted:
         return weighted.clamp(min=0).mean(1)
 
 
+class _Valued(torch.autograd.Function):
+    """A module's value, with the derivative of what gives the same but for rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, derived: Tensor, value: Tensor) -> Tensor:
+        """Give the value."""
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Pass the gradient on to what is derived."""
+        return gradients[0], None
+
+
+class _LinearByInput(torch.autograd.Function):
+    """A linear layer's value, with its derivative by the input alone, which needn't be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+        """Give the value."""
+        ctx.weight, ctx.dtype = weight, given.dtype
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Bring the gradient to the input."""
+        return (gradients[0] @ ctx.weight.to(gradients[0].dtype)).to(ctx.dtype), None, None
+
+
 @contextmanager
-def held(model: nn.Module, *, norm_offset: float = 0.0) -> Iterator[None]:
+def held(model: nn.Module, *, norm_offset: float = 0.0, exact: bool = False) -> Iterator[None]:
     """While open, gradients pass by softmaxes, LayerNorms' deviations and activations' gates.
 
-    The model's values stay as they are. For a forward pass that isn't compiled.
+    The model's values stay as they are but for rounding. For a forward pass that isn't compiled.
 
     Parameters
     ----------
     norm_offset
         What the weights of the model's LayerNorms are counted from.
+    exact
+        Whether the model's values stay as they are to the bit. Linear layers are derived by their
+        inputs alone then, and these needn't be kept.
     """
 
     def norm(module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        frozen = Norm(module.weight, module.bias, module.eps, norm_offset)
-        return frozen(inputs[0].float(), frozen=True).to(output.dtype)
+        bias = None if module.bias is None else module.bias.detach()
+        frozen = Norm(module.weight.detach(), bias, module.eps, norm_offset)
+        return valued(frozen(inputs[0].float(), frozen=True).to(output.dtype), output)
 
     def activation(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         (hidden,) = inputs
-        return hidden * torch.where(hidden == 0, 0, output / hidden).detach()
+        gate = torch.where(hidden == 0, 0, output.detach() / hidden.detach())
+        return valued(hidden * gate, output)
+
+    def valued(derived: Tensor, output: Tensor) -> Tensor:
+        # Detached, so that what the module itself would be derived by isn't kept.
+        return _applied(_Valued, derived, output.detach()) if exact else derived
+
+    def linear(module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return _applied(_LinearByInput, inputs[0], output.detach(), module.weight.detach())
 
     with ExitStack() as stack:
         stack.enter_context(softmax_held(model.modules()))
@@ -92,4 +133,12 @@ def held(model: nn.Module, *, norm_offset: float = 0.0) -> Iterator[None]:
                 stack.callback(module.register_forward_hook(norm).remove)
             elif isinstance(module, _ACTIVATIONS):
                 stack.callback(module.register_forward_hook(activation).remove)
+            elif exact and isinstance(module, nn.Linear):
+                stack.callback(module.register_forward_hook(linear).remove)
         yield
+
+
+def _applied(function: type[torch.autograd.Function], *given: Tensor) -> Tensor:
+    # torch gives it no types.
+    result: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
+    return result

@@ -37,6 +37,10 @@ _TS_SYNCS = 5
 earlier."""
 
 
+_MOST_ZEROS = 64
+"""Bytes in which a bare stream has to begin: zeros may stand in front."""
+
+
 def demuxer_of(data: bytes) -> str | None:
     """Name libavformat's demuxer for a recording from its first bytes; None for anything else."""
     if data[4:8] in _BOXES:
@@ -46,19 +50,22 @@ def demuxer_of(data: bytes) -> str | None:
     for demuxer, signatures in _SIGNATURES.items():
         if data.startswith(signatures):
             return demuxer
-    if _is_transport_stream(data):
+    if transport_packets(data):
         return "mpegts"
     return _elementary_stream(data)
 
 
-def _is_transport_stream(data: bytes) -> bool:
-    """Whether packets begin with the sync byte (ISO/IEC 13818-1, 2.4.3.2); the first may be cut."""
+def transport_packets(data: bytes) -> tuple[int, int] | None:
+    """Size of a transport stream's packets, and where the first that is whole begins; else None.
+
+    Packets begin with the sync byte (ISO/IEC 13818-1, 2.4.3.2).
+    """
     for size in _TS_PACKETS:
         for start in range(size):
             syncs = data[start : start + size * _TS_SYNCS : size]
             if len(syncs) >= 3 and set(syncs) == {0x47}:
-                return True
-    return False
+                return size, start
+    return None
 
 
 def _elementary_stream(data: bytes) -> str | None:
@@ -67,8 +74,10 @@ def _elementary_stream(data: bytes) -> str | None:
     First units are delimiters, parameter sets and supplemental information. In H.265 their two-byte
     header with layer 0 and temporal layer 0 can't be a header of these kinds in H.264.
     """
-    start = 4 if data[:4] == b"\x00\x00\x00\x01" else 3 if data[:3] == b"\x00\x00\x01" else None
-    if start is None or len(data) < start + 2:
+    begin = data[:_MOST_ZEROS]
+    n_zeros = len(begin) - len(begin.lstrip(b"\x00"))
+    start = n_zeros + 1
+    if n_zeros < 2 or len(data) < start + 2 or data[n_zeros] != 1:
         return None
     first, second = data[start], data[start + 1]
     if first >> 1 in (32, 33, 34, 35, 39) and first & 1 == 0 and second == 1:
@@ -100,11 +109,17 @@ def _mp4_ends(data: bytes) -> Iterator[int]:
         start += size
 
 
+_UNKNOWN_RIFF_SIZE = 0xFFFFFFFF
+"""In a file that was written to a pipe, whose recorder couldn't go back."""
+
+
 def _riff_ends(data: bytes) -> Iterator[int]:
     """Yield the end of an AVI's list of frames; the index behind it isn't needed."""
     start = 12
     while start + 12 <= len(data):
         size = int.from_bytes(data[start + 4 : start + 8], "little")
+        if size == _UNKNOWN_RIFF_SIZE:
+            return
         if data[start : start + 4] == b"LIST" and data[start + 8 : start + 12] == b"movi":
             yield start + 8 + size
         start += 8 + size + size % 2

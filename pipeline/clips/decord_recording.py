@@ -32,6 +32,8 @@ _ERRORS = (
 )
 _NO_TIMESTAMP_S = -1e9
 """Presentation times below this stand for FFmpeg's AV_NOPTS_VALUE (a packet that has none)."""
+_MOST_TICKS = 2.0**62
+"""Ticks that an int64 surely holds."""
 _TICK_S = Fraction(1, 1000)
 """Times come as float32 seconds, which after an hour have no more than this."""
 
@@ -95,8 +97,9 @@ class DecordRecording:
         # before the cut. decord counts those frames, and then decodes none of them.
         hidden = (spans_s[:, 0] < -1e-4) & (spans_s[:, 0] > _NO_TIMESTAMP_S)
         shown_s = spans_s[int(hidden.sum()) :].astype(np.float64)
-        # NaN where a container, such as AVI, has no times.
-        ticks = np.rint(np.nan_to_num(shown_s[:, 0]) / float(_TICK_S)).astype(np.int64)
+        # NaN, or what no integer holds, where a container, such as AVI, has no times.
+        begins = np.nan_to_num(shown_s[:, 0]) / float(_TICK_S)
+        ticks = np.rint(begins.clip(-_MOST_TICKS, _MOST_TICKS)).astype(np.int64)
         if len(ticks) and (np.diff(ticks) > 0).all():
             last = round(float(shown_s[-1, 1] - shown_s[-1, 0]) / float(_TICK_S))
             return Timeline.of_times(ticks, last, _TICK_S, float(reader.get_avg_fps()))

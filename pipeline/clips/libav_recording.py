@@ -43,6 +43,8 @@ MAX_PACKETS = 4_000_000
 """Most packets in a clip: 18 hours at 60 frames/s. A file of some kB can declare more."""
 _KEPT_BYTES = 256_000_000
 """What packets may take in memory while a clip is read."""
+_PACKET_BYTES = 500
+"""What a packet takes besides its bytes: a file may have millions of packets of some bytes."""
 _PROGRESSIVE = (0, 1)
 """libavcodec's field orders ``unknown`` and ``progressive``."""
 
@@ -66,7 +68,7 @@ class LibavRecording:
     max_packets
         A file with more is refused.
     kept_bytes
-        For files up to this size, packets of the first reading are kept; others are read again.
+        Packets of the first reading are kept if they take no more; others are read again.
 
     Raises
     ------
@@ -92,7 +94,8 @@ class LibavRecording:
         self._is_fresh, self._is_strict = True, True
         context: Any = self._stream.codec_context
         self._codec: str = context.name
-        self._packets: list[Any] | None = [] if len(data) <= kept_bytes else None
+        self._packets: list[Any] | None = []
+        self._max_kept = max(0, kept_bytes - len(data)) // _PACKET_BYTES
         self._table = self._read_table()
         self._skips = can_skip(self._table, self._codec)
         self._order = presentation_order(
@@ -170,8 +173,14 @@ class LibavRecording:
         damaged = set(errors)
         self._damaged = {n: at for at, n in enumerate(numbers) if n is not None and n in damaged}
         self._shown = np.array([at for at, n in enumerate(numbers) if n not in damaged], np.int64)
-        if None not in times and len(times) and (np.diff(np.array(times, np.int64)) > 0).all():
-            self.timeline = self._timeline_of(np.array(numbers, np.int64))
+        known = [number for number in numbers if number is not None]
+        if None not in pts and (np.diff(np.array(pts, np.int64)) > 0).all():
+            # In AVI with B-frames, or copied from there: times of decoding, which tell the rate.
+            known.sort()
+        times = [pts[number] for number in known]
+        is_timed = None not in times and (np.diff(np.array(times, np.int64)) > 0).all()
+        if is_timed and 0 < len(known) == len(numbers):
+            self.timeline = self._timeline_of(np.array(known, np.int64))
         else:
             self.timeline = Timeline.of_rate(len(numbers), self._rate)
 
@@ -201,10 +210,11 @@ class LibavRecording:
     def _read_table(self) -> PacketTable:
         context: Any = self._stream.codec_context
         read = picture_reader(self._codec, context.extradata)
-        table = PacketTable([], [], [], [], [], [] if read else None)
+        table = PacketTable([], [], [], [], [], [], [] if read else None)
         for packet in demuxed(self._container, self._stream):
             picture = read(bytes(packet)) if read else Picture()
             table.pts.append(packet.pts)
+            table.dts.append(packet.dts)
             table.durations.append(packet.duration)
             table.is_key.append(packet.is_keyframe)
             table.is_hidden.append(packet.is_discard)
@@ -213,6 +223,8 @@ class LibavRecording:
                 table.pictures.append(picture)
             if self._packets is not None:
                 self._packets.append(packet)
+                if len(self._packets) > self._max_kept:
+                    self._packets = None
             if table.n_packets > self._max_packets:
                 raise DecodeError(
                     Status.UNREADABLE,

@@ -7,6 +7,8 @@ whether it gives a frame, whether decoding may begin with it, and which temporal
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pipeline.clips.frame_numbers import FrameNumbers
+
 
 class Picture(NamedTuple):
     """What a packet holds."""
@@ -20,7 +22,10 @@ class Picture(NamedTuple):
     """Temporal layer. Pictures in higher layers may refer to this one, whatever it says of
     itself."""
     doubtful: bool = False
-    """Only decoding can tell whether it gives a frame."""
+    """Only decoding can tell what comes of it: whether a frame, and, where a picture before it is
+    missing, which frames come next."""
+    is_between: bool = False
+    """In MPEG-1, 2 and 4: it is shown between the two last pictures of other types."""
     is_damaged: bool = False
     """It isn't a valid packet of its codec; some decoders would silently leave it out."""
 
@@ -39,7 +44,8 @@ def picture_reader(codec: str, extradata: bytes | None) -> Reader | None:
     header = extradata or b""
     if codec == "h264":
         width = (header[4] & 3) + 1 if len(header) > 6 and header[0] == 1 else 0
-        return lambda data: _h264(data, width)
+        numbers = FrameNumbers(header)
+        return lambda data: _h264(data, width, numbers)
     if codec == "hevc":
         # A header with unit lengths begins with version 1, or 0 in an early draft, not a start
         # code.
@@ -79,23 +85,27 @@ def _units(data: bytes, length_width: int) -> list[int] | None:
     return starts or None
 
 
-def _h264(data: bytes, length_width: int) -> Picture:
+def _h264(data: bytes, length_width: int, numbers: FrameNumbers) -> Picture:
     """Read ITU-T H.264's unit types (table 7-1); a first macroblock of 0 begins a picture."""
     starts = _units(data, length_width)
     if starts is None:
+        numbers.forget()
         return DAMAGED
     n_pictures, has_slices, is_entry = 0, False, False
     for start in starts:
         kind = data[start] & 0x1F
         if data[start] & 0x80:
+            numbers.forget()
             return DAMAGED
         if kind in (1, 2, 5):
             has_slices = True
             n_pictures += data[start + 1 : start + 2] >= b"\x80"
             is_entry = is_entry or kind == 5
         elif kind not in _H264_OTHERS:
+            numbers.forget()
             return DAMAGED
-    return Picture(max(n_pictures, int(has_slices)), is_entry)
+    is_next = numbers.is_next(data, starts)
+    return Picture(max(n_pictures, int(has_slices)), is_entry, doubtful=not is_next)
 
 
 _H264_OTHERS = frozenset((3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 19, 20, 21))
@@ -181,7 +191,9 @@ def _mpeg4(data: bytes) -> Picture:
     start = data.find(b"\0\0\1\xb6")
     if start < 0 or start + 4 >= len(data):
         return DAMAGED if len(data) >= _SMALLEST_VOP else Picture(doubtful=True)
-    return Picture(1, data[start + 4] >> 6 == 0, doubtful=len(data) - start < _SMALLEST_VOP)
+    kind = data[start + 4] >> 6
+    is_small = len(data) - start < _SMALLEST_VOP
+    return Picture(1, kind == 0, doubtful=is_small, is_between=kind == 2)
 
 
 def _mpeg12(data: bytes) -> Picture:
@@ -193,9 +205,9 @@ def _mpeg12(data: bytes) -> Picture:
     if not n_pictures:
         return Picture(0) if data.startswith(b"\0\0\1\xb7") else DAMAGED
     start = data.find(b"\0\0\1\0")
-    is_intra = 0 <= start < len(data) - 5 and data[start + 5] >> 3 & 7 == 1
+    kind = data[start + 5] >> 3 & 7 if start < len(data) - 5 else 0
     has_sequence = 0 <= data.find(b"\0\0\1\xb3") < start
-    return Picture(n_pictures, is_intra and has_sequence)
+    return Picture(n_pictures, kind == 1 and has_sequence, is_between=kind == 3)
 
 
 _READERS: dict[str, Reader] = {

@@ -24,6 +24,8 @@ _IN_ORDER = INTRA_ONLY | {"vp8", "vp9", "libdav1d", "av1"}
 _PLANNED = _IN_ORDER | {"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"}
 _COUNTED = INTRA_ONLY | {"mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4"}
 """Codecs for which AVI holds a frame in each packet, without times."""
+_TYPED = ("mpeg4", "mpeg1video", "mpeg2video")
+"""Codecs in which a picture's type tells its place among its neighbours."""
 _SKIPPING = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
 """Codecs in which a picture's own first bytes tell whether nothing refers to it. VP8 isn't among
 them: encoders make hardly any such picture, and one may change what the next is decoded with."""
@@ -35,8 +37,9 @@ class PacketTable:
 
     Attributes
     ----------
-    pts
-        Presentation times in ticks of the container; None for a packet without one.
+    pts, dts
+        Times of presentation and of decoding in ticks of the container; None for a packet without
+        one.
     durations
         In ticks; 0 or None if unknown.
     is_key, is_hidden, is_damaged
@@ -47,6 +50,7 @@ class PacketTable:
     """
 
     pts: list[int | None]
+    dts: list[int | None]
     durations: list[int | None]
     is_key: list[bool]
     is_hidden: list[bool]
@@ -75,8 +79,11 @@ def presentation_order(
     Returns
     -------
     (n_frames,) int64, or None if times are missing, occur twice, or contradict each other. That is
-    so if a time is earlier than the first packet's (a picture whose references were cut off), or if
-    times go back although the codec reorders nothing.
+    so if a time is earlier than the first packet's (a picture whose references were cut off), if a
+    picture isn't shown between those that it lies between, if times go back although the codec
+    reorders nothing. It is also so if no time goes back although the codec may reorder, unless the
+    container has other times of decoding: bare streams and AVI that were copied into MP4 have these
+    in place of the times of presentation.
     """
     pictures = table.pictures
     if demuxer not in TIMED_DEMUXERS or codec not in _PLANNED or interlaced or not pictures:
@@ -97,21 +104,58 @@ def presentation_order(
     if pts.min() < pts[0]:
         return None
     numbers = np.array(shown, np.int64)
-    if (codec in _IN_ORDER or not reorders) and (np.diff(pts[numbers]) < 0).any():
+    if codec in _TYPED and not _agree_with_types(table):
+        return None
+    goes_back = bool((np.diff(pts[numbers]) < 0).any())
+    may_go_back = reorders and codec not in _IN_ORDER
+    if goes_back and not may_go_back:
+        return None
+    if may_go_back and not goes_back and not _has_both_times(table, demuxer):
         return None
     order: NDArray[np.int64] = numbers[np.argsort(pts[numbers], kind="stable")]
     return order
+
+
+def _has_both_times(table: PacketTable, demuxer: str) -> bool:
+    """Whether the container tells times of presentation beside those of decoding.
+
+    Matroska has no times of decoding: there they are made from the others.
+    """
+    if demuxer not in ("mov", "flv"):
+        return False
+    return all(shown != decoded for shown, decoded in zip(table.pts, table.dts, strict=True))
+
+
+def _agree_with_types(table: PacketTable) -> bool:
+    """Whether each picture that lies between two others is shown between them.
+
+    Where one of the two was lost, a decoder gives it too early or too late.
+    """
+    earlier = last = None
+    for picture, time in zip(table.pictures or (), table.pts, strict=True):
+        if not picture.n_frames or time is None:
+            continue
+        if picture.is_between:
+            if last is None or time > last or (earlier is not None and time < earlier):
+                return False
+        else:
+            if last is not None and time < last:
+                return False
+            earlier, last = last, time
+    return True
 
 
 def counts_by_packets(table: PacketTable, *, demuxer: str, codec: str) -> bool:
     """Whether a clip has a frame for each packet, in an order that only decoding tells.
 
     AVI has no presentation times. Reading forward gives the frames in order, and their number is
-    known without decoding all of them.
+    known without decoding all of them. In a recording that begins amid a group of pictures it isn't
+    known: decoding begins with the first key frame.
     """
     return (
         demuxer == "avi"
         and codec in _COUNTED
+        and table.is_key[0]
         and not any(picture.doubtful for picture in table.pictures or ())
         and not any(table.is_hidden)
     )

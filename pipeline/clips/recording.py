@@ -6,8 +6,14 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clips.containers import damaged_at, demuxer_of, lacking_bytes
+from pipeline.clips.containers import (
+    damaged_at,
+    demuxer_of,
+    lacking_bytes,
+    transport_packets,
+)
 from pipeline.clips.timeline import Timeline
+from pipeline.clips.transport_joins import with_joins_mended
 from pipeline.status import DecodeError, Status
 
 DecoderName = Literal["pyav", "decord"]
@@ -71,4 +77,6 @@ def open_recording(data: bytes, decoder: DecoderName) -> Recording:
         return DecordRecording(data, demuxer)
     from pipeline.clips.libav_recording import LibavRecording
 
+    if demuxer == "mpegts" and (packets := transport_packets(data)) is not None:
+        data = with_joins_mended(data, *packets)
     return LibavRecording(data, demuxer)

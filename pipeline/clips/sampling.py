@@ -227,8 +227,10 @@ class Sampling:
             ``TOO_SHORT``, if the clip has fewer frames than are to be taken; ``UNREADABLE``, if a
             stride is asked for and the clip has no rate.
         """
-        if self.clock == "frame" or timeline.tick_s is None or timeline.is_constant:
+        if self.clock == "frame" or timeline.tick_s is None:
             return self.indices(n_frames=timeline.n_frames, fps=timeline.rate)
+        if timeline.is_constant:
+            return self.indices(n_frames=timeline.n_frames, fps=timeline.clock_rate)
         window_s = None if self.stride is None else self.stride * self.n_samples / self.target_fps
         return frame_indices_by_time(
             timeline, n_samples=self.n_samples, window_s=window_s, position=self.position

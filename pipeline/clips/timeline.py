@@ -78,6 +78,20 @@ class Timeline:
             return float("nan")
         return self.n_frames / (self.end * float(self.tick_s))
 
+    @property
+    def clock_rate(self) -> float:
+        """Frames/s by the frames' times, if the header's differs by more than a tenth; else `rate`.
+
+        An AVI file may tell twice the rate and leave out every second frame; DV tells its clock's.
+        """
+        if self.tick_s is None or self.n_frames < 3:
+            return self.rate
+        n_steps, n_ticks = self.n_frames - 1, int(self.ticks[-1])
+        by_header = n_steps / (self.rate * float(self.tick_s))
+        if abs(by_header - n_ticks) <= max(1, 0.1 * n_ticks):
+            return self.rate
+        return n_steps / (n_ticks * float(self.tick_s))
+
     def seconds(self, frame_index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the times of some frames in s from the first frame, float64; NaN if unknown."""
         if self.tick_s is None:

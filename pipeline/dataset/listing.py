@@ -19,15 +19,21 @@ from pipeline.errors import ManifestError, reason_of
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
 
-VIDEO_SUFFIXES = (
+_OF_DATASETS = (
     *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
     *(".mpeg", ".mpg", ".ogv", ".webm", ".wmv"),
 )
-OTHER_VIDEO_SUFFIXES = (
-    *(".asf", ".divx", ".dv", ".f4v", ".gif", ".m2ts", ".mjpeg", ".mts", ".mxf", ".rm", ".rmvb"),
-    *(".ts", ".vob", ".y4m"),
+"""Suffixes that come first where several files have one name."""
+VIDEO_SUFFIXES = (
+    *_OF_DATASETS,
+    *(".264", ".265", ".3g2", ".asf", ".divx", ".dv", ".f4v", ".h264", ".h265", ".hevc", ".ivf"),
+    *(".m1v", ".m2t", ".m2ts", ".m2v", ".mts", ".mxf", ".obu", ".ogm", ".qt", ".rm", ".rmvb"),
+    *(".tod", ".ts", ".vob", ".y4m"),
 )
-"""Suffixes of files that are video and that the decoder isn't given."""
+"""Suffixes of clips: of every kind of recording that the decoder opens, camcorders' included."""
+OTHER_VIDEO_SUFFIXES = (".dav", ".gif", ".mjpeg", ".mjpg", ".nut", ".swf", ".wtv")
+"""Suffixes of files that may be video and aren't taken for clips: the decoder opens none of them
+but GIF, and beside clips that is a preview more often than a clip."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,12 @@ class Listing:
 
     @cached_property
     def by_stem(self) -> dict[str, str]:
-        """First clip in sorted order by its name without folder and suffix."""
-        return _first_by(self.paths, lambda path: PurePosixPath(path).stem)
+        """First clip in sorted order by its name without folder and suffix.
+
+        A clip comes before the recording that it was made of, such as `a.mp4` before `a.dv`.
+        """
+        in_order = sorted(self.paths, key=lambda path: _suffix(path) not in _OF_DATASETS)
+        return _first_by(in_order, lambda path: PurePosixPath(path).stem)
 
     @cached_property
     def by_name(self) -> dict[str, str]:
@@ -231,7 +241,11 @@ def _is_hidden(path: str) -> bool:
 
 
 def _is_clip(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES
+    return _suffix(path) in VIDEO_SUFFIXES
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
 
 
 def _root_url(filesystem: fsspec.AbstractFileSystem, base: str, clips: str) -> str:

@@ -6,10 +6,8 @@ and ``.npy`` without objects.
 
 import csv
 import glob
-import gzip
 import io
 import json
-import re
 import struct
 import zlib
 from abc import ABC, abstractmethod
@@ -24,6 +22,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import ConfigError, reason_of
+from pipeline.evaluation.annotation_files import (
+    check_masks,
+    check_numbered,
+    matlab_array,
+    natural,
+    numpy_masks,
+    picture,
+    unpacked,
+)
 from pipeline.storage.files import open_filesystem, read_bytes
 
 PERSON, HAND, OBJECT, ACTION_TIME = "person", "hand", "object", "action time"
@@ -100,7 +107,7 @@ class Annotations(ABC):
     def _read(self) -> bytes:
         try:
             content = read_bytes(self.url)
-            return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+            return unpacked(content) if content[:2] == b"\x1f\x8b" else content
         except _UNREADABLE as error:
             raise ConfigError(f"annotations: can't read {self.url}: {reason_of(error)}") from error
 
@@ -267,7 +274,6 @@ class Jhmdb(Annotations):
 
     def mark(self, clip: SeenClip) -> Mapping[str, Marked]:
         """Mark the person in each frame that has a mask."""
-        from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
 
         path = self._files.get(clip.video_id)
@@ -275,9 +281,9 @@ class Jhmdb(Annotations):
             return {}
         filesystem, _ = open_filesystem(self.url)
         try:
-            content = loadmat(io.BytesIO(filesystem.cat_file(path)), variable_names=["part_mask"])
-            stack = np.atleast_3d(content["part_mask"]).transpose(2, 0, 1) > 0
-            _check_masks(stack)
+            content = matlab_array(filesystem.cat_file(path), "part_mask")
+            stack = np.atleast_3d(content).transpose(2, 0, 1) > 0
+            check_masks(stack)
         # The last: files of version 7.3 are HDF5.
         except (*_UNREADABLE, MatReadError, NotImplementedError) as error:
             raise self._bad(path, error) from error
@@ -287,8 +293,10 @@ class Jhmdb(Annotations):
 class Masks(Annotations):
     """A mask for each frame: ``VIDEO/*.png`` in order, 0 where nothing is, or ``VIDEO.npy``.
 
-    Numbers in the pictures' names count as numbers, so that ``10.png`` is behind ``9.png``. An
-    ``.npy`` holds (frames, height, width) of bool or whole numbers.
+    Numbers in the pictures' names count as numbers, so that ``10.png`` is behind ``9.png``. Where
+    some are left out, as by datasets that annotate every fifth frame, the clip is refused: whether
+    the first number is 0 or 1 isn't known, and so neither is where the others belong. An ``.npy``
+    holds (frames, height, width) of bool or whole numbers.
     """
 
     kinds = (OBJECT,)
@@ -301,7 +309,7 @@ class Masks(Annotations):
     @cached_property
     def _pictures(self) -> dict[str, list[str]]:
         found = self._in_folders("**/*.png")
-        return {name: sorted(paths, key=_natural) for name, paths in found.items()}
+        return {name: sorted(paths, key=natural) for name, paths in found.items()}
 
     @cached_property
     def _arrays(self) -> dict[str, str]:
@@ -313,14 +321,14 @@ class Masks(Annotations):
         filesystem, _ = open_filesystem(self.url)
         try:
             if clip.video_id in self._arrays:
-                content = io.BytesIO(filesystem.cat_file(self._arrays[clip.video_id]))
-                stack = np.asarray(np.load(content, allow_pickle=False) != 0)
+                stack = numpy_masks(filesystem.cat_file(self._arrays[clip.video_id]))
             elif clip.video_id in self._pictures:
                 wanted = self._pictures[clip.video_id]
-                stack = np.stack([_picture(filesystem.cat_file(path)) for path in wanted])
+                check_numbered(wanted)
+                stack = np.stack([picture(filesystem.cat_file(path)) for path in wanted])
             else:
                 return {}
-            _check_masks(stack)
+            check_masks(stack)
         except _UNREADABLE as error:
             raise self._bad(f"masks of {clip.video_id!r}", error) from error
         return {self.all_kinds[0]: _of_frames(clip, stack, f"{self.url}: {clip.video_id}")}
@@ -360,19 +368,6 @@ def _segment(given: Sequence[Any]) -> tuple[float, float]:
     return begin, end
 
 
-def _natural(path: str) -> tuple[Any, ...]:
-    """Sort key of a path in which numbers count as numbers."""
-    name = path.rsplit("/", 1)[-1]
-    return tuple(
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
-    )
-
-
-def _check_masks(stack: NDArray[np.bool_]) -> None:
-    if stack.ndim != 3 or not stack.size:
-        raise ValueError(f"expected (frames, height, width), got {stack.shape}")
-
-
 def _fill(mask: NDArray[np.bool_], box: tuple[float, ...]) -> None:
     """Set the pixels whose centres lie in a box of pixels (x1, y1, x2, y2)."""
     x1, y1, x2, y2 = box
@@ -399,15 +394,6 @@ def _of_frames(clip: SeenClip, stack: NDArray[np.bool_], where: str) -> Marked:
     known = clip.frame_index < len(stack)
     masks = stack[np.minimum(clip.frame_index, len(stack) - 1)] & known[:, None, None]
     return Marked(masks, known)
-
-
-def _picture(content: bytes) -> NDArray[np.bool_]:
-    picture = Image.open(io.BytesIO(content))
-    pixels = np.asarray(picture)
-    # The colours of a picture with an alpha channel say where something is.
-    n_colours = len(picture.getbands()) - ("A" in picture.getbands())
-    colours = pixels[..., :n_colours] if pixels.ndim == 3 else pixels[..., None]
-    return np.asarray(colours.any(axis=-1))
 
 
 def _found(url: str, pattern: str) -> list[str]:

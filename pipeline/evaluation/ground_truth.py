@@ -24,6 +24,7 @@ from pipeline.store.ground_truth import (
     write_ground_truth,
 )
 from pipeline.store.opening import Store
+from pipeline.store.rows import read_rows
 
 
 @dataclass
@@ -67,7 +68,7 @@ def build_ground_truth(
     layout, record = store.layout, store.record
     decoder = record.identity.decoder
     grid = (layout.n_times, layout.height, layout.width)
-    video_ids = store.array("video_id")[:]
+    video_ids = read_rows(store, "video_id", slice(None))
     if record.views.n_rows(manifest.n_rows) < layout.n_rows:
         raise StoreError(
             f"manifest: {manifest.url} has {manifest.n_rows} rows, the run at {store.url} has "
@@ -81,9 +82,10 @@ def build_ground_truth(
             rows = np.asarray(layout.shard_rows(shard))
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             ok = store.array("status")[part] == Status.OK
-            frame_index = store.array("frame_index")[part]
-            digests = store.array("clip_digest")[part] if "clip_digest" in layout.optional else None
-            starts = store.array("start_time")[part]
+            frame_index = read_rows(store, "frame_index", part)
+            has_digests = "clip_digest" in layout.optional
+            digests = read_rows(store, "clip_digest", part) if has_digests else None
+            starts = read_rows(store, "start_time", part)
             table = manifest.take(record.views.video(rows))
             expected = table["video_id"].to_pylist()
             marks: dict[str, list[tuple[int, Truth]]] = {kind: [] for kind in found.n_known}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from pipeline.evaluation import by_video
+from pipeline.store import by_video
 
 Float64Array = NDArray[np.float64]
 
@@ -158,7 +158,8 @@ def relevance_mass(
     """
     _same_shape(attribution, mask)
     counted = np.ones(mask.shape, np.bool_) if known is None else known
-    weights = np.where(counted, attribution, 0.0).reshape(len(mask), -1)
+    # Sums of half precision would be off by 1e-3.
+    weights = np.where(counted, attribution, 0.0).astype(np.float64).reshape(len(mask), -1)
     empty = weights.sum(axis=1) == 0
     weights[empty] = counted.reshape(len(mask), -1)[empty]
     return _ratio((weights * mask.reshape(len(mask), -1)).sum(axis=1), weights.sum(axis=1))

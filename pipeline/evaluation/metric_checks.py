@@ -1,8 +1,9 @@
 """Whether a metric itself can be trusted: it is tried on truths that are corrupted.
 
 A metric is given the true contributions of a clip and worse and worse versions of them. One that
-ranks a corrupted truth above the truth is *flagged*, with how often it does so, and the flag stands
-wherever the metric is shown.
+ranks a corrupted truth above the truth is *flagged*, with how often it does so. The flag stands on
+the leaderboard, and at the names in `pipeline.store.measured.FLAGGED` in what `jobs.evaluate`
+prints, on the page, and in `analysis.measured_by_class`.
 """
 
 from collections.abc import Callable, Mapping

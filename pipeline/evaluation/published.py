@@ -75,9 +75,12 @@ def monotonicity(
 
 
 def tau(shares: Sequence[float], changes: NDArray[np.floating]) -> Float64Array:
-    """Kendall's tau-b of each column of (shares, clips) with the shares; 0 of a constant."""
+    """Kendall's tau-b of each column of (shares, clips) with the shares; 0 of a constant.
+
+    NaN of a column with NaN, which isn't a constant.
+    """
     values = np.array([kendalltau(shares, column).statistic for column in changes.T])
-    return np.asarray(np.nan_to_num(values, nan=0.0))
+    return np.where(np.ptp(changes, axis=0) == 0, 0.0, values)
 
 
 def legacy_masked(

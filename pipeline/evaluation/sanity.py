@@ -9,7 +9,7 @@
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -32,9 +32,11 @@ _READ_LAST = ("pooler", "pooler.cross_attention_layer")
 def pearson(one: NDArray[np.floating], other: NDArray[np.floating]) -> Float64Array:
     """Correlation of two maps of each clip, (clips, ...) to (clips,); 1 if both are constant.
 
-    0 if one of them is: it has nothing of the other.
+    0 if one of them is: it has nothing of the other. NaN if a map has a value that isn't finite.
     """
     rows = [np.asarray(values, np.float64).reshape(len(values), -1) for values in (one, other)]
+    finite = np.asarray(np.isfinite(np.concatenate(rows, axis=1)).all(axis=1))
+    rows = [np.where(finite[:, None], values, 0.0) for values in rows]
     centred = [values - values.mean(axis=1, keepdims=True) for values in rows]
     # A constant map of floats has a deviation of rounding.
     constant = [np.ptp(values, axis=1) == 0 for values in rows]
@@ -42,7 +44,7 @@ def pearson(one: NDArray[np.floating], other: NDArray[np.floating]) -> Float64Ar
     defined = ~(constant[0] | constant[1]) & (norms > 0)
     products = (centred[0] * centred[1]).sum(axis=1)
     result = np.divide(products, norms, out=np.zeros(len(products)), where=defined)
-    return np.where(constant[0] & constant[1], 1.0, result)
+    return np.where(finite, np.where(constant[0] & constant[1], 1.0, result), np.nan)
 
 
 def spearman(one: NDArray[np.floating], other: NDArray[np.floating]) -> Float64Array:
@@ -71,9 +73,12 @@ def stages(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     return [(name, grouped[name]) for name in names]
 
 
-@contextmanager
-def randomised(model: nn.Module, seed: int, *, n_stages: int | None = None) -> Iterator[list[str]]:
-    """While open, the upper stages of a model are noise; gives their names.
+Noise = Mapping[nn.Parameter, Tensor]
+"""What takes the place of some parameters, each of the parameter's shape, dtype and device."""
+
+
+def noise_of(model: nn.Module, seed: int, *, n_stages: int | None = None) -> Noise:
+    """Draw noise for the upper stages of a model.
 
     Each tensor becomes normal noise of its own mean and deviation, so that signals keep their size.
     Tensors of one value, such as an untouched LayerNorm's, get a deviation of 0.1.
@@ -83,20 +88,58 @@ def randomised(model: nn.Module, seed: int, *, n_stages: int | None = None) -> I
     n_stages
         How many stages, from the classifier down; all of them, by default.
     """
-    chosen = stages(model)[:n_stages]
-    kept = {parameter: parameter.detach().clone() for _, group in chosen for parameter in group}
     generator = torch.Generator().manual_seed(seed)
+    noise = {}
+    with torch.no_grad():
+        # A parameter that two stages share is drawn once.
+        for parameter in dict.fromkeys(p for _, group in stages(model)[:n_stages] for p in group):
+            deviation = float(parameter.std(correction=0)) or 0.1
+            drawn = torch.randn(parameter.shape, generator=generator) * deviation
+            noise[parameter] = drawn.to(parameter) + parameter.mean()
+    return noise
+
+
+@contextmanager
+def replaced(noise: Noise) -> Iterator[None]:
+    """While open, parameters are what is given in their place; nothing is copied."""
+    kept = {parameter: parameter.data for parameter in noise}
     try:
-        with torch.no_grad():
-            for parameter in kept:
-                deviation = float(parameter.std(correction=0)) or 0.1
-                noise = torch.randn(parameter.shape, generator=generator) * deviation
-                parameter.copy_(noise.to(parameter) + parameter.mean())
-        yield [name for name, _ in chosen]
+        for parameter, values in noise.items():
+            parameter.data = values
+        yield
     finally:
-        with torch.no_grad():
-            for parameter, values in kept.items():
-                parameter.copy_(values)
+        for parameter, values in kept.items():
+            parameter.data = values
+
+
+@contextmanager
+def randomised(model: nn.Module, seed: int, *, n_stages: int | None = None) -> Iterator[list[str]]:
+    """While open, the upper stages of a model are noise, by `noise_of`; gives their names."""
+    with replaced(noise_of(model, seed, n_stages=n_stages)):
+        yield [name for name, _ in stages(model)[:n_stages]]
+
+
+def cascade_depths(model: nn.Module, at_most: int) -> tuple[int, ...]:
+    """Numbers of stages to randomise one after the other, for a cascade of bounded cost.
+
+    The classifier alone, then all that is behind each transformer block and the block, the last
+    block first. Of more than ``at_most`` these are spread evenly, with the first and the last one.
+
+    Parameters
+    ----------
+    at_most
+        2 or more.
+
+    Returns
+    -------
+    For `randomised`, rising; from 1, without the embeddings below the first block
+    """
+    blocks = [n for n, (name, _) in enumerate(stages(model), start=1) if _BLOCK.match(name)]
+    depths = [1, *blocks]
+    n_kept = min(at_most, len(depths))
+    return tuple(
+        depths[place] for place in np.linspace(0, len(depths) - 1, n_kept).round().astype(int)
+    )
 
 
 def cascading_randomisation(
@@ -152,16 +195,42 @@ def max_sensitivity(
 
     Returns
     -------
-    (clips,) float64; 0 for a map that doesn't look at the clip, and for one of zeros that stays so
+    (clips,) float64, as `largest_change`; 0 for a map that doesn't look at the clip
     """
+    moved = [
+        explain(pixel_values + noise)
+        for noise in pixel_noise(pixel_values, radius=radius, n_samples=n_samples, seed=seed)
+    ]
+    return largest_change(explain(pixel_values), moved)
+
+
+def pixel_noise(
+    pixel_values: Tensor, *, radius: float, n_samples: int, seed: int
+) -> Iterator[Tensor]:
+    """Draw uniform noise of at most ``radius`` a value, of the clips' shape."""
     generator = torch.Generator().manual_seed(seed)
-    true = np.asarray(explain(pixel_values), np.float64).reshape(len(pixel_values), -1)
-    norms = np.linalg.norm(true, axis=1)
-    largest = np.zeros(len(true))
     for _ in range(n_samples):
         noise = (2 * torch.rand(pixel_values.shape, generator=generator) - 1) * radius
-        moved = np.asarray(explain(pixel_values + noise.to(pixel_values)), np.float64)
-        distance = np.linalg.norm(moved.reshape(true.shape) - true, axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            largest = np.fmax(largest, distance / norms)
+        yield noise.to(pixel_values)
+
+
+def largest_change(
+    true: NDArray[np.floating], moved: Sequence[NDArray[np.floating]]
+) -> Float64Array:
+    """Largest of ||moved - true|| / ||true||, in the Euclidean norm: maps (clips, ...) to (clips,).
+
+    0 for a map of zeros that stays so. NaN for one that doesn't, as nothing is relative to it, and
+    where a value isn't a number.
+    """
+    values = np.asarray(true, np.float64).reshape(len(true), -1)
+    norms = np.linalg.norm(values, axis=1)
+    largest = np.zeros(len(values))
+    for each in moved:
+        distance = np.linalg.norm(
+            np.asarray(each, np.float64).reshape(values.shape) - values, axis=1
+        )
+        undefined = np.where(distance == 0, 0.0, np.nan)
+        change = np.divide(distance, norms, out=undefined, where=norms > 0)
+        # Unlike `fmax`, which would leave NaN out.
+        largest = np.maximum(largest, change)
     return largest

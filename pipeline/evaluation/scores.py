@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation import by_video, complexity, transport
+from pipeline.evaluation import complexity, transport
 from pipeline.evaluation.localisation import (
     COVERED,
     auroc,
@@ -15,6 +15,7 @@ from pipeline.evaluation.localisation import (
     pointing,
     relevance_rank,
 )
+from pipeline.store import by_video
 from pipeline.store.ground_truth import Truth
 
 Float64Array = NDArray[np.float64]

@@ -5,8 +5,9 @@ named wherever a figure stands. The value of a coalition is the log-odds of the 
 logit_c - logsumexp(the other logits): a probability near 1 would hide what the second half of the
 evidence adds. The values sum to the whole effect, v(all) - v(none), whatever the order of frames.
 
-The reference has noise of its own: it is another after the clip was shifted by two pixels. A map
-can't agree with it better than it agrees with itself, so `repeatability` stands beside each figure.
+The reference has noise of its own: it is another after the clip was shifted by two pixels. So
+`repeatability`, its agreement with itself, stands beside each figure. A profile that asks the same
+model about the same pixels can agree better; what it has found beyond that doesn't repeat.
 """
 
 from collections.abc import Callable
@@ -162,19 +163,21 @@ def sampled_shapley(
 def rank_agreement(one: NDArray[np.floating], other: NDArray[np.floating]) -> Float64Array:
     """Spearman's correlation of each row: (clips, T) twice to (clips,).
 
-    0 where a row is constant: it orders nothing. One step agrees with itself: 1.
+    0 where a row is constant: it orders nothing. One step agrees with itself: 1. NaN where a value
+    is: it has no rank.
     """
     if one.shape != other.shape:
         raise ValueError(f"one is {one.shape} and other {other.shape}: not the same")
+    is_number = ~(np.isnan(one) | np.isnan(other)).any(axis=1)
     if one.shape[1] == 1:
-        return np.ones(len(one))
+        return np.where(is_number, 1.0, np.nan)
     ranks = [rankdata(values, axis=1) for values in (one, other)]
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     norms = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
     products = (centred[0] * centred[1]).sum(axis=1)
     result = np.zeros(len(one))
     np.divide(products, norms, out=result, where=norms > 0)
-    return result
+    return np.where(is_number, result, np.nan)
 
 
 def repeatability(

@@ -1,12 +1,14 @@
-"""The stage that measures faithfulness: frames that were decoded once, asked about many times.
+"""The stage that measures a sample of a run: frames that were decoded once, asked about many times.
 
-Each clip is asked about by itself, so its values depend on nothing but the clip, and what it shows
-with some parts replaced goes through the model once, whichever metrics need it.
+Each clip is asked about by itself, so its values depend on nothing but the clip and its row, and
+what it shows with some parts replaced goes through the model once, whichever metrics need it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,72 +16,133 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.attribution.focus import joint_attribution
-from pipeline.attribution.method import Precision
+from pipeline.attribution.method import Method, Precision
 from pipeline.clips.columns import Columns
-from pipeline.evaluation import published
-from pipeline.evaluation.faithfulness import (
-    FRACTIONS,
-    cam_entropy,
-    drops,
-    gap,
-    random_drops,
-    random_gap,
+from pipeline.evaluation.measures import (
+    Float64Array,
+    Values,
+    change_profile,
+    faithfulness_of_clip,
+    measures_of,
+    sanity_of_clip,
+    time_of_clip,
 )
-from pipeline.evaluation.perturbation import FILLS, UNITS, Probe
+from pipeline.evaluation.perturbation import Probe
+from pipeline.evaluation.sanity import Noise, noise_of, replaced, stages
+from pipeline.evaluation.shapley import shifted
 from pipeline.models.attributor import is_out_of_memory, normalise, out_of_memory_with
 from pipeline.models.checkpoint import Checkpoint, load_adapter
+from pipeline.models.explain import explain
 from pipeline.models.geometry import Geometry
 from pipeline.status import Status
+from pipeline.store.measured import Group
 from pipeline.store.opening import open_store
+from pipeline.store.rows import read_explained, read_rows
 from pipeline.store.run_folder import store_url
-from pipeline.store.schema import Measure
+from pipeline.store.verify import lost_attributions_error
 
-_BY_FILL, _UNITS, _SHARES = ("fill",), ("fill", "unit"), ("fill", "share")
 _NOT_FINITE = "the model gave NaN or infinity"
-_OF_RANDOM = "the same of random orders, which is to be taken off"
-
-MEASURES = (
-    Measure("run_row", (), (), "row of the run that the clip is", "int64"),
-    Measure("target", (), (), "class that was asked about", "int64"),
-    Measure("n_forward", (), (), "clips that went through the model for this one", "int64"),
-    Measure("gap", _UNITS, (len(FILLS), len(UNITS)), "insertion AUC less deletion AUC"),
-    Measure("random_gap", _UNITS, (len(FILLS), len(UNITS)), _OF_RANDOM),
-    *(
-        Measure(name, _SHARES, (len(FILLS), len(FRACTIONS)), what)
-        for name, what in (
-            ("removed", "fall of the probability without the highest patches"),
-            ("random_removed", _OF_RANDOM),
-            ("kept", "fall of the probability with the highest patches alone"),
-            ("random_kept", _OF_RANDOM),
-        )
-    ),
-    Measure("cam_entropy", _BY_FILL, (len(FILLS),), "entropy gained with the map's core alone"),
-    Measure("paper_faithfulness", _BY_FILL, (len(FILLS),), "change without the upper half"),
-    Measure("paper_tau", _BY_FILL, (len(FILLS),), "Kendall's tau-b of share removed and change"),
-)
-"""What is measured of each clip; ``fill``, ``unit`` and ``share`` are in the order of `FILLS`,
-`UNITS` and `FRACTIONS`."""
 
 
-class _Asked:
-    """A model as a probe asks it, in the run's precision."""
+class Model:
+    """The model of a run, in its precision: what it predicts, and its maps by the run's method.
 
-    def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
+    Parameters
+    ----------
+    batch_size
+        Maps that are computed at a time, at most; fewer, where the device lacks memory.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        method: Method,
+        *,
+        device: str,
+        precision: Precision,
+        batch_size: int,
+    ) -> None:
+        self.is_of_class = method.explains_class
+        self.n_explained = 0
         self._adapter = load_adapter(checkpoint, device=device)
-        self._device, self._dtype = torch.device(device), dtype
+        self._device, self._dtype = torch.device(device), getattr(torch, precision)
+        # Classes are given, whichever the run has explained; which times matter isn't asked here.
+        self._method = method.model_copy(update={"target": "label", "frame_importance": None})
+        self._batch_size = batch_size
+        self._block_noise: Noise | None = None
 
     @property
     def grid(self) -> Geometry:
+        """Grid of times and patches."""
         return self._adapter.grid
 
     def predict(self, pixel_values: Tensor, /) -> Tensor:
-        with torch.autocast(
-            self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
-        ):
+        """Logits of clips, float32."""
+        with self._autocast():
             return self._adapter.predict(pixel_values.to(self._dtype)).float()
 
+    def maps(
+        self, pixel_values: Tensor, classes: NDArray[np.integer], /
+    ) -> tuple[Float64Array, Float64Array]:
+        """Give maps (clips, T, P) of given classes, and logits (clips, classes).
 
-class MeasureFaithfulness:
+        Raises
+        ------
+        RuntimeError, MemoryError
+            If not even one clip fits into the device's memory.
+        """
+        maps, logits, start = [], [], 0
+        while start < len(pixel_values):
+            part = slice(start, start + self._batch_size)
+            given = torch.as_tensor(classes[part], dtype=torch.int64, device=self._device)
+            try:
+                with torch.inference_mode(), self._autocast():
+                    explained = explain(
+                        self._adapter, pixel_values[part].to(self._dtype), self._method, given
+                    )
+            except (MemoryError, RuntimeError) as error:
+                if len(given) == 1 or not is_out_of_memory(error):
+                    raise
+                self._batch_size = len(given) // 2
+                continue
+            maps.append(explained.attribution.double().cpu().numpy())
+            logits.append(explained.logits.double().cpu().numpy())
+            start += len(given)
+            self.n_explained += len(given)
+        return np.concatenate(maps), np.concatenate(logits)
+
+    def with_classifier_of_noise(self, seed: int, /) -> AbstractContextManager[None]:
+        """While open, the classifier is noise."""
+        return replaced(noise_of(self._adapter.model, seed, n_stages=1))
+
+    def with_blocks_of_noise(self) -> AbstractContextManager[None]:
+        """While open, all but the embeddings is noise: the same for all clips, drawn once."""
+        model = self._adapter.model
+        if self._block_noise is None:
+            self._block_noise = noise_of(model, 0, n_stages=len(stages(model)) - 1)
+        return replaced(self._block_noise)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
+        )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the run has of a clip."""
+
+    row: int
+    attribution: NDArray[np.floating]
+    """(time, y, x)"""
+    temporal: NDArray[np.floating]
+    """(time,)"""
+    target: int
+    digest: NDArray[np.uint8] | None
+    importance: NDArray[np.floating] | None
+
+
+class MeasureClips:
     """Holds the model on a device, and measures batches of a run's clips.
 
     Parameters
@@ -88,10 +151,14 @@ class MeasureFaithfulness:
         The run whose attributions are measured.
     run_rows
         (rows,): its row of each row that comes.
+    method
+        By which the run was attributed.
+    groups
+        What is measured.
     batch_size
         Versions of a clip in a forward pass, at most; fewer, where the device lacks memory.
     n_random
-        Random orders that each figure is held against.
+        Random orders that each figure of faithfulness is held against.
     timed
         As `pipeline.models.attributor.Attributor` has it.
     """
@@ -102,6 +169,8 @@ class MeasureFaithfulness:
         run_url: str,
         run_rows: NDArray[np.int64],
         *,
+        method: Method,
+        groups: Collection[Group],
         device: str,
         precision: Precision,
         batch_size: int,
@@ -114,10 +183,13 @@ class MeasureFaithfulness:
         if device == "cpu":
             torch.set_num_threads(n_threads)
         self._device = torch.device(device)
-        self._model = _Asked(checkpoint, device, getattr(torch, precision))
+        self._model = Model(
+            checkpoint, method, device=device, precision=precision, batch_size=batch_size
+        )
         self._preprocessing = checkpoint.preprocessing
         self._store = open_store(store_url(run_url))
-        self._run_rows = run_rows
+        self._measures = measures_of(groups, self._store.layout)
+        self._run_rows, self._groups = run_rows, groups
         self._batch_size, self._n_random = batch_size, n_random
         self._timed = timed
 
@@ -131,7 +203,7 @@ class MeasureFaithfulness:
         n_clips = len(batch["row"])
         columns: Columns = {name: batch[name] for name in ("row", "video_id")}
         columns |= {name: batch[name].copy() for name in ("status", "message")}
-        for measure in MEASURES:
+        for measure in self._measures:
             fill = np.nan if measure.dtype == "float32" else -1
             columns[measure.name] = np.full((n_clips, *measure.shape), fill, measure.dtype)
         rows = self._run_rows[batch["row"]]
@@ -139,13 +211,13 @@ class MeasureFaithfulness:
         chosen = np.flatnonzero(batch["status"] == Status.OK)
         if not len(chosen):
             return columns
-        stored = self._stored(rows[chosen])
-        for clip, (attribution, target, digest) in zip(chosen, stored, strict=True):
+        for clip, stored in zip(chosen, self._stored(rows[chosen]), strict=True):
+            digest = stored.digest
             if digest is not None and (digest != batch["clip_digest"][clip]).any():
                 columns["status"][clip] = Status.MISSING
                 columns["message"][clip] = "the file isn't the one that the run has read"
                 continue
-            values = self._measured(batch["frames"][clip], attribution, target)
+            values = self._measured(batch["frames"][clip], stored)
             if isinstance(values, str):
                 columns["status"][clip] = Status.MODEL_ERROR
                 columns["message"][clip] = values
@@ -154,95 +226,74 @@ class MeasureFaithfulness:
                 columns[name][clip] = value
         return columns
 
-    def _stored(
-        self, rows: NDArray[np.int64]
-    ) -> list[tuple[NDArray[np.floating], int, NDArray[np.uint8] | None]]:
-        """Attribution (time, y, x), class and digest of some of the run's rows."""
+    def _stored(self, rows: NDArray[np.int64]) -> list[_Stored]:
+        """Read what the run has of some of its rows; raises StoreError if that is lost."""
         optional = self._store.layout.optional
-        names = ["spatial", "temporal", "target" if "target" in optional else "prediction"]
-        if "clip_digest" in optional:
-            names.append("clip_digest")
-        read = [self._store.array(name).get_orthogonal_selection((rows,)) for name in names]
-        joint = joint_attribution(read[0], read[1])
-        digests = read[3] if len(read) > 3 else [None] * len(rows)
-        return list(zip(joint, read[2].tolist(), digests, strict=True))
+        read = partial(read_rows, self._store, rows=rows)
+        spatial, temporal = read_explained(self._store, rows)
+        joint = joint_attribution(spatial, temporal)
+        target = read("target" if "target" in optional else "prediction")
+        if (target < 0).any():
+            # A clip that was explained was explained for a class.
+            raise lost_attributions_error(self._store.url)
+        nothing = [None] * len(rows)
+        digest = read("clip_digest") if "clip_digest" in optional else nothing
+        importance = read("frame_importance") if "frame_importance" in optional else nothing
+        return [
+            _Stored(int(row), *of_row)
+            for row, *of_row in zip(
+                rows, joint, temporal, target.tolist(), digest, importance, strict=True
+            )
+        ]
 
-    def _measured(
-        self, frames: NDArray[np.uint8], attribution: NDArray[np.floating], target: int
-    ) -> dict[str, NDArray[np.float64] | int] | str:
-        """Values of one clip, by `MEASURES`; or why it has none."""
+    def _measured(self, frames: NDArray[np.uint8], stored: _Stored) -> dict[str, Any] | str:
+        """Values of one clip, by its measures; or why it has none."""
+        n_explained = self._model.n_explained
         try:
             with self._timed("transfer"):
                 on_device = torch.tensor(frames[None], device=self._device)
             with self._timed("forward"):
                 pixels = normalise(on_device, self._preprocessing, torch.float32)
-                probe = Probe(self._model, pixels, batch_size=self._batch_size)
-                if not np.isfinite(probe.clean_logits()).all():
-                    return _NOT_FINITE
-                values = faithfulness_of_clip(probe, attribution, target, n_random=self._n_random)
+                probes, values = self._asked(pixels, stored)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return out_of_memory_with(1)
-        # The next clip is as large.
-        self._batch_size = probe.batch_size
-        if not all(np.isfinite(value).all() for value in values.values()):
+        if values is None or not all(np.isfinite(value).all() for value in values.values()):
             return _NOT_FINITE
-        return {**values, "target": target, "n_forward": probe.n_forward}
+        n_forward = sum(probe.n_forward for probe in probes)
+        n_forward += self._model.n_explained - n_explained
+        return {**values, "target": stored.target, "n_forward": n_forward}
 
-
-def faithfulness_of_clip(
-    probe: Probe, attribution: NDArray[np.floating], target: int, *, n_random: int
-) -> dict[str, NDArray[np.float64] | int]:
-    """Give the values of `MEASURES` that a probe of one clip has.
-
-    Parameters
-    ----------
-    attribution
-        (time, y, x)
-    """
-    maps = np.asarray(attribution, np.float64).reshape(1, len(attribution), -1)
-    classes = np.array([target])
-
-    def ties() -> np.random.Generator:
-        # The same for each, so that versions are the same, and asked about once.
-        return np.random.default_rng(0)
-
-    def of_fills(
-        of_fill: Callable[[Literal["blur", "median", "mean"]], object],
-    ) -> NDArray[np.float64]:
-        return np.array([of_fill(fill) for fill in FILLS], np.float64)
-
-    own = [drops(probe, maps, classes, fill=fill, generator=ties()) for fill in FILLS]
-    chance = [random_drops(probe, classes, fill=fill, seed=0, n_random=n_random) for fill in FILLS]
-    return {
-        "gap": of_fills(
-            lambda fill: [
-                gap(probe, maps, classes, unit=unit, fill=fill, generator=ties())[0]
-                for unit in UNITS
-            ]
-        ),
-        "random_gap": of_fills(
-            lambda fill: [
-                random_gap(probe, classes, unit=unit, fill=fill, seed=0, n_random=n_random)[0]
-                for unit in UNITS
-            ]
-        ),
-        "removed": np.stack([each.removed[:, 0] for each in own]),
-        "kept": np.stack([each.kept[:, 0] for each in own]),
-        "random_removed": np.stack([each.removed[:, 0] for each in chance]),
-        "random_kept": np.stack([each.kept[:, 0] for each in chance]),
-        "cam_entropy": of_fills(
-            lambda fill: cam_entropy(probe, maps, fill=fill, generator=ties())[0]
-        ),
-        "paper_faithfulness": of_fills(
-            lambda fill: published.faithfulness(probe, maps, classes, fill=fill, generator=ties())[
-                0
-            ]
-        ),
-        "paper_tau": of_fills(
-            lambda fill: published.monotonicity(probe, maps, classes, fill=fill, generator=ties())[
-                0
-            ]
-        ),
-    }
+    def _asked(self, pixels: Tensor, stored: _Stored) -> tuple[list[Probe], Values | None]:
+        """Probes of a clip and what they have told; None if the model's answer isn't finite."""
+        target, values = stored.target, Values()
+        if "sanity" in self._groups:
+            told = sanity_of_clip(self._model, pixels, stored.attribution, target, seed=stored.row)
+            if told is None:
+                return [], None
+            values |= told
+        if not {"faithfulness", "time"} & set(self._groups):
+            return [], values
+        probe = Probe(self._model, pixels, batch_size=self._batch_size)
+        if not np.isfinite(probe.clean_logits()).all():
+            return [probe], None
+        probes = [probe]
+        if "faithfulness" in self._groups:
+            values |= faithfulness_of_clip(
+                probe, stored.attribution, target, n_random=self._n_random
+            )
+        if "time" in self._groups:
+            moved = Probe(self._model, shifted(pixels), batch_size=probe.batch_size)
+            probes.append(moved)
+            values |= time_of_clip(
+                probe,
+                moved,
+                target,
+                change=change_profile(self._model, pixels),
+                temporal=stored.temporal,
+                importance=stored.importance,
+            )
+        # The next clip is as large.
+        self._batch_size = probes[-1].batch_size
+        return probes, values

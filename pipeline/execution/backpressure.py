@@ -42,8 +42,12 @@ _WAIT_S = 1.0
 _UNHEARD = 6
 """Once the tally is lost nobody hears who is at work. An execution may then go for this many times
 ``stall_s`` without a task that ends."""
-_BUSY_S = 3.0
-"""Time for which frames must have waited for every model before one more is started."""
+_BUSY_S = 5.0
+"""Time for which frames must have waited for every model before one more is started. What was
+decoded while the first was being loaded waits for it, too, however fast it is."""
+_UNWRITTEN_S = 10.0
+"""Time for which more columns must have waited than there are writers before twice as many may
+write. The process of the first writer is started in less."""
 
 
 # Ray's types aren't followed, here as elsewhere: its classes are `Any`.
@@ -88,6 +92,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         self._channel, self._stall_s = channel, stall_s
         self._watched_at_s = time.monotonic()
         self._unfed_at_s = self._watched_at_s
+        self._n_writers, self._written_at_s = 1, self._watched_at_s
         self._n_ended, self._ended_at_s = 0, self._watched_at_s
         # What is gathered isn't counted: as many tasks of each shard that is being written.
         self._max_unwritten = 2 * pool.n_models + pool.n_writers + tasks_per_shard
@@ -95,6 +100,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
     def can_add_input(self, op: Any) -> bool:
         """Whether an operator may start another task."""
         self._watch()
+        self._add_writers()
         if op is self._load:
             self._add_a_model()
             explained = self._attribute.metrics.num_tasks_finished
@@ -106,7 +112,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
             self._check_models()
             return not self._is_held_up()
         if op is self._write:
-            return bool(op.metrics.num_tasks_running < self._pool.n_writers)
+            return bool(op.metrics.num_tasks_running < self._n_writers)
         return True
 
     def _add_a_model(self) -> None:
@@ -128,6 +134,22 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
                 models._config, min_size=size, max_size=size, initial_size=size
             )
             self._unfed_at_s = now_s
+
+    def _add_writers(self) -> None:
+        """Let one write for each model at first, and more where columns wait for long.
+
+        Most writes only hand over their columns, which is done at once, and Ray starts a process,
+        which takes seconds of CPU, for each that doesn't find a free one.
+        """
+        (models,) = self._attribute.get_autoscaling_actor_pools()
+        self._n_writers = max(self._n_writers, models.num_running_actors())
+        explained = self._attribute.metrics.num_tasks_finished
+        n_waiting, now_s = explained - self._write.metrics.num_tasks_submitted, time.monotonic()
+        if n_waiting <= self._n_writers:
+            self._written_at_s = now_s
+        elif now_s - self._written_at_s > _UNWRITTEN_S:
+            self._n_writers = min(2 * self._n_writers, self._pool.n_writers)
+            self._written_at_s = now_s
 
     def _is_held_up(self) -> bool:
         """Whether the models wait for the storage."""
@@ -170,6 +192,7 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
             starting = [task.get_waitable() for task in self._attribute.get_active_tasks()]
             while starting and not ray.wait(starting, num_returns=1, timeout=_WAIT_S)[0]:
                 self._watch()
+            self._unfed_at_s = time.monotonic()
 
     def _check_models(self) -> None:
         """Fail if a model died while it had nothing to do and won't be started again.

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.execution.own_ray import for_one_run
+from pipeline.execution.own_ray import QUIET, REPLACEMENTS, for_one_run
 from pipeline.models.device import n_gpus
 from pipeline.run.config import AttributeConfig
 from pipeline.run.resources import Machine, ModelPool, Room, check_models, model_pool
@@ -29,10 +29,15 @@ second. Writers and decoders that wait look idle, and a worker takes seconds to 
 _DRIVER_ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
 }
 """For a Ray of the run's own. Its log lines mean nothing to a user. Its head isn't started again,
-and without this a driver would wait a minute for it."""
+and without this a driver would wait a minute for it. What its processes would note of each task and
+event is for a dashboard, which isn't there."""
 
+_OBJECT_STORE_BYTES = 200_000_000
+"""Where no frames lie in it."""
 _CONNECT_S = 10.0
 _READ_S = 60.0
 """For a node to read a file of a few bytes."""
@@ -45,29 +50,53 @@ def machine_to_start(config: AttributeConfig) -> Machine | None:
 
     What such a Ray could never do is refused before it is started.
     """
-    return Machine(_local_cpus(config), n_gpus()) if _starts_ray() else None
+    return Machine(_local_cpus(config.local_cpus), n_gpus()) if _starts_ray() else None
 
 
 @contextmanager
 def connected(config: AttributeConfig) -> Iterator[ModelPool]:
+    """While open, Ray is there, see `ray_there`, with room for models.
+
+    Raises
+    ------
+    ConfigError, ClusterError
+        As `ray_there` and `model_pool` say.
+    """
+    with ray_there(config.local_cpus, int(config.local_object_store)) as may_grow:
+        yield _present_pool(config, may_grow=may_grow)
+
+
+@contextmanager
+def ray_there(
+    local_cpus: int | None = None, object_store_bytes: int = _OBJECT_STORE_BYTES
+) -> Iterator[bool]:
     """While open, Ray is there: this process's, the cluster's of ``RAY_ADDRESS``, or a new one.
 
     What was connected or started here is disconnected or stopped afterwards.
 
+    Parameters
+    ----------
+    local_cpus, object_store_bytes
+        CPUs, by default all, and object store of a new one.
+
+    Yields
+    ------
+    Whether it may get more than it has now, as a cluster may
+
     Raises
     ------
     ConfigError
-        If no cluster answers at ``RAY_ADDRESS``, and as `model_pool` says.
+        If no cluster answers at ``RAY_ADDRESS``.
     ClusterError
         If no Ray can be started here.
     """
     if ray.is_initialized():
-        yield _present_pool(config, may_grow=True)
+        yield True
         return
     starts = _starts_ray()
     # Ray puts one of its own in its place.
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with for_one_run() if starts else nullcontext():
+    with for_one_run(REPLACEMENTS if starts else QUIET):
         try:
             if starts:
                 # Otherwise every run warns that tokens are on, and about actors that Ray Data
@@ -75,17 +104,17 @@ def connected(config: AttributeConfig) -> Iterator[ModelPool]:
                 logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)
                 for name, value in (RAYLET_ENVIRONMENT | _DRIVER_ENVIRONMENT).items():
                     os.environ.setdefault(name, value)
-                _start(config)
+                _start(local_cpus, object_store_bytes)
             else:
                 _connect()
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_sigterm)
-            yield _present_pool(config, may_grow=not starts)
+            yield not starts
         finally:
             ray.shutdown()
 
 
-def _start(config: AttributeConfig) -> None:
+def _start(local_cpus: int | None, object_store_bytes: int) -> None:
     """Start a Ray of the run's own, whose token only the user can read.
 
     Everybody can read its session folder, below `/tmp/ray`, since each of Ray's processes opens it
@@ -100,8 +129,8 @@ def _start(config: AttributeConfig) -> None:
     try:
         ray.init(
             address="local",
-            num_cpus=_local_cpus(config),
-            object_store_memory=int(config.local_object_store),
+            num_cpus=_local_cpus(local_cpus),
+            object_store_memory=object_store_bytes,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
@@ -167,6 +196,21 @@ def check_shared(url: str, key: str = "out") -> None:
             "in %.0f s",
             *(key, url, ", ".join(silent), _READ_S),
         )
+
+
+def read_everywhere(urls: Sequence[str]) -> bool:
+    """Whether each node of Ray reads some small files, of which those at paths have to be the same.
+
+    Other processes read nothing at ``memory://``.
+    """
+    if any(url.startswith("memory://") for url in urls):
+        return False
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    paths = [_local_path(url) for url in urls if _is_local(url)]
+    # On one node a path is the same for all: this process is there, too.
+    return len(nodes) < 2 or all(
+        path.exists() and nodes_without(path, path.read_text(), nodes) == ([], []) for path in paths
+    )
 
 
 def nodes_without(
@@ -277,6 +321,6 @@ def _starts_ray() -> bool:
     return not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
 
 
-def _local_cpus(config: AttributeConfig) -> int:
+def _local_cpus(asked: int | None) -> int:
     """CPUs as Ray counts them: with one, nothing could decode while the model runs."""
-    return config.local_cpus or max(2, os.cpu_count() or 2)
+    return asked or max(2, os.cpu_count() or 2)

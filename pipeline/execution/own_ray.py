@@ -11,17 +11,23 @@ Ray has no option that leaves them out, so what starts them is replaced while su
 Where a later Ray doesn't have it any more, the process is started as before.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
 from ray._private.node import Node
 from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
 from ray.data._internal.execution import streaming_executor
 from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data._internal.execution.operators import actor_pool_map_operator
 from ray.data._internal.stats import _StatsManager
+
+from pipeline.text import one_line, without_credentials
+
+_LOGGER = logging.getLogger(__name__)
 
 
 # Ray gives its classes no types.
@@ -67,10 +73,21 @@ def _no_news(*args: Any) -> dict[str, str]:
     return {}
 
 
+def _logged(message: dict[str, Any], ignore_prefix: bool) -> None:
+    said = without_credentials(one_line(" ".join(message["lines"])))
+    level = logging.WARNING if "memory pressure" in said else logging.INFO
+    _LOGGER.log(level, "Ray says: %s", said)
+
+
 Replacement = tuple[Any, str, Any]
 """Owner of an attribute, its name, and what takes its place."""
 
+QUIET: tuple[Replacement, ...] = ((ray_worker, "print_to_stdstream", _logged),)
+"""Ray prints each process that it loses to stdout, among what a job prints there. A run tells of
+those that it can't do without."""
+
 REPLACEMENTS: tuple[Replacement, ...] = (
+    *QUIET,
     (Node, "start_api_server", _nothing),
     (Node, "start_monitor", _nothing),
     (Node, "start_log_monitor", _nothing),
@@ -84,7 +101,10 @@ REPLACEMENTS: tuple[Replacement, ...] = (
 
 @contextmanager
 def for_one_run(replacements: Iterable[Replacement] = REPLACEMENTS) -> Iterator[None]:
-    """While open, a Ray that this process starts, and Ray Data on it, are for one run alone."""
+    """While open, a Ray that this process starts, and Ray Data on it, are for one run alone.
+
+    With `QUIET` alone it is any Ray, of which less is printed.
+    """
     there = [each for each in replacements if each[1] in vars(each[0])]
     originals = [(owner, name, vars(owner)[name]) for owner, name, _ in there]
     for owner, name, replacement in there:

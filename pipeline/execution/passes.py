@@ -87,7 +87,8 @@ def _on_ray(
                 raise PassBrokenError(_reason_of(error), channel.end_pass()) from error
 
         def pace(progress: Progress) -> Pace | None:
-            return pace_of(progress, n_cpus=n_cpus(), n_writers=pool.n_writers)
+            # Ray runs one write for each model, unless the storage holds them up.
+            return pace_of(progress, n_cpus=n_cpus(), n_writers=max(1, progress.n_models))
 
         yield Carriage(run_pass, channel.progress, pace)
 

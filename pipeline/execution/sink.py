@@ -47,9 +47,16 @@ def gathering(layout: StoreLayout) -> Iterator[ray.actor.ActorHandle]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here}
     actor = ray.remote(ShardGathering).options(**options).remote(layout)
+    # Ray keeps the process of a task that has ended, and the first write mostly finds it ready, on
+    # this node: started once columns wait, it takes seconds to load what a write needs.
+    ray.remote(num_cpus=0, scheduling_strategy=here)(_load_what_a_write_needs).remote()
     try:
         yield actor
     finally:
         # Ray Data keeps the plans of its executions, and so this handle.
         with suppress(RayError):
             ray.kill(actor)
+
+
+def _load_what_a_write_needs() -> None:
+    """Nothing is to be done: this module is loaded by then."""

@@ -60,24 +60,62 @@ def _keeper(reads: dict[str, Tensor], name: str) -> Callable[..., None]:
     return keep
 
 
-def held_gradient(
-    adapter: Adapter, pixel_values: Tensor, classes: Tensor, *, from_median: bool
-) -> Tensor:
-    """Input x gradient of each token's embedding by LibraGrad's rules, see `relevance.held`.
+def libra_grad(
+    adapter: Adapter, pixel_values: Tensor, directions: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Predict, and find what each patch adds to a direction of the logits, by one backward pass.
 
-    The gradient is that of <u, logits>, where ``u = e_class - softmax(logits of the others)``.
+    LibraGrad (Mehri et al., arXiv 2411.16760): input x gradient of each token's embedding, with
+    the derivatives that `relevance.held` leaves. The parts of all tokens, and what begins in the
+    model and not in a patch (CLS, positions, biases), sum to <u, logits>.
+
+    Parameters
+    ----------
+    pixel_values
+        (clips, frames, 3, height, width), normalised.
+    directions
+        From logits (clips, classes) to K directions u of each clip, (K, clips, classes) float32; K
+        backward passes are taken.
+
+    Returns
+    -------
+    logits
+        (clips, classes), those of `Adapter.predict` to the bit where that isn't compiled.
+    parts
+        (K, clips, T, P) float32, of either sign.
+    """
+    return _held_parts(adapter, pixel_values, directions, from_median=False)
+
+
+def held_gradient_from_median(adapter: Adapter, pixel_values: Tensor, classes: Tensor) -> Tensor:
+    """`libra_grad` of a class against its rivals, of each token less that of the median frame.
+
+    The direction is ``e_class - softmax(logits of the others)``, the input z - zmed.
 
     Parameters
     ----------
     pixel_values, classes
         As `gradient_relevance` takes them.
-    from_median
-        Measure the input from the embedding of the clip's median frame, z - zmed; else from 0.
 
     Returns
     -------
     (clips, T, P) float32, of either sign
     """
+
+    def against_rivals(logits: Tensor) -> Tensor:
+        return class_directions(logits, classes)[1:]
+
+    return _held_parts(adapter, pixel_values, against_rivals, from_median=True)[1][0]
+
+
+def _held_parts(
+    adapter: Adapter,
+    pixel_values: Tensor,
+    directions: Callable[[Tensor], Tensor],
+    *,
+    from_median: bool,
+) -> tuple[Tensor, Tensor]:
+    """Logits, and input x gradient with held rules; the input is counted from 0 or from zmed."""
     kept: dict[str, Tensor] = {}
 
     def leaf(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -87,15 +125,23 @@ def held_gradient(
     projection = adapter.patch_projection
     with _differentiable(pixel_values) as given, ExitStack() as stack:
         stack.callback(projection.register_forward_hook(leaf).remove)
-        stack.enter_context(held(adapter.model, norm_offset=adapter.norm_offset))
+        # Stored frame importance comes from a pass with other last bits.
+        exact = not from_median
+        stack.enter_context(held(adapter.model, norm_offset=adapter.norm_offset, exact=exact))
         logits = adapter.predict(given)
-        u = class_directions(logits.detach(), classes)[1]
-        (gradient,) = torch.autograd.grad((logits.float() * u).sum(), kept["z"])
+        of_clips = directions(logits.detach())
+        gradients = [
+            torch.autograd.grad(
+                (logits.float() * u).sum(), kept["z"], retain_graph=number + 1 < len(of_clips)
+            )[0]
+            for number, u in enumerate(of_clips)
+        ]
     with torch.no_grad():
         n_clips = len(pixel_values)
         z = on_clips(kept["z"].float(), n_clips).flatten(3)
         counted = token_change(pixel_values, projection) if from_median else z
-        return (counted * on_clips(gradient.float(), n_clips).flatten(3)).sum(1)
+        parts = [(counted * on_clips(g.float(), n_clips).flatten(3)).sum(1) for g in gradients]
+        return logits.detach(), torch.stack(parts)
 
 
 @contextmanager

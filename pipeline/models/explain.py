@@ -1,4 +1,7 @@
-"""Predict and attribute in one forward pass of a model, by any method."""
+"""Predict and attribute in one forward pass of a model, by any method.
+
+LibraGrad alone goes back through all of that pass.
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +35,7 @@ from pipeline.attribution.method import Method
 from pipeline.attribution.rollout import HalfSkip
 from pipeline.attribution.staa import as_distribution
 from pipeline.models.adapter import Adapter
+from pipeline.models.backward import libra_grad
 from pipeline.models.frame_importance import FRAME_IMPORTANCE
 
 
@@ -89,6 +93,8 @@ def explain(
     with capture({"classifier": (adapter.model.classifier, stream_before)}) as captured:
         if method.name == "evidence":
             explanation = _by_evidence(adapter, pixel_values, method, classes)
+        elif method.name == "libragrad":
+            explanation = _by_libra_grad(adapter, pixel_values, method, classes)
         elif method.name == "rollout":
             explanation = _by_rollout(adapter, pixel_values)
         elif method.name in ("contribution", "rollout-contribution"):
@@ -96,7 +102,7 @@ def explain(
         else:
             explanation = _by_staa(adapter, pixel_values, method)
         # Frames that are classified one by one have a vector each.
-        read = captured["classifier"]
+        read = captured["classifier"].detach()
         pooled = read.reshape(len(pixel_values), -1, read.shape[-1]).mean(dim=1)
         explanation = replace(explanation, pooled=pooled)
     if method.frame_importance is None:
@@ -216,6 +222,28 @@ def _by_evidence(
         return replace(of_class, runner_up=total[1], signed=signed[0] - signed[1])
 
 
+def _by_libra_grad(
+    adapter: Adapter, pixel_values: Tensor, method: Method, classes: Tensor | None
+) -> Explanation:
+    def directions(logits: Tensor) -> Tensor:
+        given = _directions(logits, method, classes)[1]
+        # Each is a backward pass: of one class, that against its rivals says where and when, too.
+        return given if method.target == "top2" else given[1:]
+
+    logits, parts = libra_grad(adapter, pixel_values, directions)
+    with _no_autocast(pixel_values):
+        joint = as_distribution(parts.clamp(min=0))
+        of_class = Explanation(
+            logits,
+            joint[0][:, None],
+            target=_directions(logits, method, classes)[0],
+            signed=parts[0],
+        )
+        if method.target != "top2":
+            return of_class
+        return replace(of_class, runner_up=joint[1], signed=parts[0] - parts[1])
+
+
 def _positive(parts: Tensor, method: Method) -> tuple[Tensor, Tensor, Tensor]:
     """Positive evidence of each head, of each layer, and of all layers, as `Method.clamp` says.
 
@@ -257,10 +285,11 @@ def _parts_of_final_tokens(
     """Do as `_parts_of_reads` does, where the mean of final tokens is classified: one layer."""
     method.chosen_layers(1)
     column, frozen = adapter.column(pixel_values), method.derivative == "frozen"
+    steps_back = method.steps_back(pools_mean=True)
     wanted: dict[str, tuple[Any, Callable[[Any], Any]]] = {
         "final": (adapter.last_block, stream_behind)
     }
-    if method.step_back:
+    if steps_back:
         last = list(adapter.blocks().values())[-1]
         wanted["scores"] = (last.attention, scores_and_values)
         wanted["before"] = (last.before, stream_before)
@@ -271,7 +300,7 @@ def _parts_of_final_tokens(
         target, directions = _directions(logits, method, classes)
         pooled = replace(column, start=captured["final"].float().mean(1))
         gradient = start_gradient(pooled, directions, frozen=frozen)
-        if method.step_back:
+        if steps_back:
             parts = token_parts_stepped_back(
                 *(captured[name] for name in ("scores", "before", "behind")),
                 block=column.layers[0],

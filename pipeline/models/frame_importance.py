@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.attribution.change import change, median_frame
 from pipeline.attribution.staa import as_distribution
 from pipeline.models.adapter import Adapter
-from pipeline.models.backward import held_gradient
+from pipeline.models.backward import held_gradient_from_median
 
 N_INSERTIONS = 7
 """Forward passes of a clip that `by_insertion` takes at most."""
@@ -22,18 +22,20 @@ N_INSERTIONS = 7
 def by_gradient(adapter: Adapter, pixel_values: Tensor, classes: Tensor) -> Tensor:
     """Each time's share of what speaks for a class, by one backward pass.
 
-    Computed by `held_gradient`, measured from the median frame.
+    `held_gradient_from_median` computes it. Gradients at other points between the median frame and
+    the clip, the midpoint rule among them, come no nearer to the Shapley values everywhere:
+    ``python -m tests.evaluation.study_of_frame_gradients`` holds them against each other.
 
     Parameters
     ----------
     pixel_values, classes
-        As `held_gradient` takes them.
+        As `held_gradient_from_median` takes them.
 
     Returns
     -------
     (clips, T) float32; sums to 1, and is uniform if nothing speaks for the class
     """
-    parts = held_gradient(adapter, pixel_values, classes, from_median=True)
+    parts = held_gradient_from_median(adapter, pixel_values, classes)
     return _shares(parts.clamp(min=0).sum(-1))
 
 

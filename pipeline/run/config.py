@@ -124,7 +124,7 @@ class RunOptions(FrozenConfig):
     """What decodes the clips: `pyav`, or `decord`, for models that were trained on its frames; part
     of what a run is, so that it is resumed with the same."""
     method: Method = Method()
-    """How attention becomes an attribution."""
+    """What an attribution is, and of what class."""
     pooled: bool = True
     """Store the vector that the classifier reads of each clip, in half precision, which finds near
     duplicates and clips that look alike to the model."""
@@ -133,7 +133,7 @@ class RunOptions(FrozenConfig):
     compile_model: bool = False
     """Compile the model by torch.compile: a minute or more at the start, and faster from then on,
     above all on a GPU; last bits of the results may be others. Needs a C++ compiler (on a GPU, one
-    of C) and Python's headers."""
+    of C) and Python's headers. `libragrad` is refused: what is differentiated isn't compiled."""
     device: Device = "auto"
     """Where the model runs; `auto` takes GPUs if the cluster has any."""
     n_models: int | None = Field(default=None, ge=1)
@@ -142,8 +142,9 @@ class RunOptions(FrozenConfig):
     cpus_per_model: float = Field(default=1, gt=0, allow_inf_nan=False)
     """Torch threads of each copy of the model on CPUs, which decoding has while it is idle."""
     batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Clips in one forward pass, by default 8, and 32 where the models run on GPUs; a run that is
-    there keeps its own. With another size, last bits of the results may be others."""
+    """Clips in one forward pass, by default 8, and 32 where the models run on GPUs (by `libragrad`,
+    which keeps a pass in memory to go back through it, 2 and 8); a run that is there keeps its own.
+    With another size, last bits of the results may be others."""
     rows_per_shard: int | None = Field(default=None, ge=1, le=65_536)
     """Clips in one shard: the unit of writing and of resuming; a multiple of `batch_size`. By
     default 256 for up to 100,000 rows, and up to 4,096 for more; a run that is there keeps its own.
@@ -180,6 +181,11 @@ class RunOptions(FrozenConfig):
                 f"rows_per_shard={self.rows_per_shard} is not a multiple of "
                 f"batch_size={self.batch_size}: a batch must not span two shards"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_compiled_is_not_differentiated(self) -> Self:
+        self.method.check_compiled(self.compile_model)
         return self
 
 

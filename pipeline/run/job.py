@@ -202,6 +202,7 @@ def carry_out(
                     carriage.progress,
                     n_rows=plan.layout.n_rows,
                     n_done=plan.layout.n_rows - pending.n_rows,
+                    verb="evaluate" if plan.record.identity.measured else "attribute",
                     log_format=plan.config.log_format,
                     watch=_now_and_then(noted),
                 ):

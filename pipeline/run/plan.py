@@ -48,8 +48,9 @@ from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
 from pipeline.store.space import check_space
 
-ATTRIBUTION_VERSION = 2
-"""Part of a run's identity: raised when the same input would give other attributions."""
+ATTRIBUTION_VERSION = 3
+"""Part of a run's identity: raised when the same input would give other attributions. With 3 the
+default method became evidence; what a method computes that is named in full is as with 2."""
 
 _RECORDED_PACKAGES = ("torch", "transformers", "av", "decord2", "ray", "zarr", "numpy")
 _N_RANKS = 5
@@ -228,7 +229,7 @@ def run_record(
             sampling=sampling,
             preprocessing=checkpoint.preprocessing,
             views=config.views,
-            method=method.resolved(n_layers),
+            method=method.resolved(n_layers, pools_mean=checkpoint.pools_mean),
             precision=config.precision,
             compile_model=config.compile_model,
             # Another device or number of threads may also give other last bits. They are the

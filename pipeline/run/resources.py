@@ -30,6 +30,9 @@ DECODE_CPUS = 1 - MODEL_CPUS
 
 BATCH_SIZE = {"cpu": 8, "cuda": 32}
 """Clips in one forward pass, where nothing else is asked for."""
+DIFFERENTIATED_BATCH_SIZE = {"cpu": 2, "cuda": 8}
+"""The same where that pass is gone back through, for which every layer's activations are kept:
+about a gigabyte a clip of a base model on a CPU."""
 ROWS_PER_SHARD = 256
 MAX_ROWS_PER_SHARD = 4096
 SHARD_S = 600.0
@@ -39,7 +42,7 @@ _MIN_WRITERS = 4
 
 
 def n_writers(n_models: int) -> int:
-    """Shards that are written at once, beside so many models."""
+    """Shards that are written at once at the most, beside so many models."""
     return max(_MIN_WRITERS, n_models)
 
 
@@ -75,9 +78,10 @@ def chosen_sizes(
 ) -> Sizes:
     """Choose the sizes of a new run that its configuration leaves open.
 
-    A shard is 256 rows of up to 100,000, and 4,096 of 1,600,000 or more: a store has some hundred
-    objects of each array. It is less where that is more than about ten minutes of work, or more
-    than fits behind the models; and a multiple of a video's views, if it may be.
+    A batch is 8 clips, or 32 on a GPU, and a fourth of that where the pass that predicts is gone
+    back through. A shard is 256 rows of up to 100,000, and 4,096 of 1,600,000 or more: a store has
+    some hundred objects of each array. It is less where that is more than about ten minutes of
+    work, or more than fits behind the models; and a multiple of a video's views, if it may be.
 
     Parameters
     ----------
@@ -90,7 +94,7 @@ def chosen_sizes(
     store_bytes
         Of Ray's object store; None where that isn't known.
     """
-    default = BATCH_SIZE[device]
+    default = (DIFFERENTIATED_BATCH_SIZE if config.method.goes_back else BATCH_SIZE)[device]
     batch_size = config.batch_size or _fitting_batch(config.rows_per_shard, n_views, default)
     if config.rows_per_shard:
         return Sizes(batch_size, config.rows_per_shard, n_views)
@@ -245,7 +249,7 @@ class ModelPool:
 
     @property
     def n_writers(self) -> int:
-        """Shards that are written at once."""
+        """Shards that are written at once, at the most."""
         return n_writers(self.n_models)
 
 

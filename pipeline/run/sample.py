@@ -23,8 +23,18 @@ from pipeline.run.plan import Plan
 from pipeline.status import Status
 from pipeline.storage.files import delete_tree, open_filesystem
 from pipeline.store.create import create_store
-from pipeline.store.opening import Absent, Found, Unfinished, check_same_run, find_store, open_store
+from pipeline.store.opening import (
+    Absent,
+    Found,
+    Store,
+    Unfinished,
+    check_same_run,
+    find_store,
+    open_store,
+)
 from pipeline.store.pending import read_status
+from pipeline.store.record import told_differences
+from pipeline.store.rows import read_rows
 from pipeline.store.run_folder import (
     FAILURES_NAME,
     FAITHFULNESS_MANIFEST,
@@ -84,6 +94,29 @@ def stratified(labels: NDArray[np.integer], n_videos: int, seed: int) -> NDArray
     place = np.arange(len(labels)) - np.repeat(starts, np.diff([*starts, len(labels)]))
     rank = np.lexsort((rng.random(len(labels)), place))
     return np.sort(by_class[rank[:n_videos]]).astype(np.int64)
+
+
+def stratified_rows(
+    store: Store, usable: NDArray[np.bool_], n_videos: int, seed: int
+) -> NDArray[np.bool_]:
+    """Choose the rows of as many videos of each class, out of those with a usable row that is ok.
+
+    Parameters
+    ----------
+    usable
+        (rows,)
+
+    Returns
+    -------
+    (rows,): every view of a video that is chosen
+    """
+    n_views = len(store.record.views)
+    ok = usable & (read_status(store) == Status.OK)
+    videos = np.flatnonzero(ok.reshape(-1, n_views).any(axis=1))
+    labels = read_rows(store, "label", slice(None))[::n_views]
+    chosen = np.zeros(len(labels), np.bool_)
+    chosen[videos[stratified(labels[videos], n_videos, seed)]] = True
+    return np.repeat(chosen, n_views)
 
 
 def plan_sample(
@@ -149,7 +182,7 @@ def plan_sample(
     ok = np.flatnonzero(is_ok)
     if not len(ok):
         raise StoreError(f"run: {run_url} has no clip that is ok, so there is nothing to measure")
-    labels = np.asarray(store.array("label")[:])[::n_views]
+    labels = read_rows(store, "label", slice(None))[::n_views]
     videos = ok[stratified(labels[ok], n_videos, seed)]
     url = in_run(out, FAITHFULNESS_MANIFEST)
     table = whole.take(videos).replace_schema_metadata(
@@ -213,17 +246,34 @@ def prepare_sample(plan: SamplePlan) -> None:
     Raises
     ------
     RunMismatchError
-        Names each key in which the one that is there differs.
+        Names what the one that is there has measured in another way.
     StoreError
         If something else is there, or the storage refuses.
     """
     target = find_store(plan.store_url, mode="r+")
     if isinstance(target, Found):
-        check_same_run(target.store, plan.record.identity)
+        _check_same_sample(target.store, plan)
     elif isinstance(target, Absent | Unfinished):
         create_store(plan.store_url, plan.record)
     else:
         raise StoreError(f"{plan.store_url} is {target.reason}")
+
+
+def _check_same_sample(store: Store, plan: SamplePlan) -> None:
+    """Refuse to go on with a sample that was measured in another way, or of another run.
+
+    Raises
+    ------
+    RunMismatchError
+        Names each difference.
+    """
+    differences = store.record.identity.differences(plan.record.identity)
+    if differences and all(key.startswith("measured.") for key, *_ in differences):
+        raise RunMismatchError(
+            f"{store.url} holds what another sample has told: {told_differences(differences)}. Ask "
+            "for the same, or start over with --overwrite"
+        )
+    check_same_run(store, plan.record.identity)
 
 
 def _discard_sample(out: str) -> None:

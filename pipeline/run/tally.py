@@ -298,6 +298,7 @@ def shown_progress(
     *,
     n_rows: int,
     n_done: int,
+    verb: str = "attribute",
     log_format: LogFormat = "text",
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[None]:
@@ -311,12 +312,14 @@ def shown_progress(
         Rows of the whole run.
     n_done
         Rows that an earlier call has done.
+    verb
+        What the bar begins with.
     watch
         Called with each progress that was read, from a thread.
     """
     stop = threading.Event()
     logger = _LOGGER if log_format == "json" else None
-    bar = progress_bar(total=n_rows, initial=n_done, unit="clip", desc="attribute", logger=logger)
+    bar = progress_bar(total=n_rows, initial=n_done, unit="clip", desc=verb, logger=logger)
     shown_any = False
 
     def update() -> None:

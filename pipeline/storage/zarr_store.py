@@ -3,6 +3,8 @@
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
+from fsspec.asyn import AsyncFileSystem
+from fsspec.spec import AbstractFileSystem
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, WrapperStore
@@ -62,12 +64,25 @@ class RetryingStore(WrapperStore[FsspecStore]):
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Keys and prefixes below a prefix."""
-
-        async def listed() -> list[str]:
-            return [key async for key in self._store.list_dir(prefix)]
-
-        for key in await self._retry(prefix, listed):
+        for key in await self._listed(prefix, self._store.list_dir):
             yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Every key that begins with a prefix."""
+        for key in await self._listed(prefix, self._store.list_prefix):
+            yield key
+
+    @property
+    def lists_at_once(self) -> bool:
+        """Whether all below a prefix takes a few requests, as of object stores.
+
+        Other filesystems are listed folder by folder, and fsspec passes over folders that it
+        couldn't ask about.
+        """
+        filesystem = getattr(self._store.fs, "sync_fs", self._store.fs)
+        if isinstance(filesystem, AsyncFileSystem):
+            return type(filesystem)._find is not AsyncFileSystem._find
+        return type(filesystem).find is not AbstractFileSystem.find
 
     # The inner store's would bypass the methods above.
     _get_many = Store._get_many
@@ -76,6 +91,12 @@ class RetryingStore(WrapperStore[FsspecStore]):
     def _path(self, key: str) -> str:
         """Path of a key in the filesystem."""
         return f"{self._store.path.rstrip('/')}/{key}".rstrip("/")
+
+    async def _listed(self, prefix: str, listing: Callable[[str], AsyncIterator[str]]) -> list[str]:
+        async def listed() -> list[str]:
+            return [key async for key in listing(prefix)]
+
+        return await self._retry(prefix, listed)
 
     async def _retry(self, key: str, access: Callable[[], Awaitable[_T]]) -> _T:
         return await with_retries_async(f"{self._store.path}/{key}", access)

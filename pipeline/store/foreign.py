@@ -210,7 +210,7 @@ def _record(
             sampling=Sampling("uniform", layout.n_frames),
             preprocessing=Preprocessing(),
             views=ViewsConfig(),
-            method=Method(),
+            method=Method(name="staa-paper"),
             precision="float32",
             compile_model=False,
             batch_size=1,

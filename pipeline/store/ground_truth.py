@@ -22,9 +22,10 @@ from pydantic import ValidationError
 
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.clips.views import Views
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, reason_of
 from pipeline.storage.zarr_store import zarr_location
-from pipeline.store.opening import STORAGE_ERRORS, Absent, find_store
+from pipeline.store.objects import CHECKED, OBJECTS, counted_objects, lost_objects
+from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Absent, find_store
 from pipeline.store.record import RunIdentity
 
 SCHEMA = {"name": "staa-ground-truth", "version": 1}
@@ -85,7 +86,8 @@ class GridTruth:
 
     def known_rows(self, n_rows: int, kind: str | None = None) -> NDArray[np.bool_]:
         """Tell which of a run's rows have a truth in some time step: (rows,)."""
-        of_times = np.asarray(self.known[_index_of_kind(self.url, self.kinds, kind)], np.bool_)
+        index = _index_of_kind(self.url, self.kinds, kind)
+        of_times = np.asarray(_read(self.url, self.known, index), np.bool_)
         known: NDArray[np.bool_] = np.asarray(of_times.any(axis=1))
         result = np.zeros(n_rows, np.bool_)
         result[: len(known)] = known[:n_rows]
@@ -105,7 +107,7 @@ class GridTruth:
         Raises
         ------
         StoreError
-            If it is of another grid or other clips, or has no such kind.
+            If it is of another grid or other clips, has no such kind, or is damaged.
         """
         index = _index_of_kind(self.url, self.kinds, kind)
         n_rows, *found = self.covered.shape[1:]
@@ -122,10 +124,11 @@ class GridTruth:
                     f"{str(video_id)!r}, in row {row}: it was made for another run"
                 )
         start, stop = int(rows.min()), int(rows.max()) + 1
-        return Truth(
-            np.asarray(self.covered[index, start:stop])[rows - start].astype(np.float32),
-            np.asarray(self.known[index, start:stop])[rows - start],
+        covered, known = (
+            _read(self.url, array, (index, slice(start, stop)))[rows - start]
+            for array in (self.covered, self.known)
         )
+        return Truth(covered.astype(np.float32), known)
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,8 @@ class MaskTruth:
         Raises
         ------
         StoreError
-            If a clip isn't there, or has no such frames, or there is no such kind.
+            If a clip isn't there, or has no such frames, or there is no such kind, or masks are
+            damaged.
         """
         covered = [
             self.patches(str(video_id), frames, views.of(int(row)).preprocessing, grid, kind)
@@ -214,7 +218,7 @@ class MaskTruth:
         Raises
         ------
         StoreError
-            If there is no such clip, or it has no such frames.
+            If there is no such clip, it has no such frames, or its masks are damaged.
         """
         if video_id not in self.index_of:
             raise StoreError(f"clip {video_id!r} of the run has no ground truth")
@@ -226,7 +230,8 @@ class MaskTruth:
                 f"{frame_index.max()}, its ground truth has {n_frames}: it is of other clips"
             )
         of_kind = self.masks[self.kinds[_index_of_kind(self.url, self.kinds, kind)]]
-        pixels = preprocessing.resize_and_crop_mask(np.asarray(of_kind[clip])[frame_index])
+        of_frames = _read(self.url, of_kind, clip)
+        pixels = preprocessing.resize_and_crop_mask(of_frames[frame_index])
         time_s = frame_index / self.fps[clip]
         start_s, end_s = self.windows[clip]
         pixels[(time_s < start_s) | (time_s > end_s)] = 0
@@ -249,16 +254,24 @@ def share_of_patches(
     return result
 
 
-def open_ground_truth(url: str) -> GroundTruth:
+def open_ground_truth(url: str, *, count: bool = True) -> GroundTruth:
     """Open the ``ground_truth.zarr`` of `jobs.ground_truth`, or of a synthetic dataset.
+
+    Parameters
+    ----------
+    count
+        Look whether objects are lost; not where another process has just done so, since that lists
+        all of them.
 
     Raises
     ------
     StoreError
-        If there is none at the URL, or one whose writing was cut off.
+        If there is none at the URL, one whose writing was cut off, or one that is damaged.
     """
     try:
         group: Any = zarr.open_group(zarr_location(url), mode="r")
+        if count and (lost := lost_objects(group)):
+            raise StoreError(f"the ground truth at {url} has lost objects: {lost}; make it again")
         if "covered" in group:
             attributes = group.attrs.asdict()
             if _UNFINISHED in attributes or "schema" not in attributes:
@@ -271,7 +284,7 @@ def open_ground_truth(url: str) -> GroundTruth:
                 covered=group["covered"],
                 known=group["known"],
                 video_ids=group["video_id"][:],
-                made_for=_identity_of(attributes.get("identity")),
+                made_for=_identity_of(attributes.get("identity"), url),
             )
         masks = {ACTOR: group["mask"]}
         if "rival_mask" in group:
@@ -286,9 +299,19 @@ def open_ground_truth(url: str) -> GroundTruth:
         )
     except KeyError as error:
         raise StoreError(f"no ground truth at {url}: it has no array {error}") from error
-    # ImportError: fsspec has no driver of the protocol.
-    except (OSError, ValueError, ImportError) as error:
-        raise StoreError(f"no ground truth at {url}: {error}") from error
+    except DAMAGE as error:
+        raise StoreError(f"no ground truth at {url}: {reason_of(error)}") from error
+
+
+def _read(url: str, array: Any, place: Any) -> NDArray[Any]:
+    """Read a part of an array of a truth."""
+    try:
+        return np.asarray(array[place])
+    except DAMAGE as error:
+        raise StoreError(
+            f"the ground truth at {url} is damaged, make it again: {array.name.strip('/')} can't "
+            f"be read: {reason_of(error)}"
+        ) from error
 
 
 def write_ground_truth(
@@ -335,6 +358,7 @@ def write_ground_truth(
                 dtype=dtype,
                 chunks=(1, chunk, *shape[2:]),
                 fill_value=fill_value,
+                compressors=CHECKED,
                 dimension_names=dims[: len(shape)],
             )
         for name, values in (("kind", list(kinds)), ("video_id", [str(v) for v in video_ids])):
@@ -342,6 +366,7 @@ def write_ground_truth(
                 name,
                 shape=(len(values),),
                 dtype="str",
+                compressors=CHECKED,
                 dimension_names=("kind" if name == "kind" else "clip",),
             )
             array[:] = np.array(values, object)
@@ -351,7 +376,7 @@ def write_ground_truth(
             group["covered"].oindex[index, rows] = truth.covered.astype(np.float16)
             group["known"].oindex[index, rows] = truth.known
     with _writing(url):
-        group.attrs.put(about)
+        group.attrs.put({**about, OBJECTS: counted_objects(group)})
 
 
 def check_replaceable(url: str) -> None:
@@ -389,12 +414,17 @@ def _of_places(identity: RunIdentity) -> RunIdentity:
     return identity.model_copy(update={"preprocessing": identity.preprocessing.geometry})
 
 
-def _identity_of(recorded: Any) -> RunIdentity | None:
-    """Identity that was recorded; None if there is none that this release can read."""
-    try:
-        return RunIdentity.model_validate(recorded)
-    except ValidationError:
+def _identity_of(recorded: Any, url: str) -> RunIdentity | None:
+    """Identity that was recorded; None if there is none, as for clips that are their own truth."""
+    if recorded is None:
         return None
+    try:
+        return RunIdentity.from_recorded(recorded)
+    except (ValidationError, AttributeError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"the ground truth at {url} was made for a run that this release can't read: make it "
+            "again by jobs.ground_truth"
+        ) from error
 
 
 def _index_of_kind(url: str, kinds: tuple[str, ...], kind: str | None) -> int:

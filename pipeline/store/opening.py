@@ -1,5 +1,6 @@
 """What is at a target, and an open store: its group, its record, its arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,11 +10,12 @@ from zarr.core.group import Group
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
+from pipeline.attribution.method import Method
 from pipeline.errors import RunMismatchError, StaaError, StorageError, StoreError, reason_of
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import with_retries
 from pipeline.storage.zarr_store import UnreadStore, zarr_location
-from pipeline.store.record import SCHEMA_NAME, RunIdentity, RunRecord
+from pipeline.store.record import SCHEMA_NAME, RunIdentity, RunRecord, told_differences
 from pipeline.store.schema import StoreLayout
 
 STORAGE_ERRORS = (OSError, ValueError, ImportError)
@@ -65,9 +67,13 @@ class Store:
 
     def object_url(self, name: str, shard: int) -> str:
         """URL of the object that holds a shard's rows of an array."""
+        return f"{self.url}/{self.object_key(name, shard)}"
+
+    def object_key(self, name: str, shard: int) -> str:
+        """Key of that object in the store."""
         array = self.array(name)
         chunk = (shard, *(0,) * (array.ndim - 1))
-        return f"{self.url}/{name}/{array.metadata.encode_chunk_key(chunk)}"
+        return f"{name}/{array.metadata.encode_chunk_key(chunk)}"
 
 
 def _array(store: Store, name: str) -> Any:
@@ -217,15 +223,21 @@ def check_same_run(store: Store, identity: RunIdentity) -> None:
     """
     differences = store.record.identity.differences(identity)
     if differences:
-        listed = "; ".join(
-            f"{key} is {there!r} there and {here!r} here" for key, there, here in differences
-        )
         longer = any(key == "manifest" for key, *_ in differences)
         raise RunMismatchError(
-            f"out: the store at {store.url} was made by another run: {listed}. Choose another "
+            f"out: the store at {store.url} was made by another run: "
+            f"{told_differences(differences)}. Choose another "
             "folder, or delete that run and start over with --overwrite"
             + ("; --append takes in rows at the manifest's end" if longer else "")
+            + _how_to_go_on(differences, store.record.identity.method)
         )
+
+
+def _how_to_go_on(differences: Sequence[tuple[str, Any, Any]], method: Method) -> str:
+    """Give the flags of a run's method, if that is all that differs: defaults may have changed."""
+    if not all(key.startswith("method.") for key, *_ in differences):
+        return ""
+    return f"; to go on with it: {' '.join(method.as_flags())}"
 
 
 def check_writable(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -81,6 +81,17 @@ class RunIdentity(_Recorded):
             if here.get(key) != there.get(key)
         ]
 
+    @classmethod
+    def from_recorded(cls, recorded: Mapping[str, Any]) -> "RunIdentity":
+        """Read an identity that this or an earlier release has recorded.
+
+        Raises
+        ------
+        ValidationError
+            If it isn't one, or a later release's.
+        """
+        return cls.model_validate(_spelled_out(recorded))
+
 
 class ModelFacts(_Recorded):
     """Where a model came from."""
@@ -127,7 +138,7 @@ class RunRecord(_Recorded):
         """Whether an attribution says what speaks for a class, or only where the model looks."""
         if self.taken_in:
             return self.taken_in.class_specific
-        return self.identity.method.name == "evidence"
+        return self.identity.method.explains_class
 
     def check_has_model(self, run_url: str) -> None:
         """Refuse a run that was made of another tool's attributions, where a model is asked.
@@ -194,11 +205,19 @@ class RunRecord(_Recorded):
             )
         values = {key: value for key, value in attributes.items() if key not in _DECLARED}
         try:
-            return cls.model_validate(_from_version_1(values) if version == 1 else values)
+            values = _from_version_1(values) if version == 1 else values
+            return cls.model_validate(_with_method_of_then(values))
         except ValidationError as error:
             raise StoreError(f"{where}: its record {_first_problem(error)}") from error
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{where}: its record can't be used: {error}") from error
+
+
+def told_differences(differences: Iterable[tuple[str, Any, Any]]) -> str:
+    """Tell what `RunIdentity.differences` gives, on one line."""
+    return "; ".join(
+        f"{key} is {there!r} there and {here!r} here" for key, there, here in differences
+    )
 
 
 def status_codes() -> dict[str, int]:
@@ -224,6 +243,38 @@ def _from_version_1(values: Mapping[str, Any]) -> dict[str, Any]:
             method["layers"] = "last"
         current["identity"] = {**identity, "method": method}
     return current
+
+
+_LAST_OTHER_DEFAULT = 2
+"""Version of the attributions until which defaults of the method were others. By the same options,
+version 3 computes what it did."""
+
+
+def _with_method_of_then(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Name in full the method of a run from when defaults were others, wherever it stands."""
+    identity, config = values.get("identity"), values.get("config")
+    if not isinstance(identity, Mapping) or not _had_other_defaults(identity):
+        return dict(values)
+    current = {**values, "identity": _spelled_out(identity)}
+    if isinstance(config, Mapping) and isinstance(config.get("method"), Mapping):
+        current["config"] = {**config, "method": Method.as_recorded(config["method"])}
+    return current
+
+
+def _spelled_out(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the method and version of an identity to today's."""
+    current = dict(identity)
+    if _had_other_defaults(identity):
+        if isinstance(method := identity.get("method"), Mapping):
+            current["method"] = Method.as_recorded(method)
+        if identity["attribution_version"] == _LAST_OTHER_DEFAULT:
+            current["attribution_version"] = _LAST_OTHER_DEFAULT + 1
+    return current
+
+
+def _had_other_defaults(identity: Mapping[str, Any]) -> bool:
+    version = identity.get("attribution_version")
+    return isinstance(version, int) and version <= _LAST_OTHER_DEFAULT
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -8,6 +8,8 @@ STATISTICS_NAME = "statistics.zarr"
 """Statistics of the classes."""
 METRICS_NAME = "metrics.zarr"
 """What `jobs.evaluate` has measured."""
+PARTIAL_METRICS_NAME = "metrics.partial.zarr"
+"""The same while it is measured, shard by shard."""
 FAITHFULNESS_NAME = "faithfulness"
 """Folder of what was measured by asking the model about perturbed clips."""
 FAITHFULNESS_MANIFEST = "manifest.parquet"
@@ -37,7 +39,7 @@ INTERVENTIONS_NAME = "interventions"
 DERIVED_NAMES = (
     *(FAILURES_NAME, STATISTICS_NAME, METRICS_NAME, REPORT_NAME),
     *(PACE_NAME, SCORES_NAME, MAPS_NAME, FINDINGS_NAME, FINDINGS_JSON_NAME, INTERVENTIONS_NAME),
-    FAITHFULNESS_NAME,
+    *(PARTIAL_METRICS_NAME, FAITHFULNESS_NAME),
 )
 """What jobs leave beside the store in a run's folder."""
 RUN_NAMES = (STORE_NAME, LEASE_NAME, REMOVED_NAME, CACHES_NAME, *DERIVED_NAMES)

@@ -95,7 +95,7 @@ class StoreLayout:
         time, ranks, frames = (self.n_times,), (self.n_ranks,), (self.n_frames,)
         grid = (self.n_times, self.height, self.width)
         nan = float("nan")
-        read = "evidence is read" if "signed" in self.optional else "the model attends"
+        read = "there is evidence" if "signed" in self.optional else "the model attends"
         return {
             "status": ArraySpec(("clip",), (), "uint8", 0, "what became of the clip"),
             "message": ArraySpec(("clip",), (), "str", "", "why the clip failed"),

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import RangeByteRequest
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.common import concurrent_map
+from zarr.core.sync import sync
 
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
-from pipeline.storage.files import delete_file, open_filesystem
-from pipeline.storage.retries import with_retries
+from pipeline.storage.files import delete_file
 from pipeline.store.append import finish_append
 from pipeline.store.create import create_array, unconsolidate
 from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store, open_store
@@ -51,7 +55,7 @@ class Damage:
         return f"{self.url}{rows}: {self.reason}"
 
 
-def lost_attributions(where: str, classes: Sequence[str] = ()) -> StoreError:
+def lost_attributions_error(where: str, classes: Sequence[str] = ()) -> StoreError:
     """Say of a run that ok clips of it have no attribution.
 
     Parameters
@@ -62,9 +66,7 @@ def lost_attributions(where: str, classes: Sequence[str] = ()) -> StoreError:
         Classes of these clips, where they are known.
     """
     of = f" of {', '.join(name[:40] for name in classes[:3])}" if classes else ""
-    return StoreError(
-        f"{where}: ok clips{of} have no attribution, so the store has lost objects; {REMEDY}"
-    )
+    return StoreError(f"{where} has lost objects: ok clips{of} have no attribution; {REMEDY}")
 
 
 def verify_store(
@@ -264,10 +266,9 @@ def _is_lost(
 ) -> bool:
     """Whether what was read is what Zarr makes up for an object that isn't there."""
     if store.layout.checksums:
-        filled = store.layout.arrays()[name].fill_value
         # Only where it looks so is the storage asked.
-        is_filled = np.isnan(values) if filled != filled else values == filled
-        return bool(is_filled.all()) and not _exists(store.object_url(name, shard))
+        looks_lost = bool(is_filled(store, name, values).all())
+        return looks_lost and bool(shards_without(store, name, [shard]))
     return name in ("spatial", "temporal") and bool(np.isnan(values[status == Status.OK]).any())
 
 
@@ -276,6 +277,31 @@ def _damage(store: Store, name: str, shard: int, reason: str) -> Damage:
     return Damage(url, name, shard, store.layout.shard_rows(shard), reason)
 
 
-def _exists(url: str) -> bool:
-    filesystem, path = open_filesystem(url)
-    return bool(with_retries(url, lambda: filesystem.exists(path)))
+def is_filled(store: Store, name: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which values of an array are what Zarr makes up for an object that isn't there."""
+    filled = store.layout.arrays()[name].fill_value
+    return np.asarray(np.isnan(values) if filled != filled else values == filled, np.bool_)
+
+
+def shards_without(store: Store, name: str, shards: Sequence[int]) -> list[int]:
+    """Ask the storage which shards' objects of an array it doesn't have, of many at once.
+
+    A byte of each is read: whether a path exists is answered with no by some filesystems that
+    couldn't ask.
+
+    Raises
+    ------
+    StorageError
+        If the storage stays away.
+    """
+    array = store.array(name)
+    keys = [store.object_key(name, shard) for shard in shards]
+
+    async def begins(key: str) -> Buffer | None:
+        prototype = default_buffer_prototype()
+        first: Buffer | None = await array.store.get(key, prototype, RangeByteRequest(0, 1))
+        return first
+
+    at_once = zarr.config.get("async.concurrency")
+    found = sync(concurrent_map([(key,) for key in keys], begins, at_once))
+    return [shard for shard, first in zip(shards, found, strict=True) if first is None]

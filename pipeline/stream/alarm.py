@@ -60,12 +60,12 @@ class Alarm:
             )
         if self.score == DISTANCE:
             return (
-                f"In {self.label} attention lies elsewhere {since} than in the run's clips: all "
+                f"In {self.label} the map lies elsewhere {since} than in the run's clips: all "
                 f"scores together are {self.effect:.1f} standard deviations from theirs"
             )
         if self.score in TURNS:
             return (
-                f"In {self.label} attention lies {since} as if the picture were {self.score}: by "
+                f"In {self.label} the map lies {since} as if the picture were {self.score}: by "
                 f"{self.effect:.1f} standard deviations more than in the run's clips"
             )
         where = {

@@ -69,7 +69,7 @@ class LiveConfig(FrozenConfig):
     fast: bool = False
     """Go through files as fast as the model does, with every window, in place of playing them."""
     method: Method = Method()
-    """How attention becomes an attribution."""
+    """What an attribution is, and of what class."""
     precision: Precision = "float32"
     """Precision of the forward pass."""
     compile_model: bool = False
@@ -97,8 +97,8 @@ class LiveConfig(FrozenConfig):
     """Go on although somebody else seems to be writing sessions to the same folder, who then stops;
     whoever has ended without a word is taken over without it, after a minute at most."""
     drift_against: str | None = None
-    """Folder of a run of `jobs.attribute` over clips as they should be: an alarm is raised where
-    the streams come to differ from it."""
+    """Folder of a run of `jobs.attribute` over clips as they should be, or of sessions: an alarm is
+    raised where the streams come to differ from it. It must be by the same `method`."""
     drift_false_alarm: float = Field(default=0.02, gt=0, lt=1)
     """Probability of a false alarm within an hour, of all streams together; with a higher one drift
     is found sooner."""
@@ -113,6 +113,7 @@ class LiveConfig(FrozenConfig):
     def _parts_fit(self) -> Self:
         if not self.sources:
             raise ValueError("sources: give at least one file, device or URL")
+        self.method.check_compiled(self.compile_model)
         if self.rows_per_shard % self.batch_size:
             raise ValueError(
                 f"rows_per_shard={self.rows_per_shard} is not a multiple of "

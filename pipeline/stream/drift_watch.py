@@ -10,7 +10,7 @@ from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.opening import Absent, find_store, open_store
 from pipeline.store.pending import read_status
-from pipeline.store.record import ModelFacts, RunIdentity, RunRecord
+from pipeline.store.record import ModelFacts, RunIdentity, RunRecord, told_differences
 from pipeline.store.run_folder import store_url
 from pipeline.stream.alarm import Alarm
 from pipeline.stream.drift import DriftDetector, DriftSettings
@@ -177,27 +177,20 @@ def check_comparable(url: str, there: RunRecord, here: RunRecord) -> None:
         )
     compared = _without_what_is_stored_beside(there.identity)
     differing = [
-        f"{key} is {of_run!r} there and {of_streams!r} here"
-        for key, of_run, of_streams in compared.differences(
-            _without_what_is_stored_beside(here.identity)
-        )
-        if key.partition(".")[0] in _DECIDING
+        each
+        for each in compared.differences(_without_what_is_stored_beside(here.identity))
+        if each[0].partition(".")[0] in _DECIDING
     ]
     if differing:
         raise StoreError(
             f"drift_against: {url} was explained otherwise than the streams are: "
-            f"{'; '.join(differing)}"
+            f"{told_differences(differing)}"
         )
 
 
 def _without_what_is_stored_beside(identity: RunIdentity) -> RunIdentity:
     """Leave out the options of a method that store more, and change no attribution."""
-    method = identity.method
-    fixed: dict[str, Any] = {"heads": "mean", "store_layers": False, "frame_importance": None}
-    if method.name != "evidence" and isinstance(method.layers, tuple):
-        # The attribution is that of the last layer that is read.
-        fixed["layers"] = method.layers[-1:]
-    return identity.model_copy(update={"method": method.model_copy(update=fixed)})
+    return identity.model_copy(update={"method": identity.method.of_attribution()})
 
 
 def _name(model: ModelFacts) -> str:

@@ -18,7 +18,7 @@ SCORES = (
 def window_scores(
     spatial: NDArray[np.floating], temporal: NDArray[np.floating]
 ) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Score a window's map: how spread out it is, and where and when its attention lies.
+    """Score a window's map: how spread out it is, and where and when its weight lies.
 
     Parameters
     ----------

@@ -68,8 +68,8 @@ class WindowPlan:
             streams = f"{n_streams} stream{'s' if n_streams > 1 else ''}"
             raise ConfigError(
                 f"window: {self.window_s:g} s of {streams} at "
-                f"{_USUAL_FPS} frames/s take {n_bytes / 1e9:.1f} GB of this machine's "
-                f"{memory_bytes / 1e9:.1f} GB: expected {longest_s:.0f} s or less"
+                f"{_USUAL_FPS} frames/s take {n_bytes / 1e9:.1f} GB of the "
+                f"{memory_bytes / 1e9:.1f} GB that are here: expected {longest_s:.0f} s or less"
             )
 
     def fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

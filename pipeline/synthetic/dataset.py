@@ -20,6 +20,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.store.objects import CHECKED, note_objects
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.rendering import actor_mask, render_frame, rival_mask
 from pipeline.synthetic.scenes import Scene
@@ -135,6 +136,7 @@ def _write_clips(clips: list[Clip], ground_truth: Path, n_workers: int | None) -
     with ProcessPoolExecutor(n_workers) as pool:
         n_clips = len(clips)
         yield from pool.map(_write_clip, clips, range(n_clips), [ground_truth] * n_clips)
+    note_objects(zarr.open_group(ground_truth, mode="r+"))
 
 
 def _clip(config: SynthesizeConfig, style: Style, index: int) -> Clip:
@@ -180,6 +182,7 @@ def _create_ground_truth(path: Path, clips: list[Clip]) -> None:
             shape=masks,
             chunks=(1, *masks[1:]),
             dtype="bool",
+            compressors=CHECKED,
             dimension_names=("clip", "frame", "y", "x"),
             attributes={"description": f"pixels of {actor}; False behind a clip's last frame"},
         )
@@ -195,7 +198,9 @@ def _create_ground_truth(path: Path, clips: list[Clip]) -> None:
         columns["rival_label"] = ([clip.rival for clip in clips], ("clip",), "str")
     for name, (values, dims, dtype) in columns.items():
         data = np.asarray(values, np.dtypes.StringDType() if dtype == "str" else dtype)
-        array = group.create_array(name, shape=data.shape, dtype=dtype, dimension_names=dims)
+        array = group.create_array(
+            name, shape=data.shape, dtype=dtype, compressors=CHECKED, dimension_names=dims
+        )
         array[:] = data
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from analysis.audit.audit import audit
 from analysis.audit.evidence import Evidence
 from analysis.clip_scores import agreement, map_scores
 from pipeline.store.schema import StoreLayout
@@ -22,6 +23,15 @@ CLASS_NAMES = tuple(f"simulated {index}" for index in range(N_CLASSES))
 LOGO, STATIC, FLASH, TWO, WRONG = range(5)
 """Classes in which something is planted."""
 LOGO_PLACE = (0, WIDTH - 1)
+IN_CLASS = {
+    "logo": LOGO,
+    "static": STATIC,
+    "first_last_frames": FLASH,
+    "strategies": TWO,
+    "other_when_wrong": WRONG,
+}
+"""Kinds of findings that are planted in a class, and where."""
+_MOST_DRAWN = 50
 
 
 @dataclass
@@ -125,17 +135,31 @@ class Simulated:
 
 
 def simulated(
-    seed: int, kinds: tuple[str, ...] = (), *, clips_per_class: int = 60, permuted: bool = False
+    seed: int,
+    kinds: tuple[str, ...] = (),
+    *,
+    clips_per_class: int = 60,
+    permuted: bool = False,
+    apart: bool = False,
 ) -> Simulated:
-    """Draw a run; ``permuted`` labels have nothing to do with the clips."""
+    """Draw a run.
+
+    ``permuted`` labels have nothing to do with the clips. Maps of classes that are ``apart`` hardly
+    overlap, which is for tests of what comes after a label suspect: otherwise none may be found.
+    """
     rng = np.random.default_rng(seed)
     n = N_CLASSES * clips_per_class
     true = np.repeat(np.arange(N_CLASSES), clips_per_class)
     planted = Planted(kinds)
 
     places = rng.uniform(0.3, 0.7, (N_CLASSES, 2)) * (HEIGHT, WIDTH)
-    pace = rng.uniform(0.6, 1.2, N_CLASSES)[true]
-    centre = places[true] + rng.normal(0, 1.5, (n, 2))
+    around = 1.5
+    if apart:
+        row, column = np.divmod(np.arange(N_CLASSES), 4)
+        places = np.stack([1 + 3.0 * row, 1 + 2.0 * column], 1)
+        around = 0.5
+    pace = rng.uniform(0.6, 1.2, N_CLASSES)[true] * (0.3 if apart else 1)
+    centre = places[true] + rng.normal(0, around, (n, 2))
     if "strategies" in kinds:
         first = (true == TWO) & (rng.random(n) < 0.5)
         second = (true == TWO) & ~first
@@ -233,3 +257,22 @@ def simulated(
         split,
         planted,
     )
+
+
+def without_false_alarm(seed: int, kinds: tuple[str, ...] = ()) -> Simulated:
+    """Draw the first run from a seed on in which nothing is found that isn't planted.
+
+    One run in five or so has a false alarm somewhere, by the limits that an audit means to keep;
+    `tests.analysis.audit.test_audit` counts them. What is planted may be missed.
+    """
+    for drawn in range(seed, seed + _MOST_DRAWN):
+        run = simulated(drawn, kinds)
+        planted = {(kind, CLASS_NAMES[IN_CLASS[kind]]) for kind in kinds if kind in IN_CLASS}
+        of_clips = {kind for kind in kinds if kind not in IN_CLASS}
+        if all(
+            (finding.kind, *finding.subject[:1]) in planted or finding.kind in of_clips
+            for finding in audit(run.evidence())
+        ):
+            print("the run is that of seed", drawn)
+            return run
+    raise AssertionError(f"each of {_MOST_DRAWN} runs has a false alarm")

@@ -1,5 +1,6 @@
 """Runs for the tests of analysis: stores with random attributions that keep every promise."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from numpy.typing import NDArray
 
 from pipeline.clips.preprocess import Preprocessing
 from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
+from pipeline.evaluation.measures import measures_of
 from pipeline.status import Status
 from pipeline.store.create import create_store
-from pipeline.store.run_folder import store_url
+from pipeline.store.measured import GROUPS, Group
+from pipeline.store.opening import open_store
+from pipeline.store.run_folder import faithfulness_url, metrics_url, store_url
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
 from tests.support.records import identity_of, record_of
@@ -98,6 +102,39 @@ def write_run(
             rows = np.asarray(layout.shard_rows(shard))
             write_shard(store, {name: column[rows] for name, column in columns.items()}, rows)
     return str(url)
+
+
+def write_sample(
+    run_url: str, rows: NDArray[np.int64], groups: tuple[Group, ...] = GROUPS, seed: int = 0
+) -> Columns:
+    """Write a sample of some rows of a run with random measures beside it; gives its columns."""
+    run = open_store(store_url(run_url))
+    layout = replace(run.layout, n_rows=len(rows), measures=measures_of(groups, run.layout))
+    identity = run.record.identity
+    measured = {"by": ",".join(groups), "run": identity.manifest}
+    record = run.record.model_copy(
+        update={
+            "layout": layout,
+            "identity": identity.model_copy(update={"measured": measured, "manifest": "sample"}),
+        }
+    )
+    rng = np.random.default_rng(seed)
+    columns: Columns = {
+        "status": np.full(len(rows), Status.OK, np.uint8),
+        "message": np.full(len(rows), "", object),
+        "video_id": np.array([f"clip{row}" for row in rows], object),
+        **{
+            each.name: rng.uniform(-1, 1, (len(rows), *each.shape)).astype(each.dtype)
+            for each in layout.measures
+        },
+        "run_row": rows,
+        "n_forward": np.full(len(rows), 7),
+    }
+    store = create_store(metrics_url(faithfulness_url(run_url)), record)
+    for shard in range(layout.n_shards):
+        part = np.asarray(layout.shard_rows(shard))
+        write_shard(store, {name: column[part] for name, column in columns.items()}, part)
+    return columns
 
 
 def manifest_of(folder: Path, n: int) -> tuple[str, str]:

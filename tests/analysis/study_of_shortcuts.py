@@ -266,7 +266,9 @@ def main() -> None:
         if not options.committed and len(seeds) > 1:
             other = seeds[(seed - seeds[0] + 1) % len(seeds)]
             _, judge = data_and_model(other, clean=False)
-            second = run_of(folder / f"run-second-{other}", manifest, judge, Method())
+            second = run_of(
+                folder / f"run-second-{other}", manifest, judge, Method(name="staa-paper")
+            )
         planted_found(results, seed, folder, findings_of(run, second))
         if options.committed:
             continue

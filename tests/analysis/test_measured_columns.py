@@ -9,15 +9,15 @@ import pytest
 import zarr
 
 from analysis import open_run
-from analysis.measured_columns import MEASURED, OF_MASKS, UNITS, metric_columns
+from analysis.measured_columns import MEASURED, OF_MASKS, metric_columns
 from analysis.page.classes import class_table
 from analysis.page.run_tables import RunTables
 from analysis.score_table import score_run, with_current_metrics
 from jobs.cli import run_job
 from jobs.evaluate import EvaluateConfig, evaluate
-from pipeline.evaluation import perturbation
-from pipeline.evaluation.measured import read_faithfulness
 from pipeline.run.serial import execute_serially
+from pipeline.store.measured import UNITS, read_sample
+from pipeline.store.objects import note_objects
 from tests.support.runs import prepared, write_inputs
 
 N_CLIPS = 8
@@ -72,16 +72,17 @@ def asked(tmp_path_factory):
 
 
 def test_gaps_stand_at_the_rows_of_the_clips_that_were_asked_about(asked):
-    assert UNITS == perturbation.UNITS
     notes = []
     columns = metric_columns(str(asked / "run"), open_run(str(asked / "run")), notes)
     assert notes == []
-    told = read_faithfulness(str(asked / "run"), str(asked / "run" / "faithfulness"))
+    told = read_sample(str(asked / "run"), str(asked / "run" / "faithfulness"))
     sample = zarr.open_group(asked / "run" / "faithfulness" / "metrics.zarr", mode="r")
     for unit in UNITS:
         values = columns[f"gap_{unit}"]
         assert set(np.flatnonzero(np.isfinite(values))) == set(sample["run_row"][:])
-        assert np.nanmean(values) == pytest.approx(told.figures[f"gap {unit}"].mean, abs=1e-6)
+        assert np.nanmean(values) == pytest.approx(
+            told.averages("faithfulness")[f"gap {unit}"].mean, abs=1e-6
+        )
 
 
 def test_a_sample_of_another_run_is_left_out_and_said(asked):
@@ -109,6 +110,8 @@ def halve(file):
         ("faithfulness/metrics.zarr/run_row/zarr.json", Path.unlink, "lift"),
         ("faithfulness/metrics.zarr/zarr.json", halve, "lift"),
         ("metrics.zarr/lift/c/0", halve, "gap_patches"),
+        ("metrics.zarr/lift/c/0", Path.unlink, "gap_patches"),
+        ("faithfulness/metrics.zarr/gap/c/0/0/0", Path.unlink, "lift"),
     ],
 )
 def test_damaged_values_are_left_out_and_said(asked, tmp_path, damaged, damage, left):
@@ -116,12 +119,13 @@ def test_damaged_values_are_left_out_and_said(asked, tmp_path, damaged, damage, 
     group = zarr.open_group(run / "metrics.zarr", mode="w")
     group.attrs["identity"] = open_run(str(run)).attrs["identity"]
     group["lift"] = np.ones(N_CLIPS, np.float32)
+    note_objects(group)
     damage(run / damaged)
     notes = []
     columns = metric_columns(str(run), open_run(str(run)), notes)
     assert {"lift", "gap_patches"} & set(columns) == {left}
     (note,) = notes
-    assert "can't be read and is left out" in note
+    assert "is left out" in note
     assert damaged.partition(".zarr/")[0] in note
 
 
@@ -132,7 +136,7 @@ def test_the_page_has_them_by_class_though_they_were_measured_after_the_scores(a
     shutil.move(asked / "kept", asked / "run" / "faithfulness")
     tables = RunTables.of_run(run)
     told = class_table(tables.table, tables.groups, tables.statistics, {})
-    classes = read_faithfulness(run, f"{run}/faithfulness").classes
+    classes = read_sample(run, f"{run}/faithfulness").by_class("faithfulness", "gap patches")
     assert classes
     for name, gap in zip(told["name"], told["gap_patches"], strict=True):
         if name in classes:

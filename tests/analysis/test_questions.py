@@ -37,7 +37,7 @@ SEED = int(datetime.now(UTC).strftime("%Y%m%d"))
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     print("seed", SEED)
-    layout, columns = simulated(SEED, ALL).columns()
+    layout, columns = simulated(SEED, ALL, apart=True).columns()
     return write_run(tmp_path_factory.mktemp("run") / "a", layout, columns, class_names=CLASS_NAMES)
 
 

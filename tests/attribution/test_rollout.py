@@ -240,7 +240,7 @@ def test_rollout_is_the_product_of_the_untouched_models_matrices(name, size, n_c
     naive = ROLLOUTS[name].naive(softmax, adapter.grid.n_times)
     with torch.inference_mode():
         explanation = explain(adapter, clips, Method(name="rollout"))
-        last = explain(adapter, clips, Method())
+        last = explain(adapter, clips, Method(name="staa-paper"))
 
     assert explanation.joint.dtype is torch.float32
     assert explanation.joint.shape == (n_clips, 1, adapter.grid.n_times, softmax.patches)

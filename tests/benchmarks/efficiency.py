@@ -3,7 +3,13 @@
 Efficiency is what the run does over what the cores could do: clips/s of the run, times the CPU
 seconds that a clip takes to be decoded and explained, each measured alone on one thread, over the
 cores. Whatever else a run needs (Ray, copies, writing, the driver) and every idle core counts
-against it. The run's rate is counted from its first shard that is committed to its last.
+against it. It is counted from the run's first shard that is committed to its last: clips that are
+decoded and explained in this time, each noted when it is, since some of the second shard's are by
+the time at which the first is committed.
+
+A machine's speed may drift by a third within minutes. So a clip is measured before the run and
+after it. The means count, and ``alone`` and ``all_at_once`` give both: the CPU seconds of decoding
+and of the model. ``drift`` is the larger sum over the smaller.
 
 Where others use the machine too, the cores aren't the run's. So the cores are given twice: all of
 them, and those that others left, which are the CPU seconds of the run's own processes and those in
@@ -17,33 +23,34 @@ nothing but decode and explain would have an efficiency of ``could_be``.
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing.synchronize import Barrier
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from pipeline.clips.decode import Reading, read_views
+from pipeline.clips.columns import Columns
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
 from pipeline.execution.passes import execute
+from pipeline.models.attributor import Attributor
 from pipeline.run.config import AttributeConfig
 from pipeline.run.job import real_stages
 from pipeline.run.plan import Plan, plan_run
 from pipeline.run.prepare import prepare
-from pipeline.run.tally import LocalChannel, Tally
+from pipeline.run.steps import Stages
+from pipeline.run.tally import Channel, LocalChannel, Tally
 from pipeline.status import Status
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
+from tests.benchmarks.clip_costs import Costs, columns, drift, whole_turns
 from tests.support.checkpoints import save_timesformer
 
 SMALL = "pipeline/synthetic/checkpoints/8-frames"
@@ -73,47 +80,120 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict:
     plan = planned(arguments, folder)
-    decode_s, model_s = alone(plan, arguments.clips_alone)
     cores = os.cpu_count() or 1
-    busy_decode_s, busy_model_s = all_at_once(plan, arguments.clips_alone, cores)
-    could_be = (decode_s + model_s) / (busy_decode_s + busy_model_s)
+    n_clips = whole_turns(plan, arguments.clips_alone)
     prepare(plan)
+    before = Costs.measured(plan, n_clips, cores)
+    notes = Notes(folder)
     with Meter() as meter:
-        summary = execute(plan)
+        summary = execute(plan, stages_of=partial(noting_stages, notes=notes))
         ended = meter.now()
     if summary.n_failed or summary.n_pending:
         sys.exit(f"not every clip is ok: {summary}")
+    after = Costs.measured(plan, n_clips, cores)
     # A shard's commit mark is an object of its own, written last.
     statuses = Path(plan.store_url) / "status" / "c"
     marks = sorted(path.stat().st_mtime for path in statuses.iterdir())
-    n_counted = arguments.clips - plan.sizes.rows_per_shard
     first, last = meter.at(marks[0]), meter.at(marks[-1])
-    needed_s = n_counted * (decode_s + model_s)
+    n_decoded, n_explained = (
+        notes.between(stage, first.clock_s, last.clock_s) for stage in ("decoded", "explained")
+    )
+    mean = Costs.mean(before, after)
+    needed_s, needed_before_s, needed_after_s = (
+        n_decoded * costs.alone.decode_s + n_explained * costs.alone.model_s
+        for costs in (mean, before, after)
+    )
+    could_be = mean.alone.both_s / mean.all_at_once.both_s
     to_first = first.minus(meter.samples[0])
     counted = last.minus(first)
+    efficiency = needed_s / (counted.clock_s * cores)
     return {
         "model": "TimeSformer-B" if arguments.model == "base" else arguments.model,
         "clips": arguments.clips,
         "sizes": vars(plan.sizes),
         "cores": cores,
         "load": os.getloadavg(),
-        "decode_cpu_s_per_clip": round(decode_s, 4),
-        "model_cpu_s_per_clip": round(model_s, 4),
-        "decode_cpu_s_per_clip_all_at_once": round(busy_decode_s, 4),
-        "model_cpu_s_per_clip_all_at_once": round(busy_model_s, 4),
-        "run_clips_per_s": round(n_counted / counted.clock_s, 2),
-        "efficiency": round(needed_s / (counted.clock_s * cores), 3),
+        "alone": {"before": before.alone.rounded, "after": after.alone.rounded},
+        "all_at_once": {"before": before.all_at_once.rounded, "after": after.all_at_once.rounded},
+        "drift": {
+            "alone": round(drift(before.alone, after.alone), 3),
+            "all_at_once": round(drift(before.all_at_once, after.all_at_once), 3),
+        },
+        "decode_cpu_s_per_clip": round(mean.alone.decode_s, 4),
+        "model_cpu_s_per_clip": round(mean.alone.model_s, 4),
+        "clips_decoded_and_explained": [n_decoded, n_explained],
+        "run_clips_per_s": round(n_explained / counted.clock_s, 2),
+        "efficiency": round(efficiency, 3),
+        "efficiency_by_before_and_after": [
+            round(needed / (counted.clock_s * cores), 3)
+            for needed in (needed_before_s, needed_after_s)
+        ],
         "could_be": round(could_be, 3),
-        "efficiency_over_could_be": round(needed_s / (counted.clock_s * cores) / could_be, 3),
+        "efficiency_over_could_be": round(efficiency / could_be, 3),
         "cores_that_others_left": round(counted.left_s / counted.clock_s, 2),
         "efficiency_of_these": round(needed_s / counted.left_s, 3),
-        "run_cpu_s_per_clip": round(counted.own_s / n_counted, 4),
+        "run_cpu_s": round(counted.own_s, 2),
+        "run_cpu_s_over_needed": round(counted.own_s / needed_s, 3),
+        "run_cpu_s_over_needed_all_at_once": round(counted.own_s * could_be / needed_s, 3),
         "first_shard_s": round(to_first.clock_s, 1),
         "first_shard_cpu_s": round(to_first.own_s, 1),
         "first_shard_cores_left": round(to_first.left_s / to_first.clock_s, 2),
         "end_s": round(ended.minus(meter.samples[0]).clock_s, 1),
         "bounded": summary.bounded,
     }
+
+
+@dataclass(frozen=True)
+class Notes:
+    """When each clip was decoded and explained: a file of times for each process."""
+
+    folder: Path
+
+    def take(self, stage: str, n_clips: int = 1) -> None:
+        with (self.folder / f"{stage}-{os.getpid()}").open("ab") as file:
+            file.write(np.full(n_clips, time.time()).tobytes())
+
+    def between(self, stage: str, start_s: float, end_s: float) -> int:
+        """Clips of a stage from one moment to another."""
+        files = self.folder.glob(f"{stage}-*")
+        times = np.concatenate([np.fromfile(file, np.float64) for file in files])
+        return int(((times > start_s) & (times <= end_s)).sum())
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the loader tells of each clip that is decoded."""
+
+    notes: Notes
+    channel: Channel
+
+    def __call__(self, row: int) -> None:
+        self.notes.take("decoded")
+        self.channel.decoded(row)
+
+
+class NotingAttributor(Attributor):
+    """Notes when clips are explained."""
+
+    def __init__(self, *, notes: Notes, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._notes = notes
+
+    def __call__(self, batch: Columns) -> Columns:
+        columns = super().__call__(batch)
+        self._notes.take("explained", len(batch["row"]))
+        return columns
+
+
+def noting_stages(plan: Plan, device: str, channel: Channel, *, notes: Notes) -> Stages:
+    """Stages of a real run, which note when each clip is done."""
+    stages = real_stages(plan, device, channel)
+    return replace(
+        stages,
+        load=replace(stages.load, on_clip=Decoded(notes, channel)),
+        attribute=NotingAttributor,
+        attribute_arguments={**stages.attribute_arguments, "notes": notes},
+    )
 
 
 def planned(arguments: argparse.Namespace, folder: Path) -> Plan:
@@ -144,55 +224,6 @@ def planned(arguments: argparse.Namespace, folder: Path) -> Plan:
 def statuses_of(plan: Plan) -> list[int]:
     stages = real_stages(plan, "cpu", LocalChannel(Tally(1)))
     return stages.load(columns(plan, range(plan.manifest.n_rows)))["status"].tolist()
-
-
-def columns(plan: Plan, rows: range) -> dict:
-    table = plan.manifest.rows(rows.start, rows.stop)
-    return {name: table[name].to_numpy() for name in table.column_names} | {"row": np.asarray(rows)}
-
-
-def alone(plan: Plan, n_clips: int) -> tuple[float, float]:
-    """CPU s of a clip to be decoded, and to be explained, in this process and one thread."""
-    torch.set_num_threads(1)
-    decode_s = decoding_s(plan, n_clips)
-    stages = real_stages(plan, "cpu", LocalChannel(Tally(1)))
-    size = plan.sizes.batch_size
-    batches = [columns(plan, range(start, start + size)) for start in range(0, n_clips, size)]
-    attributor = stages.attribute(**stages.attribute_arguments)
-    loaded = [stages.load(batch) for batch in batches[: max(1, len(batches) // 4)]]
-    attributor(loaded[0])
-    started_s = time.process_time()
-    for batch in loaded:
-        attributor(batch)
-    return decode_s, (time.process_time() - started_s) / (len(loaded) * size)
-
-
-def decoding_s(plan: Plan, n_clips: int) -> float:
-    """CPU s of a clip to be decoded, in this thread."""
-    clips, decode_s = columns(plan, range(n_clips)), 0.0
-    for row, path in zip(clips["row"], clips["path"], strict=True):
-        data = Path(plan.manifest.root.removeprefix("file://"), path).read_bytes()
-        view = plan.views.of(int(row))
-        readings = [Reading(view.sampling, view.preprocessing)]
-        started_s = time.process_time()
-        read_views(data, readings, plan.config.decoder)
-        decode_s += time.process_time() - started_s
-    return decode_s / n_clips
-
-
-def all_at_once(plan: Plan, n_clips: int, cores: int) -> tuple[float, float]:
-    """What `alone` gives, in a process for each core at the same time: their mean."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        cores, context, initializer=_wait_for_others, initargs=(context.Barrier(cores),)
-    ) as pool:
-        each = list(pool.map(alone, [plan] * cores, [n_clips] * cores))
-    decode_s, model_s = np.mean(each, axis=0).tolist()
-    return decode_s, model_s
-
-
-def _wait_for_others(barrier: Barrier) -> None:
-    barrier.wait()
 
 
 @dataclass(frozen=True)
@@ -278,9 +309,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", choices=["small", "base"], default="small")
-    parser.add_argument("--clips", type=int, default=1024)
+    parser.add_argument("--clips", type=int, default=2048)
     parser.add_argument("--clips-alone", type=int, default=64)
-    parser.add_argument("--rows-per-shard", type=int, default=64)
+    parser.add_argument("--rows-per-shard", type=int, help="by default the product's own")
     parser.add_argument("--synthetic", action="store_true", help="made clips, not ../shared/clips")
     parser.add_argument("--out", help="JSON file for the figures")
     return parser.parse_args()

@@ -249,7 +249,7 @@ def main() -> None:
     checkpoint = read_checkpoint(arguments.model)
     explain = Attributor(
         checkpoint,
-        Method(),
+        Method(name="staa-paper"),
         layout_of(checkpoint),
         device=device_of("auto"),
         precision="float32",

@@ -271,7 +271,12 @@ def slow_model(folder: Path) -> tuple[Path, float]:
     )
     checkpoint = read_checkpoint(str(path))
     explain = Attributor(
-        checkpoint, Method(), layout_of(checkpoint), device="cpu", precision="float32", n_threads=1
+        checkpoint,
+        Method(name="staa-paper"),
+        layout_of(checkpoint),
+        device="cpu",
+        precision="float32",
+        n_threads=1,
     )
     return path, forward_s(explain, checkpoint, N_SOURCES)
 

@@ -9,6 +9,7 @@ For each family, at the size of a published base checkpoint and with random weig
 - ``evidence``, ``evidence_last``: prediction and evidence for its class, of every layer and of the
   last one (of VideoMAE's final tokens, which are one layer);
 - ``step_back``: of VideoMAE, evidence one step back through its last block;
+- ``libragrad``: prediction and LibraGrad, a forward and a backward pass;
 - ``compiled``: as ``explain``, the model run through torch.compile;
 - ``eager``: transformers' own model with ``attn_implementation="eager"`` and
   ``output_attentions=True``, whose matrices an attribution could be computed from.
@@ -58,15 +59,16 @@ from pipeline.models.registry import FAMILIES
 
 VARIANTS = (
     *("forward", "explain", "all_layers", "rollout", "evidence", "evidence_last", "step_back"),
-    *("compiled", "eager"),
+    *("libragrad", "compiled", "eager"),
 )
 _METHODS = {
-    "explain": Method(),
-    "all_layers": Method(layers="all"),
+    "explain": Method(name="staa-paper"),
+    "all_layers": Method(name="staa-paper", layers="all"),
     "rollout": Method(name="rollout"),
     "evidence": Method(name="evidence"),
     "evidence_last": Method(name="evidence", layers="last"),
     "step_back": Method(name="evidence", step_back=True),
+    "libragrad": Method(name="libragrad"),
 }
 """Variants that explain, and how."""
 
@@ -153,7 +155,7 @@ class Case:
         if "compiled" in variants:
             fast = adapter_class(load())
             fast.model.compile()
-            runs["compiled"] = partial(_explained_logits, fast, clips, Method())
+            runs["compiled"] = partial(_explained_logits, fast, clips, Method(name="staa-paper"))
         if "eager" in variants:
             stock = load()
             stock.set_attn_implementation("eager")

@@ -35,6 +35,19 @@ def test_the_demuxer_is_the_one_that_libavformat_would_take(folder, name):
         assert demuxer_of(data) in container.format.name.split(",")
 
 
+@pytest.mark.parametrize("n_zeros", [1, 3, 40])
+@pytest.mark.parametrize("name", ["h264.h264", "hevc.hevc"])
+def test_zeros_may_stand_in_front_of_a_bare_stream(folder, name, n_zeros):
+    data = bytes(n_zeros) + write_kind(folder, name).read_bytes()
+    assert demuxer_of(data) == name.partition(".")[2]
+    assert read_frames(data, Sampling("uniform", N_FRAMES)).n_frames == N_FRAMES
+
+
+def test_zeros_alone_are_no_recording():
+    assert demuxer_of(bytes(1000)) is None
+    assert demuxer_of(bytes(63) + b"\1") is None
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_whole_file_lacks_nothing_and_is_not_damaged(folder, name):
     data = write_kind(folder, name).read_bytes()
@@ -231,6 +244,35 @@ def test_a_matroska_file_that_has_lost_frames_is_truncated(folder, name):
     with pytest.raises(DecodeError, match="damaged at byte") as caught:
         read_frames(bytes(data), Sampling("uniform", 4))
     assert caught.value.status is Status.TRUNCATED
+
+
+class Pipe:
+    """A file that is written forward only."""
+
+    def __init__(self):
+        self.data = b""
+
+    def write(self, data):
+        self.data += bytes(data)
+        return len(data)
+
+
+@pytest.mark.parametrize("format", ["avi", "matroska", "flv", "asf", "mpegts"])
+def test_a_recording_that_was_written_to_a_pipe_is_whole(folder, format):
+    pipe = Pipe()
+    source = write_kind(folder, "sorenson.flv" if format == "flv" else "divx3.avi")
+    if format == "mpegts":
+        source = write_kind(folder, "mpeg2.ts")
+    with av.open(str(source)) as read, av.open(pipe, "w", format=format) as written:
+        stream = read.streams.video[0]
+        copied = written.add_stream_from_template(stream)
+        for number, packet in enumerate(read.demux(stream)):
+            if packet.size:
+                packet.pts = number if packet.pts is None else packet.pts
+                packet.stream = copied
+                written.mux(packet)
+    clip = read_frames(pipe.data, Sampling("uniform", N_FRAMES))
+    assert clip.n_frames == N_FRAMES
 
 
 def test_a_live_recording_that_was_broken_off_is_what_there_is_of_it(folder, tmp_path):

@@ -188,6 +188,14 @@ def test_a_frame_that_lasts_for_several_samples_is_taken_once():
     assert Sampling("uniform", 3, clock="time").take(timeline).tolist() == [0, 1, 2]
 
 
+def test_a_window_is_as_long_as_asked_where_the_header_has_another_rate():
+    timeline = Timeline.of_times(np.arange(200) * 40, 40, Fraction(1, 1000), 60_000.0)
+    sampling = Sampling("strided", 8, stride=6, clock="time")
+    seconds = timeline.seconds(sampling.take(timeline))
+    # 8 samples, 6 frames of 1/30 s apart: a window of 1.6 s, to its last frame.
+    assert seconds[-1] - seconds[0] == pytest.approx(1.6 - 0.04, abs=0.041)
+
+
 def test_another_clock_is_refused():
     with pytest.raises(ConfigError, match="clock is 'sun'"):
         Sampling("uniform", 8, clock="sun")

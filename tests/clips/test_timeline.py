@@ -49,6 +49,20 @@ def test_a_rate_that_the_header_lacks_comes_from_the_times():
     assert timeline.rate == pytest.approx(25)
 
 
+@pytest.mark.parametrize(
+    ("told", "rate"),
+    [(25.0, 25), (50.0, 25), (60_000.0, 25), (12.5, 25), (24.0, 24), (26.5, 26.5), (np.nan, 25)],
+)
+def test_a_rate_of_the_header_that_its_times_contradict_is_not_believed(told, rate):
+    timeline = Timeline.of_times(np.arange(50) * 40, 40, MS, told)
+    assert timeline.clock_rate == pytest.approx(rate)
+
+
+def test_times_of_a_coarse_clock_do_not_contradict_the_header():
+    ticks = np.rint(np.arange(3) * 100 / 30).astype(np.int64)
+    assert Timeline.of_times(ticks, 3, Fraction(1, 100), 30.0).clock_rate == 30
+
+
 @given(st.floats(0, 5), st.floats(0.05, 5))
 def test_a_segment_has_the_frames_that_begin_in_it(start_s, length_s):
     timeline = at_rate(100, 29.97)

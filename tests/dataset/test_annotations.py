@@ -301,15 +301,15 @@ def test_ava_kinetics(make):
 def test_what_was_found_is_told(make):
     text = "".join(f"{name} 0\n" for name in ("a.mp4", "b.mp4", "g1.mp4", "g2.mp4", "g3.mp4"))
     text += "g4.mp4 0\n# note\n"
-    names = ("a.mp4", "b.mp4", "c.mp4", "d.ts", "e.ts", "f.txt", "._a.mp4")
+    names = ("a.mp4", "b.mp4", "c.mp4", "d.gif", "e.gif", "f.txt", "._a.mp4")
     dataset = read_dataset(layout="list", **make(*names, text=text))
     found, _ = census(dataset)
     assert str(found) == (
         "6 rows, 2 files found, 4 missing (g1.mp4, g2.mp4, g3.mp4, ...), 1 files not used, "
-        "3 passed over for their suffix (.ts 2, .txt 1), 1 hidden files passed over, "
+        "3 passed over for their suffix (.gif 2, .txt 1), 1 hidden files passed over, "
         "1 lines passed over that begin with #"
     )
-    assert found.passed_over == Counter({".ts": 2, ".txt": 1})
+    assert found.passed_over == Counter({".gif": 2, ".txt": 1})
     assert (found.n_unread_videos, found.is_remarkable) == (2, True)
 
 

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.listing import Coverage, Listing, list_folder
 from pipeline.errors import ManifestError
+from tests.support.recordings import KINDS
+
+RECORDERS = ("camcorder.MTS", "disc.m2ts", "dvd.VOB", "tape.dv", "camera.h264", "phone.3g2")
 
 
 @pytest.fixture
@@ -34,6 +37,22 @@ def test_clips_are_sorted_and_the_rest_is_counted(folder):
     assert listing.others == ("b/noise.wav", "none", "notes.txt")
     assert listing.n_hidden == 2
     assert listing.passed_over() == {".wav": 1, "none": 1, ".txt": 1}
+
+
+def test_every_kind_of_recording_that_is_decoded_is_a_clip(tmp_path):
+    # GIF is a preview and Ogg is sound more often than a clip.
+    names = sorted({*KINDS, *RECORDERS} - {"gif.gif", "theora_like.ogg"})
+    for name in names:
+        (tmp_path / name).touch()
+    assert list(list_folder(str(tmp_path), "files").paths) == names
+
+
+def test_a_name_means_the_clip_and_not_the_recording_beside_it(tmp_path):
+    for name in ("a.dv", "a.MP4", "a.ts", "b.h264", "c/a.avi"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    by_stem = list_folder(str(tmp_path), "files").by_stem
+    assert by_stem == {"a": "a.MP4", "b": "b.h264"}
 
 
 def test_a_name_without_its_folder_means_the_first_in_order(folder):

@@ -1,6 +1,10 @@
 """Evaluation of a store: every ok clip against its own ground truth, row for row."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from pipeline.evaluation.scores import (
 )
 from pipeline.status import Status
 from pipeline.store.ground_truth import Truth, open_ground_truth, write_ground_truth
+from pipeline.store.opening import open_store
 from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
 from tests.analysis.stores import (
@@ -35,6 +40,7 @@ from tests.analysis.stores import (
     write_run,
 )
 
+ROOT = Path(__file__).parents[2]
 N_CLIPS = 10
 VIEWS = Views.of_config(ViewsConfig(), Sampling("uniform", 4), PREPROCESSING)
 GRID = (2, 4, 4)
@@ -94,9 +100,9 @@ def test_every_ok_clip_is_held_against_its_own_ground_truth(dataset, tmp_path):
     assert lifts["uniform"].value == pytest.approx(1, abs=1e-9)
     assert lifts["uniform"].standard_error == pytest.approx(0, abs=1e-9)
     stored = metrics_of(tmp_path / "run")
-    run = zarr.open_group(f"{tmp_path}/run/attributions.zarr", mode="r")
+    record = open_store(f"{tmp_path}/run/attributions.zarr").record
     metrics = zarr.open_group(f"{tmp_path}/run/metrics.zarr", mode="r")
-    assert metrics.attrs["identity"] == run.attrs["identity"]
+    assert metrics.attrs["identity"] == record.identity.model_dump(mode="json")
     ok = [row for row in range(N_CLIPS) if row not in FAILED]
     np.testing.assert_allclose(stored["mask_covered"][:][ok], covered, rtol=1e-6)
     np.testing.assert_allclose(stored["mask_share_attribution"][:][ok], on_mask, rtol=1e-3)
@@ -421,3 +427,131 @@ def test_segments_of_few_videos_make_no_error_smaller_and_one_video_has_none(
     stdout = capsys.readouterr().out
     assert "nan" not in stdout
     assert "(n/a)" in stdout
+
+
+def test_a_call_that_was_cut_off_is_gone_on_with_in_the_same_bits(dataset, tmp_path):
+    """What is cut off loses one shard at most, and no reader sees a part of the metrics."""
+    url, clips = dataset
+    truth, columns = open_ground_truth(url), columns_of(clips, {8: Status.TOO_SHORT})
+    run = write_run(tmp_path / "run", LAYOUT, columns)
+    whole = evaluate_run(write_run(tmp_path / "whole", LAYOUT, columns), truth)
+    calls = []
+
+    def broken_off():
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, truth, before_writing=broken_off)
+    assert not (tmp_path / "run" / "metrics.zarr").exists()
+    done = zarr.open_group(f"{run}/metrics.partial.zarr", mode="r")["done"][:]
+    assert done.tolist() == [True, True, False]
+    resumed = []
+    assert repr(evaluate_run(run, truth, before_writing=lambda: resumed.append(1))) == repr(whole)
+    # The last shard, and the metrics.
+    assert len(resumed) == 2
+    assert not (tmp_path / "run" / "metrics.partial.zarr").exists()
+    expected = metrics_of(tmp_path / "whole")
+    for name, array in metrics_of(run).items():
+        np.testing.assert_array_equal(array[:], expected[name][:], err_msg=name)
+
+
+def test_what_another_call_has_left_is_not_gone_on_with(dataset, tmp_path):
+    url, clips = dataset
+    truth = open_ground_truth(url)
+    run = write_run(tmp_path / "run", LAYOUT, columns_of(clips, {}))
+
+    def cut_off(**given):
+        calls = []
+
+        def broken_off():
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_run(run, truth, before_writing=broken_off, **given)
+
+    chosen = np.arange(N_CLIPS) < 5
+    for given in ({"n_transported": 2}, {"chosen": chosen}):
+        cut_off(**given)
+        calls = []
+        evaluate_run(run, truth, before_writing=lambda calls=calls: calls.append(1))
+        assert len(calls) == 4
+    cut_off()
+    calls = []
+    evaluate_run(run, truth, resume=False, before_writing=lambda: calls.append(1))
+    assert len(calls) == 4
+
+
+def test_a_process_that_is_killed_loses_one_shard_at_most(dataset, tmp_path):
+    url, clips = dataset
+    run = write_run(tmp_path / "run", LAYOUT, columns_of(clips, {}))
+    script = (
+        "import os, signal, sys\n"
+        "from pipeline.evaluation.evaluate import evaluate_run\n"
+        "from pipeline.store.ground_truth import open_ground_truth\n"
+        "calls = []\n"
+        "def kill():\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 2:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "evaluate_run(sys.argv[1], open_ground_truth(sys.argv[2]), before_writing=kill)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, run, url], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    calls = []
+    evaluation = evaluate_run(run, open_ground_truth(url), before_writing=lambda: calls.append(1))
+    assert evaluation.n_clips == N_CLIPS
+    assert len(calls) == 3
+
+
+def test_of_a_sample_each_class_has_as_many_clips_and_others_are_nan(capsys, dataset, tmp_path):
+    url, clips = dataset
+    columns = columns_of(clips, {})
+    columns["label"][:] = [0] * 6 + [1] * 3 + [2]
+    run = write_run(tmp_path / "run", LAYOUT, columns)
+    argv = [run, "--ground-truth", url, "--clips=5", "--seed=3"]
+    assert run_job(EvaluateConfig, evaluate, verb="evaluate", argv=argv) == 0
+    assert "evaluate: 5 clips; values" in capsys.readouterr().out
+    measured = np.flatnonzero(np.isfinite(metrics_of(run)["mask_covered"][:]))
+    counts = np.bincount(columns["label"][measured])
+    assert counts.tolist() == [2, 2, 1]
+    # All of them, as before, where none are asked for.
+    assert run_job(EvaluateConfig, evaluate, verb="evaluate", argv=argv[:3]) == 0
+    assert "evaluate: 10 clips; values" in capsys.readouterr().out
+
+
+def test_clips_are_in_memory_some_at_a_time(dataset, tmp_path):
+    """A shard of many clips has the values that its clips have one by one."""
+    url, clips = dataset
+    many = [clips[row % N_CLIPS] for row in range(600)]
+    layout = replace(LAYOUT, n_rows=600, rows_per_shard=600)
+    rng = np.random.default_rng(1)
+    frames = [np.sort(rng.choice(clip.scene.n_frames, 4, replace=False)) for clip in many]
+    video_ids = np.array([clip.video_id for clip in many], object)
+    given = {"frame_index": np.array(frames, np.int32), "video_id": video_ids}
+    columns = random_columns(layout, 1, **given)
+    run = write_run(tmp_path / "run", layout, columns)
+    evaluate_run(run, open_ground_truth(url), n_transported=0)
+    chosen = [0, 255, 256, 300, 511, 512, 599]
+    part = {name: values[chosen] for name, values in columns.items()}
+    few = write_run(tmp_path / "few", replace(layout, n_rows=7, rows_per_shard=7), part)
+    evaluate_run(few, open_ground_truth(url), n_transported=0)
+    expected = metrics_of(few)
+    for name, array in metrics_of(run).items():
+        if name not in ("variant", "method"):
+            np.testing.assert_array_equal(array[:][chosen], expected[name][:], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["spatial", "frame_index", "label", "status"])
+def test_what_is_damaged_of_a_run_is_one_line(capsys, dataset, tmp_path, name):
+    url, clips = dataset
+    run = write_run(tmp_path / "run", LAYOUT, columns_of(clips))
+    path = Path(open_store(f"{run}/attributions.zarr").object_url(name, 0))
+    path.write_bytes(path.read_bytes()[:5])
+    assert f"{name}" in (told := refuse(capsys, run, f"--ground-truth={url}"))
+    assert "can't be read" in told
+    assert "jobs.verify" in told
+    assert not (tmp_path / "run" / "metrics.zarr").exists()

@@ -113,3 +113,12 @@ def test_mass_is_the_share_on_the_mask_and_leaves_out_what_is_not_known():
 def test_other_shapes_are_refused_with_both(metric):
     with pytest.raises(ValueError, match=r"\(1, 2, 2, 2\) and mask \(1, 2, 2, 3\)"):
         metric(np.ones((1, 2, 2, 2)), np.ones((1, 2, 2, 3), np.bool_))
+
+
+def test_mass_of_half_precision_is_summed_in_double():
+    rng = np.random.default_rng(20261130)
+    maps = rng.gamma(0.3, size=(5, 8, 14, 14)).astype(np.float16)
+    mask = rng.random((5, 8, 14, 14)).astype(np.float32)
+    exact = maps.astype(np.float64)
+    expected = (exact * mask).sum(axis=(1, 2, 3)) / exact.sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(relevance_mass(maps, mask), expected, rtol=1e-7)

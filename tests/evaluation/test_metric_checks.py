@@ -3,12 +3,18 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.complexity import gini
+from pipeline.evaluation import transport
+from pipeline.evaluation.benchmark.metrics import flags
+from pipeline.evaluation.complexity import entropy, gini
 from pipeline.evaluation.faithfulness import drops, gap
 from pipeline.evaluation.localisation import auroc, average_precision, relevance_rank
 from pipeline.evaluation.metric_checks import CORRUPTIONS, check_metric, corrupted
 from pipeline.evaluation.perturbation import Probe
 from pipeline.evaluation.published import monotonicity
+from pipeline.evaluation.scores import COMPLEXITY, LOCALISATION, TRANSPORT
+from pipeline.evaluation.shapley import frame_shapley, rank_agreement
+from pipeline.store.measured import FLAGGED, marked
+from tests.evaluation.benchmark.subjects import hand_set_subject
 from tests.evaluation.models import hand_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,6 +86,7 @@ def test_a_metric_that_prefers_a_corrupted_truth_is_flagged_with_how_often(known
     )
     assert "random" in of_tau.flagged
     assert of_tau.comparisons["random"].preferred > 0.5
+    assert marked("paper's tau") == "paper's tau !"
     # Concentration says nothing of the truth: what is taken out of it concentrates the rest.
     of_gini = check_metric("gini", gini, true)
     assert "parts taken out, 30%" in of_gini.flagged
@@ -98,3 +105,66 @@ def test_clips_that_are_undefined_are_left_out_of_a_comparison():
     assert all(each.gain < 0 and each.n_clips == 3 for each in check.comparisons.values())
     assert check.flagged == ()
     assert set(CORRUPTIONS) >= {"random"}
+
+
+OF_BENCHMARK = {
+    "average_precision": "AP",
+    "auroc": "AUROC",
+    "relevance_rank": "rank",
+    "pointing": "pointing",
+    "emd_space": "EMD space",
+    "gini": "Gini",
+    "entropy": "entropy",
+}
+"""Metrics of `jobs.evaluate` that the leaderboard calls otherwise, or alike."""
+FAITHFULNESS = (
+    *(f"gap {unit}" for unit in ("patches", "frames", "tubes")),
+    *(f"{which} {share}%" for which in ("removed", "kept") for share in (2, 5, 10, 20)),
+    *("CAM entropy", "paper's faithfulness", "paper's tau"),
+)
+
+
+@pytest.mark.slow
+def test_what_is_marked_is_what_the_check_flags_of_all_that_is_shown():
+    """On the eight clips of the leaderboard; most of these ask the model hundreds of times."""
+    subject, truth, rival = hand_set_subject(8)
+    names = (*OF_BENCHMARK.values(), *FAITHFULNESS, "mass")
+    flagged = {
+        name for name, each in flags(names, subject.single, truth, rival).items() if each.flagged
+    }
+    ours = {name: OF_BENCHMARK.get(name, name) for name in (*OF_BENCHMARK, *FAITHFULNESS)}
+    assert {name for name, theirs in ours.items() if theirs in flagged} == FLAGGED
+    # The lift of a clip is its mass over what is covered, whatever the map.
+    assert "mass" not in flagged
+
+
+def test_nothing_else_that_is_shown_is_flagged(known):
+    probe, labels, true = known
+    grid = (len(labels), 6, 6, 6)
+    covered, of_all = (true > 0).astype(float).reshape(grid), np.ones((len(labels), 6), bool)
+    reference = frame_shapley(probe, labels)
+
+    def positive(maps):
+        return np.maximum(maps, 0).reshape(grid)
+
+    metrics = {
+        "emd_time": lambda maps: transport.emd_time(
+            positive(maps).sum((2, 3)), covered.sum((2, 3)), of_all
+        ),
+        "emd_space_time": lambda maps: transport.emd_space_time(positive(maps), covered, of_all),
+        "T of the map": lambda maps: rank_agreement(positive(maps).sum((2, 3)), reference),
+    }
+    for name, metric in metrics.items():
+        assert check_metric(name, metric, true).flagged == ()
+        assert marked(name) == name
+    assert {*LOCALISATION, *TRANSPORT, *COMPLEXITY} == {*OF_BENCHMARK, "emd_time", "emd_space_time"}
+
+
+def test_concentration_is_marked_since_the_check_flags_it(known):
+    for name, metric in (("entropy", lambda maps: -entropy(maps)), ("gini", gini)):
+        assert check_metric(name, metric, known[2]).flagged
+        assert marked(name) == f"{name} !"
+    # The page's Gini is of the map summed over time.
+    assert check_metric(
+        "gini", lambda maps: gini(maps.sum(axis=1, keepdims=True)), known[2]
+    ).flagged

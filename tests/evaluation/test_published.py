@@ -75,3 +75,12 @@ def test_the_codes_figures_are_means_over_all_logits():
     steps = np.stack([logits - k for k in (1, 2, 3, 4, 5, 6, 7, 9, 8)])
     expected = kendalltau(np.arange(9), [1, 2, 3, 4, 5, 6, 7, 9, 8]).statistic
     np.testing.assert_allclose(legacy_monotonicity(logits, steps), expected)
+
+
+def test_tau_of_nan_is_not_that_of_a_constant():
+    changes = np.tile(np.linspace(0.1, 0.9, 9)[:, None], (1, 3))
+    changes[:, 1] = 0.4
+    changes[4, 2] = np.nan
+    values = tau(SHARES, changes)
+    assert values[:2].tolist() == [1.0, 0.0]
+    assert np.isnan(values[2])

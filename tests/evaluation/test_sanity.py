@@ -7,8 +7,10 @@ from captum.metrics import sensitivity_max
 from scipy.stats import pearsonr, spearmanr
 
 from pipeline.evaluation.sanity import (
+    cascade_depths,
     cascading_randomisation,
     class_sensitivity,
+    largest_change,
     max_sensitivity,
     pearson,
     randomised,
@@ -17,6 +19,7 @@ from pipeline.evaluation.sanity import (
 )
 from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.synthetic.hand_set_model import contributions
+from pipeline.synthetic.small_models import small_model
 from tests.evaluation.models import hand_set, random_timesformer
 from tests.support.families import FAMILIES
 
@@ -106,6 +109,19 @@ def test_a_map_of_the_model_changes_with_it_and_one_of_the_clip_does_not():
         np.testing.assert_allclose(value, 1)
 
 
+def test_a_bounded_cascade_is_of_the_classifier_and_blocks_with_both_ends():
+    model = small_model("timesformer", 4, 0, tuple("ab"), n_layers=7)
+    names = [name for name, _ in stages(model)]
+    every = cascade_depths(model, 99)
+    assert every[0] == 1
+    assert [names[depth - 1] for depth in every[1:]] == [
+        f"timesformer.encoder.layer.{number}" for number in range(7)[::-1]
+    ]
+    few = cascade_depths(model, 4)
+    assert (len(few), few[0], few[-1]) == (4, every[0], every[-1])
+    assert set(few) <= set(every)
+
+
 def test_correlations_are_scipys_and_constants_have_an_answer():
     rng = np.random.default_rng(0)
     one, other = rng.random((3, 2, 5)), rng.random((3, 2, 5))
@@ -156,3 +172,30 @@ def test_a_map_that_does_not_look_at_the_clip_is_not_sensitive():
     for value in (0.0, 0.3):
         constant = np.full((2, 4, 9), value)
         np.testing.assert_array_equal(max_sensitivity(lambda _, c=constant: c, clips), 0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_a_number_is_no_correlation_and_no_change(value):
+    rng = np.random.default_rng(20261130)
+    one, other = rng.random((3, 4, 9)), rng.random((3, 4, 9))
+    bad = other.copy()
+    bad[1, 2, 3] = value
+    for values in (pearson(one, bad), pearson(bad, one), pearson(np.ones_like(one), bad)):
+        assert np.isnan(values).tolist() == [False, True, False]
+    np.testing.assert_array_equal(pearson(one, bad)[[0, 2]], pearson(one, other)[[0, 2]])
+    if np.isnan(value):
+        # Also where other noise has given numbers.
+        assert np.isnan(largest_change(one, [bad, other])).tolist() == [False, True, False]
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_relative_to_a_map_of_zeros():
+    true = np.zeros((3, 2, 2))
+    true[2] = 1.0
+    moved = np.zeros((3, 2, 2))
+    moved[1:, 0, 0] = 2.0
+    changes = largest_change(true, [true, moved])
+    np.testing.assert_array_equal(np.isnan(changes), [False, True, False])
+    assert changes[0] == 0
+    assert changes[2] == pytest.approx(np.linalg.norm(moved[2] - 1) / 2)

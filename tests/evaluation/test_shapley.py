@@ -139,3 +139,15 @@ def test_the_reference_is_repeated_on_the_clip_that_was_moved():
     assert (again > 0.3).all()
     still = repeatability(model, clips.pixel_values * 0, clips.labels, values * 0)
     np.testing.assert_array_equal(still, 0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_steps", [1, 5])
+def test_a_profile_with_nan_agrees_with_nothing(n_steps):
+    rng = np.random.default_rng(20261130)
+    one, other = rng.random((3, n_steps)), rng.random((3, n_steps))
+    bad = other.copy()
+    bad[1, 0] = np.nan
+    for agreement in (rank_agreement(one, bad), rank_agreement(bad, one)):
+        assert np.isnan(agreement).tolist() == [False, True, False]
+        np.testing.assert_array_equal(agreement[[0, 2]], rank_agreement(one, other)[[0, 2]])

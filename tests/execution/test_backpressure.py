@@ -294,3 +294,79 @@ def test_a_run_whose_tally_is_lost_is_ended_too_once_no_task_ends_any_more(local
     monkeypatch.setattr(time, "monotonic", lambda: now_s + 24)
     with pytest.raises(StalledError, match="nobody has worked on the run for 12 s"):
         bound._watch()
+
+
+class Clock:
+    """Time as a test sets it."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+
+
+def operators(n_running=1):
+    """Inputs and three operators, as `InFlight` sees them, with models that are running."""
+    models = SimpleNamespace(
+        num_running_actors=lambda: n_running,
+        num_pending_actors=lambda: 0,
+        current_size=lambda: models._config.max_size,
+        _config=PoolSizes(n_running, n_running, n_running),
+    )
+    return models, [
+        SimpleNamespace(
+            metrics=SimpleNamespace(
+                num_tasks_finished=0,
+                num_tasks_running=0,
+                num_tasks_submitted=0,
+                num_task_inputs_processed=0,
+            ),
+            get_autoscaling_actor_pools=lambda: [models],
+            get_actor_info=lambda: SimpleNamespace(running=0),
+            get_active_tasks=list,
+        )
+        for _ in range(4)
+    ]
+
+
+@dataclass(frozen=True)
+class PoolSizes:
+    min_size: int
+    max_size: int
+    initial_size: int
+
+
+def test_writers_are_as_many_as_models_at_first_and_double_while_columns_wait(monkeypatch):
+    clock = Clock(monkeypatch)
+    _, topology = operators(n_running=2)
+    _, _, explained, writes = (operator.metrics for operator in topology)
+    pool = ModelPool("cpu", 5, 1)
+    bound = InFlight(1, 1, pool, Lost(), 300, DataContext.get_current(), topology, None)
+
+    def n_writers(later_s, n_waiting):
+        """Writes that run, of which some have ended meanwhile."""
+        clock.now_s += later_s
+        bound._watched_at_s = clock.now_s
+        writes.num_tasks_running = 0
+        explained.num_tasks_finished = writes.num_tasks_submitted + n_waiting
+        while bound.can_add_input(topology[3]):
+            writes.num_tasks_running += 1
+        return writes.num_tasks_running
+
+    # Few wait, or for a short time.
+    assert [n_writers(*each) for each in ((0, 9), (9, 9), (9, 2), (9, 9), (9, 2))] == [2] * 5
+    # Each look finds a free writer, and still more wait than there are.
+    assert [n_writers(6, 9) for _ in range(7)] == [2, 4, 4, 5, 5, 5, 5]
+
+
+def test_what_waited_for_a_models_loading_starts_no_other_at_once(monkeypatch):
+    clock = Clock(monkeypatch)
+    models, topology = operators()
+    topology[1].metrics.num_tasks_finished = 6
+    pool = ModelPool("cpu", 2, 1)
+    bound = InFlight(1, 1, pool, Lost(), 300, DataContext.get_current(), topology, None)
+    clock.now_s += 60  # The first model is loaded.
+    bound._wait_for_a_model()
+    for later_s, expected in ((0, 1), (4, 1), (2, 2)):
+        clock.now_s += later_s
+        bound._add_a_model()
+        assert models.current_size() == expected

@@ -8,16 +8,7 @@ import ray
 
 from pipeline.execution.counter import tally_channel
 from pipeline.run.tally import Commit, Fault
-
-HANG_S = 60
-"""Only a guard: reports take a second or two."""
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+from tests.support.waiting import wait_for
 
 
 @ray.remote(num_cpus=0)

@@ -1,6 +1,7 @@
 """A run on Ray, small clips and a small model: what it stores, against a loop without Ray."""
 
 import re
+import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -150,5 +151,12 @@ def test_nobody_gathers_shards_once_a_pass_has_ended(local_ray):
     layout = StoreLayout(8, 4, n_frames=1, n_times=1, height=1, width=1, n_ranks=1)
     with gathering(layout) as actor:
         assert ray.get(actor.add.remote({"row": np.arange(4)}))
+
+    def add_until_it_is_gone():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            ray.get(actor.add.remote({"row": np.arange(4)}))
+
+    # Ray kills an actor soon, not at once.
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(actor.add.remote({"row": np.arange(4)}))
+        add_until_it_is_gone()

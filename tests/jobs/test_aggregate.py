@@ -153,7 +153,7 @@ def test_an_attribution_that_was_lost_is_told_and_the_former_statistics_stay(cap
     assert len(line) <= LINE_LENGTH
     # Of a long path the middle of the line goes, and never its end.
     assert line.startswith(f"aggregate: error: {out}"[:100])
-    assert line.endswith(f"so the store has lost objects; {REMEDY}")
+    assert line.endswith(f" have no attribution; {REMEDY}")
     assert open_statistics(str(out)).identical(before)
 
 

@@ -131,8 +131,17 @@ def test_a_protocol_that_is_not_known_is_named(capsys, inputs):
 @pytest.mark.parametrize(
     ("flag", "difference"),
     [
-        ("--method.layers=0", "method.layers is [1] there and [0] here"),
-        ("--method.residual", "method.residual is False there and True here"),
+        ("--method.layers=0", "method.layers is [0, 1] there and [0] here"),
+        ("--method.clamp=parts", "method.clamp is 'sum' there and 'parts' here"),
+        ("--method=staa", "method.name is 'evidence' there and 'staa-paper' here"),
+        (
+            "--method=staa",
+            "; to go on with it: --method evidence --method.layers 0,1 --no-method.step-back",
+        ),
+        (
+            "--method=staa --precision=bfloat16",
+            "or delete that run and start over with --overwrite",
+        ),
         ("--precision=bfloat16", "precision is 'float32' there and 'bfloat16' here"),
         ("--rows-per-shard=2", "rows_per_shard is 4 there and 2 here"),
         ("--batch-size=1", "batch_size is 2 there and 1 here"),

@@ -110,6 +110,30 @@ def test_runs_of_different_methods_are_one_line_and_their_answers_still_compare(
     assert "only answers are compared" in stdout
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"clamp": "parts"}, "clamp='sum' and 'evidence' (of a class) with clamp='parts'"),
+        ({"layers": [0]}, "layers=(0, 1) and 'evidence' (of a class) with layers=(0,)"),
+        ({"store_layers": True}, None),
+    ],
+)
+def test_one_method_with_other_options_is_another_unless_they_only_store_more(
+    capsys, tmp_path, option, said
+):
+    layout, columns = simulated(SEED, ("logo",)).columns()
+    plain = {"name": "evidence", "layers": [0, 1], "clamp": "sum", "step_back": False}
+    pair = [
+        write_run(
+            tmp_path / name, layout, columns, class_names=CLASS_NAMES, method={**plain, **options}
+        )
+        for name, options in (("one", {}), ("other", option))
+    ]
+    code, _, stderr = compared(capsys, *pair)
+    assert code == (0 if said is None else 2)
+    assert said is None or said in stderr
+
+
 def test_what_is_no_run_is_one_line(capsys, runs, tmp_path):
     for pair in ((tmp_path / "nothing", runs[0]), (runs[0], tmp_path / "nothing")):
         code, stdout, stderr = compared(capsys, *pair)

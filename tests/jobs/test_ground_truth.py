@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from pipeline.dataset.layouts import build_manifest
 from pipeline.dataset.manifest import write_manifest
 from pipeline.store.create import create_store
 from pipeline.store.ground_truth import open_ground_truth
+from pipeline.store.opening import open_store
 from pipeline.store.run_folder import store_url
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
@@ -28,7 +30,14 @@ from tests.support.records import identity_of, record_of
 HEIGHT, WIDTH, N_FRAMES = 64, 96, 20
 PREPROCESSING = Preprocessing(shortest_edge=64, crop=(64, 64))
 LAYOUT = StoreLayout(
-    n_rows=3, rows_per_shard=2, n_frames=4, n_times=2, height=4, width=4, n_ranks=2
+    n_rows=3,
+    rows_per_shard=2,
+    n_frames=4,
+    n_times=2,
+    height=4,
+    width=4,
+    n_ranks=2,
+    checksums=True,
 )
 FRAMES = Sampling("uniform", 4).indices(n_frames=N_FRAMES, fps=10)
 
@@ -179,6 +188,22 @@ def test_a_bad_box_is_told_by_its_line(run, capsys):
     assert call(run, "ava-kinetics", boxes) == 2
     err = capsys.readouterr().err
     assert f"ground_truth: error: annotations: {boxes}: line 2 is 'a,100.2,0.6" in err
+
+
+@pytest.mark.parametrize("damage", ["cut", "lost"])
+@pytest.mark.parametrize("name", ["video_id", "frame_index", "start_time"])
+def test_no_truth_is_made_for_rows_that_are_damaged(run, capsys, name, damage):
+    boxes = run / "boxes.csv"
+    boxes.write_text("a,100.2,0,0,0.5,0.5,1,0\n")
+    path = Path(open_store(store_url(str(run / "run"))).object_url(name, 0))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-3])
+    else:
+        path.unlink()
+    assert call(run, "ava-kinetics", boxes) == 2
+    _, err = capsys.readouterr()
+    assert f"/{name} " in err
+    assert "; jobs.verify" in err
 
 
 def test_truth_of_other_frames_is_not_evaluated(run, capsys):

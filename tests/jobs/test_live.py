@@ -202,7 +202,7 @@ def test_a_session_is_held_against_one_of_the_same_job_and_of_no_other(inputs, t
     for changes, reason in (
         ({"model": str(save_timesformer(tmp_path / "other", seed=1))}, "is of the model .*model"),
         ({"sampling": {"kind": "strided", "stride": 7}}, "sampling.kind is 'uniform' there and"),
-        ({"method": {"name": "evidence"}}, "the streams are explained by evidence"),
+        ({"method": {"name": "staa"}}, "the streams are explained by staa-paper"),
     ):
         with pytest.raises(StoreError, match=f"^drift_against: .*usual/.*{reason}"):
             live(config(inputs, tmp_path / "refused", **against | changes))

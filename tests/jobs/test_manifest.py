@@ -71,11 +71,11 @@ def test_what_is_missing_and_passed_over_is_said_and_may_be_an_error(capsys, tmp
     assert list_clips(capsys, *argv, "--strict")[0] == 1
     listing.write_text("waving/a.mp4 0\n")
     assert list_clips(capsys, *argv, "--strict")[0] == 0
-    (clips / "camcorder.MTS").write_bytes(b"")
+    (clips / "camera.DAV").write_bytes(b"")
     assert list_clips(capsys, *argv, "--strict")[:2] == (
         1,
         f"manifest: 1 clips, 1 labels in {out}\nmanifest: 1 rows, 1 files found, 2 files not "
-        "used, 1 passed over for their suffix (.mts 1)\n",
+        "used, 1 passed over for their suffix (.dav 1)\n",
     )
 
 

@@ -50,7 +50,7 @@ def test_a_finished_run_is_complete_and_names_every_failure(finished_run, run):
         assert example["message"]
     assert state["model"]["name"] == finished_run.inputs.model
     assert state["manifest"]["url"] == finished_run.inputs.manifest
-    assert state["method"]["layers"] == [1]
+    assert state["method"]["layers"] == [0, 1]
     assert state["sampling"]["n_samples"] == 3
     record = open_store(str(finished_run.out / "attributions.zarr")).record
     assert state["run"] == record.run_id(str(finished_run.out))

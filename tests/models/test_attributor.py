@@ -53,7 +53,12 @@ def model(tmp_path_factory):
 
 
 def attributor_of(folder, **changes):
-    given = {"method": Method(), "layout": LAYOUT, "device": "cpu", "precision": "float32"}
+    given = {
+        "method": Method(name="staa-paper"),
+        "layout": LAYOUT,
+        "device": "cpu",
+        "precision": "float32",
+    }
     return Attributor(read_checkpoint(str(folder)), **given | {"n_threads": 1} | changes)
 
 
@@ -192,7 +197,7 @@ def test_a_clip_that_failed_keeps_its_reason_and_has_no_attribution(attributor):
 
 
 def test_layers_and_heads_are_stored_beside_the_last_layer(model, attributor):
-    method = Method(layers="all", heads="keep")
+    method = Method(name="staa-paper", layers="all", heads="keep")
     layout = replace(LAYOUT, n_layers=2, n_heads=2)
     columns = attributor_of(model, method=method, layout=layout)(batch_of({1: Status.EMPTY}))
     last = attributor(batch_of({1: Status.EMPTY}))
@@ -260,8 +265,25 @@ def test_the_runner_up_is_stored_beside(model):
         assert not np.allclose(columns[f"runner_up_{name}"], columns[name], atol=1e-3)
 
 
-def test_evidence_of_halves_is_that_of_the_whole(model):
-    method = Method(name="evidence", layers="all", target="label")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_libra_grad_predicts_as_evidence_does_to_the_bit(model, precision):
+    given = {"layout": EVIDENCE, "precision": precision}
+    failed = {1: Status.EMPTY}
+    expected = attributor_of(model, method=Method(name="evidence"), **given)(batch_of(failed))
+    columns = attributor_of(model, method=Method(name="libragrad"), **given)(batch_of(failed))
+    for name in (*MODEL_COLUMNS[2:], "target"):
+        np.testing.assert_array_equal(columns[name], expected[name])
+    assert_empty(columns, 1)
+    ok = [0, 2, 3]
+    np.testing.assert_allclose(columns["temporal"][ok].sum(axis=1), 1, atol=1e-5)
+    assert (columns["signed"][ok] < 0).any()
+    assert (columns["signed"][ok] > 0).any()
+    assert not np.allclose(columns["spatial"][ok], expected["spatial"][ok], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["evidence", "libragrad"])
+def test_what_is_of_a_class_of_halves_is_that_of_the_whole(model, name):
+    method = Method(name=name, target="label")
     explain_with, _ = fails_above(1, torch.OutOfMemoryError())
     whole = attributor_of(model, method=method, layout=EVIDENCE)
     short = attributor_of(model, method=method, layout=EVIDENCE, explain_with=explain_with)

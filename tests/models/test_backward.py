@@ -8,9 +8,14 @@ import torch
 
 from pipeline.attribution import attention
 from pipeline.attribution.change import change, median_frame, token_change
-from pipeline.attribution.evidence import class_directions
+from pipeline.attribution.evidence import class_directions, top_directions
 from pipeline.attribution.method import Method
-from pipeline.models.backward import gradient_relevance, held_gradient
+from pipeline.attribution.relevance import held as held_in
+from pipeline.models.backward import (
+    gradient_relevance,
+    held_gradient_from_median,
+    libra_grad,
+)
 from pipeline.models.explain import explain
 from pipeline.models.frame_importance import by_gradient
 from tests.attribution.test_rollout import ROLLOUTS, Softmax
@@ -111,7 +116,8 @@ def test_held_gradients_leave_the_logits_as_they_are_and_nothing_behind(name, tm
     before = [len(module._forward_hooks) for module in modules]
     with torch.inference_mode():
         logits = two.adapter.predict(clips)
-        held_gradient(two.adapter, clips, classes, from_median=False)
+        held_gradient_from_median(two.adapter, clips, classes)
+        libra_grad(two.adapter, clips, against_rivals(classes))
         gradient_relevance(two.adapter, clips, classes)
         assert torch.equal(two.adapter.predict(clips), logits)
     assert [len(module._forward_hooks) for module in modules] == before
@@ -148,17 +154,149 @@ def test_held_gradient_is_autograds_on_the_eager_model_with_held_rules(name, tmp
         handle = two.adapter.patch_projection.register_forward_hook(keep)
         two.adapter.predict(still)
         handle.remove()
-    for from_median in (False, True):
-        z = kept["z"].detach() - (tokens["z"] if from_median else 0)
-        product = (z * gradient).sum(1)  # (clips * T or clips, [T,] rows, columns)
+    ways = (
+        (0, libra_grad(two.adapter, clips, against_rivals(classes))[1][0]),
+        (tokens["z"], held_gradient_from_median(two.adapter, clips, classes)),
+    )
+    for start, got in ways:
+        product = ((kept["z"].detach() - start) * gradient).sum(1)
+        # (clips * T or clips, [T,] rows, columns)
         expected = product.reshape(2, two.adapter.grid.n_times, -1)
-        got = held_gradient(two.adapter, clips, classes, from_median=from_median)
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
     importance = by_gradient(two.adapter, clips, classes)
     positive = expected.clamp(min=0).sum(-1)
     torch.testing.assert_close(
         importance, positive / positive.sum(1, keepdim=True), atol=1e-4, rtol=0
     )
+
+
+# LibraGrad
+
+
+def against_rivals(classes):
+    return lambda logits: class_directions(logits, classes)[1:]
+
+
+@EACH
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_libra_grads_prediction_is_the_forward_passs_to_the_bit(
+    name, precision, tmp_path, one_thread
+):
+    two = pair(name, tmp_path)
+    dtype = getattr(torch, precision)
+    clips = two.clips(3).to(dtype)
+    whole = dtype == torch.float32
+    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=not whole):
+        expected = explain(two.adapter, clips, Method())
+        for target in ("predicted", "top2"):
+            got = explain(two.adapter, clips, Method(name="libragrad", target=target))
+            assert torch.equal(got.logits, expected.logits)
+            assert torch.equal(got.pooled, expected.pooled)
+            assert torch.equal(got.target, expected.target)
+            assert not got.logits.requires_grad
+            assert not got.pooled.requires_grad
+
+
+@EACH
+def test_values_that_are_not_exact_differ_by_rounding_alone_and_so_do_gradients(name, tmp_path):
+    two = pair(name, tmp_path)
+    clips = two.clips(2)
+    found = []
+    for exact in (False, True):
+        kept = {}
+
+        def leaf(module, inputs, output, kept=kept):
+            kept["z"] = output.detach().requires_grad_()
+            return kept["z"]
+
+        handle = two.adapter.patch_projection.register_forward_hook(leaf)
+        with held_in(two.adapter.model, norm_offset=two.adapter.norm_offset, exact=exact):
+            logits = two.adapter.predict(clips)
+            found.append((logits.detach(), torch.autograd.grad(logits[:, 1].sum(), kept["z"])[0]))
+        handle.remove()
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-3)
+
+
+@EACH
+def test_libra_grads_parts_sum_to_the_direction_where_nothing_begins_in_the_model(name, tmp_path):
+    """Completeness: without biases, positions and a readout of its own, all comes from patches."""
+    two = pair(name, tmp_path)
+    model = two.adapter.model
+    with torch.no_grad():
+        for path, weight in model.named_parameters():
+            in_model = path.endswith("bias") or "position_embedding" in path
+            if in_model and "patch_embed" not in path.rsplit(".", 2)[0]:
+                weight.zero_()
+            if path.rsplit(".", 1)[-1] in ("cls_token", "query_tokens", "time_embeddings"):
+                weight.zero_()
+        for module in model.modules():
+            # VideoMAE's are no parameters, but a table of sines.
+            if isinstance(getattr(module, "position_embeddings", None), torch.Tensor):
+                module.position_embeddings.zero_()
+    clips, classes = two.clips(3), torch.tensor([1, 3, 0])
+    logits, parts = libra_grad(two.adapter, clips, lambda logits: class_directions(logits, classes))
+    expected = (class_directions(logits, classes) * logits).sum(-1)
+    assert expected.abs().min() > 1e-3
+    torch.testing.assert_close(parts.sum((2, 3)), expected, atol=1e-5, rtol=1e-3)
+
+
+@EACH
+def test_where_and_when_are_of_the_positive_parts_of_the_class_that_is_asked_for(name, tmp_path):
+    two = pair(name, tmp_path)
+    clips, given = two.clips(3), torch.tensor([1, -1, 3])
+    with torch.inference_mode():
+        got = explain(two.adapter, clips, Method(name="libragrad", target="label"), given)
+        other = explain(two.adapter, clips, Method(name="libragrad", target="label"), given + 1)
+        classes = torch.where(given >= 0, given, got.logits.argmax(-1))
+        signed = libra_grad(two.adapter, clips, against_rivals(classes))[1][0]
+    assert torch.equal(got.target, classes)
+    assert torch.equal(got.signed, signed)
+    positive = signed.clamp(min=0)
+    torch.testing.assert_close(got.attribution, positive / positive.sum((1, 2), keepdim=True))
+    assert got.head_joint is None
+    assert got.joint.shape[1] == 1
+    assert (got.signed - other.signed)[[0, 2]].abs().max() > 1e-2 * got.signed.abs().max()
+
+
+@EACH
+def test_of_two_classes_each_is_held_against_all_and_their_difference_is_signed(name, tmp_path):
+    two = pair(name, tmp_path)
+    clips = two.clips(3)
+    with torch.inference_mode():
+        got = explain(two.adapter, clips, Method(name="libragrad", target="top2"))
+        logits, parts = libra_grad(two.adapter, clips, top_directions)
+    best, second = parts.clamp(min=0)
+    assert torch.equal(got.target, logits.argmax(-1))
+    torch.testing.assert_close(got.attribution, best / best.sum((1, 2), keepdim=True))
+    torch.testing.assert_close(got.runner_up, second / second.sum((1, 2), keepdim=True))
+    assert torch.equal(got.signed, parts[0] - parts[1])
+
+
+@EACH
+def test_libra_grad_of_a_clip_does_not_depend_on_its_neighbours(name, tmp_path, one_thread):
+    two = pair(name, tmp_path)
+    clips, others = two.clips(3), two.clips(3, seed=9)
+    others[1] = clips[1]
+    others[2] = 0
+    with torch.inference_mode():
+        first, second, alone = (
+            explain(two.adapter, of, Method(name="libragrad")) for of in (clips, others, clips[1:2])
+        )
+    assert torch.equal(first.signed[1], second.signed[1])
+    assert torch.equal(first.attribution[1], second.attribution[1])
+    # A pass of another size may have other last bits.
+    torch.testing.assert_close(alone.signed[0], first.signed[1], atol=1e-4, rtol=1e-3)
+
+
+def test_where_a_class_depends_on_nothing_libra_grads_map_is_uniform(tmp_path):
+    two = pair("timesformer divided", tmp_path)
+    torch.nn.init.zeros_(two.adapter.model.classifier.weight)
+    with torch.inference_mode():
+        got = explain(two.adapter, two.clips(2), Method(name="libragrad"))
+    torch.testing.assert_close(
+        got.attribution, torch.full_like(got.attribution, 1 / got.attribution[0].numel())
+    )
+    assert (got.signed == 0).all()
 
 
 # Change

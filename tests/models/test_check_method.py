@@ -21,7 +21,7 @@ def checkpoints(tmp_path_factory):
     ("name", "method", "message"),
     [
         ("vivit", {"name": "space"}, r"method\.name: .*vivit has no temporal attention"),
-        ("vivit", {"residual": True}, r"method\.residual: .*no temporal attention"),
+        ("vivit", {"name": "staa", "residual": True}, r"method\.residual: .*no temporal attention"),
         (
             "vivit",
             {"name": "evidence", "step_back": True},
@@ -37,6 +37,7 @@ def checkpoints(tmp_path_factory):
             r"target: 'wave' is not a class of .*has 5 \(juggling, .*predicted, label, top2",
         ),
         ("divided", {"name": "evidence", "target": "5"}, r"method\.target: '5' is not a class"),
+        ("divided", {"name": "libragrad", "target": "wave"}, r"target: 'wave' is not a class of"),
         ("divided", {"target": "x", "frame_importance": "gradient"}, r"method\.target: 'x' is not"),
     ],
 )
@@ -53,6 +54,8 @@ def test_what_means_nothing_to_a_model_is_refused(checkpoints, name, method, mes
         ("vjepa2", {"name": "evidence", "heads": "keep"}),
         ("divided", {"name": "space", "heads": "keep"}),
         ("divided", {"name": "residual"}),
+        ("videomae", {"name": "libragrad", "target": "top2"}),
+        ("vjepa2", {"name": "libragrad", "target": "label"}),
         ("divided", {"name": "evidence", "target": "Waving"}),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_loaded_model_predicts_what_the_saved_one_did(folder):
     assert not adapter.model.training
     clips = torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        explanation = explain(adapter, clips, Method())
+        explanation = explain(adapter, clips, Method(name="staa-paper"))
         expected = original(pixel_values=clips).logits
     torch.testing.assert_close(explanation.logits, expected, atol=1e-4, rtol=0)
     assert explanation.joint.shape == (2, 1, 8, 4)

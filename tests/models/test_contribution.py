@@ -33,7 +33,7 @@ def adapter_of(name, folder, size=1):
 
 def explanation_of(adapter, clips, **method):
     with torch.inference_mode():
-        return explain(adapter, clips, Method(**method))
+        return explain(adapter, clips, Method(**{"name": "staa-paper", **method}))
 
 
 @pytest.mark.parametrize("name", ROLLOUTS)

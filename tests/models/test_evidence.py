@@ -360,7 +360,8 @@ def test_final_tokens_parts_are_autograds_and_complete(size, derivative, step_ba
             values.append(value.detach())
             rests.append(biases_parts(two.eager, block, value, step_back))
 
-    explanation = explanation_of(two.adapter, clips, derivative=derivative, step_back=step_back)
+    options = {"derivative": derivative, "step_back": step_back}
+    explanation = explanation_of(two.adapter, clips, clamp="parts", **options)
     grid = torch.stack([torch.tensor(on_grid(two, part)) for part in expected])
     joint = grid[0].clamp(min=0).sum(1)
     joint = joint / joint.sum((1, 2), keepdim=True)
@@ -489,7 +490,7 @@ def test_attention_alone_is_blind_to_the_class(name, tmp_path):
     two = pair(name, tmp_path)
     clips = two.clips(2)
     with torch.inference_mode():
-        for method in (Method(), Method(name="rollout")):
+        for method in (Method(name="staa-paper"), Method(name="rollout")):
             maps = [
                 explain(two.adapter, clips, method, torch.full((2,), c)).attribution for c in (0, 1)
             ]
@@ -528,7 +529,7 @@ def test_another_classifier_gives_another_map(name, tmp_path):
     two = pair(name, tmp_path)
     clips = two.clips(4)
     before = explanation_of(two.adapter, clips, [1] * 4, layers="all")
-    attention = explain(two.adapter, clips, Method()).attribution
+    attention = explain(two.adapter, clips, Method(name="staa-paper")).attribution
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         weight = two.adapter.model.classifier.weight
@@ -536,7 +537,9 @@ def test_another_classifier_gives_another_map(name, tmp_path):
     after = explanation_of(two.adapter, clips, [1] * 4, layers="all")
     assert correlation(before.signed, after.signed) < 0.7
     assert (before.total - after.total).abs().max() > 0.1 * before.total.max()
-    assert torch.equal(explain(two.adapter, clips, Method()).attribution, attention)
+    assert torch.equal(
+        explain(two.adapter, clips, Method(name="staa-paper")).attribution, attention
+    )
 
 
 def correlation(one, other):

@@ -8,7 +8,7 @@ from pipeline.models.checkpoint import load_adapter, read_checkpoint
 from pipeline.models.explain import explain
 from tests.support.families import FAMILIES
 
-METHODS = ("staa", "evidence", "rollout", "contribution")
+METHODS = ("staa", "evidence", "rollout", "contribution", "libragrad")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -28,7 +28,7 @@ def test_what_is_pooled_is_of_the_pass_that_predicts_not_of_one_behind_it(tmp_pa
     adapter = load_adapter(read_checkpoint(str(FAMILIES["vivit"].save(tmp_path))), device="cpu")
     shape = (2, adapter.grid.n_frames, 3, *adapter.grid.input_size)
     clips = torch.randn(shape, generator=torch.Generator().manual_seed(2))
-    plain = explain(adapter, clips, Method())
+    plain = explain(adapter, clips, Method(name="staa-paper"))
     for importance in ("gradient", "insertion"):
-        again = explain(adapter, clips, Method(frame_importance=importance))
+        again = explain(adapter, clips, Method(name="staa-paper", frame_importance=importance))
         torch.testing.assert_close(again.pooled, plain.pooled)

@@ -63,7 +63,7 @@ def clips_for(adapter, n_clips, seed=1):
 
 def explanation_of(adapter, clips, **method):
     with torch.inference_mode():
-        return explain(adapter, clips, Method(**method))
+        return explain(adapter, clips, Method(**{"name": "staa-paper", **method}))
 
 
 def wanted(family, adapter):
@@ -288,7 +288,7 @@ def test_a_layer_that_is_not_read_is_refused_before_anything_is_made(name, tmp_p
     inputs = replace(write_inputs(tmp_path, 1), model=str(model))
     n_layers = read_checkpoint(inputs.model).n_layers
     for layer in (n_layers, -n_layers - 1):
-        config = inputs.config(tmp_path / "run", method=Method(layers=layer))
+        config = inputs.config(tmp_path / "run", method=Method(name="staa-paper", layers=layer))
         with pytest.raises(ConfigError, match=rf"method\.layers: {layer} is not in .*layer"):
             prepared(config)
     assert not (tmp_path / "run").exists()
@@ -298,7 +298,7 @@ def test_a_layer_that_is_not_read_is_refused_before_anything_is_made(name, tmp_p
 def test_a_residual_without_temporal_attention_is_refused(name, tmp_path):
     model = FAMILIES[name].save(tmp_path / "other")
     inputs = replace(write_inputs(tmp_path, 1), model=str(model))
-    config = inputs.config(tmp_path / "run", method=Method(residual=True))
+    config = inputs.config(tmp_path / "run", method=Method(name="staa-paper", residual=True))
     with pytest.raises(ConfigError, match=r"method\.residual: .*no temporal"):
         prepared(config)
 
@@ -505,7 +505,7 @@ def test_a_compiled_models_gradients_go_through_the_pieces(name, tmp_path):
     gradients = []
     for adapter in (plain, compiled):
         clips = clips_for(adapter, 2).requires_grad_()
-        explanation = explain(adapter, clips, Method())
+        explanation = explain(adapter, clips, Method(name="staa-paper"))
         (explanation.logits[:, 1].sum() + explanation.joint[:, 0, 0, 0].sum()).backward()
         gradients.append(clips.grad)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
@@ -626,6 +626,7 @@ def live_tensors():
     [
         pytest.param(None, marks=pytest.mark.slow, id="of the day"),
         {"name": "evidence", "change_weighted": True, "frame_importance": "gradient"},
+        {"name": "libragrad", "target": "top2"},
     ],
 )
 def test_explaining_over_and_over_and_then_another_model_keeps_nothing(

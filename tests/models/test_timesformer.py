@@ -27,7 +27,7 @@ def test_every_layer_and_head_is_the_formula_on_the_eager_models_attention(n_cli
     adapter = Timesformer(deepcopy(eager))
     clips = pixels(eager, n_clips)
     logits, spatial, temporal = eager_reference(eager, clips)
-    method = Method(layers="all", heads="keep", residual=residual)
+    method = Method(name="staa-paper", layers="all", heads="keep", residual=residual)
     with torch.inference_mode():
         explanation = explain(adapter, clips, method)
 
@@ -78,7 +78,7 @@ def test_the_order_of_the_temporal_heads_changes_nothing(residual):
     # Guard: the heads differ.
     assert (of_permuted[1] - temporal[1]).abs().max() > 0.1
 
-    method = Method(layers="all", heads="keep", residual=residual)
+    method = Method(name="staa-paper", layers="all", heads="keep", residual=residual)
     with torch.inference_mode():
         expected, explanation = (explain(Timesformer(a), clips, method) for a in (model, permuted))
     torch.testing.assert_close(explanation.logits, expected.logits, atol=1e-5, rtol=0)
@@ -101,7 +101,7 @@ def test_a_share_is_of_the_patch_that_it_says():
     def cls_row(clip):
         """Without attention over time, A is CLS's row over space."""
         with torch.inference_mode():
-            joint = explain(adapter, clip, Method(residual=False)).joint[0, 0]
+            joint = explain(adapter, clip, Method(name="staa-paper", residual=False)).joint[0, 0]
         return joint
 
     before = cls_row(clips)

@@ -48,6 +48,13 @@ def test_batches_fill_shards(batch_size, rows_per_shard):
         assert f"rows_per_shard={rows_per_shard + 1} is not a multiple" in said
 
 
+def test_what_is_differentiated_is_not_compiled():
+    given = REQUIRED | {"model": "m", "compile_model": True}
+    assert AttributeConfig(**given).compile_model
+    said = refusal(AttributeConfig, **given, method="libragrad")
+    assert "compile_model=True with method.name='libragrad': its forward pass is diff" in said
+
+
 def test_sizes_and_times_may_have_units_and_come_back_from_json():
     config = AttributeConfig(
         **REQUIRED, model="m", decode_timeout="2min", decode_memory="2GB", local_object_store="1GB"

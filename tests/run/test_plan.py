@@ -62,7 +62,7 @@ def test_a_plan_is_a_value(inputs, tmp_path):
     ("changes", "differs"),
     [
         ({"batch_size": 4}, "batch_size is 2 there and 4 here"),
-        ({"method": "rollout"}, "method.name is 'staa-paper' there and 'rollout' here"),
+        ({"method": "rollout"}, "method.name is 'evidence' there and 'rollout' here"),
         ({"sampling": {"kind": "strided", "stride": 2}}, "sampling.kind is 'uniform' there"),
         ({"rows_per_shard": 8}, "rows_per_shard is 4 there and 8 here"),
     ],

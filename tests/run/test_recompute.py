@@ -52,6 +52,19 @@ def test_rows_have_equal_bits_also_failed_ones_and_one_of_a_batch(out):
     assert differences(out, [0, 3, 5, 8, 9]) == []
 
 
+def test_rows_of_a_run_that_was_stopped_have_equal_bits_by_a_backward_pass_too(inputs, tmp_path):
+    out = tmp_path / "run"
+    given = {"method": {"name": "libragrad"}, "precision": "bfloat16"}
+    execute_serially(prepared(inputs.config(out, **given)))
+    stopped = opened(out, "r+")
+    before = {name: stopped.array(name)[:] for name in ("spatial", "temporal", "signed", "target")}
+    stopped.array("status")[4:8] = int(Status.PENDING)
+    execute_serially(prepared(inputs.config(out, **given)))
+    for name, values in before.items():
+        np.testing.assert_array_equal(opened(out).array(name)[:], values)
+    assert differences(out, range(N_CLIPS)) == []
+
+
 def test_a_changed_value_is_named_with_how_far_it_is_off(out):
     store = opened(out, "r+")
     maps = store.array("temporal")[5]

@@ -150,6 +150,11 @@ def test_shards_grow_with_the_run_and_batches_with_the_device():
     assert sizes_of(10**7) == Sizes(8, 4096)
     assert sizes_of(10**7, device="cuda") == Sizes(32, 4096)
     assert sizes_of(10**7, batch_size=4, rows_per_shard=20) == Sizes(4, 20)
+    # What is gone back through is kept.
+    back = {"method": {"name": "libragrad"}}
+    assert sizes_of(1, **back) == Sizes(2, 256)
+    assert sizes_of(1, device="cuda", **back) == Sizes(8, 256)
+    assert sizes_of(1, batch_size=8, **back) == Sizes(8, 256)
     # Of what was asked for, nothing is changed; a batch must part it.
     assert sizes_of(10**7, rows_per_shard=20) == Sizes(5, 20)
 

@@ -110,6 +110,7 @@ def test_the_bar_goes_on_from_what_an_earlier_run_did(capsys):
         tally.commit(Commit(8, {"ok": 3, "missing": 1}, 100))
         tally.commit(Commit(12, {"ok": 2, "missing": 1, "empty": 1}, 100))
     last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("attribute:")
     assert "16/20" in last
     assert "failed=3" in last
 

@@ -64,5 +64,8 @@ def test_what_zarr_asks_of_a_store_goes_through_the_retries(s3):
     s3.reset(s3.plan)
     read = zarr.open_group(zarr_location(url), mode="r")
     assert list(read.array_keys()) == ["b"]
+    s3.reset(s3.plan)
+    assert read["b"].nchunks_initialized == 2
+    assert s3.faults["503"] > 0
     assert read["b"][1:3].tolist() == [7, 7]
     assert s3.faults["503"] > 0

@@ -127,6 +127,6 @@ def test_any_other_manifest_is_refused(run, tmp_path, names):
 def test_another_method_is_refused_as_when_a_run_goes_on(run, tmp_path):
     group, identity = run
     longer = manifest_of(tmp_path, "a", "b", "c", "d", name="longer")
-    other = identity.model_copy(update={"method": Method(layers=(0,))})
+    other = identity.model_copy(update={"method": Method(name="staa-paper", layers=(0,))})
     with pytest.raises(RunMismatchError, match=r"method\.layers is \[11\] there and \[0\] here"):
         check_appended(group, longer, other)

@@ -1,6 +1,8 @@
 """Ground truth through a model's eyes: the frames that it sees, cut into its patches."""
 
+import random
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from pipeline.synthetic.config import SynthesizeConfig
 from pipeline.synthetic.dataset import write_dataset
 from pipeline.synthetic.rendering import actor_mask, rival_mask
 from tests.analysis.stores import random_columns, small_layout, write_run
+from tests.support.http_server import served
 from tests.support.records import identity_of
 
 ALWAYS = (-1.0, 1e6)
@@ -230,18 +233,26 @@ def test_the_truth_of_another_run_is_refused(tmp_path):
         read(truth, [1], "object")
 
 
-def test_truth_of_other_frames_is_refused_and_that_of_another_method_is_not(tmp_path):
+def as_version_2(identity):
+    """An identity as a release wrote it whose default was another."""
+    plain = identity.model_dump(mode="json")
+    plain["method"] |= {"clamp": "parts", "step_back": False}
+    return plain | {"attribution_version": 2}
+
+
+@pytest.mark.parametrize("as_recorded", [lambda each: each.model_dump(mode="json"), as_version_2])
+def test_truth_of_other_frames_is_refused_and_that_of_another_method_is_not(tmp_path, as_recorded):
     layout = small_layout(6)
     url = f"{tmp_path}/truth.zarr"
     made_for = identity_of(layout)
     ids = np.array([f"clip{row}" for row in range(6)], object)
-    write_ground_truth(url, KINDS, ids, GRID, (), {"identity": made_for.model_dump(mode="json")})
+    write_ground_truth(url, KINDS, ids, GRID, (), {"identity": as_recorded(made_for)})
     truth = open_ground_truth(url)
     truth.check_made_for(made_for)
     truth.check_made_for(
         made_for.model_copy(
             update={
-                "method": Method(name="evidence").resolved(12),
+                "method": Method(name="evidence").resolved(12, pools_mean=False),
                 "manifest": "longer",
                 "preprocessing": replace(made_for.preprocessing, image_mean=(0.5, 0.5, 0.5)),
             }
@@ -255,6 +266,15 @@ def test_truth_of_other_frames_is_refused_and_that_of_another_method_is_not(tmp_
     ):
         with pytest.raises(StoreError, match=told):
             truth.check_made_for(made_for.model_copy(update={key: other}))
+
+
+def test_truth_for_a_run_that_can_not_be_read_is_refused(tmp_path):
+    ids = np.array(["clip0"], object)
+    for recorded in ({"method": "later"}, "none", 3):
+        url = f"{tmp_path}/{len(str(recorded))}.zarr"
+        write_ground_truth(url, KINDS, ids, GRID, (), {"identity": recorded})
+        with pytest.raises(StoreError, match="a run that this release can't read: make it again"):
+            open_ground_truth(url)
 
 
 def test_truth_whose_writing_was_cut_off_is_named_and_written_again(tmp_path):
@@ -310,3 +330,93 @@ def test_the_second_actor_is_a_kind_of_its_own(tmp_path):
             )
             np.testing.assert_array_equal(patches[0], mask(clip.scene, first)[:, 16:80])
             assert patches.any()
+
+
+def drawn(seed):
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+def read_all(url):
+    truth = open_ground_truth(url)
+    for kind in KINDS:
+        truth.known_rows(6, kind)
+        read(truth, [1, 4], kind)
+
+
+@pytest.mark.parametrize("name", ["covered", "known", "kind", "video_id"])
+def test_a_flipped_bit_or_a_lost_object_of_a_truth_on_a_grid_is_one_line(tmp_path, name):
+    url = str(tmp_path / "truth.zarr")
+    written(url)
+    for path in (tmp_path / "truth.zarr" / name / "c").rglob("*"):
+        if not path.is_file():
+            continue
+        whole = path.read_bytes()
+        turned = bytearray(whole)
+        bit = drawn(datetime.now(UTC).toordinal()).randrange(8 * len(whole))
+        turned[bit // 8] ^= 1 << bit % 8
+        for content in (turned, whole[: len(whole) // 2], b""):
+            path.write_bytes(content)
+            with pytest.raises(StoreError, match=f"ground truth at {url}") as raised:
+                read_all(url)
+            assert "\n" not in str(raised.value)
+        path.unlink()
+        with pytest.raises(StoreError, match=f"lost objects: {name} has"):
+            open_ground_truth(url)
+        path.write_bytes(whole)
+    open_ground_truth(url)
+
+
+def test_a_truth_of_before_that_does_not_count_its_objects_is_read(tmp_path):
+    url = str(tmp_path / "truth.zarr")
+    _, covered, _ = written(url)
+    group = zarr.open_group(url, mode="r+")
+    del group.attrs["objects"]
+    np.testing.assert_array_equal(read(open_ground_truth(url), [1, 4]).covered, covered[0, [1, 4]])
+
+
+def test_a_truth_that_is_opened_again_is_not_counted_again(tmp_path):
+    url = str(tmp_path / "truth.zarr")
+    written(url)
+    truth = open_ground_truth(url)
+    (path,) = (path for path in (tmp_path / "truth.zarr" / "video_id" / "c").iterdir())
+    path.unlink()
+    assert open_ground_truth(url, count=False).kinds == truth.kinds
+    with pytest.raises(StoreError, match="lost objects"):
+        open_ground_truth(url)
+
+
+def test_a_truth_on_a_web_server_without_listings_is_read(tmp_path):
+    _, covered, _ = written(str(tmp_path / "truth.zarr"))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    content = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in files}
+    with served(content) as server:
+        truth = open_ground_truth(f"{server.url}/truth.zarr")
+        np.testing.assert_array_equal(read(truth, [1, 4]).covered, covered[0, [1, 4]])
+
+
+@pytest.mark.parametrize("damage", ["turned", "lost"])
+def test_damaged_masks_of_a_dataset_are_one_line(tmp_path, damage):
+    config = SynthesizeConfig(
+        out=str(tmp_path), n_clips=2, width=86, height=64, fps=10, max_duration_s=4.5
+    )
+    list(write_dataset(config))
+    url = str(tmp_path / "ground_truth.zarr")
+    whole = open_ground_truth(url)
+    assert isinstance(whole, MaskTruth)
+    video_id = next(iter(whole.index_of))
+    path = next(iter((tmp_path / "ground_truth.zarr" / "mask" / "c" / "0").rglob("0")))
+    while path.is_dir():
+        path = next(iter(path.iterdir()))
+    if damage == "lost":
+        path.unlink()
+        with pytest.raises(StoreError, match="lost objects: mask has 1 of 2"):
+            open_ground_truth(url)
+        return
+    turned = bytearray(path.read_bytes())
+    turned[len(turned) // 2] ^= 1
+    path.write_bytes(turned)
+    with pytest.raises(StoreError, match=r"is damaged, make it again: mask can't be read"):
+        open_ground_truth(url).patches(
+            video_id, np.array([0, 1]), Preprocessing(shortest_edge=24, crop=(24, 24)), (2, 2, 2)
+        )

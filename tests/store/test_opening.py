@@ -149,7 +149,7 @@ def test_another_run_is_told_every_difference_with_both_values(group, url):
         STORED,
         manifest="ffff",
         model=ModelIdentity(weights="0000", config={"hidden_size": 768}),
-        method=Method(residual=True).resolved(12),
+        method=Method(name="staa-paper", residual=True).resolved(12, pools_mean=False),
     )
     with pytest.raises(RunMismatchError) as caught:
         check_same_run(open_store(url), other)

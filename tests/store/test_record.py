@@ -26,7 +26,7 @@ VERSION_1: dict[str, Any] = {
     "class_names": ["bounce", "spin"],
     "config": {"manifest": "m.parquet", "model": "folder", "out": "run"},
     "identity": {
-        "attribution_version": 2,
+        "attribution_version": 3,
         "batch_size": 8,
         "compile_model": False,
         "manifest": "48b2",
@@ -163,7 +163,11 @@ def test_values_that_can_not_be_used_are_named():
 
 
 def test_differences_name_key_and_both_values():
-    other = identity_of(LAYOUT, batch_size=3, method=Method(layers=(0, 5)).resolved(12))
+    other = identity_of(
+        LAYOUT,
+        batch_size=3,
+        method=Method(name="staa-paper", layers=(0, 5)).resolved(12, pools_mean=False),
+    )
     assert RECORD.identity.differences(other) == [
         ("batch_size", 1, 3),
         ("method.layers", [11], [0, 5]),

@@ -29,7 +29,8 @@ class Disk:
     """
 
     def __init__(self, folder: Path, n_whole: int, how: str) -> None:
-        self._folder, self._left, self._how = str(folder), n_whole, how
+        # What the process says of itself lies beside the folder, under a name that begins like it.
+        self._below, self._left, self._how = f"{folder}{os.sep}", n_whole, how
         sys.addaudithook(self._hook)
 
     def _hook(self, event, args):
@@ -39,7 +40,7 @@ class Disk:
         is_change = event in _CHANGES or (event == "open" and (args[2] or 0) & os.O_ACCMODE)
         # Folders are made whether they are there or not.
         is_change = is_change or (event == "os.mkdir" and not Path(path).is_dir())
-        if not is_change or not path.startswith(self._folder):
+        if not is_change or not path.startswith(self._below):
             return
         self._left -= 1
         if self._left != -1:

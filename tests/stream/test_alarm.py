@@ -45,12 +45,12 @@ def alarm(score, **changes):
         ),
         (
             DISTANCE,
-            "In spin attention lies elsewhere since window 61 than in the run's clips: all scores "
+            "In spin the map lies elsewhere since window 61 than in the run's clips: all scores "
             "together are 2.5 standard deviations from theirs",
         ),
         (
             "upside down",
-            "In spin attention lies since window 61 as if the picture were upside down: by 2.5 "
+            "In spin the map lies since window 61 as if the picture were upside down: by 2.5 "
             "standard deviations more than in the run's clips",
         ),
         (

@@ -42,6 +42,7 @@ def test_a_name_that_a_command_line_would_part_is_told_how_to_give():
         (["a", "--model=m", "--out=memory://x"], "out: memory://x"),
         (["a", "a", "--model=m"], "sources: one is given twice"),
         (["a", "--model=m", "--page.port=70000"], "port"),
+        (["a", "--model=m", "--method=libragrad", "--compile-model"], "compile_model=True with"),
     ],
 )
 def test_what_does_not_fit_is_told_by_its_key(argv, reason):

@@ -146,10 +146,10 @@ def test_a_run_that_can_not_be_compared_is_refused(run, tmp_path):
         ({"sampling": Sampling("strided", 4, 2)}, "sampling.kind is 'uniform' there and 'strided'"),
         ({"views": ViewsConfig(crops=3)}, "views.crops is 1 there and 3 here"),
         (
-            {"method": Method(layers=(3,)).resolved(12)},
+            {"method": Method(name="staa-paper", layers=(3,)).resolved(12, pools_mean=False)},
             r"method.layers is \[11\] there and \[3\]",
         ),
-        ({"attribution_version": 1}, "attribution_version is 2 there and 1 here"),
+        ({"attribution_version": 1}, "attribution_version is 3 there and 1 here"),
     ],
 )
 def test_a_run_of_other_maps_is_refused_and_told_what_differs(run, identity, reason):
@@ -161,14 +161,14 @@ def test_a_run_of_other_maps_is_refused_and_told_what_differs(run, identity, rea
 @pytest.mark.parametrize(
     "method",
     [
-        Method(layers="all"),
-        Method(layers=(2, 11)),
-        Method(heads="keep"),
-        Method(frame_importance="insertion"),
+        Method(name="staa-paper", layers="all"),
+        Method(name="staa-paper", layers=(2, 11)),
+        Method(name="staa-paper", heads="keep"),
+        Method(name="staa-paper", frame_importance="insertion"),
     ],
 )
 def test_what_a_method_stores_beside_its_attribution_is_no_matter(run, method):
-    reference_of(run, record_of(run, method=method.resolved(12)))
+    reference_of(run, record_of(run, method=method.resolved(12, pools_mean=False)))
 
 
 def test_other_clips_decoders_and_batches_are_no_matter(run):

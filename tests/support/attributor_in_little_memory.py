@@ -29,7 +29,12 @@ def explained(folder: str, room_bytes: int) -> dict[str, Any]:
         *(N_CLIPS, N_CLIPS, grid.n_frames, grid.n_times, grid.height, grid.width), n_ranks=2
     )
     attributor = Attributor(
-        checkpoint, Method(), layout, device="cpu", precision="float32", n_threads=1
+        checkpoint,
+        Method(name="staa-paper"),
+        layout,
+        device="cpu",
+        precision="float32",
+        n_threads=1,
     )
     rng = np.random.default_rng(0)
     batch = {

@@ -24,12 +24,12 @@ def identity_of(layout: StoreLayout, **given: Any) -> RunIdentity:
         "sampling": Sampling("uniform", layout.n_frames),
         "preprocessing": Preprocessing(),
         "views": ViewsConfig(),
-        "method": Method().resolved(12),
+        "method": Method(name="staa-paper").resolved(12, pools_mean=False),
         "precision": "float32",
         "compile_model": False,
         "batch_size": 1,
         "rows_per_shard": layout.rows_per_shard,
-        "attribution_version": 2,
+        "attribution_version": 3,
     }
     return RunIdentity(**made_up | given)
 

@@ -87,7 +87,7 @@ const show = {
   },
   times: (v) => (v === null || v === undefined ? "–" : `${v.toFixed(v < 10 ? 2 : 0)}×`),
   small: (v) => (v === null || v === undefined ? "–" : v < 0.001 ? v.toExponential(0) : v.toFixed(3)),
-  label: (key) => key.replaceAll("_", " "),
+  label: (key) => key.replaceAll("_", " ") + (staaData?.flagged?.includes(key) ? " !" : ""),
   title: (key) => show.label(key).replace(/^./, (c) => c.toUpperCase()),
 };
 

@@ -34,13 +34,21 @@ function mapWords(name, map) {
   const most = `${show.times(map.most.value)} uniform ${where(map.most)}`;
   return map.nearlyUniform
     ? `Mean map of ${name}: nearly uniform, from ${show.times(map.least)} to ${most}`
-    : `Mean map of ${name}: most attention ${most}; least ${show.times(map.least)}`;
+    : `Mean map of ${name}: most weight ${most}; least ${show.times(map.least)}`;
 }
 
 function differenceWords(name, difference, other) {
   return `Mean map of ${name} less ${other}: most gained ${signed(difference.most.value)} uniform ` +
     `${where(difference.most)}; most lost ${signed(difference.least)}`;
 }
+
+/** Captions of a mean map and a mean profile: attention says where a model looks, evidence what it read,
+ * LibraGrad what was shown to it. */
+const mapTitle = () => (staaData.classSpecific ? "Where evidence is" : "Where it looks");
+const profileTitle = () => {
+  if (!staaData.classSpecific) return "When it looks";
+  return staaData.timesWeigh ? "When evidence was shown" : "When evidence was read";
+};
 
 const signed = (v) => `${v > 0 ? "+" : ""}${v.toFixed(2)}×`;
 const where = (most) => `in row ${most.y}, column ${most.x} (${most.where})`;
@@ -66,7 +74,7 @@ function classMaps(name, data, otherName) {
       ? `Nearly uniform: all of it lies between ${show.times(data.least)} and ${show.times(data.most.value)}.`
       : null;
     const figures = [
-      mapFigure({ title: "Where it looks", source: pick(data), alt: mapWords(name, data),
+      mapFigure({ title: mapTitle(), source: pick(data), alt: mapWords(name, data),
         values: own ? data.ownLegend : legends.map, note: near }),
       mapFigure({ title: "More and less than in all clips", source: pick(data.difference),
         alt: differenceWords(name, data.difference, "that of all clips"), kind: "difference",
@@ -74,7 +82,7 @@ function classMaps(name, data, otherName) {
         note: `Most gained: ${signed(data.difference.most.value)} ${where(data.difference.most)}.` }),
     ];
     if (data.other) {
-      figures.push(mapFigure({ title: `Where ${otherName} looks`, source: pick(data.other),
+      figures.push(mapFigure({ title: `The map of ${otherName}`, source: pick(data.other),
         alt: `In ${otherName}: ${mapWords(name, data.other)}`, values: own ? data.other.ownLegend : legends.map }));
       if (data.other.difference)
         figures.push(mapFigure({ title: `${otherName} less this run`, source: pick(data.other.difference),
@@ -110,7 +118,7 @@ function profileFigure(name, profile, other, otherName) {
   const unit = profile.seconds ? "s" : "time step";
   const at = (i) => (profile.seconds ? `${x[i].toFixed(2)} s` : `step ${x[i]}`);
   const peak = profile.mean.indexOf(Math.max(...profile.mean));
-  const words = `Temporal profile of ${name}: most attention at ${at(peak)}, ${show.times(profile.mean[peak])} uniform` +
+  const words = `Temporal profile of ${name}: most weight at ${at(peak)}, ${show.times(profile.mean[peak])} uniform` +
     (profile.low ? ` (95 % interval ${show.times(profile.low[peak])} to ${show.times(profile.high[peak])})` : "") +
     `; least ${show.times(Math.min(...profile.mean))}` +
     (other ? `. In ${otherName} most at ${at(other.mean.indexOf(Math.max(...other.mean)))}` : "");
@@ -134,7 +142,7 @@ function profileFigure(name, profile, other, otherName) {
     x.map((v, i) => i % every === 0 && h("text", { x: px(i), y: height - bottom + 17, "text-anchor": "middle" },
       profile.seconds ? v.toFixed(span < 3 ? 2 : 1) : v)),
     h("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle", class: "title" }, unit));
-  return h("figure", { class: "profile" }, h("figcaption", {}, "When it looks"), svg,
+  return h("figure", { class: "profile" }, h("figcaption", {}, profileTitle()), svg,
     h("p", { class: "key" },
       h("span", { class: "k mean" }, "mean"), profile.low && h("span", { class: "k interval" }, "95 % interval of the mean"),
       profile.std && h("span", { class: "k spread" }, "± 1 std of clips"), h("span", { class: "k uniform" }, "uniform"),

@@ -66,7 +66,7 @@ const stepTime = (clip, step) =>
 function clipWords(clip, attribution) {
   const [steps, rows, columns] = attribution.grid;
   const [step, row, column] = attribution.peak;
-  return `Clip ${clip.video}: most attention at ${stepTime(clip, step)} (step ${step + 1} of ${steps}) in row ${row + 1} ` +
+  return `Clip ${clip.video}: most weight at ${stepTime(clip, step)} (step ${step + 1} of ${steps}) in row ${row + 1} ` +
     `of ${rows}, column ${column + 1} of ${columns}, ${show.times(attribution.top)} uniform`;
 }
 

@@ -41,7 +41,7 @@ function overview() {
   const notes = [`${staaData.method} attributions of `, name_(staaData.model), `, ${grid[0]} time steps of ${grid[1]} × ${grid[2]} patches; classes by ${staaData.by}`];
   const confirmed = states.confirmed || 0;
   add(view, [
-    h("h1", {}, "What the model looks at"), h("p", { class: "lead" }, notes),
+    h("h1", {}, staaData.classSpecific ? "What speaks for the answers" : "What the model looks at"), h("p", { class: "lead" }, notes),
     h("dl", { class: "tiles" },
       tile("Findings", staaData.audited ? show.count(found) : "–", staaData.audited ? `${show.count(confirmed)} confirmed` : "not audited yet"),
       tile("Accuracy", show.percent(summary.accuracy, 1), unlabelled ? `of ${show.count(summary.n_labelled)} labelled clips` : null),
@@ -55,12 +55,48 @@ function overview() {
           found > staaData.first.length && h("p", {}, h("a", { class: "all", href: "#/findings" }, `All ${many(found, "finding")} →`))]),
     classPicture(),
     h("section", {}, h("h2", {}, "Over all clips"), h("div", { class: "pair" },
-      mapFigure({ title: "Where it looks", source: staaData.overall.map, alt: mapWords("all clips", staaData.overall), values: staaData.legend.map,
+      mapFigure({ title: mapTitle(), source: staaData.overall.map, alt: mapWords("all clips", staaData.overall), values: staaData.legend.map,
         note: staaData.overall.nearlyUniform ? `Nearly uniform: all of it lies between ${show.times(staaData.overall.least)} and ${show.times(staaData.overall.most.value)}.` : null }),
       profileFigure("all clips", staaData.overall.profile))),
+    staaData.trust && trustSection(staaData.trust),
     summary.n_labelled > 0 && confusionSection(classes.name),
   ]);
   return view;
+}
+
+const range = (v) => (v.low === null || v.low === undefined ? "few videos" : `${show.number(v.low)} to ${show.number(v.high)}`);
+
+/** What the model has said when it was asked about perturbed clips, over all and by class. */
+function trustSection(trust) {
+  const { faithfulness, time, sanity } = trust.groups;
+  const flagged = faithfulness.some((f) => f.flagged);
+  const head = (text, number = true) => h("th", { scope: "col", class: number && "number" }, text);
+  const figures = (caption, list, own = null) => list.length > 0 && h("table", { class: "plain trust" }, h("caption", {}, caption),
+    h("thead", {}, h("tr", {}, head("Figure", false), head("Mean"), head("95 % interval"), own && head("Its own"))),
+    h("tbody", {}, list.map((f) => h("tr", {}, h("th", { scope: "row" }, f.name, f.flagged && ` ${trust.flag}`, h("small", {}, f.what)),
+      h("td", { class: "number" }, show.number(f.mean)), h("td", { class: "number" }, range(f)), own && h("td", { class: "number", title: range(own) }, show.number(own.mean))))));
+  return h("section", {}, h("h2", {}, "How far to trust the maps"),
+    h("p", { class: "lead" }, `The model was asked again about ${many(trust.n, "clip")}` + (trust.failed ? `; ${show.count(trust.failed)} more couldn't be measured` : "")),
+    h("div", { class: "pair" },
+      faithfulness.length > 0 && figures("Does the model need what is marked? Less random orders", faithfulness),
+      h("div", {},
+        figures("Which frames matter: rank agreement with their Shapley values", time, trust.own),
+        time.length > 0 && h("p", { class: "note" }, "Absent frames show the clip's median frame. Its own: agreement of that reference with itself, on the clip shifted by two pixels; what is above it doesn't repeat."),
+        figures("Does the map change when it has to? Lower is better", sanity),
+        trust.notes.map((text) => h("p", { class: "note" }, text)))),
+    flagged && h("p", { class: "note" }, `${trust.flag} ranks a corrupted truth above the truth, where the truth is known: don't go by it. A gap and what is removed are better when they are high, what is kept when it is low.`),
+    trust.classes && trustOfClasses(trust.classes));
+}
+
+function trustOfClasses(t) {
+  const names = staaData.classes.name;
+  const rows = names.map((_, i) => i).filter((i) => t.n[i] > 0);
+  return dataTable({ caption: "Gap over patches by class", rows, sort: "gap", prefix: "t", columns: [
+    { key: "name", label: "Class", head: true, class: "name", value: (i) => names[i], cell: namedClass },
+    { key: "gap", label: "Gap over patches", number: true, first: "asc", title: "insertion AUC less deletion AUC, less that of random orders; near 0, the model doesn't need what is marked", value: (i) => t.mean[i], cell: (i) => show.number(t.mean[i]) },
+    { key: "interval", label: "95 % interval", number: true, value: (i) => t.low[i], cell: (i) => h("span", { class: "ranged" }, intervalMark(t.mean[i], t.low[i], t.high[i]), range({ low: t.low[i], high: t.high[i] })) },
+    { key: "clips", label: "Clips asked about", number: true, value: (i) => t.n[i], cell: (i) => show.count(t.n[i]) },
+  ] }).element;
 }
 
 /** All classes by two chosen scores, linked with the list beside it. */
@@ -158,7 +194,9 @@ async function findings() {
 function classesView() {
   const c = staaData.classes;
   const count = h("p", { class: "count", role: "status" });
-  const numbers = SHOWN.filter((k) => c[k] && c[k].some((v) => v !== null));
+  // T of evidence says when it was read, not what the first frame weighs.
+  const shown = SHOWN.filter((k) => staaData.timesWeigh || k !== "first_frame_mass");
+  const numbers = shown.filter((k) => c[k] && c[k].some((v) => v !== null));
   const table = dataTable({ caption: "Classes", rows: classRows(), sort: "name", columns: [...classColumns(numbers),
     { key: "failed", label: "Failed", number: true, value: (i) => c.failed[i], cell: (i) => c.failed[i] || "" }] });
   const filter = () => {
@@ -185,7 +223,8 @@ async function classView([text]) {
   const beside = (i, label) => rows[i] !== undefined && h("a", { href: place.to(`class/${rows[i]}`), rel: label }, label === "prev" ? "← " : "", name_(c.name[rows[i]]), label === "next" ? " →" : "");
   const head = [h("nav", { class: "beside", "aria-label": "Neighbouring classes" }, h("span", {}, beside(at - 1, "prev")), h("span", {}, beside(at + 1, "next"))),
     h("h1", {}, name_(name)),
-    h("p", { class: "lead" }, `${many(c.n[index], "clip")}, accuracy ${show.percent(c.accuracy[index], 1)}` + (c.failed[index] ? `, ${show.count(c.failed[index])} failed` : ""))];
+    h("p", { class: "lead" }, `${many(c.n[index], "clip")}, accuracy ${show.percent(c.accuracy[index], 1)}` + (c.failed[index] ? `, ${show.count(c.failed[index])} failed` : "")),
+    ...gapOfClass(index)];
   if (!data) return h("div", {}, head, h("p", {}, "No clip of this class has an attribution."));
   const clips = groupsOfClips(data.clips);
   return h("div", {}, head,
@@ -194,6 +233,14 @@ async function classView([text]) {
       h("div", { class: "pair" }, profileFigure(name, data.profile, data.other?.profile, otherName), scoreStrips(index, other?.classes))),
     staaData.summary.n_labelled > 0 && classConfusion(index),
     h("section", {}, h("h2", {}, "Clips"), clips));
+}
+
+/** How much the model needs what is marked in a class's clips, if it was asked. */
+function gapOfClass(index) {
+  const t = staaData.trust?.classes;
+  if (!t || !t.n[index]) return [];
+  const gap = { mean: t.mean[index], low: t.low[index], high: t.high[index] };
+  return [h("p", { class: "note" }, `Gap over patches ${show.number(gap.mean)} (${range(gap)}) in ${many(t.n[index], "clip")} that the model was asked about: above 0, it needs what is marked more than other parts.`)];
 }
 
 /** A class's clips by the reason why they are shown. */

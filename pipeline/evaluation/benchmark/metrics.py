@@ -5,7 +5,7 @@ be tried on truths that are corrupted (`flags`): the leaderboard marks those tha
 truth above the truth.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -177,18 +177,20 @@ def _class_sensitivity(explained: Explained) -> Float64Array:
 
 
 def _random_classifier(explained: Explained) -> Float64Array:
-    of_each = [sanity.pearson(explained.single, maps) for maps in explained.of_random_classifiers]
+    return _mean_correlation(explained.single, explained.of_random_classifiers)
+
+
+def _cascade(explained: Explained) -> Float64Array:
+    return _mean_correlation(explained.single, explained.of_cascade)
+
+
+def _mean_correlation(true: Float64Array, others: Sequence[Float64Array]) -> Float64Array:
+    of_each = [sanity.pearson(true, maps) for maps in others]
     return np.asarray(np.mean(of_each, axis=0))
 
 
 def _max_sensitivity(explained: Explained) -> Float64Array:
-    true = explained.single.reshape(len(explained.single), -1)
-    norms = np.linalg.norm(true, axis=1)
-    largest = np.zeros(len(true))
-    for maps in explained.moved:
-        distance = np.linalg.norm(maps.reshape(true.shape) - true, axis=1)
-        largest = np.fmax(largest, np.divide(distance, norms, out=distance, where=norms > 0))
-    return largest
+    return sanity.largest_change(explained.single, explained.moved)
 
 
 def _shapley(explained: Explained) -> Float64Array:
@@ -330,6 +332,13 @@ METRICS: dict[str, Metric] = {
         "correlation with the map of a model of noise behind its embeddings",
         lambda explained: sanity.pearson(explained.single, explained.of_random_blocks),
     ),
+    "cascade": Metric(
+        "sanity",
+        "lower",
+        "mean correlation with the map as the model becomes noise from the output on: the "
+        "classifier, then one block more each time (Adebayo et al. 2018)",
+        _cascade,
+    ),
     "max-sensitivity": Metric(
         "sanity",
         "lower",
@@ -345,8 +354,8 @@ METRICS: dict[str, Metric] = {
     "Shapley's own": Metric(
         "time",
         "higher",
-        "rank agreement of that reference with itself, shifted by two pixels: no figure beside it "
-        "can be above",
+        "rank agreement of that reference with itself, shifted by two pixels: what is above it "
+        "doesn't repeat",
         lambda explained: explained.subject.shapley_repeatability,
         is_quality=False,
     ),

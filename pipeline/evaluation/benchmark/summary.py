@@ -103,7 +103,8 @@ def figure(of_models: Mapping[str, Float64Array], draws: Draws) -> Figure | None
     defined = {name: values for name, values in of_models.items() if np.isfinite(values).any()}
     if not defined:
         return None
-    means = {name: float(np.nanmean(values)) for name, values in defined.items()}
+    # Infinity is left out of the bootstrap and of the count, too.
+    means = {name: float(values[np.isfinite(values)].mean()) for name, values in defined.items()}
     samples = np.mean([draws.means(values) for values in defined.values()], axis=0)
     low, high = np.nanpercentile(samples, [2.5, 97.5])
     n_clips = sum(int(np.isfinite(values).sum()) for values in of_models.values())

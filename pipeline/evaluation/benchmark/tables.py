@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from pipeline.evaluation.benchmark.metrics import DECIDING, METRICS
 from pipeline.evaluation.benchmark.summary import Decision, Figure, Results
-from pipeline.evaluation.methods.explainer import METHODS
+from pipeline.evaluation.methods.explainer import METHODS, PRODUCT_DEFAULT
 from pipeline.evaluation.metric_checks import MetricCheck
 
 _COLOURS = {
@@ -22,6 +22,7 @@ _COLOURS = {
     "forward passes": "#d62728",
 }
 _FLAG = "!"
+_DEFAULT = "(default)"
 _DRAWN = ("AP", "contrastive drop", "gap patches", "frames' Shapley")
 
 
@@ -49,6 +50,7 @@ def as_json(
             "methods": {
                 method: {
                     "needs": METHODS[method].needs,
+                    "is_product_default": method == PRODUCT_DEFAULT,
                     "is_class_specific": METHODS[method].is_class_specific,
                     "cost_in_forward_passes": results.cost(method),
                     "cpu_seconds_per_clip": results.seconds(method),
@@ -76,6 +78,8 @@ def as_markdown(
     """Write the tables: one of each group of metrics, what is flagged, and the decision."""
     figures = results.figures(metrics)
     parts = [_facts(facts)]
+    if PRODUCT_DEFAULT in results.methods:
+        parts.append(f"{_DEFAULT}: what `jobs.attribute` computes without `--method`.")
     for group in dict.fromkeys(METRICS[name].group for name in metrics):
         of_group = [name for name in metrics if METRICS[name].group == group]
         parts.append(f"## {group.capitalize()}\n\n" + _table(results, figures, of_group, checks))
@@ -105,14 +109,18 @@ def quality_against_cost(results: Results, metrics: Sequence[str]) -> bytes:
     figures = results.figures(drawn)
     picture = Picture(figsize=(9, 4.5 * len(drawn)), layout="constrained")
     for axes, metric in zip(np.atleast_1d(picture.subplots(len(drawn))), drawn, strict=True):
-        _draw(axes, results, {method: each[metric] for method, each in figures.items()})
+        of_methods = {method: each[metric] for method, each in figures.items()}
+        _draw(axes, results, of_methods, better=METRICS[metric].better)
         axes.set_ylabel(f"{metric} ({METRICS[metric].better} is better)")
     written = io.BytesIO()
     picture.savefig(written, format="png", dpi=100)
     return written.getvalue()
 
 
-def _draw(axes: Axes, results: Results, figures: Mapping[str, Figure | None]) -> None:
+def _draw(
+    axes: Axes, results: Results, figures: Mapping[str, Figure | None], *, better: str
+) -> None:
+    points: dict[str, tuple[float, float]] = {}
     for method, each in figures.items():
         cost = results.cost(method)
         if each is None or cost is None:
@@ -121,16 +129,38 @@ def _draw(axes: Axes, results: Results, figures: Mapping[str, Figure | None]) ->
         place, colour = max(cost, 0.05), _COLOURS[METHODS[method].needs]
         error = [[each.mean - each.low], [each.high - each.mean]]
         axes.errorbar(place, each.mean, yerr=np.maximum(error, 0), fmt="o", color=colour, ms=4)
-        axes.annotate(
-            method, (place, each.mean), fontsize=6, xytext=(4, 2), textcoords="offset points"
-        )
+        points[method] = (place, each.mean)
     axes.set_xscale("log")
     axes.set_xlabel("cost of a clip, in forward passes (CPU time)")
     handles = [
         Line2D([], [], color=colour, marker="o", linestyle="", label=needs)
         for needs, colour in _COLOURS.items()
     ]
-    axes.legend(handles=handles, title="needs", fontsize=7)
+    # Above the axes, where no point is.
+    axes.legend(
+        handles=handles, fontsize=7, ncols=len(handles), loc="lower left", bbox_to_anchor=(0, 1)
+    )
+    _name(axes, points, best_last=better == "lower")
+
+
+def _name(axes: Axes, points: Mapping[str, tuple[float, float]], *, best_last: bool) -> None:
+    """Name points, the product's default and the best first; what would cover a name has none."""
+    axes.autoscale_view()
+    named: list[tuple[float, float]] = []
+    ordered = sorted(points, key=lambda method: points[method][1], reverse=not best_last)
+    for method in sorted(ordered, key=lambda method: method != PRODUCT_DEFAULT):
+        x, y = axes.transData.transform(points[method])
+        if any(abs(x - other_x) < 100 and abs(y - other_y) < 9 for other_x, other_y in named):
+            continue
+        named.append((x, y))
+        axes.annotate(
+            method,
+            points[method],
+            fontsize=6,
+            xytext=(4, 2),
+            textcoords="offset points",
+            fontweight="bold" if method == PRODUCT_DEFAULT else "normal",
+        )
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
@@ -154,12 +184,18 @@ def _table(
 
     ordered = sorted(results.methods, key=key, reverse=first.better == "higher")
     rows = [
-        f"| {method} | " + " | ".join(_cell(figures[method][name]) for name in metrics) + " |"
+        f"| {_marked(method)} | "
+        + " | ".join(_cell(figures[method][name]) for name in metrics)
+        + " |"
         for method in ordered
     ]
     legend = "; ".join(f"{name}: {METRICS[name].what}" for name in metrics)
     ruler = "| --- |" + " --- |" * len(metrics)
     return "\n".join([f"| method | {' | '.join(heads)} |", ruler, *rows]) + f"\n\n{legend}."
+
+
+def _marked(method: str) -> str:
+    return f"**{method}** {_DEFAULT}" if method == PRODUCT_DEFAULT else method
 
 
 def _head(name: str, checks: Mapping[str, MetricCheck]) -> str:
@@ -193,7 +229,7 @@ def _cost_table(results: Results) -> str:
         if ratio is None or seconds is None or counted is None:
             continue
         rows.append(
-            f"| {method} | {METHODS[method].needs} | {ratio:.2f} | {counted:.0f} | "
+            f"| {_marked(method)} | {METHODS[method].needs} | {ratio:.2f} | {counted:.0f} | "
             f"{1000 * seconds:.1f} |"
         )
     return (
@@ -222,7 +258,7 @@ def _flagged(metrics: Sequence[str], checks: Mapping[str, MetricCheck]) -> str:
 
 def _decision(decision: Decision) -> str:
     rows = [
-        f"| {each.method} | {_cell(each.score)} | {_cell(each.gain)} | "
+        f"| {_marked(each.method)} | {_cell(each.score)} | {_cell(each.gain)} | "
         f"{'passes' if each.passes_guards else 'fails'} |"
         for each in decision.candidates
     ]

@@ -15,19 +15,25 @@ from pipeline.models.timesformer import Timesformer
 
 
 def staa(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
-    """STAA of the last layer, heads averaged: the default of `jobs.attribute`."""
-    return _explained(model, pixel_values, Method())
+    """STAA of the last layer, heads averaged."""
+    return _explained(model, pixel_values, Method(name="staa-paper"))
 
 
 def first_layer(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """STAA of the first layer."""
-    return _explained(model, pixel_values, Method(layers=(0,)))
+    return _explained(model, pixel_values, Method(name="staa-paper", layers=(0,)))
+
+
+def middle_layer(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
+    """STAA of the middle layer, number n // 2 of n from 0: of two layers it is the last one."""
+    middle = model.n_layers(model.model.config) // 2
+    return _explained(model, pixel_values, Method(name="staa-paper", layers=(middle,)))
 
 
 def all_layers(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Mean of STAA over all layers."""
     with torch.inference_mode():
-        joint = explain(model, pixel_values, Method(layers="all")).joint
+        joint = explain(model, pixel_values, Method(name="staa-paper", layers="all")).joint
     return joint.mean(dim=1)
 
 

@@ -1,5 +1,6 @@
 """Evidence for a class: what the readout reads for it, and references with a backward pass."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from pipeline.attribution.method import Method
 from pipeline.models.adapter import Adapter
-from pipeline.models.backward import gradient_relevance, held_gradient
+from pipeline.models.backward import gradient_relevance, held_gradient_from_median
 from pipeline.models.explain import explain
 from pipeline.models.frame_importance import by_insertion
 
@@ -47,7 +48,7 @@ def evidence_stepped_back(model: Adapter, pixel_values: Tensor, target: Tensor) 
 
 
 def net_evidence_stepped_back(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
-    """Net evidence, followed back as `evidence_stepped_back`."""
+    """Net evidence, followed back as `evidence_stepped_back`: the default of `jobs.attribute`."""
     pools_mean = model.pools_mean(model.model.config)
     return _explained(model, pixel_values, target, clamp="sum", step_back=pools_mean)
 
@@ -64,12 +65,12 @@ def changed_net_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -
 
 def signed_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Signed evidence of all layers: what tells this class from the others."""
-    return _signed(model, pixel_values, target)
+    return _signed(model, pixel_values, _method({}), target)
 
 
 def plain_signed_evidence(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """Signed evidence by the full derivative."""
-    return _signed(model, pixel_values, target, derivative="plain")
+    return _signed(model, pixel_values, _method({"derivative": "plain"}), target)
 
 
 def chefer(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
@@ -78,13 +79,13 @@ def chefer(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
 
 
 def libra_grad(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
-    """Input x Gradient of the tokens with LibraGrad's frozen rules (arXiv 2411.16760)."""
-    return held_gradient(model, pixel_values, target, from_median=False)
+    """Signed parts of ``--method libragrad``: LibraGrad's Input x Gradient (arXiv 2411.16760)."""
+    return _signed(model, pixel_values, Method(name="libragrad", target="label"), target)
 
 
 def libra_grad_from_median(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
     """LibraGrad counted from the clip's median frame: its positive parts are frame importance."""
-    return held_gradient(model, pixel_values, target, from_median=True)
+    return held_gradient_from_median(model, pixel_values, target)
 
 
 def inserted_frames(model: Adapter, pixel_values: Tensor, target: Tensor) -> Tensor:
@@ -95,14 +96,19 @@ def inserted_frames(model: Adapter, pixel_values: Tensor, target: Tensor) -> Ten
 
 
 def _explained(model: Adapter, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:
-    method = Method(name="evidence", target="label", **options)
     with torch.inference_mode():
-        return explain(model, pixel_values, method, target).attribution
+        return explain(model, pixel_values, _method(options), target).attribution
 
 
-def _signed(model: Adapter, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:
-    method = Method(name="evidence", target="label", **options)
+def _signed(model: Adapter, pixel_values: Tensor, method: Method, target: Tensor) -> Tensor:
     with torch.inference_mode():
         signed = explain(model, pixel_values, method, target).signed
     assert signed is not None
     return signed
+
+
+def _method(options: Mapping[str, Any]) -> Method:
+    """Evidence of the given classes, clamped in its parts and not followed back unless told."""
+    return Method(
+        name="evidence", target="label", **{"clamp": "parts", "step_back": False, **options}
+    )

@@ -53,6 +53,7 @@ METHODS: dict[str, Explainer] = {
     "published attention": _of(attention.published_attention, "attention"),
     "staa": _of(attention.staa, "attention"),
     "staa first layer": _of(attention.first_layer, "attention"),
+    "staa middle layer": _of(attention.middle_layer, "attention"),
     "staa all layers": _of(attention.all_layers, "attention"),
     "staa space": _of(attention.space, "attention"),
     "rollout": _of(attention.rollout, "attention"),
@@ -96,6 +97,9 @@ METHODS: dict[str, Explainer] = {
     "KernelSHAP": _of(perturbations.kernel_shap, "forward passes", is_class_specific=True),
 }
 """By the name that tables show."""
+
+PRODUCT_DEFAULT = "net evidence stepped back"
+"""The one that `jobs.attribute` computes without ``--method``; tables mark it."""
 
 
 def explain(name: str, model: Any, pixel_values: Tensor, target: Tensor, **options: Any) -> Tensor:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.analysis.simulated_runs import ALL, simulated
+from tests.analysis.simulated_runs import ALL, without_false_alarm
 
 
 @pytest.fixture(scope="package")
@@ -17,11 +17,11 @@ def day_seed():
 @pytest.fixture(scope="package")
 def planted(day_seed):
     """One run in which every kind is planted, and what an audit reads of it."""
-    run = simulated(day_seed, ALL)
+    run = without_false_alarm(day_seed, ALL)
     return run, run.evidence()
 
 
 @pytest.fixture(scope="package")
 def clean(day_seed):
-    """What an audit reads of the clean twin."""
-    return simulated(day_seed).evidence()
+    """A clean twin, as an audit reads it."""
+    return without_false_alarm(day_seed).evidence()

@@ -95,7 +95,7 @@ def test_a_share_that_all_clips_have_is_a_sink_and_one_of_a_class_is_none(plante
 
 
 def marked(evidence, share, area):
-    """Evidence of a run whose clips have a marked region, with its share of the attention."""
+    """Evidence of a run whose clips have a marked region, with its share of the weight."""
     return replace(
         evidence, table=evidence.table.assign(mask_share_attribution=share, mask_covered=area)
     )

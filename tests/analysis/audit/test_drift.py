@@ -9,6 +9,7 @@ from scipy import stats
 
 from analysis.audit.drift import COMPARED, compare_runs, drift
 from analysis.audit.settings import AuditSettings
+from pipeline.attribution.method import Method
 from pipeline.errors import StoreError
 from tests.analysis.simulated_runs import CLASS_NAMES, LOGO, simulated
 
@@ -36,8 +37,10 @@ def test_a_logo_that_one_class_learned_is_found_with_its_class_and_place():
         maps=second.maps[order],
         when=second.when[order],
     )
-    (finding,) = drift(first, turned, SETTINGS)
-    assert finding.subject == (CLASS_NAMES[LOGO],)
+    # Another class may be a false alarm, as one in twenty findings or so is.
+    found = {finding.subject: finding for finding in drift(first, turned, SETTINGS)}
+    finding = found[(CLASS_NAMES[LOGO],)]
+    assert len(found) <= 3
     assert "row 1, column 8" in finding.seen
     assert 0 < finding.low <= finding.effect <= finding.high
     assert all(example.video_id.startswith("sim") for example in finding.examples)
@@ -93,7 +96,7 @@ def with_noise(evidence, seed, size=0.2):
 
 
 def with_patch(evidence, index, patch, seed):
-    """A run in which a class's clips attend to one patch more."""
+    """A run in which a class's maps have more on one patch."""
     maps, member = evidence.maps.copy(), evidence.label == index
     maps[member, patch] += np.random.default_rng(seed).uniform(0.1, 0.3, member.sum())
     return replace(evidence, maps=maps / maps.sum(axis=1, keepdims=True))
@@ -103,14 +106,26 @@ def with_patch(evidence, index, patch, seed):
 def test_a_place_that_one_class_learned_is_found_with_as_few_clips_as_are_tested(clips):
     print("seed", SEED)
     first = simulated(SEED, clips_per_class=clips).evidence()
-    second = with_noise(first, SEED + 1)
-    assert drift(first, second, SETTINGS) == []
+    # A false alarm, which one pair in twenty or so has, isn't the subject.
+    noisy = (with_noise(first, SEED + offset) for offset in range(1, 50))
+    second = next(run for run in noisy if drift(first, run, SETTINGS) == [])
     (finding,) = drift(first, with_patch(second, 4, 9, SEED), SETTINGS)
     assert finding.subject == (CLASS_NAMES[4],)
     assert "row 2, column 2" in finding.seen
     assert 2.0 ** (1 - clips) <= finding.p <= 4 * 2.0 ** (1 - clips)
     assert finding.q <= SETTINGS.q
     assert finding == drift(first, with_patch(second, 4, 9, SEED), SETTINGS)[0]
+
+
+@pytest.mark.parametrize("clips", [10, 12])
+def test_noise_alone_is_a_finding_as_seldom_as_is_asked_for(clips):
+    print("seed", SEED)
+    n_pairs = 40
+    n_alarms = 0
+    for offset in range(n_pairs):
+        first = simulated(SEED + offset, clips_per_class=clips).evidence()
+        n_alarms += drift(first, with_noise(first, SEED + offset), SETTINGS) != []
+    assert stats.binom.sf(n_alarms - 1, n_pairs, SETTINGS.q) > 1e-4
 
 
 def test_what_is_paired_and_tested_is_counted_and_the_rest_has_its_reason():
@@ -205,6 +220,34 @@ def test_first_and_last_steps_are_of_t_where_one_run_alone_has_stored_importance
     both = compare_runs(stored, replace(stored, table=table), SETTINGS)
     assert [finding.subject for finding in both.findings] == [(CLASS_NAMES[5],)]
     assert both.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "of_other", "told"),
+    [
+        ("staa", "insertion", "first_frame_mass is of T"),
+        ("libragrad", "insertion", "first_frame_mass is of T"),
+        ("evidence", "insertion", "first_frame_mass is left out"),
+        ("evidence", None, "first_frame_mass is left out"),
+    ],
+)
+def test_importance_of_two_kinds_is_not_compared(name, of_other, told):
+    """Nor is T in its place, where that says when evidence was read."""
+    run = simulated(SEED).evidence()
+    options = Method(name=name, frame_importance="gradient")
+    first = replace(run, options=options, importance=run.when)
+    when = np.roll(run.when, 3, axis=1)
+    ends = {"first_frame_mass": when[:, 0], "last_frame_mass": when[:, -1]}
+    second = replace(
+        run,
+        options=options.model_copy(update={"frame_importance": of_other}),
+        importance=None if of_other is None else when,
+        when=when if name == "evidence" else run.when,
+        table=run.table.assign(**ends),
+    )
+    compared = compare_runs(first, second, SETTINGS)
+    assert compared.findings == []
+    assert any(told in note for note in compared.notes)
 
 
 def test_first_and_last_steps_of_other_lengths_are_left_out():

@@ -1,4 +1,4 @@
-"""Patches near the border that draw the attention of a class's clips."""
+"""Patches near the border that draw the weight of a class's clips."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def test_a_place_is_said_in_words(y, x, words):
 
 
 def with_share(evidence, rows, cells, share):
-    """Move a share of the attention of some rows to patches, as much to each row as is given."""
+    """Move a share of the weight of some rows to patches, as much to each row as is given."""
     maps = evidence.maps.copy()
     maps[rows] *= 1 - share[rows, None]
     maps[np.ix_(rows, cells)] += share[rows, None] / len(cells)

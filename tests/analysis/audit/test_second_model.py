@@ -12,14 +12,20 @@ from analysis.audit.second_model import prove_suspects, read_answers
 from pipeline.clips.views import ViewsConfig
 from pipeline.errors import StoreError
 from pipeline.status import Status
-from tests.analysis.simulated_runs import CLASS_NAMES
+from tests.analysis.simulated_runs import ALL, CLASS_NAMES, simulated
 from tests.analysis.stores import CLASS_NAMES as SMALL_CLASSES
 from tests.analysis.stores import random_columns, small_layout, write_run
 
 
 @pytest.fixture(scope="module")
+def planted(day_seed):
+    """A run in which labels are swapped among classes that maps tell apart."""
+    run = simulated(day_seed, ALL, apart=True)
+    return run, run.evidence()
+
+
+@pytest.fixture(scope="module")
 def found(planted):
-    """Findings of a run with swapped labels."""
     _, evidence = planted
     return audit(evidence)
 

@@ -16,7 +16,7 @@ def test_two_ways_are_found_in_the_class_that_has_them(planted):
     _, evidence = planted
     (found,) = strategies(evidence, SETTINGS)
     assert found.subject == (CLASS_NAMES[TWO],)
-    assert "2 ways of looking" in found.seen
+    assert "2 kinds by their maps" in found.seen
     assert "top left" in found.seen
     assert "bottom right" in found.seen
 

@@ -1,4 +1,4 @@
-"""Other attention of clips that were misclassified, within a class."""
+"""Other maps of clips that were misclassified, within a class."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def test_a_class_that_looks_at_the_border_when_it_is_wrong_is_found(planted):
     assert found.subject == (CLASS_NAMES[WRONG],)
     member = evidence.label == WRONG
     wrong = member & (evidence.prediction != WRONG)
-    assert f"the {wrong.sum()} misclassified clips" in found.seen
+    assert f"the {wrong.sum()} misclassified clips have more " in found.seen
     assert found.n == member.sum()
     assert {example.row for example in found.examples} <= set(np.flatnonzero(wrong).tolist())
     assert found.low <= found.effect <= found.high

@@ -33,7 +33,7 @@ def finding(kind: str, subject: str, rows: tuple[int, ...], **given: Any) -> Fin
     """A finding with made-up numbers."""
     made_up: dict[str, Any] = {
         "scope": "class",
-        "seen": f"In {subject!r} a corner gets much of the attention.",
+        "seen": f"In {subject!r} a corner gets much of the weight.",
         "check": "Look at that corner.",
         "effect": 2.5,
         "effect_name": "share over that of other classes",

@@ -179,7 +179,7 @@ def test_a_clip_plays_under_its_attribution_and_steps_by_keyboard(chromium, page
     with opened(chromium, page_url, "clip/0") as page:
         canvas = page.locator(".screens canvas").first
         page.wait_for_timeout(200)
-        assert "most attention at" in canvas.get_attribute("aria-label")
+        assert "most weight at" in canvas.get_attribute("aria-label")
         page.get_by_role("slider", name="Time step").focus()
         page.keyboard.press("Home")
         first = canvas.screenshot()

@@ -14,6 +14,7 @@ from analysis import class_statistics, open_run, write_report
 from analysis.audit.audit import save_findings
 from analysis.audit.settings import AuditSettings
 from analysis.page.folder import site_file
+from pipeline.attribution.method import Method
 from pipeline.errors import StoreError
 from pipeline.status import Status
 from tests.analysis.page.pages import HOSTILE, SEEN, data_of, findings_of, write_dataset
@@ -47,6 +48,20 @@ def dataset(tmp_path_factory):
     given = write_dataset(folder, 6)
     (folder / "clips" / "05.mp4").write_bytes(b"")
     return given
+
+
+@pytest.mark.parametrize(
+    ("name", "of_class", "times_weigh"),
+    [("staa", False, True), ("evidence", True, False), ("libragrad", True, True)],
+)
+def test_a_page_is_told_what_a_map_and_its_times_are_of(
+    tmp_path, dataset, name, of_class, times_weigh
+):
+    layout = small_layout(6)
+    method = Method(name=name).resolved(12, pools_mean=False)
+    run = write_run(tmp_path / "run", layout, columns_of(layout), method=method, **dataset)
+    told = data_of(write_report(run, clips_per_class=1), "overview")
+    assert (told["classSpecific"], told["timesWeigh"]) == (of_class, times_weigh)
 
 
 def test_a_page_shows_its_classes_and_clips_with_their_frames(tmp_path, dataset):

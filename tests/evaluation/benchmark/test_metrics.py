@@ -15,11 +15,13 @@ from pipeline.evaluation.benchmark.metrics import (
     chosen_metrics,
     flags,
 )
-from pipeline.evaluation.benchmark.subject import Explained
+from pipeline.evaluation.benchmark.subject import Explained, counted_passes
 from pipeline.evaluation.faithfulness import contrastive_drop, drops, gap, random_drops, random_gap
 from pipeline.evaluation.localisation import average_precision
+from pipeline.evaluation.methods.explainer import explain
 from pipeline.evaluation.perturbation import FILLS
 from pipeline.evaluation.published import SHARES
+from pipeline.evaluation.sanity import cascading_randomisation
 from tests.evaluation.benchmark.subjects import hand_set_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -119,6 +121,31 @@ def test_what_needs_more_than_maps_is_of_the_explained_method(known):
         blind.single.reshape(subject.single.covered.shape), subject.single.covered > 0
     )
     np.testing.assert_allclose(METRICS["AP"].of(blind), ap)
+
+
+def test_the_cascade_is_the_mean_over_the_classifier_and_each_block_and_costs_little(known):
+    subject, _, _ = known
+    adapter, scenes = subject.adapter, subject.single
+    labels = torch.from_numpy(scenes.labels)
+
+    def explained_by_evidence(pixel_values):
+        return explain("evidence", adapter, pixel_values, labels).numpy()
+
+    of_stages = cascading_randomisation(
+        adapter.model, explained_by_evidence, scenes.pixel_values, seed=1000 * subject.seed
+    )
+    of_blocks = [of_stages[name] for name in of_stages if name == "classifier" or "layer." in name]
+    assert 2 <= len(of_blocks) <= 4
+    explained = Explained(subject, "evidence")
+    for name in ("random classifier", "random blocks"):
+        METRICS[name].of(explained)
+    with counted_passes(adapter) as seen:
+        got = METRICS["cascade"].of(explained)
+    np.testing.assert_allclose(got, np.mean(of_blocks, axis=0), atol=1e-6)
+    # The maps of both ends were there.
+    assert seen == [scenes.n_clips * (len(of_blocks) - 2)]
+    # What doesn't look at the model never changes.
+    np.testing.assert_allclose(METRICS["cascade"].of(Explained(subject, "centre")), 1)
 
 
 def stub(maps, covered=None, spliced=None, planted=None):

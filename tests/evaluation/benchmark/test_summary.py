@@ -69,6 +69,14 @@ def test_models_count_the_same_and_what_is_undefined_is_counted():
     assert figure({}, Draws(1, 3)) is None
 
 
+def test_infinity_is_in_no_mean_as_it_is_in_no_interval():
+    values = np.array([[1.0, np.inf, 3.0, np.nan]])
+    got = figure({"a": values}, Draws(1, 4))
+    assert got.mean == 2
+    assert got.low <= got.mean <= got.high
+    assert (got.n_clips, got.n_undefined) == (2, 2)
+
+
 def test_the_best_that_passes_the_guards_wins_if_its_gain_is_more_than_chance():
     old = figures_of(0.3, 0.0, 0.5, 1.0)
     means = {

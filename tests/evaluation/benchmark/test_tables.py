@@ -1,6 +1,7 @@
 """Tables and pictures of the leaderboard."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pipeline.evaluation.benchmark.cells import Cell
 from pipeline.evaluation.benchmark.subject import Cost
 from pipeline.evaluation.benchmark.summary import Results
 from pipeline.evaluation.benchmark.tables import as_json, as_markdown, quality_against_cost
+from pipeline.evaluation.methods.explainer import PRODUCT_DEFAULT
 from pipeline.evaluation.metric_checks import Comparison, MetricCheck
 
 METRICS = ("AP", "kept 5%", "paper's tau")
@@ -53,6 +55,24 @@ def test_markdown_has_a_row_for_each_method_the_best_first_and_flags_at_the_colu
     assert "| staa | attention | 1.50 | 1 | 30.0 |" in text
     assert "- published attention on m: it can't" in text
     assert "## Decision" not in text
+
+
+def test_the_products_default_is_marked_in_every_table_and_told(results):
+    text = as_markdown(results, METRICS, CHECKS, None, {})
+    assert "(default)" not in text
+    cells = {
+        key: replace(cell, method=PRODUCT_DEFAULT) if cell.method == "staa" else cell
+        for key, cell in results.cells.items()
+    }
+    cells = {(*key[:2], cell.method): cell for key, cell in cells.items()}
+    methods = ("random", "published attention", PRODUCT_DEFAULT)
+    with_default = replace(results, cells=cells, methods=methods)
+    text = as_markdown(with_default, METRICS, CHECKS, None, {})
+    assert "(default): what `jobs.attribute` computes without `--method`." in text
+    assert f"| **{PRODUCT_DEFAULT}** (default) | 0.30 [0.20, 0.40] |" in text
+    assert f"| **{PRODUCT_DEFAULT}** (default) | attention | 1.50 | 1 | 30.0 |" in text
+    given = as_json(with_default, METRICS, CHECKS, None, {})["methods"]
+    assert [given[name]["is_product_default"] for name in methods] == [False, False, True]
 
 
 def test_json_has_every_figure_and_null_where_there_is_none(results):

@@ -23,8 +23,9 @@ def clips_of(seed=5):
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        ("staa", Method()),
-        ("first_layer", Method(layers=(0,))),
+        ("staa", Method(name="staa-paper")),
+        ("first_layer", Method(name="staa-paper", layers=(0,))),
+        ("middle_layer", Method(name="staa-paper", layers=(1,))),
         ("space", Method(name="space")),
         ("rollout", Method(name="rollout")),
         ("contribution", Method(name="contribution")),
@@ -40,10 +41,24 @@ def test_a_map_is_that_of_a_run_with_the_method(name, method):
         torch.testing.assert_close(getattr(attention, name)(model, clips, target), expected)
 
 
+def test_the_middle_layer_of_three_is_the_second():
+    torch.manual_seed(0)
+    model = Vivit(small_model("vivit", 4, 0, tuple("ab"), n_layers=3).eval())
+    clips = torch.randn(1, 4, 3, 96, 96)
+    with torch.inference_mode():
+        of_all = explain(model, clips, Method(name="staa-paper", layers="all")).joint[0]
+    got = attention.middle_layer(model, clips, torch.tensor([0]))[0]
+    torch.testing.assert_close(got, of_all[1])
+    assert not any(torch.allclose(got, of_all[other]) for other in (0, 2))
+
+
 def test_all_layers_are_the_mean_of_each():
     model, clips = random_timesformer(), clips_of()
     with torch.inference_mode():
-        of_each = [explain(model, clips, Method(layers=(k,))).attribution for k in (0, 1)]
+        of_each = [
+            explain(model, clips, Method(name="staa-paper", layers=(k,))).attribution
+            for k in (0, 1)
+        ]
     got = attention.all_layers(model, clips, torch.tensor([0, 1]))
     torch.testing.assert_close(got, torch.stack(of_each).mean(0))
 

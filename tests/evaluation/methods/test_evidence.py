@@ -5,6 +5,8 @@ import torch
 
 from pipeline.attribution.method import Method
 from pipeline.evaluation.methods import evidence
+from pipeline.evaluation.methods.explainer import PRODUCT_DEFAULT
+from pipeline.evaluation.methods.explainer import explain as explained_by
 from pipeline.models.explain import explain
 from pipeline.models.frame_importance import by_gradient, by_insertion
 from pipeline.models.videomae import VideoMAE
@@ -23,7 +25,8 @@ def clips_of(seed=7):
 
 def explained(model, clips, **options):
     with torch.inference_mode():
-        method = Method(name="evidence", target="label", **options)
+        spelled_out = {"clamp": "parts", "step_back": False, **options}
+        method = Method(name="evidence", target="label", **spelled_out)
         return explain(model, clips, method, TARGET)
 
 
@@ -47,6 +50,20 @@ def test_a_map_is_that_of_a_run_with_these_options(name, options):
     got = getattr(evidence, name)(model, clips, TARGET)
     torch.testing.assert_close(got, explained(model, clips, **options).attribution)
     assert (got >= 0).all()
+
+
+def test_the_method_that_tables_mark_is_that_of_a_run_without_options():
+    torch.manual_seed(0)
+    pooling = VideoMAE(small_model("videomae", 4, 0, tuple("abcde"), n_layers=2).eval())
+    torch.nn.init.normal_(pooling.model.classifier.weight)
+    assert pooling.pools_mean(pooling.model.config)
+    for model, clips in (
+        (random_timesformer(), clips_of()),
+        (pooling, torch.randn(2, 4, 3, 96, 96)),
+    ):
+        with torch.inference_mode():
+            expected = explain(model, clips, Method(), TARGET).attribution
+        torch.testing.assert_close(explained_by(PRODUCT_DEFAULT, model, clips, TARGET), expected)
 
 
 @pytest.mark.parametrize("name", ["signed_evidence", "plain_signed_evidence"])

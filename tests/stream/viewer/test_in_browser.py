@@ -121,21 +121,22 @@ def test_tiles_say_the_class_the_place_the_time_and_what_was_skipped(chromium):
             tile = page.locator(".tile").first
             expect(tile.locator(".answer")).to_contain_text("wave71 %")
             picture_label = tile.locator("canvas").get_attribute("aria-label")
-            assert "yard: wave; most attention at the top right, row 2 of 7, column 7 of 7" in (
+            assert "yard: wave; most weight at the top right, row 2 of 7, column 7 of 7" in (
                 picture_label
             )
             bars = tile.locator(".bars").get_attribute("aria-label")
-            assert "Attention over 2.0 s: most at" in bars
+            assert "Weight over 2.0 s: most at" in bars
             expect(tile.locator(".facts")).to_contain_text("2 windows")
             expect(tile.locator(".facts")).to_contain_text("1.5 / s")
             expect(tile.locator(".ticks")).to_contain_text("0.00 s")
+            expect(tile.locator(".ticks")).to_contain_text("weight over time")
             # Another class, by hysteresis after three windows, is said aloud.
             said = page.locator("#said")
             for window in range(1, 4):
                 running.viewer.shown(
                     explained("yard", window, top=(("kick ball", 0.5), ("wave", 0.4)))
                 )
-            expect(said).to_contain_text("yard: now kick ball; most attention at")
+            expect(said).to_contain_text("yard: now kick ball; most weight at")
             running.viewer.status(status("yard", "lost", "no route"))
             expect(said).to_contain_text("yard is lost: trying again. no route")
             expect(tile.locator(".reason")).to_have_text("no route")

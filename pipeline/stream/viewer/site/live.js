@@ -125,7 +125,7 @@ class Tile {
       h("div", { class: "about" },
         this.reason,
         h("p", { class: "answer" }, this.label, this.probability, this.leading),
-        h("div", { class: "time" }, this.bars, h("div", { class: "ticks", "aria-hidden": "true" }, this.from, h("span", {}, "when it attended"), this.to)),
+        h("div", { class: "time" }, this.bars, h("div", { class: "ticks", "aria-hidden": "true" }, this.from, h("span", {}, "weight over time"), this.to)),
         h("dl", { class: "facts" }, Object.values(this.facts).map((f) => f.element))));
     this.map = document.createElement("canvas");
   }
@@ -150,9 +150,9 @@ class Tile {
     setText(this.leading, shown.leading === null ? "" : `now rather ${shown.leading}, ${percent(message.top[0][1])}`);
     this.leading.title = this.leading.textContent;
     const where = whereInWords(peak.row, peak.column, grid[1], grid[2]);
-    this.canvas.setAttribute("aria-label", `${this.name}: ${shown.label}; most attention at ${where}, ${peak.times_uniform.toFixed(1)} times uniform`);
+    this.canvas.setAttribute("aria-label", `${this.name}: ${shown.label}; most weight at ${where}, ${peak.times_uniform.toFixed(1)} times uniform`);
     this.drawBars(message);
-    if (before !== shown.label) say(`${this.name}: now ${shown.label}; most attention at ${where}`);
+    if (before !== shown.label) say(`${this.name}: now ${shown.label}; most weight at ${where}`);
     this.showSkipped(message.n_skipped, message.n_frames_dropped);
   }
 
@@ -160,7 +160,7 @@ class Tile {
     const top = Math.max(...share, 1e-9), most = share.indexOf(Math.max(...share));
     if (this.bars.children.length !== share.length + 1) this.bars.replaceChildren(...share.map(() => h("i", {})), this.marker);
     share.forEach((v, i) => this.bars.children[i].style.setProperty("height", `${(100 * v) / top}%`));
-    this.bars.setAttribute("aria-label", `Attention over ${seconds(end_s - start_s)}: most at ${seconds(step_s[most], 2)} of the stream, ` +
+    this.bars.setAttribute("aria-label", `Weight over ${seconds(end_s - start_s)}: most at ${seconds(step_s[most], 2)} of the stream, ` +
       `step ${most + 1} of ${share.length}, ${(share[most] * share.length).toFixed(1)} times uniform`);
     setText(this.from, seconds(start_s, 2));
     setText(this.to, seconds(end_s, 2));

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What localises alone needs no store.
+# Zarr takes long to load, and figures of maps that are in memory need none.
 if TYPE_CHECKING:
     from pipeline.store.opening import Store
-
 
 Float64Array = NDArray[np.float64]
 
@@ -30,7 +29,10 @@ def videos_of_rows(store: "Store") -> NDArray[np.int64]:
     stems of their files, which several files can share.
     """
     if store.record.identity.segments:
-        ids = np.asarray(store.array("video_id")[:]).astype(object)
+        # Only here, since it loads Zarr.
+        from pipeline.store.rows import read_rows
+
+        ids = read_rows(store, "video_id", slice(None)).astype(object)
         return np.asarray(np.unique(ids, return_inverse=True)[1], np.int64)
     return store.record.views.video(np.arange(store.layout.n_rows))
 
@@ -71,7 +73,10 @@ def interval(
 ) -> tuple[float, float]:
     """Give the 95 % interval of the ratio of two sums over clips, clustered by video.
 
-    It is that of a bootstrap in which the clips of a video are drawn together.
+    It is that of a bootstrap in which the clips of a video are drawn together, between percentiles
+    that lie further out the fewer videos there are: the usual ones held the truth in 86 % of
+    simulated sets of 5 videos. Source: Hesterberg (2015), What Teachers Should Know About the
+    Bootstrap, "expanded percentile interval", arXiv 1411.5279.
 
     Parameters
     ----------
@@ -94,8 +99,22 @@ def interval(
         n_drawn = min(at_once, N_BOOTSTRAP - begin)
         drawn = generator.integers(len(sums), size=(n_drawn, len(sums)))
         ratios.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
+    outside = 100 * _share_outside(len(sums))
+    low, high = np.percentile(np.concatenate(ratios), [outside, 100 - outside])
     return float(low), float(high)
+
+
+def _share_outside(n_videos: int) -> float:
+    """Share of the bootstrap beyond each end: 2.5 % of many videos, 0.1 % of 5.
+
+    The share is Phi(-sqrt(n / (n - 1)) t): Student's t is wider than the normal, and the deviation
+    that a bootstrap draws by is smaller than that of a sample.
+    """
+    # Only here: importing it takes as long as all else that a page needs.
+    from scipy.special import ndtr, stdtrit
+
+    degrees = n_videos - 1
+    return float(ndtr(-np.sqrt(n_videos / degrees) * stdtrit(degrees, 0.975)))
 
 
 def _sums(

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import ViewsConfig
-from pipeline.evaluation.by_video import LEAST_VIDEOS, interval, standard_error, videos_of_rows
+from pipeline.store.by_video import LEAST_VIDEOS, interval, standard_error, videos_of_rows
 from pipeline.store.opening import open_store
 from pipeline.store.run_folder import store_url
 from tests.analysis.stores import random_columns, small_layout, write_run
@@ -53,7 +53,8 @@ def covers(n_views, by_clip=False):
 
 def test_ten_views_of_a_video_cover_the_truth_as_often_as_one():
     once, several = covers(1), covers(10)
-    assert (once > 0.86).all()
+    assert once[0] > 0.9
+    assert once[1] > 0.86
     assert several == pytest.approx(once, abs=0.03)
     # Views that count as clips of their own make intervals that hold it half of the time.
     assert (covers(10, by_clip=True) < 0.6).all()
@@ -85,3 +86,21 @@ def test_too_few_videos_have_no_interval_however_many_clips_they_have():
     assert np.isfinite(interval(*clips_of(np.random.default_rng(0), 1, LEAST_VIDEOS))).all()
     assert np.isnan(standard_error(*clips_of(np.random.default_rng(0), 10, 1)))
     assert np.isfinite(standard_error(*clips_of(np.random.default_rng(0), 1, 2)))
+
+
+@pytest.mark.parametrize("n_videos", [LEAST_VIDEOS, 8, 20])
+def test_of_few_videos_the_interval_of_a_skewed_figure_still_holds_the_truth(n_videos):
+    held = []
+    for trial in range(N_TRIALS):
+        values = np.random.default_rng([20261130, trial]).beta(2, 5, n_videos)
+        low, high = interval(values, np.ones(n_videos), np.arange(n_videos), seed=trial)
+        held.append(low <= 2 / 7 <= high)
+    # 95 % is what it says; between the usual percentiles 84 to 86 % held it of five.
+    assert np.mean(held) > 0.91
+
+
+def test_of_many_videos_the_ends_are_the_usual_percentiles():
+    values = np.random.default_rng(20261130).normal(1, 2, 4000)
+    low, high = interval(values, np.ones(4000), np.arange(4000))
+    error = values.std() / np.sqrt(4000)
+    assert (high - low) / error == pytest.approx(3.92, rel=0.06)
