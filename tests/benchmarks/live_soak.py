@@ -37,6 +37,7 @@ from pipeline.status import Status
 from pipeline.stream.sessions import urls_of
 from tests.benchmarks.live import forward_s, layout_of, write_stream
 from tests.support.checkpoints import save_timesformer
+from tests.support.ports import free_port
 from tests.support.processes import until
 
 N_SOURCES = 4
@@ -281,11 +282,6 @@ def slow_model(folder: Path) -> tuple[Path, float]:
     return path, forward_s(explain, checkpoint, N_SOURCES)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 @contextlib.contextmanager
 def _followed(port: int) -> Iterator[tuple[list[Follower], Player, Silent]]:
     followers = [Follower(port) for _ in range(N_VIEWERS - 2)]
@@ -304,7 +300,7 @@ def soak(folder: Path, seconds: float) -> Soaked:
     """Watch a job for a while, kill it, start it again, and look at what it leaves."""
     model, forward = slow_model(folder)
     hop_s = max(round(forward / SLOWDOWN, 3), 1 / FPS)
-    out, port = folder / "sessions", _free_port()
+    out, port = folder / "sessions", free_port()
     files = [
         write_stream(folder / f"{number}.mp4", seconds + STARTS_S, number, fps=FPS)
         for number in range(N_SOURCES)

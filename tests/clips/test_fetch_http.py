@@ -1,7 +1,5 @@
 """Clips over HTTP: the answer decides whether it is the clip's fault or the server's."""
 
-import socket
-
 import pytest
 
 from pipeline.clips.fetch import fetch_clip, file_key
@@ -13,6 +11,7 @@ from pipeline.status import DecodeError, Status
 from pipeline.storage.files import read_bytes
 from pipeline.storage.retries import PATIENCE_VARIABLE
 from tests.support.http_server import CUT, RESET, UNTOLD, served
+from tests.support.ports import free_port
 
 CONTENT = bytes(range(256)) * 40
 NAMES = ("clip.mp4", "a b/ü ['1'] #?.mp4", "a?key=5.mp4", "x=1&y+2.mp4", "empty.mp4")
@@ -72,11 +71,8 @@ def test_a_fault_that_stays_fails_no_clip(server, answer, max_bytes, monkeypatch
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/clips", "http://nowhere.invalid/clips"])
 def test_a_server_that_is_not_there_fails_no_clip(url, monkeypatch):
     monkeypatch.setenv(PATIENCE_VARIABLE, "0.3")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with pytest.raises(StorageError):
-        fetch_clip(url.format(port=port), "clip.mp4")
+        fetch_clip(url.format(port=free_port()), "clip.mp4")
 
 
 @pytest.mark.parametrize("answer", [401, 407])

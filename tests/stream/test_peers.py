@@ -16,6 +16,7 @@ from pipeline.stream.feed import Backoff, Feed, Listener
 from pipeline.stream.source import Source
 from pipeline.stream.windows import WindowPlan
 from tests.support.clips import numbered_frames, pyav_frames, write_mp4
+from tests.support.ports import free_port
 from tests.support.processes import until
 
 FFMPEG = shutil.which("ffmpeg")
@@ -53,19 +54,12 @@ def playing(path, kind, port):
         process.kill()
 
 
-def free_port(kind):
-    family = socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET, family) as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 @pytest.mark.parametrize("kind", PEERS)
 def test_what_ffmpeg_plays_is_seen_as_it_is_and_again_after_it_was_killed(tmp_path, kind):
     path = write_mp4(tmp_path / "clip.mp4", numbered_frames(N_FRAMES), 30.0)
     place = {PLAN.fit(image).tobytes(): i for i, image in enumerate(pyav_frames(path))}
     assert len(place) == N_FRAMES
-    port = free_port(kind)
+    port = free_port(socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
     url = PEERS[kind][-1].format(port=port).partition("?")[0]
     windows, events = [], []
     listener = Listener(

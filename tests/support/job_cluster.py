@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.execution.cluster import RAYLET_ENVIRONMENT
 from tests.support.nursery import nursery
-from tests.support.object_storage import free_ports
+from tests.support.ports import free_ports
 
 RAY = str(Path(sys.executable).with_name("ray"))
 _STORE_BYTES = 100_000_000

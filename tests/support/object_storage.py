@@ -27,6 +27,8 @@ import fsspec
 import yarl
 from aiohttp import web
 
+from tests.support.ports import free_ports
+
 BUCKET = "clips"
 START_S = 60
 """Just a guard: the server is up after a second or two."""
@@ -61,18 +63,6 @@ STRANGER = Identity("AKIDSTRANGERCANARY01", "stranger-SECRETCANARY-9f8e7d6c5b4a3
 CANARIES = tuple(
     key for user in (OWNER, READER, STRANGER) for key in (user.access_key, user.secret_key)
 )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback on which nothing listens."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 class SeaweedServer:

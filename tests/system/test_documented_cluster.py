@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.run.serial import execute_serially
 from tests.support.nursery import nursery
-from tests.support.object_storage import free_ports
+from tests.support.ports import free_ports
 from tests.support.runs import assert_same_columns, prepared, stored_columns, write_inputs
 
 pytestmark = [
