@@ -13,6 +13,10 @@ from pipeline.storage.deleting import delete_file_async, delete_tree_async
 from pipeline.storage.files import open_filesystem
 from pipeline.storage.retries import _T, with_retries_async
 
+_OPTIONS = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
+"""Of drivers, by protocol. s3fs asks for the size of each object before it reads it, to read large
+ones in parts side by side. Those of a store are not large, and are read side by side already."""
+
 
 class RetryingStore(WrapperStore[FsspecStore]):
     """A Zarr store on remote storage whose every access is as `with_retries` has it."""
@@ -85,6 +89,7 @@ class RetryingStore(WrapperStore[FsspecStore]):
         return type(filesystem).find is not AbstractFileSystem.find
 
     # The inner store's would bypass the methods above.
+    set_if_not_exists = Store.set_if_not_exists
     _get_many = Store._get_many
     _set_many = Store._set_many
 
@@ -127,4 +132,5 @@ def zarr_location(url: str) -> str | Store:
         # fsspec's local filesystem makes no folders, zarr's own does.
         return os.path.expanduser(url.removeprefix("file://"))  # noqa: PTH111  of a text as it is
     open_filesystem(url)
-    return RetryingStore(FsspecStore.from_url(url))
+    options = _OPTIONS.get(url.partition("://")[0], {})
+    return RetryingStore(FsspecStore.from_url(url, storage_options=options))

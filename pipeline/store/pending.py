@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
+from pipeline.store.objects import n_objects
 from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store
 from pipeline.store.schema import StoreLayout
 from pipeline.store.verify import REMEDY
@@ -64,8 +65,14 @@ class PendingRows:
 
 
 def pending_rows(store: Store) -> PendingRows:
-    """Rows that are to be computed; `StoreError` as `read_status`."""
-    return pending_of(read_status(store), store.layout)
+    """Rows that are to be computed; `StoreError` as `read_status`.
+
+    Of a new run a listing says that nothing is there, in place of a request for each shard.
+    """
+    layout = store.layout
+    if n_objects(store.array("status")) == 0:
+        return pending_of(np.full(layout.n_rows, Status.PENDING, np.uint8), layout)
+    return pending_of(read_status(store), layout)
 
 
 def pending_of(status: NDArray[np.uint8], layout: StoreLayout) -> PendingRows:

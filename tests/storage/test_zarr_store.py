@@ -42,6 +42,20 @@ def test_what_can_not_be_read_is_never_taken_for_absent(s3, monkeypatch):
         array[:4] = 0
 
 
+def test_an_object_that_is_read_is_asked_for_once(s3):
+    url = f"s3://{BUCKET}/storage/once.zarr"
+    array = zarr.create_array(
+        zarr_location(url), shape=ROWS.shape, chunks=(4, 8), dtype=ROWS.dtype, fill_value=-1
+    )
+    array[:4] = ROWS[:4]
+    s3.reset()
+    read = zarr.open_array(zarr_location(url), mode="r")[:]
+    np.testing.assert_array_equal(read[:4], ROWS[:4])
+    assert (read[4:] == -1).all()
+    of_values = sorted(request for request in s3.requests.elements() if "/c/" in request[1])
+    assert [(method, path[-3:]) for method, path in of_values] == [("GET", "0/0"), ("GET", "1/0")]
+
+
 def test_a_local_url_is_its_path_and_any_other_is_tried_again(tmp_path):
     assert zarr_location(str(tmp_path)) == str(tmp_path)
     assert zarr_location(f"file://{tmp_path}") == str(tmp_path)

@@ -1,5 +1,6 @@
 """Which rows are to be computed: what was written isn't, in any order, also of half a shard."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, read_status, reset_rows
 from pipeline.store.schema import StoreLayout
 from pipeline.store.shards import write_shard
+from tests.support.object_storage import BUCKET
 from tests.support.records import record_of
 from tests.support.stores import EXPECTED, LAYOUT, columns_of, objects, write
 
@@ -52,6 +54,23 @@ def test_pending_is_what_was_not_written_whatever_the_order(
     n_written = sum(len(columns["status"]) for columns in written.values())
     assert (reopened.array("status")[:] != 0).sum() == n_written
     assert len(objects(url)) == len(EXPECTED) * len(done)
+
+
+def test_a_new_run_reads_the_status_of_no_shard_and_a_resumed_one_of_each_once(s3):
+    url = f"s3://{BUCKET}/pending/attributions.zarr"
+    store = create_store(url, record_of(LAYOUT))
+    n_shards = -(-LAYOUT.n_rows // LAYOUT.rows_per_shard)
+
+    def requests_of_status():
+        s3.reset()
+        pending = pending_rows(store)
+        made = Counter(method for method, path in s3.requests.elements() if "/status/c/" in path)
+        return pending.shards.tolist(), made
+
+    assert requests_of_status() == (list(range(n_shards)), {})
+    write(store, 1)
+    left = [shard for shard in range(n_shards) if shard != 1]
+    assert requests_of_status() == (left, {"GET": n_shards})
 
 
 def test_a_failed_row_is_accounted_for_and_only_a_pending_one_is_not(group, url):
