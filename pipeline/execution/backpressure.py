@@ -103,6 +103,8 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         self._add_writers()
         if op is self._load:
             self._add_a_model()
+            if op.metrics.num_tasks_running and not self._leaves_a_cpu():
+                return False
             explained = self._attribute.metrics.num_tasks_finished
             if op.metrics.num_tasks_submitted - explained < self._max_tasks():
                 return True
@@ -114,6 +116,17 @@ class InFlight(BackpressurePolicy):  # type: ignore[misc]
         if op is self._write:
             return bool(op.metrics.num_tasks_running < self._n_writers)
         return True
+
+    def _leaves_a_cpu(self) -> bool:
+        """Whether a CPU is free of decoding while the first model is being loaded.
+
+        The first shard is there sooner then: loading is a core's work for seconds, and what is
+        decoded beyond a shard meanwhile waits for it.
+        """
+        if self._attribute.get_actor_info().running:
+            return True
+        n_cpus = int(self._resource_manager.get_global_limits().cpu)
+        return bool(self._load.metrics.num_tasks_running < n_cpus - 1)
 
     def _add_a_model(self) -> None:
         """Start another model if frames have waited for all models that are running.

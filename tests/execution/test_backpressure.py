@@ -114,8 +114,8 @@ class CountedStandInAttributor(StandInAttributor):
         self._counts.add("begun", row)
         self._counts.note_in_flight("columns", "begun", "written", row)
         self._counts.wait_for("loaded", self._wait_for_loaded)
-        if not row and self._wait_for_loaded:
-            # Nothing was freed yet: this is all that was decoded.
+        if self._wait_for_loaded and not (self._counts.folder / "bytes").exists():
+            # The first batch, whichever: nothing was freed yet, so this is all that was decoded.
             used = object_store().object_store_bytes_used
             (self._counts.folder / "bytes").write_text(str(used))
         columns = super().__call__(batch)
@@ -370,3 +370,24 @@ def test_what_waited_for_a_models_loading_starts_no_other_at_once(monkeypatch):
         clock.now_s += later_s
         bound._add_a_model()
         assert models.current_size() == expected
+
+
+@pytest.mark.parametrize(("n_cpus", "n_at_first"), [(1, 1), (2, 1), (8, 7)])
+def test_a_cpu_is_left_to_the_first_model_while_it_is_loaded(n_cpus, n_at_first):
+    _, topology = operators()
+    decoding, explaining = topology[1], topology[2]
+    limits = SimpleNamespace(cpu=n_cpus, object_store_memory=1_000)
+    resources = SimpleNamespace(get_global_limits=lambda: limits)
+    pool = ModelPool("cpu", 1, 1)
+    bound = InFlight(1, 1, pool, Lost(), 300, DataContext.get_current(), topology, resources)
+
+    def n_decoding():
+        """Tasks that are started, of which none ends."""
+        while bound.can_add_input(decoding):
+            decoding.metrics.num_tasks_running += 1
+            decoding.metrics.num_tasks_submitted += 1
+        return decoding.metrics.num_tasks_running
+
+    assert n_decoding() == n_at_first
+    explaining.get_actor_info = lambda: SimpleNamespace(running=1)
+    assert n_decoding() == 2 * n_cpus + 2 * pool.n_models
