@@ -25,6 +25,7 @@ from pipeline.evaluation.perturbation import (
     first_parts,
     probability_of,
     unit_scores,
+    where_ordered,
 )
 
 Float64Array = NDArray[np.float64]
@@ -155,9 +156,9 @@ def _changes(
     fill: Fill,
     generator: np.random.Generator,
 ) -> Float64Array:
-    order = descending(unit_scores(attribution, "patches"), generator)
+    scores = unit_scores(attribution, "patches")
+    order = descending(scores, generator)
     counts = [round(share * order.shape[1]) for share in shares]
     removed = probe.logits(first_parts(order, counts, "patches", probe.grid), fill)
     clean = probability_of(probe.clean_logits(), target)
-    changes: Float64Array = np.abs(clean - probability_of(removed, target))
-    return changes
+    return where_ordered(np.abs(clean - probability_of(removed, target)), scores)
