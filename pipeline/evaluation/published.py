@@ -109,7 +109,8 @@ def legacy_masked(
     flat = attention.ravel()
     if flat.size > frames.size:
         raise ValueError(f"attention has {flat.size} values and the clip {frames.size} bytes")
-    masked, positions = frames.copy(), np.argsort(flat)[-int(share * flat.size) :]
+    # Counted from the front, as the last 0 of a list are all of it.
+    masked, positions = frames.copy(), np.argsort(flat)[flat.size - int(share * flat.size) :]
     masked.reshape(-1)[positions] = np.asarray(black, frames.dtype)[positions % 3]
     return masked
 
