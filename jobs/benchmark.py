@@ -3,10 +3,14 @@
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +69,9 @@ def _split(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Seeds = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
+# What is drawn is seeded by some multiples of them, in 64 bits.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[tuple[Seed, ...], NoDecode, BeforeValidator(_split)]
 
 
 class BenchmarkConfig(FrozenConfig):
@@ -106,6 +112,7 @@ def benchmark(config: BenchmarkConfig) -> int:
     from pipeline.evaluation.benchmark.metrics import chosen_metrics
     from pipeline.evaluation.benchmark.summary import decide
     from pipeline.evaluation.benchmark.tables import as_json, as_markdown, quality_against_cost
+    from pipeline.storage.files import write_bytes
 
     methods, metrics = _methods(config), chosen_metrics(config.metrics)
     _check(config)
@@ -124,10 +131,14 @@ def benchmark(config: BenchmarkConfig) -> int:
         "figures": "mean over models of the mean over clips, [95 % interval over seeds and clips]",
     }
     tables = (results, metrics, checks, decision, facts)
+    files = {
+        "leaderboard.md": as_markdown(*tables).encode(),
+        "leaderboard.json": (json.dumps(as_json(*tables), indent=1) + "\n").encode(),
+        "cost.png": quality_against_cost(results, metrics),
+    }
     with writing("out", config.out):
-        (out / "leaderboard.md").write_text(as_markdown(*tables))
-        (out / "leaderboard.json").write_text(json.dumps(as_json(*tables), indent=1) + "\n")
-        (out / "cost.png").write_bytes(quality_against_cost(results, metrics))
+        for name, content in files.items():
+            write_bytes(str(out / name), content)
     if decision is not None:
         print(f"benchmark: by the rule, the default is {decision.winner}")
     n_cells = len(results.cells)
@@ -198,7 +209,14 @@ def _measured(
     if n_workers > 1:
         # A forked process would inherit torch's threads.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+        reading, ours = context.Pipe(duplex=False)
+        with (
+            ProcessPoolExecutor(
+                n_workers, mp_context=context, initializer=_end_with, initargs=(reading,)
+            ) as pool,
+            # First to be closed, so that the pool doesn't wait for work that nobody wants.
+            ours,
+        ):
             jobs = [pool.submit(_measure, config, *each, metrics) for each in pending]
             for job in jobs:
                 bar.update(job.result())
@@ -217,6 +235,22 @@ def _measured(
     return Results(cells, config.models, config.seeds, methods, config.clips)
 
 
+def _end_with(connection: Connection) -> None:
+    """End this process as soon as the other end is closed: by the one that started it, or its end.
+
+    Signals are for that one, which says what they mean.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+
+    def watch() -> None:
+        with suppress(EOFError, OSError):
+            connection.recv_bytes()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _is_missing(
     config: BenchmarkConfig,
     identity: Mapping[str, Any],
@@ -228,7 +262,7 @@ def _is_missing(
     from pipeline.evaluation.benchmark.cells import read_cell
 
     cell = read_cell(config.out, model, seed, method, identity)
-    return not cell.reason and (cell.cost is None or bool(cell.lacks(metrics)))
+    return not cell.is_done and (cell.cost is None or bool(cell.lacks(metrics)))
 
 
 _SUBJECTS: dict[tuple[str, int, int, str, str | None], "Subject"] = {}
@@ -257,7 +291,8 @@ def _measure(
         identity = _identity(config, model, method)
         cell = read_cell(config.out, model, seed, method, identity)
         cell = measure(cell, subject.first(identity["clips"]), metrics)
-        write_cell(cell_url(config.out, model, seed, method), cell, identity)
+        with writing("out", config.out):
+            write_cell(cell_url(config.out, model, seed, method), cell, identity)
     return len(methods)
 
 

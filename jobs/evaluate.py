@@ -305,7 +305,8 @@ def planned(config: EvaluateConfig) -> "SamplePlan":
     groups = config.groups
     measured: dict[str, Any] = {"by": ",".join(groups), "version": 1}
     if "faithfulness" in groups:
-        measured["n_random"] = config.n_random
+        # 2: each clip has random orders of its own.
+        measured |= {"version": 2, "n_random": config.n_random}
     if "time" in groups:
         measured["shapley_fill"] = SHAPLEY_FILL
     return plan_sample(

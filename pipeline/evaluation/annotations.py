@@ -147,9 +147,12 @@ class AvaKinetics(Annotations):
             for number, row in enumerate(csv.reader(text, skipinitialspace=True), 1):
                 if not row or (number == 1 and row[0].strip().lower() in ("video_id", "video")):
                     continue
+                has_box = any(value.strip() for value in row[2:6])
+                if len(row) < (6 if has_box else 2):
+                    raise ValueError("expected video_id,time_s,x1,y1,x2,y2 with commas between")
                 of_time = boxes[row[0].strip()].setdefault(_finite(row[1]), set())
                 # Each action of a person is a row of its own, with the same box.
-                if any(value.strip() for value in row[2:6]):
+                if has_box:
                     of_time.add(_box_of_shares(row[2:6]))
         except csv.Error as error:
             raise self._bad(f"behind line {number}", error) from error

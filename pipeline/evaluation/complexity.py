@@ -1,6 +1,6 @@
 """How concentrated an attribution is: properties of the map alone, which say nothing of its truth.
 
-A map of zeros counts as uniform.
+A map of zeros counts as uniform; of one that isn't finite, both are NaN.
 """
 
 import numpy as np
@@ -52,6 +52,7 @@ def gini(attribution: NDArray[np.floating]) -> Float64Array:
 def _shares(attribution: NDArray[np.floating]) -> Float64Array:
     rows = np.abs(np.asarray(attribution, np.float64)).reshape(len(attribution), -1)
     totals = rows.sum(axis=1, keepdims=True)
-    uniform = np.full_like(rows, 1 / rows.shape[1])
-    np.divide(rows, totals, out=uniform, where=totals > 0)
-    return uniform
+    is_finite = np.isfinite(totals)
+    shares = np.where(is_finite, np.full_like(rows, 1 / rows.shape[1]), np.nan)
+    np.divide(rows, totals, out=shares, where=is_finite & (totals > 0))
+    return shares

@@ -2,7 +2,7 @@
 
 Every figure is a value per clip, and is given relative to the same figure of random orders: what
 the size of the hole alone does to the prediction is no merit of a map. A constant map is a random
-order; a clip whose probability doesn't change has 0 everywhere.
+order; a clip whose probability doesn't change has 0 everywhere, and one whose map has NaN has NaN.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from pipeline.evaluation.perturbation import (
     first_parts,
     probability_of,
     unit_scores,
+    where_ordered,
 )
 
 Float64Array = NDArray[np.float64]
@@ -68,13 +69,14 @@ def curves(
     target
         (clips,): classes.
     """
-    order = descending(unit_scores(attribution, unit), generator)
+    scores = unit_scores(attribution, unit)
+    order = descending(scores, generator)
     n_parts = order.shape[1]
     # With few frames, some steps are the same.
     counts = np.unique(np.round(np.linspace(0, n_parts, n_steps + 1)).astype(int)).tolist()
     selected = first_parts(order, counts, unit, probe.grid)
     both = np.concatenate([selected, ~selected])
-    probability = probability_of(probe.logits(both, fill), target)
+    probability = where_ordered(probability_of(probe.logits(both, fill), target), scores)
     return Curves(
         shares=np.asarray(counts) / n_parts,
         deletion=probability[: len(counts)],
@@ -148,12 +150,13 @@ def drops(
 
     At least one part is: with frames, a fraction below 1 / T is one frame.
     """
-    order = descending(unit_scores(attribution, unit), generator)
+    scores = unit_scores(attribution, unit)
+    order = descending(scores, generator)
     counts = [max(1, round(fraction * order.shape[1])) for fraction in fractions]
     selected = first_parts(order, counts, unit, probe.grid)
     probability = probability_of(probe.logits(np.concatenate([selected, ~selected]), fill), target)
     clean = probability_of(probe.clean_logits(), target)
-    fall = clean - probability
+    fall = where_ordered(clean - probability, scores)
     return Drops(removed=fall[: len(counts)], kept=fall[len(counts) :])
 
 
@@ -212,15 +215,15 @@ def contrastive_drop(
     -------
     (clips,) float64: fall of logit(target) - logit(other); higher is better
     """
-    order = descending(unit_scores(attribution, "patches"), generator)
+    scores = unit_scores(attribution, "patches")
+    order = descending(scores, generator)
     count = max(1, round(fraction * order.shape[1]))
     removed = probe.logits(first_parts(order, [count], "patches", probe.grid), fill)[0]
     clips = np.arange(len(target))
     margins = [
         logits[clips, target] - logits[clips, other] for logits in (probe.clean_logits(), removed)
     ]
-    fall: Float64Array = margins[0] - margins[1]
-    return fall
+    return where_ordered(margins[0] - margins[1], scores)
 
 
 def cam_entropy(
@@ -246,9 +249,8 @@ def cam_entropy(
     -------
     (clips,) float64, -1 to 1; 0 if there is one class
     """
-    scores = unit_scores(attribution, "patches")
-    totals = scores.sum(axis=1, keepdims=True)
-    scores = np.where(totals > 0, scores, 1.0)
+    given = unit_scores(attribution, "patches")
+    scores = np.where(given.sum(axis=1, keepdims=True) > 0, given, 1.0)
     order = descending(scores, generator)
     cumulated = np.take_along_axis(scores, order, axis=1).cumsum(axis=1)
     # Within rounding, half is half.
@@ -262,9 +264,8 @@ def cam_entropy(
     ]
     n_classes = probe.clean_logits().shape[-1]
     if n_classes < 2:
-        return np.zeros(probe.n_clips)
-    gained: Float64Array = (entropies[0] - entropies[1]) / np.log(n_classes)
-    return gained
+        return where_ordered(np.zeros(probe.n_clips), given)
+    return where_ordered((entropies[0] - entropies[1]) / np.log(n_classes), given)
 
 
 def _entropy(logits: Float64Array) -> Float64Array:

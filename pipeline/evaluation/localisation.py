@@ -3,7 +3,8 @@
 The *lift* is the share of the attribution A that falls on the mask, over the share of the clip that
 the mask covers. A map that ignores the clip has a lift near 1; all of A on the mask has the
 highest. It halves when a map is smoothed, although the order of patches gets better by that;
-average precision, AUROC, relevance rank and pointing look at the order alone.
+average precision, AUROC, relevance rank and pointing look at the order alone. They are NaN, and so
+is the mass, of a map that has NaN where the truth is known.
 """
 
 from dataclasses import dataclass
@@ -208,17 +209,20 @@ def _rows(
     truth: NDArray[np.bool_],
     known: NDArray[np.bool_] | None,
 ) -> tuple[Float64Array, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Clips as rows: values, truth, and which patches count; the others are lowest and no truth."""
+    """Clips as rows: values, truth, and which patches count; the others are lowest and no truth.
+
+    A clip whose map has NaN has no truth.
+    """
     _same_shape(attribution, truth)
     counted = np.ones(truth.shape, np.bool_) if known is None else known
     _same_shape(attribution, counted)
-    scores = np.where(counted, attribution, -np.inf).astype(np.float64)
-    n_clips = len(scores)
-    return (
-        scores.reshape(n_clips, -1),
-        (truth.astype(np.bool_) & counted).reshape(n_clips, -1),
-        counted.reshape(n_clips, -1),
-    )
+    n_clips = len(attribution)
+    scores = np.where(counted, attribution, -np.inf).astype(np.float64).reshape(n_clips, -1)
+    positive = (truth.astype(np.bool_) & counted).reshape(n_clips, -1)
+    # NaN has no place in an order: as if nothing of the clip were truth.
+    unordered = np.asarray(np.isnan(scores).any(axis=1))
+    scores[unordered] = 0
+    return scores, positive & ~unordered[:, None], counted.reshape(n_clips, -1)
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Float64Array:

@@ -108,7 +108,7 @@ _SANITY = (
 
 
 def faithfulness_of_clip(
-    probe: Probe, attribution: NDArray[np.floating], target: int, *, n_random: int
+    probe: Probe, attribution: NDArray[np.floating], target: int, *, n_random: int, seed: int
 ) -> Values:
     """Give the values of one clip that say whether the model needs what its map marks.
 
@@ -116,13 +116,16 @@ def faithfulness_of_clip(
     ----------
     attribution
         (time, y, x)
+    seed
+        Of the random orders, and of that of equal parts. Another for each clip: what one order has
+        by chance would else be in the mean over clips, however many there are.
     """
     maps = np.asarray(attribution, np.float64).reshape(1, len(attribution), -1)
     classes = np.array([target])
 
     def ties() -> np.random.Generator:
         # The same for each, so that versions are the same, and asked about once.
-        return np.random.default_rng(0)
+        return np.random.default_rng(seed)
 
     def of_fills(
         of_fill: Callable[[Fill], object],
@@ -130,7 +133,9 @@ def faithfulness_of_clip(
         return np.array([of_fill(fill) for fill in FILLS], np.float64)
 
     own = [drops(probe, maps, classes, fill=fill, generator=ties()) for fill in FILLS]
-    chance = [random_drops(probe, classes, fill=fill, seed=0, n_random=n_random) for fill in FILLS]
+    chance = [
+        random_drops(probe, classes, fill=fill, seed=seed, n_random=n_random) for fill in FILLS
+    ]
     return {
         "gap": of_fills(
             lambda fill: [
@@ -140,7 +145,7 @@ def faithfulness_of_clip(
         ),
         "random_gap": of_fills(
             lambda fill: [
-                random_gap(probe, classes, unit=unit, fill=fill, seed=0, n_random=n_random)[0]
+                random_gap(probe, classes, unit=unit, fill=fill, seed=seed, n_random=n_random)[0]
                 for unit in UNITS
             ]
         ),

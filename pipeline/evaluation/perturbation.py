@@ -106,6 +106,17 @@ def descending(scores: NDArray[np.floating], generator: np.random.Generator) -> 
     return order
 
 
+def where_ordered(values: NDArray[np.float64], scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Give values (..., clips), NaN for a clip whose scores have NaN: it orders no parts.
+
+    Parameters
+    ----------
+    scores
+        (clips, parts)
+    """
+    return np.where(np.isnan(scores).any(axis=1), np.nan, values)
+
+
 def first_parts(
     order: NDArray[np.intp], counts: Sequence[int], unit: Unit, grid: Geometry
 ) -> NDArray[np.bool_]:

@@ -25,6 +25,7 @@ from pipeline.evaluation.perturbation import (
     first_parts,
     probability_of,
     unit_scores,
+    where_ordered,
 )
 
 Float64Array = NDArray[np.float64]
@@ -108,7 +109,8 @@ def legacy_masked(
     flat = attention.ravel()
     if flat.size > frames.size:
         raise ValueError(f"attention has {flat.size} values and the clip {frames.size} bytes")
-    masked, positions = frames.copy(), np.argsort(flat)[-int(share * flat.size) :]
+    # Counted from the front, as the last 0 of a list are all of it.
+    masked, positions = frames.copy(), np.argsort(flat)[flat.size - int(share * flat.size) :]
     masked.reshape(-1)[positions] = np.asarray(black, frames.dtype)[positions % 3]
     return masked
 
@@ -155,9 +157,9 @@ def _changes(
     fill: Fill,
     generator: np.random.Generator,
 ) -> Float64Array:
-    order = descending(unit_scores(attribution, "patches"), generator)
+    scores = unit_scores(attribution, "patches")
+    order = descending(scores, generator)
     counts = [round(share * order.shape[1]) for share in shares]
     removed = probe.logits(first_parts(order, counts, "patches", probe.grid), fill)
     clean = probability_of(probe.clean_logits(), target)
-    changes: Float64Array = np.abs(clean - probability_of(removed, target))
-    return changes
+    return where_ordered(np.abs(clean - probability_of(removed, target)), scores)

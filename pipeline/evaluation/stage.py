@@ -281,7 +281,7 @@ class MeasureClips:
         probes = [probe]
         if "faithfulness" in self._groups:
             values |= faithfulness_of_clip(
-                probe, stored.attribution, target, n_random=self._n_random
+                probe, stored.attribution, target, n_random=self._n_random, seed=stored.row
             )
         if "time" in self._groups:
             moved = Probe(self._model, shifted(pixels), batch_size=probe.batch_size)

@@ -18,7 +18,7 @@ def moment_found(importance: NDArray[np.floating], planted: NDArray[np.bool_]) -
     Parameters
     ----------
     importance
-        (clips, T), any numbers.
+        (clips, T), any numbers; a clip with NaN has no highest step, and NaN for an answer.
     planted
         (clips, T)
 
@@ -29,8 +29,8 @@ def moment_found(importance: NDArray[np.floating], planted: NDArray[np.bool_]) -
     """
     _check(importance, planted)
     highest = importance == importance.max(axis=1, keepdims=True)
-    hit = (highest & planted).sum(axis=1) / highest.sum(axis=1)
-    return np.where(planted.any(axis=1), hit, np.nan)
+    hit = (highest & planted).sum(axis=1) / np.maximum(highest.sum(axis=1), 1)
+    return np.where(planted.any(axis=1) & highest.any(axis=1), hit, np.nan)
 
 
 def planted_excess(importance: NDArray[np.floating], planted: NDArray[np.bool_]) -> Float64Array:

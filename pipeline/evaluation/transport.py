@@ -5,7 +5,7 @@ whose whole mass is as far away as the grid allows. Unlike average precision, it
 from a far one.
 
 Degenerate input: a map or a frame of zeros counts as uniform, a grid of one patch or one time step
-scores 1, and what has no truth is NaN.
+scores 1, and what has no truth, or a map that isn't finite, is NaN.
 """
 
 import numpy as np
@@ -77,7 +77,10 @@ def emd_time(
         of_truth = truth[clip, steps].astype(np.float64)
         if not of_truth.any():
             continue
-        difference = _normalised(importance[clip, steps]) - of_truth / of_truth.sum()
+        of_map = importance[clip, steps]
+        if not np.isfinite(of_map).all():
+            continue
+        difference = _normalised(of_map) - of_truth / of_truth.sum()
         farthest = max(len(of_truth) - 1, 1)
         scores[clip] = 1 - np.abs(np.cumsum(difference)[:-1]).sum() / farthest
     return scores
@@ -121,6 +124,8 @@ def _score(
         ) from error
 
     farthest = float(cost.max()) if farthest is None else farthest
+    if not np.isfinite(attribution).all():
+        return float("nan")
     if farthest == 0:
         return 1.0
     source, target = _normalised(attribution), _normalised(truth)

@@ -195,7 +195,13 @@ def test_masks_of_a_video_in_two_folders_are_refused(tmp_path):
     ("layout", "content", "reason"),
     [
         ("ava-kinetics", "abc,soon,0,0,1,1,2,3\n", "line 1 is 'abc,soon,0,0,1,1,2,3'"),
-        ("ava-kinetics", "abc\n", "line 1 is 'abc'"),
+        (
+            "ava-kinetics",
+            "abc\n",
+            "line 1 is 'abc': expected video_id,time_s,x1,y1,x2,y2 with commas",
+        ),
+        ("ava-kinetics", "abc;1;0;0;1;1;2;3\n", "expected video_id,time_s,x1,y1,x2,y2 with commas"),
+        ("ava-kinetics", "abc,1,0,0,1\n", "expected video_id,time_s,x1,y1,x2,y2 with commas"),
         ("ava-kinetics", "abc,1,0.5,,,,,\n", "line 1"),
         (
             "ava-kinetics",

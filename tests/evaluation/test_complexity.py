@@ -31,3 +31,12 @@ def test_the_ends_of_the_scale_and_zeros():
     for constant in (uniform, 0 * uniform):
         np.testing.assert_allclose(entropy(constant), np.log(20))
         np.testing.assert_allclose(gini(constant), 0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_is_not_uniform(bad):
+    values = np.random.default_rng(2).random((3, 4, 5))
+    values[1, 2, 3] = bad
+    for metric in (entropy, gini):
+        assert np.isnan(metric(values)).tolist() == [False, True, False]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.evaluation import published
 from pipeline.evaluation.faithfulness import (
     cam_entropy,
     contrastive_drop,
@@ -202,3 +203,24 @@ def test_degenerate_input_has_an_answer():
     one = Probe(Linear(grid, 4), clips[:, :1])
     options = {"unit": "frames", "fill": "mean", "generator": rng()}
     np.testing.assert_allclose(gap(one, attribution[:, :1], target, **options), 0, atol=1e-12)
+
+
+def test_a_map_with_nan_orders_nothing():
+    model, clips, target, attribution = linear()
+    probe, bad = Probe(model, clips), attribution.copy()
+    bad[1, 0, 4] = np.nan
+
+    def asked(maps):
+        for unit in UNITS:
+            given = {"unit": unit, "fill": "median"}
+            yield gap(probe, maps, target, generator=rng(), **given)
+            fall = drops(probe, maps, target, generator=rng(), **given)
+            yield from (*fall.removed, *fall.kept)
+        given = {"fill": "median"}
+        yield contrastive_drop(probe, maps, target, (target + 1) % 4, generator=rng(), **given)
+        yield cam_entropy(probe, maps, generator=rng(), **given)
+        yield published.faithfulness(probe, maps, target, generator=rng(), **given)
+        yield published.monotonicity(probe, maps, target, generator=rng(), **given)
+
+    for of_bad, of_good in zip(asked(bad), asked(attribution), strict=True):
+        np.testing.assert_array_equal(of_bad, np.where(np.arange(3) == 1, np.nan, of_good))

@@ -109,6 +109,21 @@ def test_mass_is_the_share_on_the_mask_and_leaves_out_what_is_not_known():
     assert np.isnan(relevance_mass(attribution, mask, np.zeros(mask.shape, np.bool_))).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", [*ORDER_METRICS, relevance_mass])
+def test_a_map_with_nan_has_no_score_unless_it_lies_where_nothing_is_known(metric):
+    attribution = np.random.default_rng(3).random((4, 8))
+    truth = np.tile(np.arange(8) < 3, (4, 1))
+    known = np.ones(truth.shape, np.bool_)
+    expected = metric(attribution, truth, known)
+    attribution[0] = attribution[1, 6] = attribution[2, 0] = np.nan
+    found = metric(attribution, truth, known)
+    assert np.isnan(found[:3]).all()
+    assert found[3] == expected[3]
+    known[0], known[1, 6], known[2, 0] = False, False, False
+    assert np.isnan(metric(attribution, truth, known)).tolist() == [True, False, False, False]
+
+
 @pytest.mark.parametrize("metric", [*ORDER_METRICS, relevance_mass])
 def test_other_shapes_are_refused_with_both(metric):
     with pytest.raises(ValueError, match=r"\(1, 2, 2, 2\) and mask \(1, 2, 2, 3\)"):

@@ -42,7 +42,7 @@ def test_values_are_those_of_the_metrics_on_the_clip_alone():
     for clip in range(2):
         pixels, target = clips.pixel_values[clip : clip + 1], int(clips.labels[clip])
         got = faithfulness_of_clip(
-            Probe(model, pixels), maps[clip].reshape(grid), target, n_random=2
+            Probe(model, pixels), maps[clip].reshape(grid), target, n_random=2, seed=clip
         )
         probe, classes = Probe(model, pixels), np.array([target])
         for i, fill in enumerate(FILLS):
@@ -52,7 +52,7 @@ def test_values_are_those_of_the_metrics_on_the_clip_alone():
                 own = faithfulness.gap(probe, of_clip, classes, unit=unit, **given)
                 assert got["gap"][i, j] == pytest.approx(own[0], abs=1e-9)
                 chance = faithfulness.random_gap(
-                    probe, classes, unit=unit, fill=fill, seed=0, n_random=2
+                    probe, classes, unit=unit, fill=fill, seed=clip, n_random=2
                 )
                 assert got["random_gap"][i, j] == pytest.approx(chance[0], abs=1e-9)
             own = faithfulness.drops(probe, of_clip, classes, **given)
@@ -85,7 +85,7 @@ def test_a_clip_goes_through_the_model_no_more_often_than_it_has_versions(n_rand
 
     attribution = np.random.default_rng(20261128).random((8, 5, 5))
     probe = Noting(model, pixels, batch_size=7)
-    values = faithfulness_of_clip(probe, attribution, 2, n_random=n_random)
+    values = faithfulness_of_clip(probe, attribution, 2, n_random=n_random, seed=0)
     assert model.n_seen == probe.n_forward <= 1.1 * len(versions)
     # What metrics share is asked about once: they want a good deal more than there is.
     assert asked > 1.2 * len(versions)
@@ -98,7 +98,7 @@ def test_a_clip_goes_through_the_model_no_more_often_than_it_has_versions(n_rand
 def test_a_constant_map_has_a_defined_answer():
     model, clips, _ = hand_set(1)
     probe = Probe(model, clips.pixel_values)
-    values = faithfulness_of_clip(probe, np.ones((6, 6, 6)), 0, n_random=1)
+    values = faithfulness_of_clip(probe, np.ones((6, 6, 6)), 0, n_random=1, seed=0)
     assert all(np.isfinite(value).all() for value in values.values())
 
 
@@ -185,7 +185,7 @@ def test_frames_are_asked_about_no_more_often_than_there_are_versions(n_times):
 
     attribution = np.random.default_rng(20261128).random((n_times, 2, 2))
     probe, moved = Noting(model, pixels, batch_size=7), Noting(model, shifted(pixels))
-    faithfulness_of_clip(probe, attribution, 1, n_random=1)
+    faithfulness_of_clip(probe, attribution, 1, n_random=1, seed=0)
     profile = attribution.sum(axis=(1, 2))
     values = time_of_clip(probe, moved, 1, change=profile, temporal=profile)
     assert model.n_seen == probe.n_forward + moved.n_forward <= 1.1 * len(versions)

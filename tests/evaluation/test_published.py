@@ -65,6 +65,8 @@ def test_the_codes_form_clears_the_first_bytes_whatever_the_patches():
     # What was normalised is masked by what black was normalised to.
     of_floats = legacy_masked(frames / 100, attention, black=(-1.0, -2.0, -3.0)).ravel()
     np.testing.assert_allclose(of_floats[5:12], [2, -1, -2, -3, -1, -2, -3])
+    # A tenth of few patches is none of them.
+    assert (legacy_masked(frames, np.arange(9.0), 0.1) == frames).all()
     with pytest.raises(ValueError, match="attention has 400 values and the clip 384 bytes"):
         legacy_masked(frames, np.zeros(400))
 

@@ -23,6 +23,13 @@ def test_excess_is_the_share_beyond_chance():
         np.testing.assert_allclose(planted_excess(uniform, PLANTED)[:2], 0)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", [moment_found, planted_excess])
+def test_importance_with_nan_finds_nothing(metric):
+    importance = np.array([[np.nan, 5, 2, 3], [1, 2, 3, 0], [np.nan] * 4])
+    assert np.isnan(metric(importance, PLANTED)).tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("metric", [moment_found, planted_excess])
 def test_other_shapes_are_refused(metric):
     with pytest.raises(ValueError, match=r"\(2, 4\) and planted \(3, 4\)"):

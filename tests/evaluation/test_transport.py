@@ -98,6 +98,21 @@ def test_degenerate_input_has_an_answer():
     assert np.isnan(emd_time(one_step, 0 * one_step, np.ones((2, 1), np.bool_))).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_has_no_distance(bad):
+    attribution, truth, known = drawn(5)
+    known[:], truth[:] = True, 1
+    expected = emd_space(attribution, truth, known)
+    attribution[0, 0, 0, 0] = bad
+    found = emd_space(attribution, truth, known)
+    assert np.isnan(found[0])
+    np.testing.assert_array_equal(found[1:], expected[1:])
+    assert np.isnan(emd_space_time(attribution, truth, known)[0])
+    profiles = attribution.sum(axis=(2, 3)), truth.sum(axis=(2, 3))
+    assert np.isnan(emd_time(*profiles, known)).tolist() == [True] + [False] * (len(truth) - 1)
+
+
 def test_steps_whose_truth_is_not_known_are_left_out():
     attribution, truth, known = drawn(4)
     known[:, 1:] = False

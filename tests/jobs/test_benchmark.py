@@ -1,6 +1,12 @@
 """The benchmark as a job: every cell, gone on with, and wrong input on one line."""
 
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -59,6 +65,7 @@ def test_cells_are_kept_and_added_to_and_tables_are_of_all(tmp_path, capsys):
         ("--models=resnet", "models: 'resnet' is not one of static-cue"),
         ("--seeds=1,1", "seeds: (1, 1) are none, or one of them is there twice"),
         ("--costly-clips=3", "costly_clips: 3 is above clips=2"),
+        ("--seeds=1,-1", "seeds.1: Input should be greater than or equal to 0 (got '-1')"),
         ("--clips=1", "clips: "),
         ("--textures=/nowhere", "textures: /nowhere has no clip that can be decoded"),
     ],
@@ -130,3 +137,77 @@ def test_every_method_explains_a_model(tmp_path):
     assert list(given["cannot_explain"]) == ["published attention"]
     for method, facts in given["methods"].items():
         assert (facts["figures"]["Gini"] is None) == (method == "published attention"), method
+
+
+@pytest.mark.parametrize("most_bytes", [100, 5000])
+def test_a_disk_that_takes_no_more_is_one_line_and_whole_files_stay(most_bytes, tmp_path, capsys):
+    """At first no cell has room, and then no picture."""
+    flags = ["--models=static-cue", "--metrics=AP", "--methods=random"]
+    assert run(tmp_path, *flags) == 0
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        code = run(tmp_path, *flags[:2], "--methods=random,staa")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"benchmark: error: out: can't write {tmp_path}: File too large"
+    left = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    picture = tmp_path / "cost.png"
+    assert left[picture] == written[picture]
+    if most_bytes == 100:
+        assert left == written
+    assert run(tmp_path, *flags[:2], "--methods=random,staa") == 0
+
+
+def processes_of(session):
+    """Processes of a session that haven't ended."""
+    listed = subprocess.run(["ps", "-eo", "sid=,stat="], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    return [line for line in lines if line[0] == str(session) and not line[1].startswith("Z")]
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
+)
+def test_processes_end_with_the_one_that_started_them_and_what_they_finished_is_kept(
+    signum, code, tmp_path
+):
+    flags = ["--models=static-cue,order", "--methods=random,KernelSHAP", "--metrics=AP"]
+    sizes = ["--clips=40", "--costly-clips=40", "--seeds=3", "--n-workers=2"]
+    with (tmp_path / "err").open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.benchmark", f"--out={tmp_path / 'out'}", *flags, *sizes],
+            stdout=err,
+            stderr=err,
+            cwd=Path(__file__).parents[2],
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out/values/*/3/random.parquet")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        # To the one process alone, as `kill` sends it.
+        process.send_signal(signum)
+        assert process.wait(30) == code
+        while processes_of(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        if processes_of(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert not list(tmp_path.glob("out/values/*/3/kernelshap.parquet"))
+    told = (tmp_path / "err").read_text()
+    assert "Traceback" not in told
+    if code > 0:
+        word = "interrupted" if signum == signal.SIGINT else "terminated"
+        assert f"benchmark: {word}; what was finished is kept" in told

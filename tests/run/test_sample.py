@@ -126,6 +126,21 @@ def test_a_clip_by_itself_has_the_same_values(run):
 EVERYTHING = {"time": True, "sanity": True}
 
 
+def test_clips_are_held_against_random_orders_of_their_own(tmp_path):
+    """One order for all would leave its luck in the mean over any number of clips."""
+    inputs = write_inputs(tmp_path, 3)
+    first, *others = sorted((tmp_path / "clips").glob("*.mp4"))
+    for path in others:
+        shutil.copy(first, path)
+    execute_serially(prepared(inputs.config(tmp_path / "run")))
+    assert command(tmp_path / "run", "--clips=0") == 0
+    values = measured(tmp_path / "run")
+    for name in ("random_gap", "random_removed"):
+        of_clips = values[name].reshape(3, -1)
+        # The same clip three times, and not the same by rounding.
+        assert len(np.unique(of_clips.round(5), axis=0)) == 3
+
+
 @pytest.fixture(scope="module")
 def with_importance(inputs, tmp_path_factory):
     out = tmp_path_factory.mktemp("importance") / "run"
@@ -235,12 +250,12 @@ def measured_by(run, capsys, *flags):
     return capsys.readouterr().out
 
 
-def test_a_sample_of_an_earlier_release_goes_on_and_another_group_is_one_line(run, capsys):
-    """Faithfulness alone is measured, and named, as it was before there was anything else."""
+def test_a_sample_is_known_by_how_it_was_measured_and_another_group_is_one_line(run, capsys):
+    """What these values are named decides whether a sample that was begun before goes on."""
     plan = planned(config_of(run, clips=4))
     identity = plan.record.identity.measured
     assert {name: identity[name] for name in ("by", "version", "n_random")} == {
-        **{"by": "faithfulness", "version": 1, "n_random": 1}
+        **{"by": "faithfulness", "version": 2, "n_random": 1}
     }
     assert set(identity) == {"by", "version", "n_random", "run", "seed"}
     assert plan.record.layout.measures == MEASURES

@@ -39,10 +39,17 @@ class Cell:
     cost: Cost | None = None
     reason: str = ""
     """Why the method can't explain the model; empty if it can."""
+    is_for_good: bool = False
+    """Whether the reason is one of the model, as its family; what a method gave may be mended."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is tried again: nobody can measure what can't be explained."""
+        return bool(self.reason) and self.is_for_good
 
     def lacks(self, metrics: Iterable[str]) -> tuple[str, ...]:
         """Metrics that aren't measured yet."""
-        return () if self.reason else tuple(name for name in metrics if name not in self.values)
+        return () if self.is_done else tuple(name for name in metrics if name not in self.values)
 
 
 def cell_url(out: str, model: str, seed: int, method: str) -> str:
@@ -59,8 +66,9 @@ def measure(cell: Cell, subject: Subject, metrics: Iterable[str]) -> Cell:
         cost = explained.cost
         values = {name: METRICS[name].of(explained) for name in cell.lacks(metrics)}
     except (ModelError, ValueError) as error:
-        return replace(cell, reason=reason_of(error))
-    return replace(cell, values={**cell.values, **values}, cost=cell.cost or cost)
+        is_for_good = isinstance(error, ModelError)
+        return replace(cell, reason=reason_of(error), is_for_good=is_for_good)
+    return replace(cell, values={**cell.values, **values}, cost=cell.cost or cost, reason="")
 
 
 def write_cell(url: str, cell: Cell, identity: Mapping[str, Any]) -> None:
@@ -77,6 +85,7 @@ def write_cell(url: str, cell: Cell, identity: Mapping[str, Any]) -> None:
         "cell": [cell.model, cell.seed, cell.method],
         "cost": cell.cost and asdict(cell.cost),
         "reason": cell.reason,
+        "is_for_good": cell.is_for_good,
     }
     table = pa.table({name: pa.array(values) for name, values in cell.values.items()})
     table = table.replace_schema_metadata({_KEY: json.dumps(facts)})
@@ -102,7 +111,10 @@ def read_cell(out: str, model: str, seed: int, method: str, identity: Mapping[st
         there = {"version": facts["version"], **facts["identity"]}
         cost = facts["cost"] and Cost(**facts["cost"])
         values = {name: table[name].to_numpy() for name in table.column_names}
-        cell = Cell(model, seed, method, values, cost, facts["reason"])
+        reason = facts["reason"]
+        # Of an earlier release it isn't known, and it is tried once more.
+        is_for_good = bool(facts.get("is_for_good"))
+        cell = Cell(model, seed, method, values, cost, reason, is_for_good)
     except FileNotFoundError:
         return Cell(model, seed, method)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:

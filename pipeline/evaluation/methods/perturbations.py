@@ -110,7 +110,16 @@ def kernel_shap(
     block: tuple[int, int, int] = BLOCK,
     seed: int = 0,
 ) -> Tensor:
-    """KernelSHAP (Lundberg & Lee 2017, arXiv 1705.07874) over blocks of patches, by Captum."""
+    """KernelSHAP (Lundberg & Lee 2017, arXiv 1705.07874) over blocks of patches, by Captum.
+
+    A single block has the whole fall of the logit: Captum can't draw a part of one.
+    """
+    blocks = supervoxels(model, block)
+    if not blocks.any():
+        filled = fill_frames(pixel_values, fill)
+        fall = _logit(model, pixel_values, target) - _logit(model, filled, target)
+        shape = blocks.flatten(1).shape
+        return (fall / blocks.numel())[:, None, None].expand(-1, *shape)
     method = KernelShap(model.predict)
     return _surrogate(method, model, pixel_values, target, fill, n_samples, block, seed)
 

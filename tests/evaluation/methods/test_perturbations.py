@@ -64,6 +64,16 @@ def test_kernel_shap_finds_each_blocks_contribution_and_lime_their_order():
     assert torch.equal(shap, again)
 
 
+def test_kernel_shap_of_a_single_block_is_the_whole_fall():
+    model = Linear(Geometry(n_times=1, height=2, width=2, patch_size=4), 3)
+    clips = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    target = torch.tensor([0, 2])
+    filled = fill_frames(clips, "blur")
+    fall = (model.predict(clips) - model.predict(filled)).gather(1, target[:, None])[:, 0]
+    shap = kernel_shap(model, clips, target)
+    torch.testing.assert_close(shap, (fall / 4)[:, None, None].expand(2, 1, 4))
+
+
 def test_rise_leans_to_what_contributes():
     model, clips, target, expected = linear()
     value = rise(model, clips, target, fill="mean", n_masks=400, cells=(2, 3, 4))
