@@ -142,7 +142,7 @@ def plan_sample(
     options
         Keys of the run's configuration that have other values now, as ``device`` or ``manifest``.
     overwrite
-        Delete what is kept of a sample there, once run, manifest and model were checked.
+        Delete what is kept of a sample there, once run, manifest, model and clips were checked.
     rows_per_shard
         Clips that are committed together.
 
@@ -193,6 +193,8 @@ def plan_sample(
             **({"staa.segments": "true"} if whole.segments else {}),
         }
     )
+    # Before anything is deleted that couldn't be measured again.
+    find_witness(whole)
     if overwrite:
         _discard_sample(out)
     filesystem, path = open_filesystem(url)

@@ -136,6 +136,8 @@ class Sample:
             notes.append(
                 "This method doesn't look at the class: the first two are 1 by construction."
             )
+        elif self.figures["sanity"] and len(self.class_names) == 1:
+            notes.append("The model has one class: the first is 1 by construction.")
         again = self.recomputed
         if again is not None and len(again) and again.mean() < SAME_MAP:
             notes.append(

@@ -518,6 +518,20 @@ def test_another_sample_or_another_model_is_refused(run, inputs, capsys, tmp_pat
     assert len(measured(run)["status"]) == 6
 
 
+def test_a_sample_is_kept_where_its_clips_are_gone_and_it_is_to_be_measured_again(
+    run, inputs, capsys, tmp_path
+):
+    assert command(run, "--clips=2") == 0
+    clips = Path(read_manifest(inputs.manifest).root.removeprefix("file:"))
+    clips.rename(tmp_path / "away")
+    try:
+        assert command(run, "--clips=2", "--overwrite") == 2
+    finally:
+        (tmp_path / "away").rename(clips)
+    assert "clips: " in capsys.readouterr().err
+    assert len(measured(run)["status"]) == 2
+
+
 def test_an_unfinished_run_is_refused(run):
     reset_rows(open_store(store_url(str(run)), mode="r+"), [Status.OK])
     assert pending_rows(open_store(store_url(str(run)))).n_rows

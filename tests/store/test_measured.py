@@ -116,6 +116,8 @@ def test_what_nobody_sees_in_the_figures_of_sanity_is_said():
     construction, elsewhere = blind.notes_on_sanity()
     assert "the first two are 1 by construction" in construction
     assert "correlate with the run's at 0.975 only" in elsewhere
+    alone = sample_of_classes(labels, figures=figures, recomputed=same, class_names=("a",))
+    assert alone.notes_on_sanity() == ["The model has one class: the first is 1 by construction."]
     # Nothing was asked, so nothing is said.
     assert sample_of_classes(labels, is_of_class=False).notes_on_sanity() == []
 

@@ -222,6 +222,8 @@ def decide(results: Results) -> Decision | None:
         assert correlation is not None
         passes = share.mean > MIN_TWO_ACTOR_SHARE and correlation.mean < MAX_RANDOM_CLASSIFIER
         candidates.append(Candidate(method, score, gain, passes))
+    if not candidates:
+        return None
     candidates.sort(key=lambda each: -each.score.mean)
     best = next((each for each in candidates if each.passes_guards), None)
     winner = best.method if best is not None and best.is_better else OLD_DEFAULT

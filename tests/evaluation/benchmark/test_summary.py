@@ -118,3 +118,5 @@ def test_a_method_that_lacks_a_model_is_no_candidate_and_no_old_default_no_decis
     assert decision.winner == "staa"
     assert decide(results_of({"evidence": means["evidence"]})) is None
     assert decide(results_of({"staa": {"AP": 0.3}})) is None
+    ranked = {name: means["staa"][name] for name in DECIDING}
+    assert decide(results_of({"staa": ranked})) is None
