@@ -121,6 +121,16 @@ class _Part:
         """Size when it is full."""
         return math.prod(self.shape) + self.shape[0] * entry_dtype(self.shape[1]).itemsize
 
+    @property
+    def has_entries(self) -> bool:
+        """Whether there is an entry for each row of its frames."""
+        entries, n_bytes = self.group[ENTRIES], entry_dtype(self.shape[1]).itemsize
+        return (
+            isinstance(entries, Array)
+            and entries.shape[0] >= self.shape[0]
+            and entries.shape[1:] == (n_bytes,)
+        )
+
     def is_of(self, identity: FramesIdentity, manifest: Manifest) -> bool:
         """Whether its rows are the first ones of a run with such frames."""
         if self.identity != identity.digest or self.shape[1:] != identity.shape:
@@ -401,7 +411,8 @@ def remove_cache(url: str) -> None:
 def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Iterator[_Part]:
     """Every part of a cache that can be opened; a run that needs another makes it again.
 
-    With ``refusals``, one that the storage withholds isn't passed over: `OSError` is raised.
+    With ``refusals``, one that the storage withholds isn't passed over: `OSError` is raised. Nor is
+    one that has lost its entries alone, whose frames are still there.
     """
     filesystem, path = open_filesystem(url)
     filesystem.invalidate_cache()
@@ -417,7 +428,9 @@ def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Ite
             earlier = frozenset((int(n), str(digest)) for n, digest in told.get("earlier", ()))
             rows = (str(told["manifest"]), int(told["n_videos"]), earlier)
             part = _Part(part_url, group, told["identity"], *rows)
-            if told["schema"] == _SCHEMA and len(part.shape) == 5:
+            if told["schema"] != _SCHEMA or len(part.shape) != 5:
+                continue
+            if refusals or part.has_entries:
                 yield part
         except (FileNotFoundError, NotADirectoryError, FileExistsError):
             # A plain file isn't opened to be written, and is told to exist.
