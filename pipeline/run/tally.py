@@ -86,7 +86,7 @@ class Progress:
     silent_s: float
     """Time since any worker of the run was heard."""
     working_s: float = 0.0
-    """Time from the first clip that was decoded to the last report of any worker."""
+    """Time from the start of the step that decodes first to the last report of any worker."""
     n_models: int = 0
     """Processes that held a model at once."""
 
@@ -115,9 +115,11 @@ class Tally:
     def report(self, report: Report) -> None:
         """Take down what a process has done."""
         self._heard_at_s = time.monotonic()
-        if report.decoded and self._began_at_s is None:
-            # The time that its step has taken is part of the work.
-            self._began_at_s = self._heard_at_s - report.seconds.get("decode", 0.0)
+        if report.decoded:
+            # The time that its step has taken is part of the work, and is told when it is over:
+            # behind the first clips.
+            began_at_s = self._heard_at_s - report.seconds.get("decode", 0.0)
+            self._began_at_s = min(began_at_s, self._began_at_s or began_at_s)
         self._add(self._decoded, report.decoded)
         self._add(self._explained, report.explained)
         self._seconds.update(report.seconds)

@@ -219,4 +219,8 @@ def test_work_begins_with_the_step_that_decodes_the_first_clip():
     time.sleep(0.2)
     with channel.step("decode", np.arange(4)):
         time.sleep(0.05)
+        # What is told of the first clip alone has no time.
+        channel.decoded(0)
+    with channel.step("decode", np.arange(4, 8)):
+        pass
     assert 0.05 <= tally.progress().working_s <= time.monotonic() - made_s - 0.2
