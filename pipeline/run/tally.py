@@ -282,6 +282,9 @@ def pace_of(progress: Progress, *, n_cpus: float, n_writers: int) -> Pace | None
 
     clips_per_model_s = progress.explained / seconds["explain"] if seconds["explain"] else 0.0
     wanted = n_models * clips_per_model_s * decode_s / max(1, progress.decoded)
+    if progress.failed == progress.committed:
+        # No model has had a clip, and how many it would take isn't known.
+        wanted = 0.0
     return Pace(
         clips_per_s=progress.committed / progress.working_s,
         busy={

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,6 +183,13 @@ def test_the_end_says_the_rate_the_busiest_step_and_what_decoding_lacks():
     # A model does 4 clips/s, and a core decodes 80 of them in 76 s.
     assert pace.cores_lacking == pytest.approx(4 * 76 / 80 - 2)
     assert pace_of(Tally(4).progress(), n_cpus=2, n_writers=4) is None
+
+
+def test_where_every_clip_has_failed_it_is_not_known_what_decoding_lacks():
+    failed = replace(progress_of(decode=80, explain=0.001), failed=80)
+    pace = pace_of(failed, n_cpus=2, n_writers=4)
+    assert pace.cores_lacking == 0
+    assert pace.bounded_by == "decode"
 
 
 @pytest.mark.parametrize(
