@@ -375,6 +375,22 @@ def test_a_part_that_has_lost_an_array_is_made_again(folder, name):
     assert_is_made_again(folder, manifest, part)
 
 
+@pytest.mark.parametrize("damage", [None, "", "no json"])
+@pytest.mark.parametrize("of", ["zarr.json", "frames/zarr.json"])
+def test_a_part_that_can_not_be_read_is_named_when_some_frames_are_to_go(folder, of, damage):
+    manifest, url = manifest_of(folder, 3), str(folder / "cache")
+    part = parts_of(folder, manifest)[IDENTITY]
+    filled(part, range(3))
+    metadata = Path(part.url) / of
+    metadata.unlink()
+    if damage is not None:
+        metadata.write_text(damage)
+    with pytest.raises(StorageError, match=r"frames-.*\.zarr can't be read, .* delete it"):
+        forget_videos(url, manifest, place(1), set())
+    remove_cache(part.url)
+    assert forget_videos(url, manifest, place(1), set()) == 0
+
+
 def test_frames_whose_entries_are_lost_are_not_passed_over_when_some_are_to_go(folder):
     manifest, url = manifest_of(folder, 3), str(folder / "cache")
     part = parts_of(folder, manifest)[IDENTITY]
