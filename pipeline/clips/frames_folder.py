@@ -38,6 +38,8 @@ _SCHEMA = {"name": "staa-frames", "version": 1}
 _PACKAGES: dict[DecoderName, str] = {"pyav": "av", "decord": "decord2"}
 _OBJECT_BYTES = 16_000_000
 """Largest size of an object, all of which is read to get one of its rows."""
+_PREFIX = "frames-"
+"""What the name of a part begins with."""
 _NAME_DIGITS = 16
 """Digits of a manifest's digest in the name of a part."""
 _ROWS_LOOKED_AT = 16_384
@@ -120,6 +122,16 @@ class _Part:
     def n_bytes(self) -> int:
         """Size when it is full."""
         return math.prod(self.shape) + self.shape[0] * entry_dtype(self.shape[1]).itemsize
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether there is an entry for each row of its frames."""
+        entries, n_bytes = self.group[ENTRIES], entry_dtype(self.shape[1]).itemsize
+        return (
+            isinstance(entries, Array)
+            and entries.shape[0] >= self.shape[0]
+            and entries.shape[1:] == (n_bytes,)
+        )
 
     def is_of(self, identity: FramesIdentity, manifest: Manifest) -> bool:
         """Whether its rows are the first ones of a run with such frames."""
@@ -401,7 +413,9 @@ def remove_cache(url: str) -> None:
 def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Iterator[_Part]:
     """Every part of a cache that can be opened; a run that needs another makes it again.
 
-    With ``refusals``, one that the storage withholds isn't passed over: `OSError` is raised.
+    With ``refusals``, one that the storage withholds isn't passed over: `OSError` is raised. Nor is
+    one that has lost its entries alone, whose frames are still there, or its other metadata: where
+    its rows lie can't be told then, and `StorageError` is raised.
     """
     filesystem, path = open_filesystem(url)
     filesystem.invalidate_cache()
@@ -414,24 +428,36 @@ def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Ite
         try:
             group = zarr.open_group(zarr_location(part_url), mode=mode)
             told: Any = group.attrs.asdict()
+            if "identity" not in told:
+                # One that is being made has no attributes yet, and no frames.
+                continue
             earlier = frozenset((int(n), str(digest)) for n, digest in told.get("earlier", ()))
             rows = (str(told["manifest"]), int(told["n_videos"]), earlier)
             part = _Part(part_url, group, told["identity"], *rows)
-            if told["schema"] == _SCHEMA and len(part.shape) == 5:
+            if told["schema"] != _SCHEMA or len(part.shape) != 5:
+                continue
+            if refusals or part.has_entries:
                 yield part
-        except (FileNotFoundError, NotADirectoryError, FileExistsError):
+        except (NotADirectoryError, FileExistsError):
             # A plain file isn't opened to be written, and is told to exist.
             continue
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            if refusals and isinstance(error, OSError):
+            is_lost = isinstance(error, FileNotFoundError)
+            if refusals and isinstance(error, OSError) and not is_lost:
                 raise
+            if refusals and name.startswith(_PREFIX):
+                reason = "its metadata are lost" if is_lost else reason_of(error)
+                raise StorageError(
+                    f"{part_url} can't be read, and may hold frames that are to go: {reason}; "
+                    "delete it, as runs make it again"
+                ) from error
             continue
 
 
 def _create(
     url: str, identity: FramesIdentity, manifest: Manifest, n_rows: int, batch_size: int
 ) -> _Part:
-    part_url = _free_url(url, f"frames-{identity.digest}-{manifest.digest[:_NAME_DIGITS]}")
+    part_url = _free_url(url, f"{_PREFIX}{identity.digest}-{manifest.digest[:_NAME_DIGITS]}")
     # Anything that is there is damaged, or its making was cut off.
     group = zarr.create_group(zarr_location(part_url), overwrite=True)
     rows_per_object = max(

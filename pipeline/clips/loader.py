@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class ClipLoader:
     class_of_label: Mapping[str, int]
     """Class index of every label of the manifest."""
     decode_timeout_s: float = 60.0
-    """Time that decoding one file may take."""
+    """Time that decoding one file may take; segments that took longer together each have it."""
     decode_memory_bytes: int = 4_000_000_000
     """Memory that decoding one clip may take. A larger file isn't read, since the child, which
     holds all of it, couldn't take it: the clip is ``CRASHED``."""
@@ -114,6 +114,7 @@ class ClipLoader:
     ) -> None:
         """Fill in what is wanted of some files, each in one pass."""
         fetch = partial(_fetch, self.root, witness=self.witness, max_bytes=self.decode_memory_bytes)
+        videos = self.views.video(rows["row"])
         for same, fetched in _fetched_ahead(fetch, rows["path"], files):
             mine, *theirs = (
                 [(taking, clip) for clip in _where(taking.wanted, same)]
@@ -125,9 +126,13 @@ class ClipLoader:
                 with self.fetching():
                     data, digest = fetched.result()
                 outcomes = self._read(rows, data, wanted)
-                if len(wanted) > len(mine) and any(map(_timed_out, outcomes)):
-                    # What becomes of a clip must not depend on who shares the pass.
-                    outcomes[: len(mine)] = self._read(rows, data, mine)
+                alone = [list(views) for _, views in groupby(mine, lambda part: videos[part[1]])]
+                if len(wanted) > len(alone[0]) and any(map(_timed_out, outcomes)):
+                    # What becomes of a clip must not depend on who shares the pass: other models,
+                    # or other segments of the file.
+                    outcomes[: len(mine)] = chain.from_iterable(
+                        self._read(rows, data, views) for views in alone
+                    )
             except DecodeError as error:
                 outcomes = [error] * len(wanted)
             for (taking, clip), outcome in zip(wanted, outcomes, strict=True):

@@ -87,7 +87,7 @@ def _in_this_process(plan: Plan, n_pending: int, *, stages_of: StagesOf) -> Iter
         except (StorageError, OSError) as error:
             raise PassBrokenError(str(error), tally.end_pass()) from error
 
-    yield Carriage(run_pass, tally.progress, partial(pace_of, n_cpus=1, n_writers=1))
+    yield Carriage(run_pass, tally.progress, partial(pace_of, n_cpus=1, n_writers=1, in_turn=True))
 
 
 def _compute(work: Pass, stages: Stages, explain: Explain, channel: LocalChannel) -> None:

@@ -86,7 +86,7 @@ class Progress:
     silent_s: float
     """Time since any worker of the run was heard."""
     working_s: float = 0.0
-    """Time from the first clip that was decoded to the last report of any worker."""
+    """Time from the start of the step that decodes first to the last report of any worker."""
     n_models: int = 0
     """Processes that held a model at once."""
 
@@ -115,9 +115,11 @@ class Tally:
     def report(self, report: Report) -> None:
         """Take down what a process has done."""
         self._heard_at_s = time.monotonic()
-        if report.decoded and self._began_at_s is None:
-            # The time that its step has taken is part of the work.
-            self._began_at_s = self._heard_at_s - report.seconds.get("decode", 0.0)
+        if report.decoded:
+            # The time that its step has taken is part of the work, and is told when it is over:
+            # behind the first clips.
+            began_at_s = self._heard_at_s - report.seconds.get("decode", 0.0)
+            self._began_at_s = min(began_at_s, self._began_at_s or began_at_s)
         self._add(self._decoded, report.decoded)
         self._add(self._explained, report.explained)
         self._seconds.update(report.seconds)
@@ -257,7 +259,9 @@ class LocalChannel(Channel):
         self.tally.hold_model()
 
 
-def pace_of(progress: Progress, *, n_cpus: float, n_writers: int) -> Pace | None:
+def pace_of(
+    progress: Progress, *, n_cpus: float, n_writers: int, in_turn: bool = False
+) -> Pace | None:
     """Say how fast a run was, and how busy each part; None before anything is stored.
 
     The time of a step is time on the clock, so it includes waiting for a CPU that others use.
@@ -268,6 +272,8 @@ def pace_of(progress: Progress, *, n_cpus: float, n_writers: int) -> Pace | None
         Tasks that decode at once.
     n_writers
         Shards that are written at once.
+    in_turn
+        Whether decoding and the model take turns: more cores would change nothing then.
     """
     if not progress.working_s or not progress.committed:
         return None
@@ -280,6 +286,9 @@ def pace_of(progress: Progress, *, n_cpus: float, n_writers: int) -> Pace | None
 
     clips_per_model_s = progress.explained / seconds["explain"] if seconds["explain"] else 0.0
     wanted = n_models * clips_per_model_s * decode_s / max(1, progress.decoded)
+    if in_turn or progress.failed == progress.committed:
+        # In the latter case no model has had a clip, and how many it would take isn't known.
+        wanted = 0.0
     return Pace(
         clips_per_s=progress.committed / progress.working_s,
         busy={

@@ -9,13 +9,13 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.storage.retries import with_retries
+from pipeline.storage.retries import patience_s, with_retries
 
 _EXTRAS = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
@@ -24,10 +24,15 @@ _EXTRAS = {
 }
 """Extra of this package that brings the driver of a protocol."""
 _COPIED_AT_ONCE = 1 << 24
+_LEAST_SILENCE_S = 5.0
+"""Time that a web server has to answer, also where little patience was asked for."""
 
 
 def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Filesystem of a URL, and the URL's path in it; nothing is asked of the storage yet.
+
+    A web server that sends nothing for `patience_s` isn't waited for any longer, and one that goes
+    on sending is, unless fsspec's configuration has another ``timeout`` for its client.
 
     Raises
     ------
@@ -37,7 +42,7 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         If no such protocol is known.
     """
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = fsspec.core.url_to_fs(url, **_options(url))
     except ImportError as error:
         protocol = url.partition("://")[0]
         if protocol not in _EXTRAS:
@@ -47,6 +52,19 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
             f"{_EXTRAS[protocol]!r}, for example with pip install '.[{_EXTRAS[protocol]}]'"
         ) from error
     return filesystem, path
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Options of a URL's filesystem: HTTP's client would give a whole file five minutes."""
+    protocol = url.partition("://")[0]
+    if protocol not in ("http", "https"):
+        return {}
+    from aiohttp import ClientTimeout
+
+    silence_s = max(_LEAST_SILENCE_S, patience_s())
+    timeout = ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
+    configured = fsspec.config.conf.get(protocol, {}).get("client_kwargs") or {}
+    return {"client_kwargs": {"timeout": timeout, **configured}}
 
 
 class RetryingReader(io.RawIOBase):

@@ -170,8 +170,10 @@ def http_status(error: BaseException) -> int | None:
 
 
 def _behind(error: BaseException) -> BaseException:
-    """Error that says why, where a driver took it for an object that isn't there."""
+    """Error that says why: behind one without words, or of an object that isn't there."""
     cause = error.__cause__
+    if isinstance(error, TimeoutError) and cause is not None and not str(error):
+        return cause
     if isinstance(error, FileNotFoundError) and cause is not None:
         names = {base.__name__ for base in type(cause).__mro__}
         if http_status(cause) is not None or names & _NO_ANSWER:

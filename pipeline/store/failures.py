@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.dataset.manifest import Manifest
+from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status, failed_rows
 from pipeline.storage.files import write_bytes
 from pipeline.store.opening import Store
@@ -30,6 +31,11 @@ def write_failures(
     Returns
     -------
     The table's URL
+
+    Raises
+    ------
+    StoreError
+        Names the table, if it can't be written.
     """
     failed = np.flatnonzero(failed_rows(status))
     messages = store.array("message").get_orthogonal_selection((failed,)) if len(failed) else []
@@ -46,7 +52,10 @@ def write_failures(
         }
     )
     url = failures_url(run_url)
-    write_failures_table(table, url)
+    try:
+        write_failures_table(table, url)
+    except OSError as error:
+        raise StoreError(f"can't write {url}: {reason_of(error)}") from error
     return url
 
 

@@ -70,9 +70,9 @@ class Ledger:
         Raises
         ------
         StoreError, LeaseLostError
-            As `left` does.
+            As `left` does, and if the table can't be written.
         ManifestError, OSError
-            If the names of the clips can't be read, or the table can't be written.
+            If the names of the clips can't be read.
         """
         store = open_store(self.store_url, mode="r+")
         status = read_status(store)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError, reason_of
 from pipeline.status import Status
+from pipeline.store.create import unconsolidate
 from pipeline.store.objects import n_objects
 from pipeline.store.opening import DAMAGE, STORAGE_ERRORS, Store
 from pipeline.store.schema import StoreLayout
@@ -89,6 +90,8 @@ def pending_of(status: NDArray[np.uint8], layout: StoreLayout) -> PendingRows:
 def reset_rows(store: Store, statuses: Collection[Status]) -> dict[Status, int]:
     """Mark the rows of some statuses as pending; other rows and the data stay.
 
+    Consolidated metadata, which a complete run has, are taken away before.
+
     Not to be used while the run goes on, since its write tasks write ``status`` too.
 
     Returns
@@ -105,6 +108,9 @@ def reset_rows(store: Store, statuses: Collection[Status]) -> dict[Status, int]:
     layout, status = store.layout, read_status(store)
     chosen = np.isin(status, list(statuses))
     counts = {code: int(np.sum(status == code)) for code in statuses if (status == code).any()}
+    if not counts:
+        return {}
+    unconsolidate(store)
     status[chosen] = Status.PENDING
     array = store.array("status")
 

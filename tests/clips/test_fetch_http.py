@@ -1,5 +1,8 @@
 """Clips over HTTP: the answer decides whether it is the clip's fault or the server's."""
 
+import threading
+import time
+
 import pytest
 
 from pipeline.clips.fetch import fetch_clip, file_key
@@ -73,6 +76,19 @@ def test_a_server_that_is_not_there_fails_no_clip(url, monkeypatch):
     monkeypatch.setenv(PATIENCE_VARIABLE, "0.3")
     with pytest.raises(StorageError):
         fetch_clip(url.format(port=free_port()), "clip.mp4")
+
+
+@pytest.mark.parametrize("max_bytes", [None, len(CONTENT)])
+def test_a_server_that_says_nothing_is_not_waited_for_longer(server, max_bytes, monkeypatch):
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0.3")
+    tested = threading.Event()
+    server.answer = lambda path, nth: 503 if tested.wait(100) else None
+    started_s = time.monotonic()
+    with pytest.raises(StorageError, match=r"clip\.mp4: Timeout on reading data"):
+        fetch_clip(root_of(server), "clip.mp4", max_bytes=max_bytes)
+    tested.set()
+    # HTTP's client has five minutes of its own.
+    assert time.monotonic() - started_s < 60
 
 
 @pytest.mark.parametrize("answer", [401, 407])

@@ -358,15 +358,49 @@ def test_an_object_is_a_share_of_a_batch_and_small(folder, batch_size, rows):
     assert rows * large.row_bytes <= 16_000_000
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "no arrays"])
-def test_a_part_that_is_damaged_is_made_again(folder, damage):
+@pytest.mark.parametrize("damage", ["", "no json", "{}"])
+@pytest.mark.parametrize("of", ["zarr.json", "frames/zarr.json", "entries/zarr.json"])
+def test_a_part_that_is_damaged_is_made_again(folder, of, damage):
     manifest = manifest_of(folder, 3)
     part = parts_of(folder, manifest)[IDENTITY]
-    metadata = Path(part.url) / "zarr.json"
-    if damage == "no arrays":
-        (Path(part.url) / "frames" / "zarr.json").unlink()
-    else:
-        metadata.write_text("" if damage == "empty" else "no json")
+    (Path(part.url) / of).write_text(damage)
+    assert_is_made_again(folder, manifest, part)
+
+
+@pytest.mark.parametrize("name", ["frames", "entries"])
+def test_a_part_that_has_lost_an_array_is_made_again(folder, name):
+    manifest = manifest_of(folder, 3)
+    part = parts_of(folder, manifest)[IDENTITY]
+    (Path(part.url) / name / "zarr.json").unlink()
+    assert_is_made_again(folder, manifest, part)
+
+
+@pytest.mark.parametrize("damage", [None, "", "no json"])
+@pytest.mark.parametrize("of", ["zarr.json", "frames/zarr.json"])
+def test_a_part_that_can_not_be_read_is_named_when_some_frames_are_to_go(folder, of, damage):
+    manifest, url = manifest_of(folder, 3), str(folder / "cache")
+    part = parts_of(folder, manifest)[IDENTITY]
+    filled(part, range(3))
+    metadata = Path(part.url) / of
+    metadata.unlink()
+    if damage is not None:
+        metadata.write_text(damage)
+    with pytest.raises(StorageError, match=r"frames-.*\.zarr can't be read, .* delete it"):
+        forget_videos(url, manifest, place(1), set())
+    remove_cache(part.url)
+    assert forget_videos(url, manifest, place(1), set()) == 0
+
+
+def test_frames_whose_entries_are_lost_are_not_passed_over_when_some_are_to_go(folder):
+    manifest, url = manifest_of(folder, 3), str(folder / "cache")
+    part = parts_of(folder, manifest)[IDENTITY]
+    filled(part, range(3))
+    (Path(part.url) / "entries" / "zarr.json").write_text("")
+    with pytest.raises(StorageError, match="cache"):
+        forget_videos(url, manifest, place(1), set())
+
+
+def assert_is_made_again(folder, manifest, part):
     assert find_part(str(folder / "cache"), IDENTITY, manifest) is None
     assert parts_of(folder, manifest)[IDENTITY] == part
     assert find_part(str(folder / "cache"), IDENTITY, manifest) == replace(part, fills=False)

@@ -13,6 +13,7 @@ from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import View, Views
 from pipeline.status import Status
 from tests.support.clips import numbered_frames, read_numbers, write_mp4
+from tests.support.stand_ins import DECODE as STAND_IN
 
 HEIGHT, WIDTH = 96, 160
 CLASSES = {"juggling": 0, "waving": 3}
@@ -204,6 +205,18 @@ def test_segments_of_a_file_are_rows_of_their_own(clips):
         np.testing.assert_allclose(columns["frame_time"][clip], index / 30, atol=1e-3)
     assert np.isnan(columns["frame_time"][3]).all()
     np.testing.assert_array_equal(columns["start_time"], rows["start_time"])
+
+
+def test_segments_that_take_too_long_together_are_read_one_by_one(clips, tmp_path):
+    (tmp_path / "long.mp4").write_bytes(b"STAND-IN hang-beyond 1")
+    rows = rows_of("long.mp4", "long.mp4", "long.mp4") | {
+        "start_time": np.array([0.0, 1.0, 2.0]),
+        "end_time": np.array([1.0, 2.0, 3.0]),
+    }
+    load = loader_of(tmp_path, segments=True, decode=STAND_IN, decode_timeout_s=0.3)
+    assert load(rows)["status"].tolist() == [Status.OK] * 3
+    (tmp_path / "long.mp4").write_bytes(b"STAND-IN hang")
+    assert load(rows)["status"].tolist() == [Status.TIMEOUT] * 3
 
 
 def test_without_segments_times_of_the_manifest_cut_nothing(clips):

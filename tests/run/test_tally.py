@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,6 +185,13 @@ def test_the_end_says_the_rate_the_busiest_step_and_what_decoding_lacks():
     assert pace_of(Tally(4).progress(), n_cpus=2, n_writers=4) is None
 
 
+def test_where_every_clip_has_failed_it_is_not_known_what_decoding_lacks():
+    failed = replace(progress_of(decode=80, explain=0.001), failed=80)
+    pace = pace_of(failed, n_cpus=2, n_writers=4)
+    assert pace.cores_lacking == 0
+    assert pace.bounded_by == "decode"
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
@@ -219,4 +227,8 @@ def test_work_begins_with_the_step_that_decodes_the_first_clip():
     time.sleep(0.2)
     with channel.step("decode", np.arange(4)):
         time.sleep(0.05)
+        # What is told of the first clip alone has no time.
+        channel.decoded(0)
+    with channel.step("decode", np.arange(4, 8)):
+        pass
     assert 0.05 <= tally.progress().working_s <= time.monotonic() - made_s - 0.2

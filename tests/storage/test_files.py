@@ -6,6 +6,7 @@ import resource
 import signal
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipeline.storage.files import (
@@ -15,6 +16,7 @@ from pipeline.storage.files import (
     write_bytes,
     written_in_parts,
 )
+from pipeline.storage.retries import PATIENCE_VARIABLE
 from tests.support.object_storage import BUCKET
 
 
@@ -87,6 +89,18 @@ def test_a_driver_that_is_not_installed_names_the_extra(monkeypatch):
         open_filesystem("gs://bucket/a")
     with pytest.raises(ImportError, match=r"^no module named gcsfs$"):
         open_filesystem("smb://host/a")
+
+
+@pytest.mark.parametrize("protocol", ["http", "https"])
+def test_a_web_server_may_take_any_time_as_long_as_it_sends(monkeypatch, protocol):
+    def timeout():
+        return open_filesystem(f"{protocol}://127.0.0.1/clips")[0].client_kwargs["timeout"]
+
+    monkeypatch.setenv(PATIENCE_VARIABLE, "40")
+    assert (timeout().total, timeout().sock_connect, timeout().sock_read) == (None, 40, 40)
+    configured = {"client_kwargs": {"timeout": "a user's"}}
+    monkeypatch.setitem(fsspec.config.conf, protocol, configured)
+    assert timeout() == "a user's"
 
 
 def test_a_protocol_that_is_not_known_is_refused():

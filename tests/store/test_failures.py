@@ -10,6 +10,7 @@ import pytest
 from pipeline.clips.sampling import Sampling
 from pipeline.clips.views import ViewsConfig
 from pipeline.dataset.manifest import METADATA_KEYS, SCHEMA, read_manifest, write_manifest
+from pipeline.errors import StoreError
 from pipeline.status import Status
 from pipeline.store.create import create_store
 from pipeline.store.failures import write_failures
@@ -71,3 +72,9 @@ def test_without_failures_the_table_is_empty_and_of_the_same_columns(tmp_path, m
     assert table.schema.names == ["row", "video_id", "path", "view", "status", "message"]
     assert table.schema.field("row").type == pa.int64()
     assert table.schema.field("message").type == pa.string()
+
+
+def test_a_table_that_can_not_be_written_is_named(tmp_path, manifest):
+    (tmp_path / "run" / "failures.parquet").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"can't write .*/run/failures\.parquet: Is a directory"):
+        failures_of(tmp_path, manifest, [1] * 10)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
 from pipeline.status import Status
-from pipeline.store.create import create_store
+from pipeline.store.append import append_rows
+from pipeline.store.create import consolidate, create_store
 from pipeline.store.opening import open_store
 from pipeline.store.pending import pending_rows, read_status, reset_rows
 from pipeline.store.schema import StoreLayout
@@ -136,6 +138,32 @@ def test_rows_of_a_status_are_reset_and_no_other_byte_is_touched(group, url):
     assert read_status(open_store(url)).tolist() == [1, 0, 1, 7, 1, 1, 1, 1, 0, 1]
     changed = {name for name, data in objects(url).items() if data != before[name]}
     assert changed == {"status/c/0", "status/c/2"}
+
+
+def test_consolidated_metadata_are_gone_before_a_row_is_pending(group, url):
+    def is_consolidated():
+        return zarr.open_group(url, mode="r").metadata.consolidated_metadata is not None
+
+    for shard in range(3):
+        write(group, shard)
+    consolidate(group)
+    there = set(read_status(group).tolist())
+    absent = [status for status in Status if status not in there]
+    assert reset_rows(open_store(url, mode="r+"), absent) == {}
+    assert is_consolidated()
+    assert reset_rows(open_store(url, mode="r+"), [Status(there.pop())])
+    assert not is_consolidated()
+
+
+def test_rows_that_were_appended_stay_when_others_are_reset(group, url):
+    for shard in range(3):
+        write(group, shard)
+    consolidate(group)
+    longer = record_of(replace(LAYOUT, n_rows=13))
+    store = append_rows(open_store(url, mode="r+"), longer)
+    reset_rows(store, list(Status))
+    assert open_store(url).record == longer
+    assert read_status(open_store(url)).tolist() == [0] * 13
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 40])

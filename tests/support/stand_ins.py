@@ -40,6 +40,8 @@ def fail_as_told(data, readings, decoder):
         time.sleep(1000)
     elif what == "sleep":
         time.sleep(float(argument))
+    elif what == "hang-beyond" and len(readings) > int(argument):
+        time.sleep(1000)
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "exit":
