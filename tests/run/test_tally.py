@@ -185,6 +185,13 @@ def test_the_end_says_the_rate_the_busiest_step_and_what_decoding_lacks():
     assert pace_of(Tally(4).progress(), n_cpus=2, n_writers=4) is None
 
 
+def test_no_core_is_said_to_lack_where_decoding_and_the_model_take_turns():
+    slow_decoding = progress_of(read=500, decode=76, explain=20, transfer=4, write=8)
+    pace = pace_of(slow_decoding, n_cpus=1, n_writers=1, in_turn=True)
+    assert pace.cores_lacking == 0
+    assert "bounded by decoding" in str(pace)
+
+
 def test_where_every_clip_has_failed_it_is_not_known_what_decoding_lacks():
     failed = replace(progress_of(decode=80, explain=0.001), failed=80)
     pace = pace_of(failed, n_cpus=2, n_writers=4)
