@@ -262,7 +262,7 @@ def _is_missing(
     from pipeline.evaluation.benchmark.cells import read_cell
 
     cell = read_cell(config.out, model, seed, method, identity)
-    return not cell.is_done and (cell.cost is None or bool(cell.lacks(metrics)))
+    return cell.is_to_be_measured(metrics)
 
 
 _SUBJECTS: dict[tuple[str, int, int, str, str | None], "Subject"] = {}

@@ -123,16 +123,6 @@ class _Part:
         """Size when it is full."""
         return math.prod(self.shape) + self.shape[0] * entry_dtype(self.shape[1]).itemsize
 
-    @property
-    def has_entries(self) -> bool:
-        """Whether there is an entry for each row of its frames."""
-        entries, n_bytes = self.group[ENTRIES], entry_dtype(self.shape[1]).itemsize
-        return (
-            isinstance(entries, Array)
-            and entries.shape[0] >= self.shape[0]
-            and entries.shape[1:] == (n_bytes,)
-        )
-
     def is_of(self, identity: FramesIdentity, manifest: Manifest) -> bool:
         """Whether its rows are the first ones of a run with such frames."""
         if self.identity != identity.digest or self.shape[1:] != identity.shape:
@@ -436,8 +426,10 @@ def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Ite
             part = _Part(part_url, group, told["identity"], *rows)
             if told["schema"] != _SCHEMA or len(part.shape) != 5:
                 continue
-            if refusals or part.has_entries:
+            if _has_entries(group):
                 yield part
+            elif refusals:
+                raise LookupError("its entries are lost")
         except (NotADirectoryError, FileExistsError):
             # A plain file isn't opened to be written, and is told to exist.
             continue
@@ -445,6 +437,9 @@ def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Ite
             is_lost = isinstance(error, FileNotFoundError)
             if refusals and isinstance(error, OSError) and not is_lost:
                 raise
+            if refusals and is_lost and not filesystem.exists(f"{path}/{name}/{FRAMES}/c"):
+                # It is being made, or its making was cut off: there are no frames yet.
+                continue
             if refusals and name.startswith(_PREFIX):
                 reason = "its metadata are lost" if is_lost else reason_of(error)
                 raise StorageError(
@@ -452,6 +447,18 @@ def _parts(url: str, mode: Literal["r", "r+"], *, refusals: bool = False) -> Ite
                     "delete it, as runs make it again"
                 ) from error
             continue
+
+
+def _has_entries(group: Group) -> bool:
+    """Whether a part has frames, and an entry for each; `LookupError` if one isn't there at all.
+
+    Frames are looked at first: entries are enlarged before them.
+    """
+    frames, entries = (group[name] for name in (FRAMES, ENTRIES))
+    if not (isinstance(frames, Array) and isinstance(entries, Array) and frames.ndim == 5):
+        return False
+    n_bytes = entry_dtype(frames.shape[1]).itemsize
+    return entries.shape[0] >= frames.shape[0] and entries.shape[1:] == (n_bytes,)
 
 
 def _create(
@@ -507,9 +514,7 @@ def _is_sound(part_url: str) -> bool:
         schema = group.attrs.get("schema")
         # A later release may have other arrays.
         of_other_release = schema is not None and schema != _SCHEMA
-        return of_other_release or (
-            schema is not None and all(isinstance(group[name], Array) for name in (FRAMES, ENTRIES))
-        )
+        return of_other_release or (schema is not None and _has_entries(group))
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:

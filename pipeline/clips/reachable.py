@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
 
 from pipeline.clips.fetch import holds_something, is_there, locate
 from pipeline.dataset.manifest import Manifest
@@ -19,8 +20,13 @@ N_LOOKED_AT = 16
 """Clips that are asked for, evenly spread over the manifest."""
 
 
-def find_witness(manifest: Manifest) -> str | None:
+def find_witness(manifest: Manifest, rows: NDArray[np.integer] | None = None) -> str | None:
     """Path of a clip that can be read; None where all that were looked at are absent.
+
+    Parameters
+    ----------
+    rows
+        Of the manifest, in order: those that count. By default all.
 
     Raises
     ------
@@ -35,8 +41,10 @@ def find_witness(manifest: Manifest) -> str | None:
         filesystem, _ = open_filesystem(manifest.root)
     except (ImportError, ValueError) as error:
         raise ManifestError(f"clips: no access to {root}: {error}") from error
-    rows = np.unique(np.linspace(0, manifest.n_rows - 1, N_LOOKED_AT).astype(np.int64))
-    paths = [str(path) for path in manifest.take(rows)["path"].to_pylist()]
+    n_rows = manifest.n_rows if rows is None else len(rows)
+    places = np.unique(np.linspace(0, n_rows - 1, N_LOOKED_AT).astype(np.int64))
+    looked_at = manifest.take(places if rows is None else rows[places])
+    paths = [str(path) for path in looked_at["path"].to_pylist()]
     refused: dict[str, OSError] = {}
     away: list[StorageError] = []
     pool = ThreadPoolExecutor(len(paths))

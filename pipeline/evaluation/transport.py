@@ -5,7 +5,7 @@ whose whole mass is as far away as the grid allows. Unlike average precision, it
 from a far one.
 
 Degenerate input: a map or a frame of zeros counts as uniform, a grid of one patch or one time step
-scores 1, and what has no truth, or a map that isn't finite, is NaN.
+scores 1, and what has no truth, or a map that isn't finite where the truth is known, is NaN.
 """
 
 import numpy as np

@@ -152,7 +152,8 @@ class RunOptions(FrozenConfig):
     decode_timeout: Seconds = Field(default=60.0, gt=0, le=86_400)
     """Time that decoding one file, or one segment of it, may take, for example 30s or 2min, before
     it is stopped, tried once more, and given up as `timeout`; time in which the machine is frozen
-    isn't counted. May change when a run is resumed, as it decides of no clip's frames."""
+    isn't counted. A file that hangs may take twice this time for each of its segments in a task.
+    May change when a run is resumed, as it decides of no clip's frames."""
     decode_memory: ByteSize = Field(default=ByteSize(4_000_000_000), ge=500_000_000)
     """Memory that decoding one clip may take, for example 4GB, before it is given up, mostly as
     `crashed`; a file that is larger than this isn't read, and is `crashed` too. May change as

@@ -193,9 +193,12 @@ def plan_sample(
             **({"staa.segments": "true"} if whole.segments else {}),
         }
     )
-    # Before anything is deleted that couldn't be measured again.
-    find_witness(whole)
     if overwrite:
+        if find_witness(whole, videos) is None:
+            raise StoreError(
+                f"overwrite: none of the {len(videos)} clips of {out} is there any more, so they "
+                "couldn't be measured again; what was measured is kept"
+            )
         _discard_sample(out)
     filesystem, path = open_filesystem(url)
     if not filesystem.exists(path):

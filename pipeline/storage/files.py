@@ -42,7 +42,7 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         If no such protocol is known.
     """
     try:
-        filesystem, path = fsspec.core.url_to_fs(url, **_options(url))
+        filesystem, path = fsspec.core.url_to_fs(url, **filesystem_options(url))
     except ImportError as error:
         protocol = url.partition("://")[0]
         if protocol not in _EXTRAS:
@@ -54,8 +54,14 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, path
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Options of a URL's filesystem: HTTP's client would give a whole file five minutes."""
+def filesystem_options(url: str) -> dict[str, Any]:
+    """Give the options of a URL's filesystem: HTTP's client would give a whole file five minutes.
+
+    Raises
+    ------
+    ImportError
+        If HTTP's driver isn't installed.
+    """
     protocol = url.partition("://")[0]
     if protocol not in ("http", "https"):
         return {}
@@ -63,7 +69,9 @@ def _options(url: str) -> dict[str, Any]:
 
     silence_s = max(_LEAST_SILENCE_S, patience_s())
     timeout = ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
-    configured = fsspec.config.conf.get(protocol, {}).get("client_kwargs") or {}
+    # An option that is given replaces a user's whole, as fsspec would merge them by protocol.
+    kind = fsspec.get_filesystem_class(protocol)
+    configured = fsspec.config.apply_config(kind, {}).get("client_kwargs") or {}
     return {"client_kwargs": {"timeout": timeout, **configured}}
 
 

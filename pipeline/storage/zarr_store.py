@@ -10,7 +10,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, WrapperStore
 
 from pipeline.storage.deleting import delete_file_async, delete_tree_async
-from pipeline.storage.files import open_filesystem
+from pipeline.storage.files import filesystem_options, open_filesystem
 from pipeline.storage.retries import _T, with_retries_async
 
 _OPTIONS = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
@@ -132,5 +132,5 @@ def zarr_location(url: str) -> str | Store:
         # fsspec's local filesystem makes no folders, zarr's own does.
         return os.path.expanduser(url.removeprefix("file://"))  # noqa: PTH111  of a text as it is
     open_filesystem(url)
-    options = _OPTIONS.get(url.partition("://")[0], {})
+    options = _OPTIONS.get(url.partition("://")[0], {}) | filesystem_options(url)
     return RetryingStore(FsspecStore.from_url(url, storage_options=options))

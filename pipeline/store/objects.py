@@ -4,6 +4,7 @@ A checksum sees what was turned or cut. Zarr makes up what isn't there, so how m
 written is noted once all are.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def n_objects(array: Any) -> int | None:
     Returns
     -------
     None where the storage tells nothing: it would be listed folder by folder, as of a web server,
-    or not everybody who may read a bucket may list it.
+    or whoever may read an object may not list it.
 
     Raises
     ------
@@ -38,9 +39,7 @@ def n_objects(array: Any) -> int | None:
     store = array.store
     if isinstance(store, LocalStore):
         # Zarr's own listing goes wrong below a root whose name is also a folder's in it.
-        folder = Path(store.root) / array.path
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
-        return sum(_is_of_values(name) for name in names if (folder / name).is_file())
+        return _n_files(Path(store.root) / array.path)
     if isinstance(store, RetryingStore) and not store.lists_at_once:
         return None
     try:
@@ -83,6 +82,25 @@ def lost_objects(group: Any) -> str:
         if n_there is not None and n_there < n_written:
             return f"{name} has {n_there} of {n_written}"
     return ""
+
+
+def _n_files(folder: Path) -> int | None:
+    """Count the objects of an array on a disk; None where one of its folders can't be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    try:
+        found = [
+            (Path(path) / name).relative_to(folder).as_posix()
+            for path, _, names in os.walk(folder, onerror=refuse)
+            for name in names
+        ]
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+    return sum(map(_is_of_values, found))
 
 
 async def _listed(store: Any, prefix: str) -> list[str]:

@@ -376,7 +376,7 @@ def test_a_part_that_has_lost_an_array_is_made_again(folder, name):
 
 
 @pytest.mark.parametrize("damage", [None, "", "no json"])
-@pytest.mark.parametrize("of", ["zarr.json", "frames/zarr.json"])
+@pytest.mark.parametrize("of", ["zarr.json", "frames/zarr.json", "entries/zarr.json"])
 def test_a_part_that_can_not_be_read_is_named_when_some_frames_are_to_go(folder, of, damage):
     manifest, url = manifest_of(folder, 3), str(folder / "cache")
     part = parts_of(folder, manifest)[IDENTITY]
@@ -391,13 +391,19 @@ def test_a_part_that_can_not_be_read_is_named_when_some_frames_are_to_go(folder,
     assert forget_videos(url, manifest, place(1), set()) == 0
 
 
-def test_frames_whose_entries_are_lost_are_not_passed_over_when_some_are_to_go(folder):
+def test_a_part_that_is_being_made_is_passed_over_when_some_frames_are_to_go(folder):
     manifest, url = manifest_of(folder, 3), str(folder / "cache")
     part = parts_of(folder, manifest)[IDENTITY]
-    filled(part, range(3))
-    (Path(part.url) / "entries" / "zarr.json").write_text("")
-    with pytest.raises(StorageError, match="cache"):
-        forget_videos(url, manifest, place(1), set())
+    (Path(part.url) / "zarr.json").unlink()
+    assert forget_videos(url, manifest, place(1), set()) == 0
+
+
+def test_a_part_that_has_lost_entries_is_made_again(folder):
+    manifest = manifest_of(folder, 3)
+    part = parts_of(folder, manifest)[IDENTITY]
+    entries = zarr.open_array(f"{part.url}/entries", mode="r+")
+    entries.resize((2, entries.shape[1]))
+    assert_is_made_again(folder, manifest, part)
 
 
 def assert_is_made_again(folder, manifest, part):

@@ -529,6 +529,15 @@ def test_a_sample_is_kept_where_its_clips_are_gone_and_it_is_to_be_measured_agai
     finally:
         (tmp_path / "away").rename(clips)
     assert "clips: " in capsys.readouterr().err
+    names = read_manifest(str(run / "faithfulness/manifest.parquet"))
+    for path in names.rows(0, names.n_rows)["path"].to_pylist():
+        (clips / path).rename(tmp_path / path)
+    try:
+        assert command(run, "--clips=2", "--overwrite") == 2
+    finally:
+        for path in names.rows(0, names.n_rows)["path"].to_pylist():
+            (tmp_path / path).rename(clips / path)
+    assert "none of the 2 clips of" in capsys.readouterr().err
     assert len(measured(run)["status"]) == 2
 
 

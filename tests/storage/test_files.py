@@ -17,6 +17,7 @@ from pipeline.storage.files import (
     written_in_parts,
 )
 from pipeline.storage.retries import PATIENCE_VARIABLE
+from pipeline.storage.zarr_store import zarr_location
 from tests.support.object_storage import BUCKET
 
 
@@ -98,9 +99,24 @@ def test_a_web_server_may_take_any_time_as_long_as_it_sends(monkeypatch, protoco
 
     monkeypatch.setenv(PATIENCE_VARIABLE, "40")
     assert (timeout().total, timeout().sock_connect, timeout().sock_read) == (None, 40, 40)
-    configured = {"client_kwargs": {"timeout": "a user's"}}
-    monkeypatch.setitem(fsspec.config.conf, protocol, configured)
-    assert timeout() == "a user's"
+    store = zarr_location(f"{protocol}://127.0.0.1/run")
+    assert store._store.fs.client_kwargs["timeout"] == timeout()
+
+
+@pytest.mark.parametrize("protocol", ["http", "https"])
+@pytest.mark.parametrize("configured_for", ["http", "https"])
+def test_a_web_client_that_a_user_has_configured_stays_as_it_is(
+    monkeypatch, protocol, configured_for
+):
+    def client():
+        return open_filesystem(f"{protocol}://127.0.0.1/clips")[0].client_kwargs
+
+    configured = {"client_kwargs": {"trust_env": True}}
+    monkeypatch.setitem(fsspec.config.conf, configured_for, configured)
+    assert client()["trust_env"]
+    assert client()["timeout"].total is None
+    configured["client_kwargs"]["timeout"] = "a user's"
+    assert client() == {"trust_env": True, "timeout": "a user's"}
 
 
 def test_a_protocol_that_is_not_known_is_refused():

@@ -1,5 +1,7 @@
 """Objects of the stores beside a run: which are gone is known, and a turned bit is an error."""
 
+import errno
+import os
 from datetime import UTC, datetime
 
 import numpy as np
@@ -48,6 +50,20 @@ def test_a_relative_root_is_counted_like_any(tmp_path, monkeypatch, url):
         assert lost_objects(there) == ""
     (tmp_path / url / "one" / "c" / "1").unlink()
     assert lost_objects(zarr.open_group(zarr_location(url), mode="r")) == "one has 3 of 4"
+
+
+def test_a_folder_that_can_not_be_read_tells_no_count(group, tmp_path, monkeypatch):
+    listed = os.scandir
+
+    def refused(path):
+        if str(path) == str(tmp_path / "one" / "c"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    # Whoever may do everything can list any folder.
+    monkeypatch.setattr(os, "scandir", refused)
+    assert n_objects(group["one"]) is None
+    assert n_objects(group["other"]) == 2
 
 
 def test_a_file_that_is_being_written_is_no_object(group, tmp_path):

@@ -51,6 +51,12 @@ class Cell:
         """Metrics that aren't measured yet."""
         return () if self.is_done else tuple(name for name in metrics if name not in self.values)
 
+    def is_to_be_measured(self, metrics: Iterable[str]) -> bool:
+        """Whether a metric or the cost isn't measured yet, or the last try was refused."""
+        if self.is_done:
+            return False
+        return bool(self.reason) or self.cost is None or bool(self.lacks(metrics))
+
 
 def cell_url(out: str, model: str, seed: int, method: str) -> str:
     """Where a cell is kept below a benchmark's folder."""

@@ -94,8 +94,12 @@ def test_a_method_that_can_not_explain_a_model_is_named_with_the_reason(fault, t
         assert read.is_done
         assert read.lacks(["AP"]) == ()
         return
-    # Whoever has written the method mends it, and the same command measures it.
+    # Whoever has written the method mends it, and the same command measures it, also one that asks
+    # for nothing but what was measured before.
     assert not read.is_done
+    measured = replace(read, values={"Gini": np.zeros(2)}, cost=Cost(0, 0, 0))
+    assert measured.is_to_be_measured(["Gini"])
+    assert not replace(measured, reason="").is_to_be_measured(["Gini"])
     for parameter, values in zip(parameters, before, strict=True):
         parameter.data = values
     mended = measure(read, subject, read.lacks(["AP"]))
