@@ -69,7 +69,7 @@ def _split(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-# What is drawn is seeded by some multiples of them, in 64 bits.
+# Random draws are seeded with multiples of a seed, which have to fit into 64 bits.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Seeds = Annotated[tuple[Seed, ...], NoDecode, BeforeValidator(_split)]
 

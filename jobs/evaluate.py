@@ -106,7 +106,7 @@ class EvaluateConfig(RunWriter):
 
     @property
     def groups(self) -> "tuple[Group, ...]":
-        """What a sample is asked for."""
+        """Groups of figures that are asked for."""
         given: dict[Group, bool] = {
             "faithfulness": self.faithfulness,
             "time": self.time,

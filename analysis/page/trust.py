@@ -7,7 +7,7 @@ from pipeline.store.measured import FLAG, FLAGGED, NO_QUALITY, Measured, Sample
 
 _BY_CLASS = "gap patches"
 _LOWER_IS_BETTER = ("kept", *("class", "random", "max"))
-"""What the names of figures begin with of which a lower value is better."""
+"""Figures whose names begin with one of these are better where they are lower."""
 _WHAT = {
     "gap patches": "insertion AUC less deletion AUC over patches",
     "gap frames": "the same over whole frames",

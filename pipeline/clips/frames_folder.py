@@ -39,7 +39,7 @@ _PACKAGES: dict[DecoderName, str] = {"pyav": "av", "decord": "decord2"}
 _OBJECT_BYTES = 16_000_000
 """Largest size of an object, all of which is read to get one of its rows."""
 _PREFIX = "frames-"
-"""What the name of a part begins with."""
+"""The name of each part begins so."""
 _NAME_DIGITS = 16
 """Digits of a manifest's digest in the name of a part."""
 _ROWS_LOOKED_AT = 16_384

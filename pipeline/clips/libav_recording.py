@@ -44,7 +44,7 @@ MAX_PACKETS = 4_000_000
 _KEPT_BYTES = 256_000_000
 """What packets may take in memory while a clip is read."""
 _PACKET_BYTES = 500
-"""What a packet takes besides its bytes: a file may have millions of packets of some bytes."""
+"""Memory of a packet beside its bytes: a file may have millions of packets of some bytes."""
 _PROGRESSIVE = (0, 1)
 """libavcodec's field orders ``unknown`` and ``progressive``."""
 

@@ -231,11 +231,11 @@ def evaluate_run(
     with closing(compute(localiser, partial.pending)) as computed:
         for shard, values in computed:
             partial.write(shard, values)
-    evaluated = np.isfinite(partial.read("mask_covered"))
-    covered = partial.read("mask_covered")[evaluated]
-    if not len(covered) or not covered.any():
+    covered = partial.read("mask_covered")
+    evaluated = np.isfinite(covered)
+    if not covered[evaluated].any():
         partial.discard()
-        if len(covered):
+        if evaluated.any():
             reason = "the model saw no action"
         else:
             reason = "no clip is ok" if not is_ok.any() else "no clip that is ok has ground truth"
@@ -246,7 +246,7 @@ def evaluate_run(
     except OSError as error:
         raise StoreError(f"can't write metrics to {metrics_url(run_url)}: {error}") from error
     names = store.record.class_names
-    evaluation = _averaged(partial, evaluated, sampled, videos, labels, names)
+    evaluation = _averaged(partial, covered, evaluated, sampled, videos, labels, names)
     partial.discard()
     return evaluation
 
@@ -262,6 +262,11 @@ _CLIPS_AT_ONCE = 256
 """Clips whose maps are in memory together, in some ten versions."""
 
 
+def _undefined(n_clips: int) -> Values:
+    """NaN for each value of some clips, by `_COLUMNS`."""
+    return {name: np.full((n_clips, *sizes), np.nan) for name, sizes in _COLUMNS.items()}
+
+
 def _of_shard(
     store: Store,
     truth: GroundTruth,
@@ -273,7 +278,7 @@ def _of_shard(
     """Values of a shard's rows, by `_COLUMNS`; NaN where a row doesn't count."""
     layout = store.layout
     rows = layout.shard_rows(shard)
-    columns = {name: np.full((len(rows), *sizes), np.nan) for name, sizes in _COLUMNS.items()}
+    columns = _undefined(len(rows))
     if not counted[rows.start : rows.stop].any():
         return columns
     for start in range(rows.start, rows.stop, _CLIPS_AT_ONCE):
@@ -297,7 +302,7 @@ def _of_clips(
     """Values of some rows, ``clips``, out of a part of a shard."""
     layout = store.layout
     grid = (layout.n_times, layout.height, layout.width)
-    columns = {name: np.full((len(clips), *sizes), np.nan) for name, sizes in _COLUMNS.items()}
+    columns = _undefined(len(clips))
     inside = clips - part.start
     video_ids, frame_index = (
         read_rows(store, name, part)[inside] for name in ("video_id", "frame_index")
@@ -331,14 +336,14 @@ def _of_clips(
 
 def _averaged(
     partial: PartialMetrics,
+    covered: NDArray[np.float64],
     evaluated: NDArray[np.bool_],
     sampled: NDArray[np.bool_],
     videos: NDArray[np.int64],
     labels: NDArray[np.integer],
     names: Sequence[str],
 ) -> Evaluation:
-    """Average columns, one after the other."""
-    covered = partial.read("mask_covered")
+    """Average columns, one after the other; ``covered`` is the first of them."""
     rows_of = dict.fromkeys(TRANSPORT, evaluated & sampled)
     of_clip = videos[evaluated]
     # One at a time: these are the largest.

@@ -8,7 +8,7 @@ import ray
 
 from pipeline.execution.counter import tally_channel
 from pipeline.run.tally import Commit, Fault
-from tests.support.waiting import wait_for
+from tests.support.processes import until
 
 
 @ray.remote(num_cpus=0)
@@ -24,7 +24,7 @@ def test_a_worker_tells_as_values_what_it_did_and_what_it_failed_on(local_ray):
     with tally_channel("test", rows_per_shard=4, n_pending=8) as channel:
         with pytest.raises(ValueError, match="no such"):
             ray.get(work.remote(channel))
-        wait_for(lambda: channel.progress().decoded == 2)
+        until(lambda: channel.progress().decoded == 2, seconds=60)
         assert channel.end_pass() == (Fault("decode", "no such storage", (4, 7)),)
         assert channel.end_pass() == ()
         channel.commit(Commit(0, {"ok": 3, "missing": 1}, 100))
@@ -39,7 +39,7 @@ def test_who_is_at_work_is_heard_though_there_is_nothing_to_report(local_ray):
         before = channel.progress().silent_s
         assert before >= 1
         with channel.at_work():
-            wait_for(lambda: channel.progress().silent_s < before)
+            until(lambda: channel.progress().silent_s < before, seconds=60)
 
 
 def test_that_the_actor_is_lost_fails_nobody(local_ray):

@@ -24,7 +24,7 @@ from pipeline.store.ground_truth import open_ground_truth
 from tests.analysis.stores import write_run
 from tests.evaluation.test_evaluate import LAYOUT as EVALUATED
 from tests.evaluation.test_evaluate import columns_of, dataset, metrics_of
-from tests.support.waiting import wait_for
+from tests.support.processes import until
 
 __all__ = ["dataset"]  # A fixture.
 
@@ -92,9 +92,9 @@ def test_nothing_goes_on_once_nobody_asks(local_ray, tmp_path):
             assert next(each) == (0, 0)
             # Ray may lose the cancelling of a task whose process is still being started.
             n_cpus = ray.cluster_resources()["CPU"]
-            wait_for(lambda: squares.n_begun() >= 1 + n_cpus)
+            until(lambda: squares.n_begun() >= 1 + n_cpus, seconds=60)
         # Tasks that wait are cancelled, and give their CPUs back.
-        wait_for(lambda: ray.available_resources().get("CPU", 0) == n_cpus)
+        until(lambda: ray.available_resources().get("CPU", 0) == n_cpus, seconds=60)
         assert squares.n_begun() <= n_cpus + 3
     finally:
         # What ignores SIGINT, as all that a shell starts behind `&` does, isn't cancelled:

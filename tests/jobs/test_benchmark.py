@@ -6,8 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +16,7 @@ from jobs.benchmark import BenchmarkConfig, benchmark
 from jobs.cli import run_job
 from pipeline.evaluation.benchmark.metrics import METRICS
 from pipeline.evaluation.methods.explainer import METHODS
+from tests.support.processes import kill, processes_of, until, wait_until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,17 +166,6 @@ def test_a_disk_that_takes_no_more_is_one_line_and_whole_files_stay(most_bytes, 
     assert run(tmp_path, *flags[:2], "--methods=random,staa") == 0
 
 
-def processes_of(session):
-    """Processes of a session that haven't ended (Linux)."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            state, _, _, of_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if of_session == str(session) and state != "Z":
-                found.append(folder.name)
-    return found
-
-
 @pytest.mark.parametrize(
     ("signum", "code"),
     [
@@ -197,24 +185,22 @@ def test_processes_end_with_the_one_that_started_them_and_what_they_finished_is_
             stdout=err,
             stderr=err,
             cwd=Path(__file__).parents[2],
-            start_new_session=True,
+            # By which they are found; no Ray is started.
+            env={**os.environ, "RAY_TMPDIR": str(tmp_path)},
         )
     try:
-        deadline = time.monotonic() + HANG_S
-        while not list(tmp_path.glob("out/values/*/3/random.parquet")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, (tmp_path / "err").read_text()
-            time.sleep(0.1)
+        wait_until(
+            lambda: list(tmp_path.glob("out/values/*/3/random.parquet")),
+            process,
+            (tmp_path / "err").read_text,
+            hang_s=HANG_S,
+        )
         # To the one process alone, as `kill` sends it.
         process.send_signal(signum)
         assert process.wait(HANG_S) == code
-        deadline = time.monotonic() + HANG_S
-        while processes_of(process.pid):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: not processes_of(tmp_path), seconds=HANG_S)
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill(processes_of(tmp_path))
     assert not list(tmp_path.glob("out/values/*/3/kernelshap.parquet"))
     told = (tmp_path / "err").read_text()
     assert "Traceback" not in told
